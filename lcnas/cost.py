@@ -1,0 +1,305 @@
+"""What a network costs, counted from its primitive layers: params, MACs, activations, peak memory.
+
+Every figure can be had for a whole network, block by block, or for an array of a space's codes:
+
+=================  =======================================================================================
+figure             what is counted
+=================  =======================================================================================
+params             all that is trained; batch norm's scale and shift included
+macs               multiply-accumulates of convolutions and linear layers, squeeze-and-excite's included
+activations        values that convolutions write (arXiv 2003.13678, section 3.1, of convolutions only)
+peak_memory        bytes of the feature maps that are alive at once, at the worst moment, batch 1
+paddle_flops       what ``paddle.flops`` prints, the "FLOPs" of PP-LCNet's paper
+=================  =======================================================================================
+
+``paddle_flops`` adds to the MACs: a bias as one operation a value, batch norm as two a value, average
+pooling as one a value written, global pooling as one a value read and one a value written; activations
+are free. Source: Paddle, ``python/paddle/hapi/dynamic_flops.py``. With it the eight scales of PP-LCNet
+come out as in the paper's table (18, 29, 47, 99, 161, 342, 590, 906 M; see tests/test_cost.py).
+
+Re-parameterised convolutions count as the one convolution that they are outside training.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcnas import layers
+from lcnas.arch import Arch, PlacedBlock, Resolution, walk
+from lcnas.errors import LcnasError
+from lcnas.layers import Layer, Shape
+
+BYTES = 4  # of a float32 value
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of a placed block, or of a whole network."""
+
+    params: int  # trained values
+    macs: int  # multiply-accumulates
+    activations: int  # values written by convolutions
+    peak_memory: int  # bytes, float32, batch 1
+    paddle_flops: int  # operations by paddle.flops
+
+
+# -- one primitive layer ---------------------------------------------------------------------------
+
+
+def _conv_params(conv: layers.Conv, channels: int) -> int:
+    weights = prod(conv.kernel) * (channels // conv.groups) * conv.width
+    extra = conv.width * (conv.bias + 2 * conv.norm) + 2 * conv.affine
+    return weights + extra
+
+
+def _squeeze_params(channels: int, hidden: int) -> int:
+    return 2 * channels * hidden + hidden + channels
+
+
+def _params(layer: Layer, shape: Shape, training: bool) -> int:
+    match layer:
+        case layers.Conv():
+            return _conv_params(layer, shape[2])
+        case layers.Reparam() if training:
+            affine = 2 * layer.merged.affine
+            return sum(_params(branch, shape, training) for branch in layer.branches) + affine
+        case layers.Reparam():
+            return _conv_params(layer.merged, shape[2])
+        case layers.BatchNorm():
+            return 2 * shape[2]
+        case layers.SqueezeExcite():
+            return _squeeze_params(shape[2], layer.hidden)
+        case layers.Linear():
+            return (shape[0] + 1) * (layer.width or 0)
+    return 0
+
+
+def _conv_macs(conv: layers.Conv, channels: int, out: Shape) -> int:
+    return prod(out) * prod(conv.kernel) * (channels // conv.groups)
+
+
+def _macs(layer: Layer, shape: Shape, out: Shape) -> int:
+    match layer:
+        case layers.Conv():
+            return _conv_macs(layer, shape[2], out)
+        case layers.Reparam():
+            return _conv_macs(layer.merged, shape[2], out)
+        case layers.SqueezeExcite():
+            return 2 * shape[2] * layer.hidden
+        case layers.Linear():
+            return shape[0] * (layer.width or 0)
+    return 0
+
+
+def _activations(layer: Layer, shape: Shape, out: Shape) -> int:
+    match layer:
+        case layers.Conv() | layers.Reparam():
+            return prod(out)
+        case layers.SqueezeExcite():
+            return layer.hidden + shape[2]
+    return 0
+
+
+def _paddle_extra(layer: Layer, shape: Shape, out: Shape) -> int:
+    """Return what paddle.flops counts beyond the MACs."""
+    match layer:
+        case layers.Conv():
+            return prod(out) * (layer.bias + 2 * layer.norm)
+        case layers.Reparam():
+            return _paddle_extra(layer.merged, shape, out)
+        case layers.BatchNorm():
+            return 2 * prod(shape)
+        case layers.SqueezeExcite():
+            return prod(shape) + shape[2] + layer.hidden + shape[2]
+        case layers.GlobalPool():
+            return prod(shape) + prod(out)
+        case layers.Pool(mode="avg"):
+            return prod(out)
+    return 0
+
+
+_IN_PLACE = (layers.Act, layers.SqueezeExcite, layers.BatchNorm, layers.Dropout, layers.LocalResponseNorm)
+
+
+def _peak(layer: Layer, shape: Shape, keep: bool = False) -> int:
+    """Return the most values alive at once while the layer runs, its input and output included.
+
+    Layers run one after the other; a map is alive from the layer that writes it to the last that reads
+    it. ``keep`` says that somebody still needs the input afterwards. Activations, squeeze-and-excite and
+    norms that stand alone write over their input where nobody else needs it; additions into a term.
+    """
+    size = prod(shape)
+    match layer:
+        case layers.Chain():
+            peak = 0
+            for i, inner in enumerate(layer.layers):
+                held = size if keep and i else 0
+                peak = max(peak, held + _peak(inner, shape, keep and not i))
+                shape = inner.out_shape(shape)
+            return peak
+        case layers.Add() | layers.Concat() | layers.Split():
+            return _peak_of_branches(layer, shape, keep)
+        case layers.Identity() | layers.Flatten():
+            return size
+        case _ if isinstance(layer, _IN_PLACE) and not keep:
+            return size
+    return size + prod(layer.out_shape(shape))
+
+
+def _peak_of_branches(
+    layer: layers.Add | layers.Concat | layers.Split, shape: Shape, keep: bool
+) -> int:
+    size = prod(shape)
+    cut = isinstance(layer, layers.Split)  # its branches read parts of the one input
+    parts = layer.parts(shape) if isinstance(layer, layers.Split) else (shape,) * len(layer.branches)
+    work = [(b, p) for b, p in zip(layer.branches, parts, strict=True) if not isinstance(b, layers.Identity)]
+    passes = len(work) < len(layer.branches)  # the input itself goes into the join
+    made = 0  # values that the branches so far have written
+    peak = size
+    for i, (branch, part) in enumerate(work):
+        needed = keep or passes or cut or i + 1 < len(work)
+        peak = max(peak, made + size - prod(part) + _peak(branch, part, needed))
+        made += prod(branch.out_shape(part))
+    joined = made + (size if passes or keep else 0)
+    if isinstance(layer, layers.Add):
+        return max(peak, joined)
+    return max(peak, joined + prod(layer.out_shape(shape)))
+
+
+# -- placed blocks and networks --------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def of(placed: PlacedBlock) -> Cost:
+    """Return the cost of one placed block."""
+    steps = list(layers.visit(placed.layer, placed.in_shape))
+    macs = sum(_macs(*step) for step in steps)
+    return Cost(
+        params=sum(_params(layer, shape, training=False) for layer, shape, _ in steps),
+        macs=macs,
+        activations=sum(_activations(*step) for step in steps),
+        peak_memory=BYTES * _peak(placed.layer, placed.in_shape),
+        paddle_flops=macs + sum(_paddle_extra(*step) for step in steps),
+    )
+
+
+def per_block(
+    arch: Arch, resolution: Resolution | None = None, classes: int = 1000
+) -> tuple[Cost, ...]:
+    """Return the cost of each block, in the order of :func:`lcnas.arch.walk`."""
+    return tuple(of(placed) for placed in walk(arch, resolution, classes))
+
+
+def total(arch: Arch, resolution: Resolution | None = None, classes: int = 1000) -> Cost:
+    """Return the cost of the whole network: sums, and of the peak memory the greatest."""
+    costs = per_block(arch, resolution, classes)
+    return Cost(
+        params=sum(c.params for c in costs),
+        macs=sum(c.macs for c in costs),
+        activations=sum(c.activations for c in costs),
+        peak_memory=max(c.peak_memory for c in costs),
+        paddle_flops=sum(c.paddle_flops for c in costs),
+    )
+
+
+def params(arch: Arch, classes: int = 1000, training: bool = False) -> int:
+    """Return the number of trained values; in training, branches count instead of what they merge to.
+
+    Example:
+        >>> from lcnas import zoo
+        >>> params(zoo.load("pplcnet_1.0x"))
+        2952520
+    """
+    placed = walk(arch, None, classes)
+    if not training:
+        return sum(of(p).params for p in placed)
+    return sum(
+        _params(layer, shape, training=True)
+        for p in placed
+        for layer, shape, _ in layers.visit(p.layer, p.in_shape)
+    )
+
+
+def macs(arch: Arch, resolution: Resolution | None = None, classes: int = 1000) -> int:
+    """Return the multiply-accumulates of convolutions and linear layers, batch 1.
+
+    Args:
+        arch: the network.
+        resolution: pixels, a side or (height, width); None: the arch's own.
+        classes: outputs of the last layer.
+    """
+    return total(arch, resolution, classes).macs
+
+
+def activations(arch: Arch, resolution: Resolution | None = None, classes: int = 1000) -> int:
+    """Return the number of values that convolutions write, batch 1."""
+    return total(arch, resolution, classes).activations
+
+
+def peak_memory(arch: Arch, resolution: Resolution | None = None, classes: int = 1000) -> int:
+    """Return the bytes of float32 feature maps alive at once, at the worst moment, batch 1."""
+    return total(arch, resolution, classes).peak_memory
+
+
+def paddle_flops(arch: Arch, resolution: Resolution | None = None, classes: int = 1000) -> int:
+    """Return what ``paddle.flops`` counts, the "FLOPs" column of PP-LCNet's paper."""
+    return total(arch, resolution, classes).paddle_flops
+
+
+# -- arrays of codes -------------------------------------------------------------------------------
+
+
+class CodedSpace(Protocol):
+    """What the functions over codes need of a :class:`lcnas.spaces.Space`."""
+
+    def rows(self, classes: int = 1000) -> Sequence[PlacedBlock]: ...
+
+    def row_ids(self, codes: NDArray[np.integer]) -> NDArray[np.int32]: ...
+
+
+Rows = NDArray[np.int64]
+
+
+def _row_values(space: CodedSpace, classes: int, figure: Callable[[Cost], int]) -> Rows:
+    """Return the figure of each row of the space, and a 0 at the end for absent blocks (row -1)."""
+    values = [figure(of(placed)) for placed in space.rows(classes)]
+    if max(values, default=0) > np.iinfo(np.int64).max >> 8:
+        raise LcnasError("a block of this space costs too much to be summed in 64 bits")
+    return np.array([*values, 0], dtype=np.int64)
+
+
+def params_codes(space: CodedSpace, codes: NDArray[np.integer], classes: int = 1000) -> Rows:
+    """Return the params of each network of an (n, genes) array of codes."""
+    rows = space.row_ids(codes)
+    return _row_values(space, classes, lambda c: c.params)[rows].sum(axis=1)
+
+
+def macs_codes(space: CodedSpace, codes: NDArray[np.integer], classes: int = 1000) -> Rows:
+    """Return the MACs of each network of an (n, genes) array of codes, at its own resolution."""
+    rows = space.row_ids(codes)
+    return _row_values(space, classes, lambda c: c.macs)[rows].sum(axis=1)
+
+
+def activations_codes(space: CodedSpace, codes: NDArray[np.integer], classes: int = 1000) -> Rows:
+    """Return the activation count of each network of an (n, genes) array of codes."""
+    rows = space.row_ids(codes)
+    return _row_values(space, classes, lambda c: c.activations)[rows].sum(axis=1)
+
+
+def peak_memory_codes(space: CodedSpace, codes: NDArray[np.integer], classes: int = 1000) -> Rows:
+    """Return the peak memory in bytes of each network of an (n, genes) array of codes."""
+    rows = space.row_ids(codes)
+    return _row_values(space, classes, lambda c: c.peak_memory)[rows].max(axis=1)
+
+
+def paddle_flops_codes(space: CodedSpace, codes: NDArray[np.integer], classes: int = 1000) -> Rows:
+    """Return what ``paddle.flops`` counts for each network of an (n, genes) array of codes."""
+    rows = space.row_ids(codes)
+    return _row_values(space, classes, lambda c: c.paddle_flops)[rows].sum(axis=1)

@@ -1,0 +1,79 @@
+"""The errors that lcnas raises, and the one way it words a wrong name.
+
+Every error is one line: what was given, what is allowed, and the nearest right value.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LcnasError(ValueError):
+    """Base of every error that bad input can cause."""
+
+
+class ShapeError(LcnasError):
+    """A layer or block was given an input that it cannot take."""
+
+
+class BlockError(LcnasError):
+    """A block was described wrongly: unknown type, unknown key, or a value out of range."""
+
+
+class ArchError(LcnasError):
+    """A network was described wrongly, or its blocks do not fit together."""
+
+
+class SpaceError(LcnasError):
+    """A space file is wrong, or a network or code does not belong to the space."""
+
+
+class CodesError(SpaceError):
+    """An array of codes is not one of the space's networks."""
+
+
+class ZooError(LcnasError):
+    """No published network has that name."""
+
+
+_SHOWN = 12  # how many allowed names a message lists before it says "and N more"
+
+
+def listing(allowed: Iterable[object]) -> str:
+    """Return the allowed values as a short comma-separated text."""
+    items = [str(item) for item in allowed]
+    if len(items) <= _SHOWN:
+        return ", ".join(items) if items else "(nothing)"
+    return ", ".join(items[:_SHOWN]) + f", and {len(items) - _SHOWN} more"
+
+
+def nearest(given: object, allowed: Iterable[object]) -> str:
+    """Return `` - did you mean 'x'?`` for the closest allowed value, or an empty text.
+
+    Numbers are compared by distance, everything else by spelling.
+    """
+    options = list(allowed)
+    numbers = [o for o in options if isinstance(o, int | float) and not isinstance(o, bool)]
+    if isinstance(given, int | float) and not isinstance(given, bool) and numbers:
+        if given != given:  # NaN is near to nothing
+            return ""
+        return f"; the nearest is {min(numbers, key=lambda o: abs(o - given))}"
+    close = difflib.get_close_matches(str(given)[:200], [str(o) for o in options], n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def not_among(what: str, given: object, allowed: Iterable[object]) -> str:
+    """Return the message for a value that is none of the allowed ones."""
+    options = list(allowed)
+    return f"{what}: {shorten(given)} is not among {listing(options)}{nearest(given, options)}"
+
+
+def shorten(value: object, limit: int = 80) -> str:
+    """Return ``repr(value)``, cut so that a message stays one readable line."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an int of many thousand digits, a list that holds itself
+        text = f"a {type(value).__name__} too large to print"
+    text = text.replace("\n", " ")
+    return text if len(text) <= limit else text[: limit - 3] + "..."
