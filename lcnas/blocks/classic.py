@@ -1,4 +1,4 @@
-"""Blocks of larger classics: ResNet's basic block, GoogLeNet's inception, PP-HGNetV2's stem and block."""
+"""Blocks of larger classics: ResNet's basic block, GoogLeNet's inception, PP-HGNetV2's three."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from lcnas import layers
 from lcnas.blocks._base import (
     Block,
     Kernel,
+    Share,
     Stride,
     Width,
     channels_of,
@@ -18,7 +19,9 @@ from lcnas.blocks._parts import chain, depthwise, pointwise
 from lcnas.layers import Chain, Concat, Conv, Identity, Layer, Shape, same_padding
 
 
-def _conv(width: int, kernel: int, stride: int | layers.Pair = 1, act: str = "relu", affine: bool = False) -> Conv:
+def _conv(
+    width: int, kernel: int, stride: int | layers.Pair = 1, act: str = "relu", affine: bool = False
+) -> Conv:
     size = pair(kernel)
     return Conv(width, size, pair(stride), same_padding(size), act=act, affine=affine)
 
@@ -28,7 +31,8 @@ def _conv(width: int, kernel: int, stride: int | layers.Pair = 1, act: str = "re
 class BasicBlock(Block):
     """ResNet's basic block (arXiv 1512.03385, figure 5): two 3x3 convolutions and a shortcut.
 
-    Where stride or channels change, the shortcut is a strided 1x1 convolution (the paper's option B).
+    Where stride or channels change, the shortcut is a strided 1x1 convolution (the paper's
+    option B).
     """
 
     width: Width  # output channels
@@ -49,7 +53,7 @@ class BasicBlock(Block):
 @register("inception")
 @dataclass(frozen=True, repr=False)
 class Inception(Block):
-    """GoogLeNet's inception module (arXiv 1409.4842, figure 2b); convolutions have a bias and no norm."""
+    """GoogLeNet's inception module (arXiv 1409.4842, figure 2b): biases, no batch norm."""
 
     ones: Width  # the paper's "#1x1"
     reduce3: Width  # "#3x3 reduce"
@@ -79,7 +83,11 @@ class Inception(Block):
 @register("hg_stem")
 @dataclass(frozen=True, repr=False)
 class HGStem(Block):
-    """PP-HGNetV2's stem (PaddleClas, ``pp_hgnet_v2.py``): stride 4, a pooled path beside two 2x2 convolutions."""
+    """PP-HGNetV2's stem (PaddleClas, ``pp_hgnet_v2.py``).
+
+    A 3x3 convolution of stride 2, a pooled path beside two 2x2 convolutions, another 3x3 of stride
+    2, and a 1x1.
+    """
 
     width: Width  # output channels
     middle: Width  # channels inside
@@ -109,10 +117,11 @@ class HGStem(Block):
 @register("hg_block")
 @dataclass(frozen=True, repr=False)
 class HGBlock(Block):
-    """PP-HGNetV2's block (PaddleClas, ``pp_hgnet_v2.py``): all maps of a short chain joined, then two 1x1.
+    """PP-HGNetV2's block (PaddleClas, ``pp_hgnet_v2.py``).
 
-    A light layer is a 1x1 convolution without activation and a depthwise one; others are plain
-    convolutions. ``downsample`` puts a strided 3x3 depthwise convolution in front.
+    All maps of a short chain of layers are joined, then follow two 1x1 convolutions. A light layer
+    is a 1x1 convolution without activation and a depthwise one; others are plain convolutions.
+    ``downsample`` puts a strided 3x3 depthwise convolution in front.
     """
 
     width: Width  # output channels
@@ -153,3 +162,25 @@ class HGBlock(Block):
         return Conv(self.middle, size, padding=same_padding(size), act="relu", affine=self.affine)
 
 
+@register("hg_head")
+@dataclass(frozen=True, repr=False)
+class HGHead(Block):
+    """PP-HGNetV2's head (PaddleClas, ``pp_hgnet_v2.py``).
+
+    Global pooling, a 1x1 convolution with neither bias nor norm, ReLU, a learnable affine, a linear
+    layer to the classes.
+    """
+
+    width: Width = 2048  # channels of the 1x1 convolution
+    dropout: Share = 0.0
+    affine: bool = True  # learnable affine behind the activation
+
+    def lower(self, in_shape: Shape) -> Layer:
+        channels_of(self, in_shape)
+        return chain(
+            layers.GlobalPool(),
+            Conv(self.width, norm=False, act="relu", affine=self.affine),
+            layers.Flatten(),
+            layers.Dropout(self.dropout) if self.dropout else None,
+            layers.Linear(None),
+        )

@@ -75,17 +75,17 @@ class ConvNormAct(Block):
 @register("conv_stem")
 @dataclass(frozen=True, repr=False)
 class ConvStem(Block):
-    """``depth`` equal convolutions, each with batch norm, activation and the same stride."""
+    """A stem of ``convs`` equal convolutions, each with batch norm, activation and the same stride."""
 
     width: Width  # output channels of each
-    depth: Width = 1  # number of convolutions
+    convs: Width = 1  # number of convolutions
     kernel: Kernel = 3
     stride: Stride = 2  # of each
     act: Activation = "relu"
 
     def check(self) -> None:
-        if self.depth > 16:
-            raise BlockError(f"conv_stem.depth: {self.depth} is outside 1 to 16")
+        if self.convs > 16:
+            raise BlockError(f"conv_stem.convs: {self.convs} is outside 1 to 16")
 
     def lower(self, in_shape: layers.Shape) -> layers.Layer:
         channels_of(self, in_shape)
@@ -93,7 +93,7 @@ class ConvStem(Block):
         conv = layers.Conv(
             self.width, kernel, pair(self.stride), layers.same_padding(kernel), act=self.act
         )
-        return chain(*(conv,) * self.depth)
+        return chain(*(conv,) * self.convs)
 
 
 @register("pool")

@@ -35,8 +35,9 @@ Gate = Annotated[str, OneOf(("hard_sigmoid", "sigmoid"))]
 class InvertedResidual(Block):
     """1x1 to the expanded width, depthwise, [SE], 1x1 to the width without activation, [shortcut].
 
-    MobileNetV2 (arXiv 1801.04381) with ReLU6, MobileNetV3 (arXiv 1905.02244) with SE and h-swish, FBNet.
-    The hidden width of SE is a quarter of the expanded one, rounded to a multiple of ``se_divisor``.
+    MobileNetV2 (arXiv 1801.04381) with ReLU6, MobileNetV3 (arXiv 1905.02244) with SE and h-swish,
+    FBNet. The hidden width of SE is a quarter of the expanded one, rounded to a multiple of
+    ``se_divisor``.
     """
 
     width: Width  # output channels
@@ -46,8 +47,9 @@ class InvertedResidual(Block):
     expansion: Ratio = 6.0  # of the input's channels; at 1 there is no first 1x1 convolution
     expanded: Count = 0  # expanded width itself, where the paper tables it; 0: from the expansion
     divisor: Width = 1  # the expanded width is rounded to a multiple of it
+    always_expand: bool = False  # the first 1x1 convolution stands even where it widens nothing
     se: bool = False
-    se_divisor: Width = 8
+    se_divisor: Width = 8  # 1: a quarter, rounded half up
     gate: Gate = "hard_sigmoid"
     shortcut: bool = False
 
@@ -56,6 +58,8 @@ class InvertedResidual(Block):
             self._forget("se_divisor", "gate")
         if self.expanded:
             self._forget("expansion", "divisor")
+        elif self.expansion >= 1.5:  # it widens every input, since rounding takes 10 % at most
+            self._forget("always_expand")
 
     def hidden(self, channels: int) -> int:
         """Return the expanded width for ``channels`` in."""
@@ -65,7 +69,7 @@ class InvertedResidual(Block):
         channels = channels_of(self, in_shape)
         hidden = self.hidden(channels)
         body = chain(
-            pointwise(hidden, self.act) if hidden != channels else None,
+            pointwise(hidden, self.act) if self.always_expand or hidden != channels else None,
             depthwise(hidden, self.kernel, self.stride, self.act),
             layers.SqueezeExcite(make_divisible(hidden / 4, self.se_divisor), gate=self.gate)
             if self.se
@@ -78,7 +82,7 @@ class InvertedResidual(Block):
 @register("mbconv")
 @dataclass(frozen=True, repr=False)
 class MBConv(Block):
-    """EfficientNet's block (arXiv 1905.11946): SiLU, and SE whose hidden width is a share of the *input*."""
+    """EfficientNet's block (arXiv 1905.11946): SiLU, and SE as a share of the *input*."""
 
     width: Width  # output channels
     kernel: Kernel = 3
@@ -104,10 +108,11 @@ class MBConv(Block):
 @register("mixconv")
 @dataclass(frozen=True, repr=False)
 class MixConv(Block):
-    """MixNet's block (arXiv 1907.09595): an inverted residual whose depthwise convolution mixes kernels.
+    """MixNet's block (arXiv 1907.09595): an inverted residual with a depthwise mix of kernels.
 
-    The expanded channels are cut into one part a kernel; ``expand_groups`` and ``project_groups`` cut the
-    pointwise convolutions likewise (the paper's grouped 1x1). SE's hidden width is a share of the input.
+    The expanded channels are cut into one part a kernel; ``expand_groups`` and ``project_groups``
+    cut the pointwise convolutions likewise (the paper's grouped 1x1). SE's hidden width is a share
+    of the input.
     """
 
     width: Width  # output channels
@@ -133,7 +138,9 @@ class MixConv(Block):
             depthwise(n, k, self.stride, self.act) for n, k in zip(sizes, self.kernels, strict=True)
         )
         body = chain(
-            _grouped(channels, hidden, self.expand_groups, self.act) if self.expansion != 1 else None,
+            _grouped(channels, hidden, self.expand_groups, self.act)
+            if self.expansion != 1
+            else None,
             layers.Split(sizes, mixed) if len(mixed) > 1 else mixed[0],
             layers.SqueezeExcite(squeeze, act=self.act, gate="sigmoid") if self.se_ratio else None,
             _grouped(hidden, self.width, self.project_groups, "identity"),
@@ -142,7 +149,7 @@ class MixConv(Block):
 
 
 def even_parts(channels: int, parts: int) -> tuple[int, ...]:
-    """Cut ``channels`` into equal parts; the first takes what is left over (as in MixNet's code)."""
+    """Cut ``channels`` into equal parts; the first takes what is left (as in MixNet's code)."""
     share = channels // parts
     return (channels - share * (parts - 1), *(share,) * (parts - 1))
 
@@ -160,10 +167,10 @@ def _grouped(channels: int, width: int, parts: int, act: str) -> layers.Layer:
 class UniversalInvertedBottleneck(Block):
     """MobileNetV4's block (arXiv 2404.10518, figure 4): two optional depthwise convolutions.
 
-    [depthwise ``start_kernel``, no activation], 1x1 to the expanded width, [depthwise ``kernel``], [SE],
-    1x1 to the width without activation, [shortcut]. With both depthwise convolutions it is the paper's
-    ExtraDW, with the inner one an inverted bottleneck, with the outer one ConvNext-like, with none an FFN.
-    The stride lies in the inner convolution where there is one.
+    [depthwise ``start_kernel``, no activation], 1x1 to the expanded width, [depthwise ``kernel``],
+    [SE], 1x1 to the width without activation, [shortcut]. With both depthwise convolutions it is
+    the paper's ExtraDW, with the inner one an inverted bottleneck, with the outer one
+    ConvNext-like, with none an FFN. The stride lies in the inner convolution where there is one.
     """
 
     width: Width  # output channels
@@ -180,9 +187,13 @@ class UniversalInvertedBottleneck(Block):
 
     def check(self) -> None:
         if self.branches and not self.kernel:
-            raise BlockError(f"{self.type}.branches: there is no inner depthwise convolution to branch")
+            raise BlockError(
+                f"{self.type}.branches: there is no inner depthwise convolution to branch"
+            )
         if self.start_branches and not self.start_kernel:
-            raise BlockError(f"{self.type}.start_branches: there is no outer depthwise convolution to branch")
+            raise BlockError(
+                f"{self.type}.start_branches: there is no outer depthwise convolution to branch"
+            )
         if pair(self.stride) != (1, 1) and not self.kernel and not self.start_kernel:
             raise BlockError(f"{self.type}.stride: {self.stride} needs a depthwise convolution")
 

@@ -1,0 +1,103 @@
+"""What the command lines share: one-line errors with exit code 2, and networks by name or file."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from lcnas import zoo
+from lcnas.arch import Arch, Resolution
+from lcnas.errors import LcnasError, ZooError, not_among
+
+BAD_ARGUMENT = 2
+FAILURE = 1
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose help shows defaults, and whose errors are one line."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(
+            prog=f"python -m {prog}",
+            description=description,
+            formatter_class=_Help,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        """Print the error and leave with code 2."""
+        print(f"{self.prog}: {message} (--help lists the options)", file=sys.stderr)
+        raise SystemExit(BAD_ARGUMENT)
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, and keeps the description as it is written."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False or action.default == []:
+            return action.help  # "(default: None)" tells nobody anything
+        return super()._get_help_string(action)
+
+
+def run(prog: str, main: Callable[[list[str]], int]) -> None:
+    """Run a command on ``sys.argv`` and leave with its exit code: 0, 2 for bad arguments, 1 for failure."""
+    try:
+        code = main(sys.argv[1:])
+        sys.stdout.flush()
+    except LcnasError as error:
+        print(f"python -m {prog}: {error}", file=sys.stderr)
+        code = BAD_ARGUMENT
+    except BrokenPipeError:  # the reader has seen enough, as with "| head"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except KeyboardInterrupt:
+        print(f"python -m {prog}: stopped", file=sys.stderr)
+        code = 130
+    raise SystemExit(code)
+
+
+def network(text: str) -> Arch:
+    """Return the network of a zoo name or of a JSON file."""
+    if text.endswith(".json"):
+        if not Path(text).is_file():
+            raise ZooError(f"network: there is no file {text}")
+        return Arch.load(text)
+    return zoo.load(text)
+
+
+def resolution(text: str) -> Resolution:
+    """Return the resolution of "224" or "80x160" (height x width)."""
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdigit() and len(part) < 9 for part in parts):
+        raise LcnasError(f"resolution: {text!r} is neither a side such as 224 nor HEIGHTxWIDTH such as 80x160")
+    sides = [int(part) for part in parts]
+    return (sides[0], sides[1]) if len(sides) == 2 else sides[0]
+
+
+def classes(text: str) -> int:
+    """Return the number of classes of a text."""
+    if not text.isdigit() or not 1 <= int(text[:9]) <= 1 << 20 or len(text) > 9:
+        raise LcnasError(f"classes: {text!r} is not a whole number of 1 to {1 << 20}")
+    return int(text)
+
+
+def load_blocks(files: list[str]) -> None:
+    """Run Python files that add blocks to the vocabulary."""
+    for i, name in enumerate(files):
+        path = Path(name)
+        if not path.is_file():
+            raise LcnasError(f"blocks: there is no file {name}")
+        spec = importlib.util.spec_from_file_location(f"lcnas_user_blocks_{i}_{path.stem}", path)
+        if spec is None or spec.loader is None:
+            raise LcnasError(f"blocks: {name} is not a Python file (.py)")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+
+
+def unknown(text: str, names: tuple[str, ...]) -> LcnasError:
+    """Return the error for a word that names nothing."""
+    return LcnasError(not_among("network or space", text, names))

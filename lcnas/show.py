@@ -1,0 +1,272 @@
+"""Command line: print a network block by block, what a space may vary, or where two networks differ.
+
+    python -m lcnas.show pplcnet_0.5x
+    python -m lcnas.show pplcnet_tail
+    python -m lcnas.show --diff pplcnet_0.5x my_network.json
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from lcnas import _cli, blocks, cost, spaces, zoo
+from lcnas.arch import Arch, Resolution, height_width, labels, walk
+from lcnas.blocks import Block
+from lcnas.errors import LcnasError, ZooError
+from lcnas.layers import format_shape
+from lcnas.spaces import Gene, Space
+
+PROG = "lcnas.show"
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    parser = _cli.Parser(
+        PROG,
+        "Print a network block by block with shapes, MACs and params; what a space may vary, its rules,\n"
+        "size and extremes; or where two networks differ.",
+    )
+    parser.add_argument(
+        "what", nargs="*", help="networks (zoo names or .json files) and spaces (names or .toml files)"
+    )
+    parser.add_argument("--diff", nargs=2, metavar=("A", "B"), help="show where two networks differ")
+    parser.add_argument("--list", action="store_true", help="list all networks and spaces by name")
+    parser.add_argument(
+        "--resolution", metavar="R", help="pixels, a side or HEIGHTxWIDTH (default: its own)"
+    )
+    parser.add_argument("--classes", metavar="N", default="1000", help="outputs of the last layer")
+    parser.add_argument(
+        "--blocks", metavar="FILE", action="append", default=[], help="Python file with blocks of your own"
+    )
+    args = parser.parse_args(argv)
+    if not args.what and not args.diff and not args.list:
+        parser.error("name a network or a space, or give --diff A B or --list")
+    _cli.load_blocks(args.blocks)
+    size = None if args.resolution is None else _cli.resolution(args.resolution)
+    classes = _cli.classes(args.classes)
+    parts = [listing()] if args.list else []
+    parts += [describe(find(name, size), size, classes) for name in args.what]
+    if args.diff:
+        a, b = (_cli.network(name) for name in args.diff)
+        parts.append(difference(a, b, size, classes))
+    print("\n\n".join(parts))
+    return 0
+
+
+def find(name: str, resolution: Resolution | None = None) -> Arch | Space:
+    """Return the network or the space of a name or a file."""
+    if name.endswith(".toml") or name in spaces.available():
+        return spaces.load(name, resolution)
+    if name.endswith(".json"):
+        return _cli.network(name)
+    if Path(name).suffix and Path(name).is_file():
+        raise LcnasError(f"{name}: a network is a .json file, a space a .toml file")
+    try:
+        return zoo.load(name)
+    except ZooError as error:
+        if "is not among" not in str(error):
+            raise
+        raise _cli.unknown(name, (*spaces.available(), *zoo.names())) from None
+
+
+def listing() -> str:
+    """Return the names of all networks and spaces."""
+    lines = ["spaces"]
+    for name in spaces.available():
+        lines.append(f"  {name:<18} {spaces.load(name).summary}")
+    lines += ["", "networks (families with scales are built at any scale, e.g. pplcnet_0.62x)"]
+    for family in zoo.families():
+        lines.append("  " + ", ".join(family.names()))
+    return "\n".join(lines)
+
+
+def describe(what: Arch | Space, resolution: Resolution | None = None, classes: int = 1000) -> str:
+    """Return a network or a space as text."""
+    if isinstance(what, Space):
+        return describe_space(what, classes)
+    return describe_arch(what if resolution is None else what.at(resolution), classes)
+
+
+# -- a network -------------------------------------------------------------------------------------
+
+
+def describe_arch(arch: Arch, classes: int = 1000) -> str:
+    """Return a network as a table of its blocks: shapes, params and MACs with their shares."""
+    placed = walk(arch, None, classes)
+    costs = cost.per_block(arch, None, classes)
+    total = cost.total(arch, None, classes)
+    head = ("block", "type", "settings", "output", "params", "%", "MACs", "%")
+    rows = [head]
+    for name, p, c in zip(labels(arch), placed, costs, strict=True):
+        rows.append(
+            (
+                name,
+                p.block.type,
+                _settings(p.block),
+                format_shape(p.out_shape),
+                f"{c.params:,}",
+                _share(c.params, total.params),
+                f"{c.macs:,}",
+                _share(c.macs, total.macs),
+            )
+        )
+    rows.append(("total", "", "", "", f"{total.params:,}", "", f"{total.macs:,}", ""))
+    size = format_shape(height_width(arch.resolution))
+    lines = [f"{arch.name or 'network'}  id {arch.id}  input {size}x3  {classes} classes", ""]
+    lines += _table(rows, right=(4, 5, 6, 7), rule_before=(1, len(rows) - 1))
+    lines += [
+        "",
+        f"activations {total.activations:,} values   peak memory {total.peak_memory / 2**20:.2f} MiB "
+        f"(float32, batch 1)   paddle.flops {total.paddle_flops:,}",
+    ]
+    training = cost.params(arch, classes, training=True)
+    if training != total.params:
+        lines.append(f"params in training, branches included: {training:,}")
+    return "\n".join(lines + _published(arch))
+
+
+def _published(arch: Arch) -> list[str]:
+    try:
+        facts = zoo.published(arch.name)
+    except ZooError:
+        return []
+    if facts.top1 is None or zoo.load(arch.name).blocks != arch.blocks:
+        return []
+    how = "distilled" if facts.distilled else f"{facts.recipe} training"
+    source = facts.top1_source or facts.source
+    return [f"published ImageNet top-1: {facts.top1} % ({facts.data}, {how}; {source})"]
+
+
+def _settings(block: Block) -> str:
+    parts = []
+    for key, value in blocks.settings(block).items():
+        if value is True:
+            parts.append(key)
+        elif isinstance(value, tuple):
+            parts.append(f"{key} {','.join(map(str, value))}")
+        else:
+            parts.append(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}")
+    return " ".join(parts)
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f}" if whole else "-"
+
+
+def _table(
+    rows: Sequence[Sequence[str]], right: Sequence[int] = (), rule_before: Sequence[int] = ()
+) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for n, row in enumerate(rows):
+        if n in rule_before:
+            lines.append("-" * (sum(widths) + 2 * (len(widths) - 1)))
+        cells = [
+            cell.rjust(widths[i]) if i in right else cell.ljust(widths[i]) for i, cell in enumerate(row)
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+# -- a space ---------------------------------------------------------------------------------------
+
+
+def describe_space(space: Space, classes: int = 1000) -> str:
+    """Return what a space may vary, its rules, its size, and the least and greatest MACs and params."""
+    lines = [f"{space.name}  {space.summary}", ""]
+    sizes = ", ".join(format_shape(height_width(r)) for r in space.resolutions)
+    lines += [f"input {sizes}   {classes} classes", "", f"what may vary ({len(space.genes)} genes)"]
+    rows = [(f"  {names}", choices) for names, choices in _grouped(space)]
+    lines += _table(rows) if rows else ["  nothing"]
+    if space.block_texts:
+        lines += ["", "kinds of block", *(f"  {text}" for text in space.block_texts)]
+    lines += ["", "rules"]
+    lines += [f"  {text}" for text in space.rule_texts] or ["  none"]
+    placed = space.rows(classes)
+    lines += ["", f"networks  {space.size:,}  ({space.size:.2g})", f"distinct placed blocks  {len(placed):,}"]
+    for title, figure in (("MACs", "macs"), ("params", "params")):
+        values = [getattr(cost.of(p), figure) for p in placed]
+        (low, least), (high, most) = space.extremes(values, classes)
+        lines.append(
+            f"{title:<7} least {low:,} ({len(least.blocks)} blocks)   greatest {high:,} ({len(most.blocks)} blocks)"
+        )
+    return "\n".join(lines)
+
+
+def _grouped(space: Space) -> list[tuple[str, str]]:
+    """Return (genes, choices), the like genes of a stage's blocks in one line."""
+    groups: dict[tuple[str, tuple[object, ...]], list[Gene]] = {}
+    for gene in space.genes:
+        groups.setdefault((_stem(gene), gene.choices), []).append(gene)
+    return [
+        (genes[0].name if len(genes) == 1 else f"{genes[0].name} .. {genes[-1].name}", _choices(genes[0]))
+        for genes in groups.values()
+    ]
+
+
+def _stem(gene: Gene) -> str:
+    stage, block, rest = gene.name.partition("_block")
+    number, _, field = rest.partition("_")
+    return f"{stage} {field}" if block and number.isdigit() and field else gene.name
+
+
+def _choices(gene: Gene) -> str:
+    return ", ".join(str(c).lower() if isinstance(c, bool) else str(c) for c in gene.choices)
+
+
+# -- two networks ----------------------------------------------------------------------------------
+
+
+def difference(a: Arch, b: Arch, resolution: Resolution | None = None, classes: int = 1000) -> str:
+    """Return where two networks differ, block by block, and what each costs."""
+    if resolution is not None:
+        a, b = a.at(resolution), b.at(resolution)
+    first, second = a.name or a.id[:8], b.name or b.id[:8]
+    if first == second:
+        first, second = f"{first} ({a.id[:8]})", f"{second} ({b.id[:8]})"
+    rows: list[tuple[str, str, str]] = [("", first, second)]
+    if a.resolution != b.resolution:
+        sizes = [format_shape(height_width(arch.resolution)) for arch in (a, b)]
+        rows.append(("resolution", *sizes))
+    rows += _block_rows(a, b)
+    same = a == b
+    for title, figure in (("params", "params"), ("MACs", "macs")):
+        costs = [getattr(cost.total(arch, None, classes), figure) for arch in (a, b)]
+        rows.append((title, *(f"{value:,}" for value in costs)))
+    lines = _table(rows, rule_before=(1, len(rows) - 2))
+    return "\n".join(["the same network", *lines] if same else lines)
+
+
+def _block_rows(a: Arch, b: Arch) -> list[tuple[str, str, str]]:
+    out = []
+    stages = {s.name: s.blocks for s in a.stages}
+    others = {s.name: s.blocks for s in b.stages}
+    for name in [*stages, *(n for n in others if n not in stages)]:
+        pairs = itertools.zip_longest(stages.get(name, ()), others.get(name, ()))
+        for i, (x, y) in enumerate(pairs, start=1):
+            if x != y:
+                many = max(len(stages.get(name, ())), len(others.get(name, ()))) > 1
+                out.append((f"{name} block {i}" if many else name, *_contrast(x, y)))
+    return out
+
+
+def _contrast(x: Block | None, y: Block | None) -> tuple[str, str]:
+    if x is None or y is None or type(x) is not type(y):
+        return _whole(x), _whole(y)
+    names = [f.name for f in fields(x) if getattr(x, f.name) != getattr(y, f.name)]
+    return _chosen(x, names), _chosen(y, names)
+
+
+def _chosen(block: Block, names: Sequence[str]) -> str:
+    return " ".join(f"{name} {getattr(block, name)}" for name in names)
+
+
+def _whole(block: Block | None) -> str:
+    return "-" if block is None else f"{block.type} {_settings(block)}"
+
+
+if __name__ == "__main__":
+    _cli.run(PROG, main)

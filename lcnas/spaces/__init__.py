@@ -1,0 +1,89 @@
+"""Search spaces: what may vary in a network, as data, with exact counting and uniform drawing.
+
+Example:
+    >>> import numpy as np
+    >>> from lcnas import spaces
+    >>> space = spaces.load("pplcnet_tail")
+    >>> space.size
+    137642803200
+    >>> arch = space.sample(np.random.default_rng(0))
+    >>> arch in space
+    True
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from lcnas import paths
+from lcnas.arch import Resolution, check_resolution
+from lcnas.errors import ArchError, SpaceError, not_among, shorten
+from lcnas.spaces import _spec
+from lcnas.spaces._space import Space
+from lcnas.spaces._structure import Gene
+
+
+def available() -> tuple[str, ...]:
+    """Return the names of the spaces that come with lcnas."""
+    return tuple(sorted(path.stem for path in paths.spaces_dir().glob("*.toml")))
+
+
+def load(
+    name: str | Path, resolution: Resolution | list[Resolution] | None = None
+) -> Space:
+    """Return a space.
+
+    Args:
+        name: one of :func:`available`, or the path of a TOML file (see ``docs/spaces.md``).
+        resolution: deployment resolutions, pixels: a number, a (height, width) tuple or a list of them; None:
+            those of the file.
+
+    Raises:
+        SpaceError: no such space, or a file that is wrong; names file, key, what was given and what is allowed.
+    """
+    spec = _spec.read(_find(name))
+    if resolution is not None:
+        spec = dataclasses.replace(spec, resolutions=_resolutions(resolution))
+    return Space(spec)
+
+
+def loads(text: str, name: str = "space") -> Space:
+    """Return the space of TOML text.
+
+    Args:
+        text: the contents of a space file.
+        name: what the space and its errors are called.
+    """
+    return Space(_spec.parse(text, name, name))
+
+
+def _find(name: str | Path) -> Path:
+    if isinstance(name, str) and name in available():
+        return paths.spaces_dir() / f"{name}.toml"
+    if not isinstance(name, str | Path):
+        raise SpaceError(not_among("space", name, available()))
+    text = str(name)
+    if "\0" not in text and (text.endswith(".toml") or "/" in text or isinstance(name, Path)):
+        if Path(name).is_file():
+            return Path(name)
+        raise SpaceError(f"space: there is no file {text}; {_built_in()}")
+    raise SpaceError(f"{not_among('space', name, available())}; or give the path of a .toml file")
+
+
+def _built_in() -> str:
+    return f"lcnas's own are {', '.join(available())}"
+
+
+def _resolutions(given: Resolution | list[Resolution]) -> tuple[Resolution, ...]:
+    try:
+        values = given if isinstance(given, list) else [given]
+        made = tuple(dict.fromkeys(check_resolution(item) for item in values))
+    except ArchError as error:
+        raise SpaceError(str(error)) from None
+    if not made:
+        raise SpaceError(f"resolution: {shorten(given)} is empty")
+    return made
+
+
+__all__ = ["Gene", "Space", "available", "load", "loads"]

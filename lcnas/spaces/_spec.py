@@ -1,0 +1,623 @@
+"""A space file, read and checked: what may vary, the stages, the rules. See docs/spaces.md for the format."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lcnas import blocks as vocabulary
+from lcnas.arch import Resolution, check_resolution
+from lcnas.blocks import Block
+from lcnas.errors import ArchError, LcnasError, SpaceError, listing, not_among, shorten
+
+VERSION = 1
+MAX_CHOICES = 1000  # of one gene
+MAX_DEPTH = 64  # blocks of one stage
+MAX_STAGES = 64
+
+Value = Any  # of a block field: a number, text, truth value, or a list of whole numbers
+
+
+@dataclass(frozen=True)
+class Const:
+    """A parameter that does not vary."""
+
+    value: Value
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A parameter with a gene of its own, one for the stage or one a block."""
+
+    values: tuple[Value, ...]
+    per_block: bool = False
+
+
+@dataclass(frozen=True)
+class FromNetwork:
+    """A parameter that follows a network-wide gene; with ``base``, base x value rounded to eights."""
+
+    gene: str
+    base: int | None = None
+
+
+Param = Const | Choice | FromNetwork
+
+
+@dataclass(frozen=True)
+class NetworkGene:
+    """A network-wide gene: its choices, or named patterns that give each block a value."""
+
+    name: str
+    choices: tuple[Value, ...]  # of a pattern gene: the names
+    patterns: tuple[tuple[Value, ...], ...] = ()  # one row a choice, one value a block
+
+
+@dataclass(frozen=True)
+class Template:
+    """A block with some of its fields set; a text "$kernel" stands for the stage's parameter of that name."""
+
+    name: str
+    cls: type[Block]
+    fields: tuple[tuple[str, Value], ...] = ()
+    first: tuple[tuple[str, Value], ...] = ()  # for a stage's first block, over ``fields``
+    rest: tuple[tuple[str, Value], ...] = ()  # for the others
+
+    def describe(self) -> str:
+        """Return the template in words."""
+        parts = [self.cls.type, *(_worded(f) for f in self.fields)]
+        for place, fields in (("first block", self.first), ("other blocks", self.rest)):
+            if fields:
+                parts.append(f"({place}: {' '.join(_worded(f) for f in fields)})")
+        return " ".join(parts)
+
+    def settings(self, is_first: bool) -> dict[str, Value]:
+        """Return the fields that the template sets at a place."""
+        return dict(self.fields) | dict(self.first if is_first else self.rest)
+
+
+def _worded(item: tuple[str, Value]) -> str:
+    key, value = item
+    if isinstance(value, bool):
+        return key if value else f"no {key}"
+    return f"{key} {','.join(str(v) for v in value)}" if isinstance(value, tuple) else f"{key} {value}"
+
+
+@dataclass(frozen=True)
+class Element:
+    """Stem, stage or head: blocks of one kind behind one another, the first of them strided."""
+
+    name: str
+    where: str  # the key in the file, for errors
+    depths: tuple[int, ...]
+    templates: tuple[Template, ...]
+    stride: Value = None  # of the first block; None: not given
+    total_stride: tuple[int, int] | None = None  # at the element's end, from the picture on
+    params: tuple[tuple[str, Param], ...] = ()
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A rule: a parameter takes only some values at some places."""
+
+    name: str
+    param: str
+    values: tuple[Value, ...]
+    places: tuple[str, ...]  # "stage4", "stage4.first" or "stage4.rest"
+
+    def describe(self) -> str:
+        """Return the rule in words."""
+        values = listing(str(v).lower() if isinstance(v, bool) else v for v in self.values)
+        whole = [p.removesuffix(".first") for p in self.places if p.endswith(".first")]
+        both = [name for name in whole if f"{name}.rest" in self.places]
+        places = [p for p in self.places if p.partition(".")[0] not in both] + both
+        ordered = sorted(places, key=lambda p: self.places.index(p) if p in self.places else self.places.index(f"{p}.first"))
+        return f"{self.param} is {values} in {', '.join(ordered)}"
+
+    def covers(self, element: str, slot: int) -> bool:
+        """Return whether the rule holds for block ``slot`` (0 is the first) of an element."""
+        part = f"{element}.first" if slot == 0 else f"{element}.rest"
+        return element in self.places or part in self.places
+
+
+@dataclass(frozen=True)
+class NonDecreasing:
+    """A rule: a stage-wide parameter does not get smaller from one element to the next."""
+
+    name: str
+    param: str
+    elements: tuple[str, ...]
+
+    def describe(self) -> str:
+        """Return the rule in words."""
+        return f"{self.param} does not fall from one to the next of {', '.join(self.elements)}"
+
+
+Rule = Limit | NonDecreasing
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A whole space file."""
+
+    name: str
+    source: str  # the file, for errors
+    summary: str
+    resolutions: tuple[Resolution, ...]
+    network: tuple[NetworkGene, ...]
+    elements: tuple[Element, ...]
+    rules: tuple[Rule, ...] = field(default=())
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> Spec:
+    """Return the space of a TOML file.
+
+    Raises:
+        SpaceError: one line with the file, the key, what was given and what is allowed.
+    """
+    try:
+        text = path.read_bytes().decode()
+    except OSError as error:
+        raise SpaceError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SpaceError(f"{path}: is not UTF-8 text") from None
+    return parse(text, path.stem, path.name)
+
+
+def parse(text: str, name: str, source: str) -> Spec:
+    """Return the space of TOML text; ``source`` is what errors call it."""
+    try:
+        data = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise SpaceError(f"{source}: not TOML: {shorten(str(error))}") from None
+    except ValueError as error:  # an integer of too many digits, a date that does not exist
+        raise SpaceError(f"{source}: not TOML: {shorten(str(error))}") from None
+    try:
+        return _Reader(source).spec(data, name)
+    except RecursionError:
+        raise SpaceError(f"{source}: tables are nested too deeply") from None
+
+
+_TOP = ("version", "summary", "resolution", "network", "blocks", "stem", "stages", "head", "rules")
+_ELEMENT = ("name", "block", "depth", "stride", "total_stride")
+
+
+class _Reader:
+    """Turns plain TOML data into a Spec; knows the file's name for its errors."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+
+    def fail(self, where: str, message: str) -> SpaceError:
+        return SpaceError(f"{self.source}: {where}: {message}")
+
+    def table(self, data: object, where: str) -> dict[str, Any]:
+        if not isinstance(data, dict):
+            raise self.fail(where, f"{shorten(data)} is not a table")
+        return data
+
+    def keys(
+        self, data: dict[str, Any], where: str, allowed: tuple[str, ...], needed: tuple[str, ...] = ()
+    ) -> None:
+        for key in data:
+            if key not in allowed:
+                raise SpaceError(f"{self.source}: {not_among(f'{where}: unknown key', key, allowed)}")
+        for key in needed:
+            if key not in data:
+                raise self.fail(where, f"key {key!r} is missing; its keys are {listing(allowed)}")
+
+    def text(self, value: object, where: str) -> str:
+        if not isinstance(value, str) or not value:
+            raise self.fail(where, f"{shorten(value)} is not a text")
+        return value
+
+    def whole(self, value: object, where: str, low: int, high: int) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self.fail(where, f"{shorten(value)} is not a whole number")
+        if not low <= value <= high:
+            raise self.fail(where, f"{shorten(value)} is outside {low} to {high}")
+        return value
+
+    def listed(self, value: object, where: str, what: str = "a list") -> list[Any]:
+        if not isinstance(value, list):
+            raise self.fail(where, f"{shorten(value)} is not {what}")
+        if not value:
+            raise self.fail(where, "the list is empty; it needs at least one value")
+        if len(value) > MAX_CHOICES:
+            raise self.fail(where, f"{len(value)} values are more than {MAX_CHOICES}")
+        return value
+
+    def values(self, value: object, where: str) -> tuple[Value, ...]:
+        """Return a list of distinct field values."""
+        out: list[Value] = []
+        for item in self.listed(value, where):
+            made = self.value(item, where)
+            if any(_same(made, other) for other in out):
+                raise self.fail(where, f"{shorten(item)} is listed twice; each choice is a different one")
+            out.append(made)
+        return tuple(out)
+
+    def value(self, item: object, where: str) -> Value:
+        if isinstance(item, bool | int | str):
+            return item
+        if isinstance(item, float) and item == item and abs(item) < 1e9:
+            return item
+        if isinstance(item, list) and len(item) <= 16:
+            return tuple(self.value(inner, where) for inner in item)
+        raise self.fail(where, f"{shorten(item)} is not a number, text, truth value or short list of them")
+
+    # -- the parts of the file --
+
+    def spec(self, data: dict[str, Any], name: str) -> Spec:
+        self.keys(data, "file", _TOP, ("version", "resolution", "stem", "stages", "head"))
+        version = data["version"]
+        if version != VERSION or isinstance(version, bool):
+            raise self.fail(
+                "version", f"{shorten(version)} is not {VERSION}, the format this lcnas reads"
+            )
+        summary = data.get("summary", "")
+        if not isinstance(summary, str):
+            raise self.fail("summary", f"{shorten(summary)} is not a text")
+        templates = self.templates(data.get("blocks", {}))
+        network = self.network(data.get("network", {}))
+        elements = self.elements(data, templates, network)
+        return Spec(
+            name=name,
+            source=self.source,
+            summary=summary,
+            resolutions=self.resolutions(data["resolution"]),
+            network=self.used(network, elements),
+            elements=elements,
+            rules=self.rules(data.get("rules", []), elements),
+        )
+
+    def resolutions(self, value: object) -> tuple[Resolution, ...]:
+        out: list[Resolution] = []
+        for item in self.listed(value, "resolution", "a list, such as [224]"):
+            try:
+                made = check_resolution(item, f"{self.source}: resolution")
+            except ArchError as error:
+                raise SpaceError(str(error)) from None
+            if made in out:
+                raise self.fail("resolution", f"{shorten(item)} is listed twice")
+            out.append(made)
+        return tuple(out)
+
+    def templates(self, data: object) -> dict[str, Template]:
+        made = {}
+        for name, item in self.table(data, "blocks").items():
+            where = f"blocks.{name}"
+            if name in vocabulary.types():
+                raise self.fail(where, f"the name is taken: {name!r} is a block of the vocabulary")
+            table = dict(self.table(item, where))
+            if "type" not in table:
+                raise self.fail(
+                    where, f"key 'type' is missing, one of {listing(vocabulary.types())}"
+                )
+            cls = self.block_class(table.pop("type"), f"{where}.type")
+            parts = [self.table(table.pop(key, {}), f"{where}.{key}") for key in ("first", "rest")]
+            made[name] = Template(
+                name,
+                cls,
+                self.template_fields(table, cls, where),
+                self.template_fields(parts[0], cls, f"{where}.first"),
+                self.template_fields(parts[1], cls, f"{where}.rest"),
+            )
+        return made
+
+    def block_class(self, name: object, where: str) -> type[Block]:
+        if not isinstance(name, str) or name not in vocabulary.types():
+            raise SpaceError(f"{self.source}: {not_among(where, name, vocabulary.types())}")
+        return vocabulary.find(name)
+
+    def template_fields(
+        self, table: dict[str, Any], cls: type[Block], where: str
+    ) -> tuple[tuple[str, Value], ...]:
+        allowed = tuple(name for name in vocabulary.field_names(cls) if name != "stride")
+        extra = () if where.endswith((".first", ".rest")) else ("type", "first", "rest")
+        self.keys(table, where, (*extra, *allowed))
+        return tuple((key, self.value(value, f"{where}.{key}")) for key, value in table.items())
+
+    def network(self, data: object) -> dict[str, NetworkGene]:
+        return {
+            name: self.network_gene(name, self.table(item, f"network.{name}"))
+            for name, item in self.table(data, "network").items()
+        }
+
+    def network_gene(self, name: str, table: dict[str, Any]) -> NetworkGene:
+        where = f"network.{name}"
+        self.keys(table, where, ("choices", "patterns", "values"))
+        if ("choices" in table) == ("patterns" in table):
+            raise self.fail(where, "needs either choices or patterns (with values)")
+        if "choices" in table:
+            self.keys(table, where, ("choices",))
+            return NetworkGene(name, self.values(table["choices"], f"{where}.choices"))
+        self.keys(table, where, ("patterns", "values"), ("values",))
+        values = {
+            self.letter(key, f"{where}.values"): self.value(item, f"{where}.values.{key}")
+            for key, item in self.table(table["values"], f"{where}.values").items()
+        }
+        rows: dict[str, tuple[Value, ...]] = {}
+        patterns = self.table(table["patterns"], f"{where}.patterns")
+        if not patterns:
+            raise self.fail(f"{where}.patterns", "is empty; it needs at least one pattern")
+        for key, item in patterns.items():
+            row = self.pattern(item, values, f"{where}.patterns.{key}")
+            for other, earlier in rows.items():
+                if row == earlier:
+                    raise self.fail(f"{where}.patterns.{key}", f"is the same pattern as {other!r}")
+            rows[key] = row
+        return NetworkGene(name, tuple(rows), tuple(rows.values()))
+
+    def letter(self, key: str, where: str) -> str:
+        if len(key) != 1:
+            raise self.fail(where, f"{shorten(key)} is not one letter or digit")
+        return key
+
+    def pattern(self, item: object, values: dict[str, Value], where: str) -> tuple[Value, ...]:
+        for letter in self.text(item, where):
+            if letter not in values:
+                raise SpaceError(f"{self.source}: {not_among(where, letter, values)}")
+        return tuple(values[letter] for letter in self.text(item, where))
+
+    def used(
+        self, network: dict[str, NetworkGene], elements: tuple[Element, ...]
+    ) -> tuple[NetworkGene, ...]:
+        refs = {p.gene for e in elements for _, p in e.params if isinstance(p, FromNetwork)}
+        for name in network:
+            if name not in refs:
+                raise self.fail(f"network.{name}", "is used by no block; write { gene = ... } where it acts")
+        return tuple(network.values())
+
+    def elements(
+        self,
+        data: dict[str, Any],
+        templates: dict[str, Template],
+        network: dict[str, NetworkGene],
+    ) -> tuple[Element, ...]:
+        stages = self.listed(data["stages"], "stages", "a list of tables, [[stages]]")
+        if len(stages) > MAX_STAGES:
+            raise self.fail("stages", f"{len(stages)} stages are more than {MAX_STAGES}")
+        parts = [("stem", "stem", data["stem"])]
+        parts += [(f"stage{i}", f"stages[{i}]", item) for i, item in enumerate(stages, start=1)]
+        parts.append(("head", "head", data["head"]))
+        made = tuple(
+            self.element(name, where, self.table(item, where), templates, network)
+            for name, where, item in parts
+        )
+        names = [element.name for element in made]
+        for i, name in enumerate(names):
+            if name in names[:i]:
+                raise self.fail(made[i].where, f"name {name!r} is used twice")
+        self.check_patterns(network, made)
+        return made
+
+    def element(
+        self,
+        name: str,
+        where: str,
+        table: dict[str, Any],
+        templates: dict[str, Template],
+        network: dict[str, NetworkGene],
+    ) -> Element:
+        stage = where.startswith("stages")
+        if not stage:
+            for key in ("name", "depth"):
+                if key in table:
+                    raise self.fail(where, f"key {key!r} is for stages only")
+        if "block" not in table:
+            raise self.fail(where, "key 'block' is missing")
+        used = self.block_choices(table["block"], f"{where}.block", templates)
+        name = self.text(table["name"], f"{where}.name") if "name" in table else name
+        if not name.isidentifier():
+            raise self.fail(f"{where}.name", f"{shorten(name)} is not letters, digits and underscores")
+        if "stride" in table and "total_stride" in table:
+            raise self.fail(where, "has both stride and total_stride; give one")
+        if stage and "stride" not in table and "total_stride" not in table:
+            raise self.fail(where, "key 'stride' (or 'total_stride') is missing")
+        return Element(
+            name=name,
+            where=where,
+            depths=self.depths(table["depth"], f"{where}.depth") if "depth" in table else (1,),
+            templates=used,
+            stride=self.stride(table["stride"], f"{where}.stride") if "stride" in table else None,
+            total_stride=self.total(table, where),
+            params=self.params(table, where, used, network),
+        )
+
+    def block_choices(
+        self, value: object, where: str, templates: dict[str, Template]
+    ) -> tuple[Template, ...]:
+        names: tuple[Value, ...] = (value,)
+        if isinstance(value, dict):
+            self.keys(value, where, ("choices",), ("choices",))
+            names = self.values(value["choices"], f"{where}.choices")
+        out = []
+        for name in names:
+            if not isinstance(name, str) or (name not in templates and name not in vocabulary.types()):
+                allowed = (*templates, *vocabulary.types())
+                raise SpaceError(f"{self.source}: {not_among(where, name, allowed)}")
+            out.append(templates.get(name) or Template(name, vocabulary.find(name)))
+        return tuple(out)
+
+    def depths(self, value: object, where: str) -> tuple[int, ...]:
+        if not isinstance(value, dict):
+            return (self.whole(value, where, 1, MAX_DEPTH),)
+        if "choices" in value:
+            self.keys(value, where, ("choices",))
+            made = self.values(value["choices"], f"{where}.choices")
+            return tuple(self.whole(v, f"{where}.choices", 1, MAX_DEPTH) for v in made)
+        self.keys(value, where, ("from", "to", "choices"), ("from", "to"))
+        low = self.whole(value["from"], f"{where}.from", 1, MAX_DEPTH)
+        high = self.whole(value["to"], f"{where}.to", 1, MAX_DEPTH)
+        if low > high:
+            raise self.fail(where, f"from {low} to {high} is reversed; did you mean from {high} to {low}?")
+        return tuple(range(low, high + 1))
+
+    def stride(self, value: object, where: str) -> Value:
+        sides = value if isinstance(value, list) else [value]
+        if not 1 <= len(sides) <= 2:
+            raise self.fail(where, f"{shorten(value)} is neither a number nor [vertical, horizontal]")
+        made = tuple(self.whole(v, where, 1, 64) for v in sides)
+        return made[0] if len(set(made)) == 1 else made
+
+    def total(self, table: dict[str, Any], where: str) -> tuple[int, int] | None:
+        if "total_stride" not in table:
+            return None
+        made = self.stride(table["total_stride"], f"{where}.total_stride")
+        return made if isinstance(made, tuple) else (made, made)
+
+    def params(
+        self,
+        table: dict[str, Any],
+        where: str,
+        templates: tuple[Template, ...],
+        network: dict[str, NetworkGene],
+    ) -> tuple[tuple[str, Param], ...]:
+        taken = {name for t in templates for name in _taken(t)}
+        out = []
+        for key, value in table.items():
+            if key in _ELEMENT:
+                continue
+            if key not in taken:
+                allowed = (*_ELEMENT, *sorted(taken - {"stride"}))
+                raise SpaceError(f"{self.source}: {not_among(f'{where}: unknown key', key, allowed)}")
+            out.append((key, self.param(value, f"{where}.{key}", network)))
+        return tuple(out)
+
+    def param(self, value: object, where: str, network: dict[str, NetworkGene]) -> Param:
+        if not isinstance(value, dict):
+            return Const(self.value(value, where))
+        if "gene" in value:
+            self.keys(value, where, ("gene", "base"))
+            gene = value["gene"]
+            if not isinstance(gene, str) or gene not in network:
+                raise SpaceError(f"{self.source}: {not_among(f'{where}.gene', gene, network)}")
+            if "base" not in value:
+                return FromNetwork(gene)
+            base = self.whole(value["base"], f"{where}.base", 1, 1 << 16)
+            for v in network[gene].choices:
+                if isinstance(v, bool) or not isinstance(v, int | float) or not 0 < v <= 1024:
+                    raise self.fail(f"network.{gene}", f"{shorten(v)} cannot scale a base; give numbers over 0")
+            return FromNetwork(gene, base)
+        self.keys(value, where, ("choices", "per", "gene", "base"), ("choices",))
+        self.keys(value, where, ("choices", "per"))
+        per = value.get("per", "stage")
+        if per not in ("stage", "block"):
+            raise SpaceError(f"{self.source}: {not_among(f'{where}.per', per, ('stage', 'block'))}")
+        return Choice(self.values(value["choices"], f"{where}.choices"), per == "block")
+
+    def check_patterns(self, network: dict[str, NetworkGene], elements: tuple[Element, ...]) -> None:
+        stages = [e for e in elements if e.where.startswith("stages")]
+        for gene in network.values():
+            if not gene.patterns:
+                continue
+            for element in elements:
+                refs = [p for _, p in element.params if isinstance(p, FromNetwork) and p.gene == gene.name]
+                if refs and element not in stages:
+                    raise self.fail(element.where, f"pattern {gene.name!r} has a value for each block of the stages only")
+                if any(p.base for p in refs):
+                    raise self.fail(element.where, f"pattern {gene.name!r} cannot scale a base")
+            if any(len(e.depths) > 1 for e in stages):
+                raise self.fail(f"network.{gene.name}", "patterns need stages of fixed depth")
+            count = sum(e.depths[0] for e in stages)
+            for name, row in zip(gene.choices, gene.patterns, strict=True):
+                if len(row) != count:
+                    raise self.fail(
+                        f"network.{gene.name}.patterns.{name}",
+                        f"has {len(row)} digits, but the stages have {count} blocks",
+                    )
+
+    # -- rules --
+
+    def rules(self, data: object, elements: tuple[Element, ...]) -> tuple[Rule, ...]:
+        if not isinstance(data, list):
+            raise self.fail("rules", f"{shorten(data)} is not a list of tables, [[rules]]")
+        out: list[Rule] = []
+        for i, item in enumerate(data, start=1):
+            rule = self.rule(self.table(item, f"rules[{i}]"), f"rules[{i}]", elements)
+            if any(rule.name == other.name for other in out):
+                raise self.fail(f"rules[{i}].name", f"{rule.name!r} is used twice")
+            out.append(rule)
+        return tuple(out)
+
+    def rule(self, table: dict[str, Any], where: str, elements: tuple[Element, ...]) -> Rule:
+        if ("limit" in table) == ("non_decreasing" in table):
+            raise self.fail(where, "needs either limit (with to) or non_decreasing")
+        kind = "limit" if "limit" in table else "non_decreasing"
+        allowed = ("name", "limit", "to", "in", "except") if kind == "limit" else ("name", kind, "in")
+        self.keys(table, where, allowed, ("name", "limit", "to") if kind == "limit" else ("name", kind))
+        name = self.text(table["name"], f"{where}.name")
+        params = sorted({key for e in elements for key, _ in e.params} | {"depth", "block"})
+        param = table[kind]
+        if param not in params:
+            raise SpaceError(f"{self.source}: {not_among(f'{where}.{kind}', param, params)}")
+        if kind == "limit":
+            values = self.values(table["to"], f"{where}.to")
+            return Limit(name, param, values, self.places(table, where, param, elements))
+        stages = tuple(e.name for e in elements[:-1] if param in dict(e.params))
+        chosen = table.get("in", list(stages))
+        for item in self.listed(chosen, f"{where}.in"):
+            if item not in stages:
+                raise SpaceError(f"{self.source}: {not_among(f'{where}.in', item, stages)}")
+        return NonDecreasing(name, param, tuple(e for e in stages if e in chosen))
+
+    def places(
+        self, table: dict[str, Any], where: str, param: str, elements: tuple[Element, ...]
+    ) -> tuple[str, ...]:
+        having = [
+            e.name for e in elements if param in ("block", "depth") or param in dict(e.params)
+        ]
+        allowed = [place for name in having for place in (name, f"{name}.first", f"{name}.rest")]
+        if "in" in table and "except" in table:
+            raise self.fail(where, "has both in and except; give one")
+        key = "in" if "in" in table else "except"
+        given = self.listed(table[key], f"{where}.{key}") if key in table else []
+        for item in given:
+            if item not in allowed:
+                raise SpaceError(f"{self.source}: {not_among(f'{where}.{key}', item, allowed)}")
+        if key == "in":
+            return tuple(given)
+        parts = [f"{name}.{part}" for name in having for part in ("first", "rest")]
+        return tuple(p for p in parts if p not in given and p.split(".")[0] not in given)
+
+
+def _taken(template: Template) -> set[str]:
+    """Return the stage parameters that a template takes, by name or by "$name"."""
+    out: set[str] = set()
+    for is_first in (True, False):
+        given = template.settings(is_first)
+        out |= {name for name in vocabulary.field_names(template.cls) if name not in given}
+        out |= {ref for value in given.values() for ref in _refs(value)}
+    return out
+
+
+def _refs(value: Value) -> set[str]:
+    if isinstance(value, tuple):
+        return {ref for item in value for ref in _refs(item)}
+    return {value[1:]} if isinstance(value, str) and value.startswith("$") else set()
+
+
+def _same(a: Value, b: Value) -> bool:
+    """Whether two field values are one choice: 1 and 1.0 are, 1 and true are not."""
+    return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
+
+
+class MissingParam(LcnasError):
+    """A template refers to a parameter that its stage does not give."""
+
+
+def resolve(value: Value, params: dict[str, Value], where: str) -> Value:
+    """Return a template's value with every "$name" replaced by the stage's parameter."""
+    if isinstance(value, tuple):
+        return tuple(resolve(item, params, where) for item in value)
+    if isinstance(value, str) and value.startswith("$"):
+        if value[1:] not in params:
+            raise MissingParam(not_among(f"{where}: {value}", value[1:], params))
+        return params[value[1:]]
+    return value

@@ -1,0 +1,130 @@
+"""PP-LCNetV2, small and base.
+
+There is no paper. Source: PaddleClas, ``ppcls/arch/backbone/legendary_models/pp_lcnet_v2.py`` for
+the blocks (the small one is in its later versions: scale 0.75, four blocks in the third stage), and
+``docs/en/models/PP-LCNetV2_en.md``.
+"""
+
+from __future__ import annotations
+
+from lcnas.arch import Arch
+from lcnas.blocks import (
+    Block,
+    Classifier,
+    ConvNormAct,
+    DepthwiseSeparable,
+    SplitPointwise,
+    make_divisible,
+)
+from lcnas.zoo._registry import Family, Published, Reference
+
+STEM_WIDTHS = (32, 64)  # of the convolution and of the block that PaddleClas counts to the stem
+# (kernel, width at scale 1, split pointwise and squeeze-and-excite, re-parameterised, shortcuts).
+STAGES = (
+    (3, 128, False, False, False),
+    (3, 256, False, False, False),
+    (5, 512, True, True, False),
+    (5, 1024, False, True, True),
+)
+LAST_WIDTH = 1280  # does not scale
+
+
+def branches(kernel: int, stride: int) -> tuple[int, ...]:
+    """Return the kernels of the parallel branches: k, k - 2, ..., without 1 at stride 2."""
+    return tuple(k for k in range(kernel, 0, -2) if k > 1 or stride == 1)
+
+
+def pplcnet_v2(scale: float, depths: tuple[int, int, int, int]) -> Arch:
+    """Return a PP-LCNetV2.
+
+    Args:
+        scale: width multiplier; channels are rounded to multiples of 8.
+        depths: blocks of each stage; the first of a stage has stride 2.
+    """
+
+    def scaled(width: int) -> int:
+        return make_divisible(width * scale)
+
+    stages: dict[str, list[Block]] = {
+        "stem": [
+            ConvNormAct(scaled(STEM_WIDTHS[0]), 3, 2),
+            DepthwiseSeparable(scaled(STEM_WIDTHS[1]), act="relu"),
+        ]
+    }
+    for i, (row, depth) in enumerate(zip(STAGES, depths, strict=True), start=1):
+        kernel, width, split, rep, shortcut = row
+        stages[f"stage{i}"] = [
+            _block(scaled(width), kernel, 1 if j else 2, split, rep, shortcut and j > 0)
+            for j in range(depth)
+        ]
+    stages["head"] = [Classifier(LAST_WIDTH, "relu")]
+    return Arch.of(stages)
+
+
+def _block(width: int, kernel: int, stride: int, split: bool, rep: bool, shortcut: bool) -> Block:
+    parallel = branches(kernel, stride) if rep else ()
+    if split:
+        return SplitPointwise(width, kernel, stride, se=True, branches=parallel)
+    return DepthwiseSeparable(width, kernel, stride, "relu", shortcut=shortcut, branches=parallel)
+
+
+def pplcnet_v2_small() -> Arch:
+    """Return PP-LCNetV2 small."""
+    return pplcnet_v2(0.75, (2, 2, 4, 2))
+
+
+def pplcnet_v2_base() -> Arch:
+    """Return PP-LCNetV2 base."""
+    return pplcnet_v2(1.0, (2, 2, 6, 2))
+
+
+# timm 1.0.31 has the networks with all branches, and can merge them. Its counts, from its layers:
+#         all branches                merged, with a bias in place of batch norm
+# small   4,128,552                   4,092,840
+# base    6,687,208                   6,624,232
+# The first are ours in training. Here a merged convolution keeps its batch norm, so that it has one
+# value a channel more than with a bias: 2,496 and 4,352 in all.
+_NOTE = (
+    "derived: merged, it has {} with a bias in place of each merged convolution's batch norm, "
+    "which has one value a channel more; with all branches its {} are ours in training"
+)
+
+FAMILIES = (
+    Family(
+        "pplcnet_v2_small",
+        pplcnet_v2_small,
+        published={
+            1.0: Published(
+                top1=73.97,
+                source="PaddleX, list of models (accuracy only)",
+                recipe="PaddleClas's",
+                reference=Reference(
+                    "timm 1.0.31, lcnetv2_small",
+                    params=4_095_336,
+                    macs=280_320_896,
+                    note=_NOTE.format("4,092,840", "4,128,552"),
+                ),
+            )
+        },
+    ),
+    Family(
+        "pplcnet_v2_base",
+        pplcnet_v2_base,
+        published={
+            1.0: Published(
+                top1=77.04,
+                params="6.6M",
+                paddle_flops="604M",
+                source="PaddleClas, PP-LCNetV2_en.md",
+                recipe="PaddleClas's",
+                reference=Reference(
+                    "timm 1.0.31, lcnetv2_base",
+                    params=6_628_584,
+                    macs=593_875_456,
+                    note=_NOTE.format("6,624,232", "6,687,208")
+                    + "; likewise paddle.flops, with biases, gives 604.5M, with batch norm 605.2M",
+                ),
+            )
+        },
+    ),
+)
