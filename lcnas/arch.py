@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ class Arch:
 
     @classmethod
     def of(
-        cls, stages: dict[str, Iterable[Block]], resolution: Resolution = 224, name: str = ""
+        cls, stages: Mapping[str, Iterable[Block]], resolution: Resolution = 224, name: str = ""
     ) -> Arch:
         """Return the network of named stages, in order."""
         made = tuple(Stage(key, tuple(blocks)) for key, blocks in stages.items())

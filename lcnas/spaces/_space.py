@@ -707,7 +707,9 @@ class _Chain:
             following: dict[tuple[float, ...], int] = {}
             new = np.zeros(n, dtype=np.int64)
             for i, before in enumerate(states):
-                rows = np.flatnonzero(state == i) if len(states) > 1 else np.arange(n)
+                rows = np.flatnonzero(state == i)
+                if not len(rows):  # nothing leads here, or nothing leads on from here
+                    continue
                 picked[rows] = draw(self.weights(e, before), len(rows), rng)
                 ends = [_follow(before, key) for key in self.keys[e]]
                 number = [following.setdefault(end, len(following)) if end is not None else 0 for end in ends]

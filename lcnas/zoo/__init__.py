@@ -13,6 +13,13 @@ from __future__ import annotations
 from lcnas.arch import Arch, Resolution
 from lcnas.errors import ZooError
 from lcnas.zoo import (
+    efficientnet,
+    fbnet,
+    mixnet,
+    mobilenet_v1,
+    mobilenet_v2,
+    mobilenet_v3,
+    mobilenet_v4,
     pplcnet,
 )
 from lcnas.zoo._registry import (
@@ -27,6 +34,13 @@ from lcnas.zoo._registry import (
 
 _MODULES = (
     pplcnet,
+    mobilenet_v1,
+    mobilenet_v2,
+    mobilenet_v3,
+    mobilenet_v4,
+    efficientnet,
+    mixnet,
+    fbnet,
 )
 _FAMILIES: dict[str, Family] = {f.name: f for module in _MODULES for f in module.FAMILIES}
 

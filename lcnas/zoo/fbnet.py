@@ -68,8 +68,8 @@ FAMILIES = (
                     "timm 1.0.31, fbnetc_100",
                     5_572_200,
                     384_960_160,
-                    "counted by running it (its CPU benchmark prints 5.57 M); the paper leaves "
-                    "the width of the last convolution open",
+                    "counted by running it (its CPU benchmark prints 5.57 M); timm says that the "
+                    "paper is not quite clear on the width of the last convolution",
                 ),
             )
         },

@@ -71,6 +71,8 @@ _TABLE = {
 }
 # Counted from the layers of timm 1.0.31.
 _REFERENCES = {
+    0.5: Reference("timm 1.0.31, ghostnet_050", 2_587_292, 42_328_152),
+    1.0: Reference("timm 1.0.31, ghostnet_100", 5_182_508, 141_150_512),
     1.3: Reference(
         "timm 1.0.31, ghostnet_130",
         params=7_358_820,
@@ -90,7 +92,7 @@ FAMILIES = (
                 params=params,
                 macs=macs,
                 source="arXiv 1911.11907, table 7",
-                reference=_REFERENCES.get(scale),
+                reference=_REFERENCES[scale],
             )
             for scale, (top1, params, macs) in _TABLE.items()
         },

@@ -1,8 +1,8 @@
 """MixNet-S and MixNet-M.
 
 Source: Tan and Le 2019, "MixConv: Mixed Depthwise Convolutional Kernels" (arXiv 1907.09595), the
-ImageNet table for the figures; the blocks after the authors' code as timm's ``mixnet_s`` and
-``mixnet_m`` have it (figure 4 of the paper leaves out SE and the grouped 1x1 convolutions).
+ImageNet table for the figures; the blocks, with SE and grouped 1x1 convolutions, as in timm's
+``mixnet_s`` and ``mixnet_m``, which follow the authors' code.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Source: Howard et al. 2019, "Searching for MobileNetV3" (arXiv 1905.02244), tables 1 and 2 for the
 blocks, table 3 for the figures of 0.75 and 1.0.
 
-Two schemes say what a scale does. The authors' one, which timm follows, derives a block's expanded
-width from its scaled input, rounds SE's hidden width to multiples of 8 and ends in 1,024 (small) or
-1,280 channels; timm leaves the stem at 16 below 0.75. PaddleClas's scales the expanded widths
+Two schemes say what a scale does. timm's, which takes TensorFlow's weights too, derives a block's
+expanded width from its scaled input, rounds SE's hidden width to multiples of 8, leaves the stem at
+16 below 0.75 and ends in 1,024 (small) or 1,280 channels. PaddleClas's scales the expanded widths
 themselves and the stem, takes a quarter for SE as it is, always starts a block with a 1x1
 convolution and ends in 1,280 channels without bias.
 

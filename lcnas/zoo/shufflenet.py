@@ -99,13 +99,23 @@ _V1_TABLE = {
     1.5: (71.5, "3.4M", "292M"),
     2.0: (73.7, "5.4M", "524M"),
 }
+# pytorchcv 0.0.74 prints these params in its table; MACs are counted from its layers. It has other
+# stems than the authors at 0.25x, 1.5x and 2x. The authors' linear layer has no bias.
+_V1_NOTE = "its linear layer has no bias: {}; derived from its network.py, with the bias"
 _V1_REFERENCES = {
+    0.5: Reference("pytorchcv 0.0.74, shufflenet_g3_wd2", 718_324, 37_589_856),
+    1.0: Reference("pytorchcv 0.0.74, shufflenet_g3_w1", 1_865_728, 137_460_672),
+    1.5: Reference(
+        "ShuffleNet-Series (the authors' code), ShuffleNetV1 1.5x, group 3",
+        3_442_168,
+        292_443_552,
+        _V1_NOTE.format("3,441,168"),
+    ),
     2.0: Reference(
         "ShuffleNet-Series (the authors' code), ShuffleNetV1 2.0x, group 3",
-        params=5_450_776,
-        macs=524_045_184,
-        note="its linear layer has no bias, which makes the 5,449,776 that are printed as 5.4M; "
-        "derived from its network.py, with the bias",
+        5_450_776,
+        524_045_184,
+        _V1_NOTE.format("5,449,776, printed as 5.4M"),
     ),
 }
 
@@ -141,6 +151,11 @@ _V2_033 = Published(
     paddle_flops="24M",
     source="arXiv 2109.15099 (PP-LCNet), its comparison of light networks",
     recipe="PaddleClas's",
+    reference=Reference(
+        "PaddlePaddle 3.3, paddle.vision.models.shufflenet_v2_x0_33",
+        params=647_272,
+        note="its paddle.flops gives 24,041,920, as lcnas.cost.paddle_flops does",
+    ),
 )
 
 FAMILIES = (
