@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,6 +55,9 @@ def run(prog: str, main: Callable[[list[str]], int]) -> None:
     except BrokenPipeError:  # the reader has seen enough, as with "| head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except OSError as error:  # a name too long for the file system, a full disk
+        print(f"python -m {prog}: {error}", file=sys.stderr)
+        code = FAILURE
     except KeyboardInterrupt:
         print(f"python -m {prog}: stopped", file=sys.stderr)
         code = 130
@@ -72,15 +76,23 @@ def network(text: str) -> Arch:
 def resolution(text: str) -> Resolution:
     """Return the resolution of "224" or "80x160" (height x width)."""
     parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isdigit() and len(part) < 9 for part in parts):
-        raise LcnasError(f"resolution: {text!r} is neither a side such as 224 nor HEIGHTxWIDTH such as 80x160")
+    if len(parts) > 2 or not all(
+        part.isascii() and part.isdigit() and len(part) < 9 for part in parts
+    ):
+        raise LcnasError(
+            f"resolution: {text!r} is neither a side such as 224 nor HEIGHTxWIDTH such as 80x160"
+        )
     sides = [int(part) for part in parts]
     return (sides[0], sides[1]) if len(sides) == 2 else sides[0]
 
 
 def classes(text: str) -> int:
     """Return the number of classes of a text."""
-    if not text.isdigit() or not 1 <= int(text[:9]) <= 1 << 20 or len(text) > 9:
+    if (
+        not (text.isascii() and text.isdigit())
+        or not 1 <= int(text[:9]) <= 1 << 20
+        or len(text) > 9
+    ):
         raise LcnasError(f"classes: {text!r} is not a whole number of 1 to {1 << 20}")
     return int(text)
 
@@ -95,7 +107,19 @@ def load_blocks(files: list[str]) -> None:
         if spec is None or spec.loader is None:
             raise LcnasError(f"blocks: {name} is not a Python file (.py)")
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        sys.modules[spec.name] = module  # dataclasses look their annotations up there
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:  # noqa: BLE001 - whatever a user's file may raise
+            raise LcnasError(_blame(name, error)) from None
+
+
+def _blame(name: str, error: Exception) -> str:
+    """Return file, line and reason of what went wrong in a user's file, in one line."""
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == name]
+    line = error.lineno if isinstance(error, SyntaxError) else next(reversed(lines), None)
+    where = f"{name}, line {line}" if line else name
+    return f"blocks: {where}: {type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def unknown(text: str, names: tuple[str, ...]) -> LcnasError:

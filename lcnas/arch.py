@@ -61,7 +61,9 @@ class Arch:
 
     Example:
         >>> from lcnas import blocks
-        >>> arch = Arch.of({"stem": [blocks.ConvNormAct(8, stride=2)], "head": [blocks.DenseHead()]})
+        >>> arch = Arch.of(
+        ...     {"stem": [blocks.ConvNormAct(8, stride=2)], "head": [blocks.DenseHead()]}
+        ... )
         >>> arch
         Arch(0f7a9b23, 224px, 2 blocks)
         >>> Arch.from_json(arch.to_json()) == arch
@@ -75,9 +77,14 @@ class Arch:
     def __post_init__(self) -> None:
         object.__setattr__(self, "resolution", check_resolution(self.resolution))
         names = [stage.name for stage in self.stages]
+        for text in (self.name, *names):  # a line break would tear tables and messages
+            if not text.isprintable():
+                raise ArchError(f"the name {shorten(text)} has characters that cannot be printed")
         for i, name in enumerate(names):
             if not name or name in names[:i]:
-                raise ArchError(f"stage names are not empty and each used once, got {shorten(names)}")
+                raise ArchError(
+                    f"stage names are not empty and each used once, got {shorten(names)}"
+                )
         if not 0 < len(self.blocks) <= MAX_BLOCKS:
             raise ArchError(f"a network has 1 to {MAX_BLOCKS} blocks, got {len(self.blocks)}")
 

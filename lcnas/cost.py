@@ -125,7 +125,13 @@ def _paddle_extra(layer: Layer, shape: Shape, out: Shape) -> int:
     return 0
 
 
-_IN_PLACE = (layers.Act, layers.SqueezeExcite, layers.BatchNorm, layers.Dropout, layers.LocalResponseNorm)
+_IN_PLACE = (
+    layers.Act,
+    layers.SqueezeExcite,
+    layers.BatchNorm,
+    layers.Dropout,
+    layers.LocalResponseNorm,
+)
 
 
 def _peak(layer: Layer, shape: Shape, keep: bool = False) -> int:
@@ -133,7 +139,8 @@ def _peak(layer: Layer, shape: Shape, keep: bool = False) -> int:
 
     Layers run one after the other; a map is alive from the layer that writes it to the last that reads
     it. ``keep`` says that somebody still needs the input afterwards. Activations, squeeze-and-excite and
-    norms that stand alone write over their input where nobody else needs it; additions into a term.
+    norms that stand alone write over their input where nobody else needs it; additions into a term. The
+    parts of a split lie in one map, which stays until the last branch is done.
     """
     size = prod(shape)
     match layer:
@@ -158,8 +165,14 @@ def _peak_of_branches(
 ) -> int:
     size = prod(shape)
     cut = isinstance(layer, layers.Split)  # its branches read parts of the one input
-    parts = layer.parts(shape) if isinstance(layer, layers.Split) else (shape,) * len(layer.branches)
-    work = [(b, p) for b, p in zip(layer.branches, parts, strict=True) if not isinstance(b, layers.Identity)]
+    parts = (
+        layer.parts(shape) if isinstance(layer, layers.Split) else (shape,) * len(layer.branches)
+    )
+    work = [
+        (b, p)
+        for b, p in zip(layer.branches, parts, strict=True)
+        if not isinstance(b, layers.Identity)
+    ]
     passes = len(work) < len(layer.branches)  # the input itself goes into the join
     made = 0  # values that the branches so far have written
     peak = size
@@ -278,28 +291,37 @@ def _row_values(space: CodedSpace, classes: int, figure: Callable[[Cost], int]) 
 def params_codes(space: CodedSpace, codes: NDArray[np.integer], classes: int = 1000) -> Rows:
     """Return the params of each network of an (n, genes) array of codes."""
     rows = space.row_ids(codes)
-    return _row_values(space, classes, lambda c: c.params)[rows].sum(axis=1)
+    out: Rows = _row_values(space, classes, lambda c: c.params)[rows].sum(axis=1, dtype=np.int64)
+    return out
 
 
 def macs_codes(space: CodedSpace, codes: NDArray[np.integer], classes: int = 1000) -> Rows:
     """Return the MACs of each network of an (n, genes) array of codes, at its own resolution."""
     rows = space.row_ids(codes)
-    return _row_values(space, classes, lambda c: c.macs)[rows].sum(axis=1)
+    out: Rows = _row_values(space, classes, lambda c: c.macs)[rows].sum(axis=1, dtype=np.int64)
+    return out
 
 
 def activations_codes(space: CodedSpace, codes: NDArray[np.integer], classes: int = 1000) -> Rows:
     """Return the activation count of each network of an (n, genes) array of codes."""
     rows = space.row_ids(codes)
-    return _row_values(space, classes, lambda c: c.activations)[rows].sum(axis=1)
+    out: Rows = _row_values(space, classes, lambda c: c.activations)[rows].sum(
+        axis=1, dtype=np.int64
+    )
+    return out
 
 
 def peak_memory_codes(space: CodedSpace, codes: NDArray[np.integer], classes: int = 1000) -> Rows:
     """Return the peak memory in bytes of each network of an (n, genes) array of codes."""
     rows = space.row_ids(codes)
-    return _row_values(space, classes, lambda c: c.peak_memory)[rows].max(axis=1)
+    out: Rows = _row_values(space, classes, lambda c: c.peak_memory)[rows].max(axis=1)
+    return out
 
 
 def paddle_flops_codes(space: CodedSpace, codes: NDArray[np.integer], classes: int = 1000) -> Rows:
     """Return what ``paddle.flops`` counts for each network of an (n, genes) array of codes."""
     rows = space.row_ids(codes)
-    return _row_values(space, classes, lambda c: c.paddle_flops)[rows].sum(axis=1)
+    out: Rows = _row_values(space, classes, lambda c: c.paddle_flops)[rows].sum(
+        axis=1, dtype=np.int64
+    )
+    return out

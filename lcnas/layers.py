@@ -59,7 +59,9 @@ def _window(layer: Layer, size: int, kernel: int, stride: int, pad: int, ceil: b
     """Return the number of window positions along one side."""
     span = size + pad - kernel
     if span < 0:
-        raise ShapeError(f"{layer.kind}: kernel {kernel} is larger than its padded input {size + pad}")
+        raise ShapeError(
+            f"{layer.kind}: kernel {kernel} is larger than its padded input {size + pad}"
+        )
     return (math.ceil(span / stride) if ceil else span // stride) + 1
 
 
@@ -102,7 +104,9 @@ class Conv(Layer):
     bias: bool = False
     norm: bool = True  # batch norm behind the convolution
     act: str = "identity"
-    affine: bool = False  # one learnable scale and one shift for the whole map, behind the activation
+    affine: bool = (
+        False  # one learnable scale and one shift for the whole map, behind the activation
+    )
 
     def out_shape(self, shape: Shape) -> Shape:
         h, w, channels = _spatial(self, shape)
@@ -201,6 +205,10 @@ class Pool(Layer):
         )
 
     def _side(self, size: int, kernel: int, stride: int, before: int, behind: int) -> int:
+        if max(before, behind) >= kernel:  # a window of padding alone has neither mean nor maximum
+            raise ShapeError(
+                f"{self.kind}: padding {max(before, behind)} is not smaller than the kernel {kernel}"
+            )
         count = _window(self, size, kernel, stride, before + behind, self.ceil)
         # With ceil, a last window that starts in the padding behind is dropped (as in PyTorch and ONNX).
         return count - 1 if self.ceil and (count - 1) * stride >= size + before else count
@@ -278,7 +286,9 @@ class ChannelShuffle(Layer):
     def out_shape(self, shape: Shape) -> Shape:
         channels = _spatial(self, shape)[2]
         if channels % self.groups:
-            raise ShapeError(f"{self.kind}: {channels} channels cannot be split into {self.groups} groups")
+            raise ShapeError(
+                f"{self.kind}: {channels} channels cannot be split into {self.groups} groups"
+            )
         return shape
 
 

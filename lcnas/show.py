@@ -1,8 +1,8 @@
 """Command line: print a network block by block, what a space may vary, or where two networks differ.
 
-    python -m lcnas.show pplcnet_0.5x
-    python -m lcnas.show pplcnet_tail
-    python -m lcnas.show --diff pplcnet_0.5x my_network.json
+python -m lcnas.show pplcnet_0.5x
+python -m lcnas.show pplcnet_tail
+python -m lcnas.show --diff pplcnet_0.5x my_network.json
 """
 
 from __future__ import annotations
@@ -30,16 +30,24 @@ def main(argv: list[str]) -> int:
         "size and extremes; or where two networks differ.",
     )
     parser.add_argument(
-        "what", nargs="*", help="networks (zoo names or .json files) and spaces (names or .toml files)"
+        "what",
+        nargs="*",
+        help="networks (zoo names or .json files) and spaces (names or .toml files)",
     )
-    parser.add_argument("--diff", nargs=2, metavar=("A", "B"), help="show where two networks differ")
+    parser.add_argument(
+        "--diff", nargs=2, metavar=("A", "B"), help="show where two networks differ"
+    )
     parser.add_argument("--list", action="store_true", help="list all networks and spaces by name")
     parser.add_argument(
         "--resolution", metavar="R", help="pixels, a side or HEIGHTxWIDTH (default: its own)"
     )
     parser.add_argument("--classes", metavar="N", default="1000", help="outputs of the last layer")
     parser.add_argument(
-        "--blocks", metavar="FILE", action="append", default=[], help="Python file with blocks of your own"
+        "--blocks",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="Python file with blocks of your own",
     )
     args = parser.parse_args(argv)
     if not args.what and not args.diff and not args.list:
@@ -75,11 +83,9 @@ def find(name: str, resolution: Resolution | None = None) -> Arch | Space:
 def listing() -> str:
     """Return the names of all networks and spaces."""
     lines = ["spaces"]
-    for name in spaces.available():
-        lines.append(f"  {name:<18} {spaces.load(name).summary}")
+    lines += [f"  {name:<18} {spaces.load(name).summary}" for name in spaces.available()]
     lines += ["", "networks (families with scales are built at any scale, e.g. pplcnet_0.62x)"]
-    for family in zoo.families():
-        lines.append("  " + ", ".join(family.names()))
+    lines += ["  " + ", ".join(family.names()) for family in zoo.families()]
     return "\n".join(lines)
 
 
@@ -117,10 +123,11 @@ def describe_arch(arch: Arch, classes: int = 1000) -> str:
     size = format_shape(height_width(arch.resolution))
     lines = [f"{arch.name or 'network'}  id {arch.id}  input {size}x3  {classes} classes", ""]
     lines += _table(rows, right=(4, 5, 6, 7), rule_before=(1, len(rows) - 1))
+    memory = f"{total.peak_memory / 2**20:.2f} MiB (float32, batch 1)"
     lines += [
         "",
-        f"activations {total.activations:,} values   peak memory {total.peak_memory / 2**20:.2f} MiB "
-        f"(float32, batch 1)   paddle.flops {total.paddle_flops:,}",
+        f"activations {total.activations:,} values   peak memory {memory}",
+        f"paddle.flops {total.paddle_flops:,}",
     ]
     training = cost.params(arch, classes, training=True)
     if training != total.params:
@@ -165,7 +172,8 @@ def _table(
         if n in rule_before:
             lines.append("-" * (sum(widths) + 2 * (len(widths) - 1)))
         cells = [
-            cell.rjust(widths[i]) if i in right else cell.ljust(widths[i]) for i, cell in enumerate(row)
+            cell.rjust(widths[i]) if i in right else cell.ljust(widths[i])
+            for i, cell in enumerate(row)
         ]
         lines.append("  ".join(cells).rstrip())
     return lines
@@ -186,14 +194,28 @@ def describe_space(space: Space, classes: int = 1000) -> str:
     lines += ["", "rules"]
     lines += [f"  {text}" for text in space.rule_texts] or ["  none"]
     placed = space.rows(classes)
-    lines += ["", f"networks  {space.size:,}  ({space.size:.2g})", f"distinct placed blocks  {len(placed):,}"]
+    lines += [
+        "",
+        f"networks  {space.size:,}  ({rough(space.size)})",
+        f"distinct placed blocks  {len(placed):,}",
+    ]
     for title, figure in (("MACs", "macs"), ("params", "params")):
         values = [getattr(cost.of(p), figure) for p in placed]
         (low, least), (high, most) = space.extremes(values, classes)
-        lines.append(
-            f"{title:<7} least {low:,} ({len(least.blocks)} blocks)   greatest {high:,} ({len(most.blocks)} blocks)"
+        least_of, most_of = (
+            f"{low:,} ({len(least.blocks)} blocks)",
+            f"{high:,} ({len(most.blocks)} blocks)",
         )
+        lines.append(f"{title:<7} least {least_of}   greatest {most_of}")
     return "\n".join(lines)
+
+
+def rough(number: int) -> str:
+    """Return "1.4e+11" for a whole number of any size."""
+    if number < 10_000:
+        return str(number)
+    digits = str(number)
+    return f"{int(digits[:3]) / 100:.1f}e+{len(digits) - 1}"
 
 
 def _grouped(space: Space) -> list[tuple[str, str]]:
@@ -202,7 +224,10 @@ def _grouped(space: Space) -> list[tuple[str, str]]:
     for gene in space.genes:
         groups.setdefault((_stem(gene), gene.choices), []).append(gene)
     return [
-        (genes[0].name if len(genes) == 1 else f"{genes[0].name} .. {genes[-1].name}", _choices(genes[0]))
+        (
+            genes[0].name if len(genes) == 1 else f"{genes[0].name} .. {genes[-1].name}",
+            _choices(genes[0]),
+        )
         for genes in groups.values()
     ]
 
@@ -230,12 +255,12 @@ def difference(a: Arch, b: Arch, resolution: Resolution | None = None, classes: 
     rows: list[tuple[str, str, str]] = [("", first, second)]
     if a.resolution != b.resolution:
         sizes = [format_shape(height_width(arch.resolution)) for arch in (a, b)]
-        rows.append(("resolution", *sizes))
+        rows.append(("resolution", sizes[0], sizes[1]))
     rows += _block_rows(a, b)
     same = a == b
     for title, figure in (("params", "params"), ("MACs", "macs")):
         costs = [getattr(cost.total(arch, None, classes), figure) for arch in (a, b)]
-        rows.append((title, *(f"{value:,}" for value in costs)))
+        rows.append((title, f"{costs[0]:,}", f"{costs[1]:,}"))
     lines = _table(rows, rule_before=(1, len(rows) - 2))
     return "\n".join(["the same network", *lines] if same else lines)
 

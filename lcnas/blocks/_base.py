@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import math
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +11,9 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from lcnas.errors import BlockError, ShapeError, listing, not_among, shorten
 from lcnas.layers import ACTIVATIONS, Layer, Pair, Shape, format_shape
 
-LIMIT = 1 << 20  # no width, kernel or stride is larger; keeps a typing error from becoming a huge network
+LIMIT = (
+    1 << 20
+)  # no width, kernel or stride is larger; keeps a typing error from becoming a huge network
 
 
 def _whole(value: object, low: int, what: str) -> int:
@@ -62,7 +62,9 @@ class Row:
         if not isinstance(value, list | tuple):
             raise BlockError(f"{what}: {shorten(value)} is not a list of whole numbers")
         if self.length is not None and value and len(value) != self.length:
-            raise BlockError(f"{what}: {shorten(value)} has {len(value)} numbers, not {self.length}")
+            raise BlockError(
+                f"{what}: {shorten(value)} has {len(value)} numbers, not {self.length}"
+            )
         return tuple(_whole(v, self.low, what) for v in value)
 
 
@@ -74,11 +76,11 @@ class Between:
     high: float
 
     def __call__(self, value: object, what: str) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float):
             raise BlockError(f"{what}: {shorten(value)} is not a number")
-        if not self.low <= value <= self.high:
+        if not self.low <= value <= self.high:  # NaN is neither
             raise BlockError(f"{what}: {shorten(value)} is outside {self.low} to {self.high}")
-        return float(value)
+        return float(value) + 0.0  # -0.0 becomes 0.0: equal values have one spelling
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,13 @@ Share = Annotated[float, Between(0.0, 0.99)]
 Check = Callable[[object, str], Any]
 
 
-@functools.lru_cache(maxsize=None)
+_checks: dict[type, dict[str, Check]] = {}
+
+
 def field_checks(cls: type[Block]) -> dict[str, Check]:
     """Return the check of each field of a block class, from the field's annotation."""
+    if cls in _checks:
+        return _checks[cls]
     hints = typing.get_type_hints(cls, include_extras=True)
     checks: dict[str, Check] = {}
     for field in dataclasses.fields(cls):
@@ -131,6 +137,7 @@ def field_checks(cls: type[Block]) -> dict[str, Check]:
                 f"{cls.__name__}.{field.name}: the annotation {hint} is none that lcnas.blocks knows; "
                 "use bool or one of lcnas.blocks.FIELD_TYPES"
             )
+    _checks[cls] = checks
     return checks
 
 
@@ -161,8 +168,13 @@ class Block:
     type: ClassVar[str] = ""  # the name in JSON and TOML, set by register()
 
     def __post_init__(self) -> None:
-        for name, check in field_checks(type_of(self)).items():
-            value = check(getattr(self, name), f"{self.type or type_of(self).__name__}.{name}")
+        cls = type_of(self)
+        if not vars(cls).get("type"):  # an inherited name would pass one block off as another
+            raise BlockError(
+                f"{cls.__name__} is not in the vocabulary: put @blocks.register(...) above the class"
+            )
+        for name, check in field_checks(cls).items():
+            value = check(getattr(self, name), f"{self.type}.{name}")
             object.__setattr__(self, name, value)
         self.check()
 
@@ -214,6 +226,7 @@ def register(name: str) -> Callable[[B], B]:
         ... @dataclass(frozen=True, repr=False)
         ... class Pointwise(Block):
         ...     width: Width
+        ...
         ...     def lower(self, in_shape):
         ...         return layers.Conv(self.width)
         >>> Pointwise(8)
@@ -226,7 +239,9 @@ def register(name: str) -> Callable[[B], B]:
             cls.__module__,
             cls.__qualname__,
         ):
-            raise BlockError(f"block type {name!r} is taken by {known.__module__}.{known.__qualname__}")
+            raise BlockError(
+                f"block type {name!r} is taken by {known.__module__}.{known.__qualname__}"
+            )
         cls.type = name
         field_checks(cls)  # a wrong annotation is told at once
         _vocabulary[name] = cls
@@ -296,7 +311,9 @@ def pair(value: int | Pair) -> Pair:
 def channels_of(block: Block, shape: Shape) -> int:
     """Return the channels of a (height, width, channels) input."""
     if len(shape) != 3:
-        raise ShapeError(f"{block.type} needs a (height, width, channels) input, got {format_shape(shape)}")
+        raise ShapeError(
+            f"{block.type} needs a (height, width, channels) input, got {format_shape(shape)}"
+        )
     return shape[2]
 
 

@@ -25,7 +25,11 @@ def pointwise(width: int, act: str = "identity", groups: int = 1, affine: bool =
 
 
 def depthwise(
-    channels: int, kernel: int | Pair, stride: int | Pair = 1, act: str = "identity", affine: bool = False
+    channels: int,
+    kernel: int | Pair,
+    stride: int | Pair = 1,
+    act: str = "identity",
+    affine: bool = False,
 ) -> Conv:
     """Return a depthwise convolution with batch norm and padding ``k // 2``."""
     size = pair(kernel)
@@ -49,7 +53,7 @@ def reparam(conv: Conv, branches: tuple[int, ...], in_channels: int) -> Layer:
                 made.append(BatchNorm())
         else:
             made.append(_branch(conv, kernel))
-    return Reparam(conv, tuple(made))
+    return Reparam(conv, tuple(made)) if made else conv
 
 
 def _branch(conv: Conv, kernel: int) -> Conv:

@@ -8,7 +8,6 @@ from lcnas import layers
 from lcnas.blocks._base import (
     Block,
     Kernel,
-    Share,
     Stride,
     Width,
     channels_of,
@@ -16,6 +15,7 @@ from lcnas.blocks._base import (
     register,
 )
 from lcnas.blocks._parts import chain, depthwise, pointwise
+from lcnas.errors import BlockError
 from lcnas.layers import Chain, Concat, Conv, Identity, Layer, Shape, same_padding
 
 
@@ -93,6 +93,10 @@ class HGStem(Block):
     middle: Width  # channels inside
     affine: bool = True  # learnable affine behind each activation
 
+    def check(self) -> None:
+        if self.middle < 2:
+            raise BlockError(f"{self.type}.middle: {self.middle} has no half; at least 2")
+
     def lower(self, in_shape: Shape) -> Layer:
         channels_of(self, in_shape)
         # Kernel 2 at stride 1, "same": the padding lies behind.
@@ -133,6 +137,10 @@ class HGBlock(Block):
     shortcut: bool = False
     affine: bool = True
 
+    def check(self) -> None:
+        if self.depth > 32:
+            raise BlockError(f"{self.type}.depth: {self.depth} is outside 1 to 32")
+
     def lower(self, in_shape: Shape) -> Layer:
         channels = channels_of(self, in_shape)
         down = None
@@ -160,27 +168,3 @@ class HGBlock(Block):
                 )
             )
         return Conv(self.middle, size, padding=same_padding(size), act="relu", affine=self.affine)
-
-
-@register("hg_head")
-@dataclass(frozen=True, repr=False)
-class HGHead(Block):
-    """PP-HGNetV2's head (PaddleClas, ``pp_hgnet_v2.py``).
-
-    Global pooling, a 1x1 convolution with neither bias nor norm, ReLU, a learnable affine, a linear
-    layer to the classes.
-    """
-
-    width: Width = 2048  # channels of the 1x1 convolution
-    dropout: Share = 0.0
-    affine: bool = True  # learnable affine behind the activation
-
-    def lower(self, in_shape: Shape) -> Layer:
-        channels_of(self, in_shape)
-        return chain(
-            layers.GlobalPool(),
-            Conv(self.width, norm=False, act="relu", affine=self.affine),
-            layers.Flatten(),
-            layers.Dropout(self.dropout) if self.dropout else None,
-            layers.Linear(None),
-        )

@@ -53,7 +53,9 @@ class ConvNormAct(Block):
 
     def check(self) -> None:
         if self.branches and not self.norm:
-            raise BlockError("conv: branches need norm = true")
+            raise BlockError("conv.branches: they need norm = true")
+        if self.padding == layers.same_padding(pair(self.kernel)):
+            self._forget("padding")
 
     def lower(self, in_shape: layers.Shape) -> layers.Layer:
         channels = channels_of(self, in_shape)
@@ -106,6 +108,10 @@ class Pool(Block):
     mode: Annotated[str, OneOf(("max", "avg"))] = "max"
     padding: Sides = ()  # (top, bottom, left, right); (): k // 2 before and (k - 1) // 2 behind
     ceil: bool = False  # round the number of windows up
+
+    def check(self) -> None:
+        if self.padding == layers.same_padding(pair(self.kernel)):
+            self._forget("padding")
 
     def lower(self, in_shape: layers.Shape) -> layers.Layer:
         channels_of(self, in_shape)

@@ -20,7 +20,7 @@ from lcnas.blocks._parts import chain
 @register("classifier")
 @dataclass(frozen=True, repr=False)
 class Classifier(Block):
-    """Global average pooling, a 1x1 convolution of any width (or none), dropout, a linear layer to the classes.
+    """Global pooling, a 1x1 convolution of any width (or none), dropout, a linear layer to the classes.
 
     PP-LCNet's head (arXiv 2109.15099, section 3.4) with its 1,280 wide convolution, which has neither bias
     nor norm there; MobileNetV3's has a bias, MobileNetV4's batch norm. The dropout belongs to the
@@ -32,17 +32,20 @@ class Classifier(Block):
     bias: bool = False
     norm: bool = False
     dropout: Share = 0.2
+    affine: bool = False  # learnable affine behind the activation (PP-HGNetV2)
     pool_after: bool = False  # the 1x1 convolution stands before the pooling
 
     def check(self) -> None:
         if not self.width:
-            self._forget("act", "bias", "norm", "dropout", "pool_after")
+            self._forget("act", "bias", "norm", "dropout", "affine", "pool_after")
 
     def lower(self, in_shape: layers.Shape) -> layers.Layer:
         channels_of(self, in_shape)
         conv = None
         if self.width:
-            conv = layers.Conv(self.width, bias=self.bias, norm=self.norm, act=self.act)
+            conv = layers.Conv(
+                self.width, bias=self.bias, norm=self.norm, act=self.act, affine=self.affine
+            )
         return chain(
             conv if self.pool_after else None,
             layers.GlobalPool(),
@@ -65,6 +68,10 @@ class DenseHead(Block):
     act: Activation = "relu"
     dropout: Share = 0.0  # behind each of them, or before the last layer where there are none
     pool: bool = True  # mean over height and width first
+
+    def check(self) -> None:
+        if not self.widths:
+            self._forget("act")
 
     def lower(self, in_shape: layers.Shape) -> layers.Layer:
         channels_of(self, in_shape)

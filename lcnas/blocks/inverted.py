@@ -25,7 +25,7 @@ from lcnas.blocks._base import (
     register,
 )
 from lcnas.blocks._parts import chain, depthwise, pointwise, reparam, with_shortcut
-from lcnas.errors import BlockError
+from lcnas.errors import BlockError, ShapeError
 
 Gate = Annotated[str, OneOf(("hard_sigmoid", "sigmoid"))]
 
@@ -128,6 +128,8 @@ class MixConv(Block):
     def check(self) -> None:
         if not self.kernels:
             raise BlockError("mixconv.kernels: [] needs at least one kernel")
+        if self.expansion == 1:
+            self._forget("expand_groups")
 
     def lower(self, in_shape: layers.Shape) -> layers.Layer:
         channels = channels_of(self, in_shape)
@@ -150,6 +152,8 @@ class MixConv(Block):
 
 def even_parts(channels: int, parts: int) -> tuple[int, ...]:
     """Cut ``channels`` into equal parts; the first takes what is left (as in MixNet's code)."""
+    if parts > channels:
+        raise ShapeError(f"{channels} channels cannot be cut into {parts} parts")
     share = channels // parts
     return (channels - share * (parts - 1), *(share,) * (parts - 1))
 

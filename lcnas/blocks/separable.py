@@ -113,5 +113,3 @@ class ExpandCompress(Block):
             pointwise(self.width),
         )
         return with_shortcut(self, body, in_shape) if self.shortcut else body
-
-

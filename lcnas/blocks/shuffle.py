@@ -16,7 +16,7 @@ from lcnas.blocks._base import (
     register,
 )
 from lcnas.blocks._parts import chain, depthwise, pointwise, with_shortcut
-from lcnas.errors import ShapeError
+from lcnas.errors import BlockError, ShapeError
 
 
 @register("shufflenet_v1_unit")
@@ -34,12 +34,18 @@ class ShuffleV1Unit(Block):
     kernel: Kernel = 3
     stride: Stride = 1
 
+    def check(self) -> None:
+        if self.width < 4:
+            raise BlockError(f"{self.type}.width: {self.width} has no quarter; at least 4")
+
     def lower(self, in_shape: layers.Shape) -> layers.Layer:
         channels = channels_of(self, in_shape)
         strided = pair(self.stride) != (1, 1)
         made = self.width - channels if strided else self.width
         if made < 1:
-            raise ShapeError(f"{self.type}: width {self.width} leaves nothing beside {channels} channels")
+            raise ShapeError(
+                f"{self.type}: width {self.width} leaves nothing beside {channels} channels"
+            )
         hidden = self.width // 4
         body = layers.Chain(
             (
@@ -68,11 +74,13 @@ class ShuffleV2Unit(Block):
     stride: Stride = 1
     act: Activation = "relu"
 
+    def check(self) -> None:
+        if self.width % 2:
+            raise BlockError(f"{self.type}.width: {self.width} is not even")
+
     def lower(self, in_shape: layers.Shape) -> layers.Layer:
         channels = channels_of(self, in_shape)
         half = self.width // 2
-        if self.width % 2:
-            raise ShapeError(f"{self.type}: width {self.width} is not even")
         main = chain(
             pointwise(half, self.act),
             depthwise(half, self.kernel, self.stride),

@@ -20,8 +20,8 @@ from lcnas import paths
 from lcnas.arch import Resolution, check_resolution
 from lcnas.errors import ArchError, SpaceError, not_among, shorten
 from lcnas.spaces import _spec
+from lcnas.spaces._element import Gene
 from lcnas.spaces._space import Space
-from lcnas.spaces._structure import Gene
 
 
 def available() -> tuple[str, ...]:
@@ -29,18 +29,17 @@ def available() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in paths.spaces_dir().glob("*.toml")))
 
 
-def load(
-    name: str | Path, resolution: Resolution | list[Resolution] | None = None
-) -> Space:
+def load(name: str | Path, resolution: Resolution | list[Resolution] | None = None) -> Space:
     """Return a space.
 
     Args:
         name: one of :func:`available`, or the path of a TOML file (see ``docs/spaces.md``).
-        resolution: deployment resolutions, pixels: a number, a (height, width) tuple or a list of them; None:
-            those of the file.
+        resolution: deployment resolutions, pixels: a number, a (height, width) tuple or a list of them;
+            None: those of the file.
 
     Raises:
-        SpaceError: no such space, or a file that is wrong; names file, key, what was given and what is allowed.
+        SpaceError: no such space, or a file that is wrong; names the file, the key, what was given and
+            what is allowed.
     """
     spec = _spec.read(_find(name))
     if resolution is not None:

@@ -28,8 +28,8 @@ def draw(weights: Sequence[int], n: int, rng: np.random.Generator) -> Ints:
     table = np.array([f for f in floors if f < 1 << _WORD], dtype=np.uint64)
     picked = np.searchsorted(table, words, side="right").astype(np.int64)
     # Only a word that equals the floor of a border can hold that border inside its interval.
-    unsure = np.flatnonzero((picked > 0) & (table[picked - 1] == words)) if len(table) else []
-    for i in unsure:
+    unsure = (picked > 0) & (table[picked - 1] == words) if len(table) else np.zeros(n, dtype=bool)
+    for i in np.flatnonzero(unsure):
         picked[i] = _settle(int(words[i]), borders, total, rng)
     return picked
 

@@ -4,52 +4,26 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lcnas import blocks as vocabulary
-from lcnas.arch import Arch, PlacedBlock, Resolution, Stage, height_width, labels, place
-from lcnas.arch import INPUT_CHANNELS
+from lcnas.arch import Arch, PlacedBlock, Resolution, Stage
 from lcnas.blocks import Block
-from lcnas.errors import CodesError, ShapeError, SpaceError, listing, nearest, not_among, shorten
-from lcnas.layers import Shape
-from lcnas.spaces._draw import Ints, draw
-from lcnas.spaces._spec import Limit, NonDecreasing, Spec, Value
-from lcnas.spaces._structure import Digit, ElementTable, Gene, Structure, Total, digits_off
+from lcnas.errors import CodesError, SpaceError, listing, not_among, shorten
+from lcnas.spaces._chain import Chain
+from lcnas.spaces._draw import draw
+from lcnas.spaces._element import Digit, ElementTable, Gene, Total, digits_off, within
+from lcnas.spaces._explain import explain
+from lcnas.spaces._match import broken_order, by_first_block, match
+from lcnas.spaces._points import Columns, Ints, Part, Point
+from lcnas.spaces._rows import Rows
+from lcnas.spaces._spec import Spec, Value
+from lcnas.spaces._structure import Structure
 
 _TRIES = 200  # random changes tried before the neighbours are listed
-
-
-class Part(NamedTuple):
-    """One element of a network: depth index, signature, and a combo for each block it has."""
-
-    d: int
-    s: int
-    combos: tuple[int, ...]
-
-
-class Point(NamedTuple):
-    """A network in canonical form: resolution, network-wide assignment, and its elements."""
-
-    r: int
-    g: int
-    parts: tuple[Part, ...]
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Codes taken apart, one row a network."""
-
-    r: Ints  # (n,)
-    g: Ints  # (n,)
-    d: tuple[Ints, ...]  # for each element (n,)
-    s: tuple[Ints, ...]  # for each element (n,)
-    c: tuple[Ints, ...]  # for each element (n, slots); 0 at absent blocks
 
 
 class Space:
@@ -75,7 +49,7 @@ class Space:
 
     def __repr__(self) -> str:
         kept = f", restricted at {len(self._kept)} genes" if self._kept else ""
-        return f"Space({self.name}, {len(self.genes)} genes, {self.size:.3g} networks{kept})"
+        return f"Space({self.name}, {len(self.genes)} genes, {self.size:,} networks{kept})"
 
     @property
     def rules(self) -> tuple[str, ...]:
@@ -106,9 +80,9 @@ class Space:
         per_assignment = [self._chain(g).total for g in range(len(self._structure.assignments))]
         return len(self.resolutions) * sum(per_assignment)
 
-    @functools.lru_cache(maxsize=None)  # noqa: B019 - kept as long as the space
-    def _chain(self, g: int) -> _Chain:
-        return _Chain(self._structure, g)
+    @functools.cache  # noqa: B019 - kept as long as the space
+    def _chain(self, g: int) -> Chain:
+        return Chain(self._structure, g)
 
     def sample_codes(self, n: int, rng: np.random.Generator) -> Ints:
         """Return the canonical codes of n networks, drawn uniformly and independently.
@@ -163,12 +137,16 @@ class Space:
         for r in range(len(self.resolutions)):
             for g in range(len(self._structure.assignments)):
                 choices = [
-                    [part for d, s, _ in table.variants(g) for part in self._all_combos(table, g, d, s)]
+                    [
+                        part
+                        for d, s, _ in table.variants(g)
+                        for part in self._all_combos(table, g, d, s)
+                    ]
                     for table in self._elements
                 ]
                 for parts in itertools.product(*choices):
                     point = Point(r, g, parts)
-                    if self._broken_order(point) is None:
+                    if broken_order(self._structure, point) is None:
                         yield point
 
     def _all_combos(self, table: ElementTable, g: int, d: int, s: int) -> Iterator[Part]:
@@ -244,7 +222,8 @@ class Space:
         rows = given.reshape(1, -1) if given.ndim == 1 else given
         if rows.ndim != 2 or rows.shape[1] != len(self.genes):
             raise CodesError(
-                f"codes: shape {given.shape} is not (n, {len(self.genes)}), a column for each gene of {self.name}"
+                f"codes: shape {given.shape} is not (n, {len(self.genes)}), "
+                f"a column for each gene of {self.name}"
             )
         sizes = np.array([len(gene.choices) for gene in self.genes], dtype=np.int64)
         bad = (rows < 0) | (rows >= sizes)
@@ -270,7 +249,9 @@ class Space:
             combos = np.stack([_read(rows, digits) for digits in table.slot_digits], axis=1)
             slots = np.arange(table.slots)
             if table.labels.shape[3] > 1:
-                combos = table.combo_of[g[:, None], depth[:, None], raw[:, None], slots[None, :], combos]
+                combos = table.combo_of[
+                    g[:, None], depth[:, None], raw[:, None], slots[None, :], combos
+                ]
             absent = slots[None, :] >= np.array(table.depths)[depth][:, None]
             combos[absent] = 0
             d.append(depth)
@@ -289,8 +270,8 @@ class Space:
                 if (low > high).any():
                     row = int(np.flatnonzero(low > high)[0])
                     raise CodesError(
-                        f"codes: row {row} breaks rule {rule.name!r}: {rule.param} falls from {low[row]:g} in "
-                        f"{before.name} to {high[row]:g} in {behind.name}"
+                        f"codes: row {row} breaks rule {rule.name!r}: {rule.param} falls from "
+                        f"{low[row]:g} in {before.name} to {high[row]:g} in {behind.name}"
                     )
 
     def _pack(self, columns: Columns) -> Ints:
@@ -327,46 +308,23 @@ class Space:
         """Return the network's canonical point, or None where it is not in the space."""
         if not isinstance(arch, Arch) or arch.resolution not in self.resolutions:
             return None
-        r = self.resolutions.index(arch.resolution)
-        for g in self._assignments_of(arch.blocks[0]):
-            parts, _ = self._match(g, arch.blocks)
+        for g in self._by_first_block.get(arch.blocks[0], ()):
+            parts = match(self._structure, g, arch.blocks)
             if parts is not None:
-                point = Point(r, g, parts)
-                return point if self._broken_order(point) is None else None
+                point = Point(self.resolutions.index(arch.resolution), g, parts)
+                return point if broken_order(self._structure, point) is None else None
         return None
 
     @functools.cached_property
     def _by_first_block(self) -> dict[Block, list[int]]:
-        out: dict[Block, list[int]] = {}
-        for g in range(len(self._structure.assignments)):
-            for block in self._elements[0].first_blocks(g):
-                out.setdefault(block, []).append(g)
-        return out
-
-    def _assignments_of(self, first: Block) -> Sequence[int]:
-        return self._by_first_block.get(first, ())
-
-    def _match(self, g: int, blocks: tuple[Block, ...]) -> tuple[tuple[Part, ...] | None, int]:
-        """Return the parts of a chain of blocks under assignment g, or None; and how many blocks fit."""
-        at = 0
-        total: Total = (1, 1)
-        parts: list[Part] = []
-        for table in self._elements:
-            part, used = table.match(g, blocks[at:], total)
-            if part is None:
-                return None, at + used
-            parts.append(Part(*part))
-            total = table.total_after(g, part[1], part[2][0], total)
-            at += used
-        return (tuple(parts), at) if at == len(blocks) else (None, at)
-
-    # -- why not ---------------------------------------------------------------------------------
+        """Network-wide assignments by the blocks that they can begin with."""
+        return by_first_block(self._structure)
 
     def why_not(self, arch: Arch) -> str | None:
         """Return the first rule that the network breaks, in words; None for a network of the space.
 
-        The text begins with the rule's name, or with the gene or key of the file that does not allow the
-        network, and names the block.
+        The text begins with the rule's name, or with the gene or key of the file that does not allow
+        the network, and names the block.
         """
         if not isinstance(arch, Arch):
             raise SpaceError(f"{self.name}: {shorten(arch)} is not an Arch")
@@ -374,92 +332,8 @@ class Space:
             return None
         if arch.resolution not in self.resolutions:
             return not_among("resolution", arch.resolution, self.resolutions)
-        open_space = self._without_rules
-        for g in open_space._assignments_of(arch.blocks[0]):
-            parts, _ = open_space._match(g, arch.blocks)
-            if parts is not None:
-                return self._broken_rule(arch, open_space, Point(0, g, parts))
-        return self._mismatch(arch, open_space)
-
-    @functools.cached_property
-    def _without_rules(self) -> Space:
-        """The same file without its rules and this space's restrictions."""
-        if not self._spec.rules and not self._kept:
-            return self
-        open_space = object.__new__(Space)
-        open_space._spec = self._spec
-        open_space._kept = {}
-        open_space._structure = Structure(self._spec, {}, with_rules=False, checked=False)
-        open_space._elements = open_space._structure.elements
-        open_space.name, open_space.genes = self.name, open_space._structure.genes
-        open_space.resolutions = open_space._structure.resolutions
-        return open_space
-
-    def _broken_rule(self, arch: Arch, open_space: Space, point: Point) -> str:
-        names = iter(labels(arch))
-        places = [
-            (next(names), table, part, j)
-            for table, part in zip(open_space._elements, point.parts, strict=True)
-            for j in range(len(part.combos))
-        ]
-        for rule in self._spec.rules:
-            if isinstance(rule, NonDecreasing):
-                broken = open_space._broken_order(point, rule)
-                if broken is not None:
-                    return broken
-                continue
-            for name, table, part, j in places:
-                text = _limited(rule, open_space, point.g, name, table, part, j)
-                if text is not None:
-                    return text
-        for gene in self.genes:
-            if gene.name in self._kept:
-                full = open_space._codes([point])[0]
-                column = [g.name for g in open_space.genes].index(gene.name)
-                value = open_space.genes[column].choices[int(full[column])]
-                if value not in gene.choices:
-                    return not_among(f"restricted gene {gene.name}", value, gene.choices)
-        return "the restriction of this space leaves it out"
-
-    def _broken_order(self, point: Point, only: NonDecreasing | None = None) -> str | None:
-        for rule in self._structure.orders if only is None else [only]:
-            tables = [t for t in self._elements if t.name in rule.elements]
-            for before, behind in itertools.pairwise(tables):
-                low = before.param_table(rule.param)[point.g, point.parts[before.index].s]
-                high = behind.param_table(rule.param)[point.g, point.parts[behind.index].s]
-                if low > high:
-                    return (
-                        f"{rule.name}: {rule.param} falls from {low:g} in {before.name} "
-                        f"to {high:g} in {behind.name}"
-                    )
-        return None
-
-    def _mismatch(self, arch: Arch, open_space: Space) -> str:
-        """Say where a chain of blocks leaves the space, by the assignment that fits furthest."""
-        blocks = arch.blocks
-        assignments = range(len(open_space._structure.assignments))
-        g = max(assignments, key=lambda g: open_space._match(g, blocks)[1])
-        at = 0
-        total: Total = (1, 1)
-        for table, following in itertools.pairwise([*open_space._elements, None]):
-            assert table is not None
-            part, used = table.match(g, blocks[at:], total)
-            name = labels(arch)[at + used] if at + used < len(blocks) else ""
-            if part is None or following is None:
-                break
-            behind = table.total_after(g, part[1], part[2][0], total)
-            ahead = blocks[at + used : at + used + 1]
-            if ahead and following.match(g, ahead, behind)[1] == 0:
-                return _between(table, following, g, behind, used, name, ahead[0])
-            total, at = behind, at + used
-        if not name and (part is None or following is not None):
-            return f"{table.name}: the network ends after {at + used} blocks, before this is complete"
-        if part is not None:
-            return f"{table.name}: {name}, {blocks[at + used]}, follows behind it"
-        if following is not None and used and _begins(following, g, blocks[at + used]):
-            allowed = listing(table.depths)
-            return f"{table.name}_depth: the network has {used} blocks there, allowed: {allowed}"
-        return _difference(table.name, name, blocks[at + used], table.options(g, used, total))
+        kept = {gene.name: gene.choices for gene in self.genes if gene.name in self._kept}
+        return explain(self._spec, kept, arch)
 
     # -- changing --------------------------------------------------------------------------------
 
@@ -528,20 +402,21 @@ class Space:
             values = [given] if isinstance(given, str | int | float) else list(given)
             for gene in genes:
                 for value in values:
-                    if not any(value == c and isinstance(value, bool) == isinstance(c, bool) for c in gene.choices):
-                        raise SpaceError(not_among(f"{self.name}: gene {gene.name}", value, gene.choices))
+                    if not within(value, gene.choices):
+                        raise SpaceError(
+                            not_among(f"{self.name}: gene {gene.name}", value, gene.choices)
+                        )
                 if not values:
                     raise SpaceError(
                         f"{self.name}: gene {gene.name}: keeps none of {listing(gene.choices)}"
                     )
-                kept[gene.name] = tuple(c for c in gene.choices if c in values)
+                kept[gene.name] = tuple(c for c in gene.choices if within(c, values))
         return Space(self._spec, kept)
 
     def _genes_named(self, key: str) -> list[Gene]:
         exact = [gene for gene in self.genes if gene.name == key]
         if exact:
             return exact
-        stage, _, field = key.partition("_")
         groups: dict[str, list[Gene]] = {}
         for gene in self.genes:
             for table in self._elements:
@@ -576,8 +451,8 @@ class Space:
                 int(rng.choice(table.same_blocks(point.g, part, j, s)))
                 for j in range(len(part.combos))
             ]
-            for j in range(len(combos), table.slots):
-                combos.append(int(rng.integers(len(table.slot_values[j]))))
+            absent = table.slot_values[len(combos) :]
+            combos += [int(rng.integers(len(values))) for values in absent]
             parts.append((part.d, s, combos))
         out = np.zeros((1, len(self.genes)), dtype=np.int64)
         _write(out, [self._structure.resolution_digit], np.array([point.r]))
@@ -587,7 +462,8 @@ class Space:
             _write(out, table.sig_digits, np.array([s]))
             for digits, c in zip(table.slot_digits, combos, strict=True):
                 _write(out, digits, np.array([c]))
-        return out[0]
+        row: Ints = out[0]
+        return row
 
     def _point_of(self, codes: Ints) -> Point | None:
         """Return the canonical point of one row of codes, or None where a rule forbids it."""
@@ -599,7 +475,7 @@ class Space:
     def _neighbors(self, point: Point) -> dict[Point, None]:
         found: dict[Point, None] = {}
         for other in itertools.chain(self._other_networks(point), self._other_parts(point)):
-            if other != point and self._broken_order(other) is None:
+            if other != point and broken_order(self._structure, other) is None:
                 found.setdefault(other)
         return found
 
@@ -642,8 +518,8 @@ class Space:
         return self._table(1000).ids(self._columns(codes))
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 - kept as long as the space
-    def _table(self, classes: int) -> _Rows:
-        return _Rows(self, classes)
+    def _table(self, classes: int) -> Rows:
+        return Rows(self._structure, self._chain, classes)
 
     def extremes(
         self, values: Sequence[int], classes: int = 1000
@@ -658,210 +534,6 @@ class Space:
         low, least = table.best(values, min)
         high, most = table.best(values, max)
         return (low, self._arch(least)), (high, self._arch(most))
-
-
-class _Chain:
-    """The different chains of one network-wide assignment, counted by a pass from the head to the stem.
-
-    A variant is a depth and a signature of an element; rules over neighbours (a width that does not fall)
-    decide which variant may follow which.
-    """
-
-    def __init__(self, structure: Structure, g: int) -> None:
-        self.tables = structure.elements
-        self.variants = [table.variants(g) for table in self.tables]
-        self.keys = [
-            [tuple(_order_key(structure, table, g, s)) for _, s, _ in variants]
-            for table, variants in zip(self.tables, self.variants, strict=True)
-        ]
-        # behind[e][key]: number of chains from element e on, where ``key`` is what came before.
-        self.behind: list[dict[tuple[float, ...], int]] = [{} for _ in range(len(self.tables) + 1)]
-        start = (-math.inf,) * len(structure.orders)
-        self.start = start
-        self.total = self._count(0, start)
-
-    def _count(self, e: int, before: tuple[float, ...]) -> int:
-        if e == len(self.tables):
-            return 1
-        known = self.behind[e].get(before)
-        if known is None:
-            known = sum(self.weights(e, before))
-            self.behind[e][before] = known
-        return known
-
-    @functools.lru_cache(maxsize=None)  # noqa: B019 - kept as long as the space
-    def weights(self, e: int, before: tuple[float, ...]) -> tuple[int, ...]:
-        """Return the number of chains from element e on that begin with each of its variants."""
-        out = []
-        for (_, _, n), key in zip(self.variants[e], self.keys[e], strict=True):
-            after = _follow(before, key)
-            out.append(0 if after is None else n * self._count(e + 1, after))
-        return tuple(out)
-
-    def draw(self, n: int, rng: np.random.Generator) -> Iterator[tuple[Ints, Ints]]:
-        """Yield for each element (depth indices, signatures) of n chains drawn uniformly."""
-        states = [self.start]
-        state = np.zeros(n, dtype=np.int64)
-        for e, variants in enumerate(self.variants):
-            picked = np.zeros(n, dtype=np.int64)
-            following: dict[tuple[float, ...], int] = {}
-            new = np.zeros(n, dtype=np.int64)
-            for i, before in enumerate(states):
-                rows = np.flatnonzero(state == i)
-                if not len(rows):  # nothing leads here, or nothing leads on from here
-                    continue
-                picked[rows] = draw(self.weights(e, before), len(rows), rng)
-                ends = [_follow(before, key) for key in self.keys[e]]
-                number = [following.setdefault(end, len(following)) if end is not None else 0 for end in ends]
-                new[rows] = np.array(number)[picked[rows]]
-            states, state = list(following), new
-            pairs = np.array([(d, s) for d, s, _ in variants], dtype=np.int64)
-            yield pairs[picked, 0], pairs[picked, 1]
-
-
-def _order_key(structure: Structure, table: ElementTable, g: int, s: int) -> Iterator[float]:
-    """Yield, for each order rule, the signature's value, or NaN where the rule passes over the element."""
-    for rule in structure.orders:
-        value = math.nan
-        if table.name in rule.elements:
-            value = float(table.param_table(rule.param)[g, s])
-        yield value
-
-
-def _follow(before: tuple[float, ...], key: tuple[float, ...]) -> tuple[float, ...] | None:
-    """Return what the next element must not fall below, or None where this one already does."""
-    out = []
-    for low, value in zip(before, key, strict=True):
-        if value < low:
-            return None
-        out.append(low if math.isnan(value) else value)
-    return tuple(out)
-
-
-class _Rows:
-    """The distinct placed blocks of a space, and arrays that lead from codes to them."""
-
-    def __init__(self, space: Space, classes: int) -> None:
-        self.space = space
-        self.classes = classes
-        self._numbers: dict[PlacedBlock, int] = {}
-        self.tables = space._elements
-        borders: dict[Shape, int] = {}
-        for resolution in space.resolutions:
-            borders.setdefault((*height_width(resolution), INPUT_CHANNELS), len(borders))
-        self.borders = [borders]  # before each element: shape -> number
-        self.first: list[Ints] = []  # [border, g, s, c] -> row of the first block
-        self.after: list[Ints] = []  # [border, g, s] -> border behind the element
-        self.rest: list[Ints] = []  # [border behind, g, s, j - 1, c] -> row of block j
-        reached = {
-            (number, g, (1, 1)) for number in borders.values() for g in range(len(space._structure.assignments))
-        }
-        for table in self.tables:
-            reached = self._fill(table, reached)
-        self.rows = tuple(self._numbers)
-
-    def _row(self, table: ElementTable, block: Block, shape: Shape) -> int:
-        try:
-            placed = place(block, shape, self.classes)
-        except ShapeError as error:
-            raise table.structure.error(f"{table.element.where}: {block}: {error}") from None
-        return self._numbers.setdefault(placed, len(self._numbers))
-
-    def _fill(
-        self, table: ElementTable, reached: set[tuple[int, int, Total]]
-    ) -> set[tuple[int, int, Total]]:
-        before = self.borders[-1]
-        shapes = list(before)
-        G, S, _, C = table.labels.shape
-        first = np.full((len(shapes), G, S, C), -1, dtype=np.int64)
-        after = np.full((len(shapes), G, S), -1, dtype=np.int64)
-        behind: dict[Shape, int] = {}
-        going: set[tuple[int, int, Total]] = set()
-        inside: set[tuple[int, int, int]] = set()
-        for border, g, total in sorted(reached):
-            for s in range(S):
-                for c in range(len(table.slot_values[0])):
-                    block = table.block(g, s, 0, c, total)
-                    first[border, g, s, c] = self._row(table, block, shapes[border])
-                    out = place(block, shapes[border], self.classes).out_shape
-                    after[border, g, s] = behind.setdefault(out, len(behind))
-                number = int(after[border, g, s])
-                going.add((number, g, table.total_after(g, s, 0, total)))
-                inside.add((number, g, s))
-        rest = np.full((len(behind), G, S, max(0, table.slots - 1), C), -1, dtype=np.int64)
-        names = list(behind)
-        for number, g, s in sorted(inside):
-            for j in range(1, table.slots):
-                for c in range(len(table.slot_values[j])):
-                    block = table.block(g, s, j, c, (1, 1))
-                    rest[number, g, s, j - 1, c] = self._row(table, block, names[number])
-        self.first.append(first)
-        self.after.append(after)
-        self.rest.append(rest)
-        self.borders.append(behind)
-        return going
-
-    def ids(self, columns: Columns) -> NDArray[np.int32]:
-        """Return the row of each slot of each network, -1 where a block is absent."""
-        out = []
-        border = columns.r
-        for e, table in enumerate(self.tables):
-            s, c, g = columns.s[e], columns.c[e], columns.g
-            out.append(self.first[e][border, g, s, c[:, 0]])
-            border = self.after[e][border, g, s]
-            depth = np.array(table.depths)[columns.d[e]]
-            for j in range(1, table.slots):
-                row = self.rest[e][border, g, s, j - 1, c[:, j]]
-                out.append(np.where(depth > j, row, -1))
-        return np.stack(out, axis=1).astype(np.int32)
-
-    def best(
-        self, values: Sequence[int], better: Callable[..., Any]
-    ) -> tuple[int, Point]:
-        """Return the least or greatest sum over a network's rows, and that network."""
-        orders = self.space._structure.orders
-        ends: list[tuple[int, Point]] = []
-        for r in range(len(self.space.resolutions)):
-            for g in range(len(self.space._structure.assignments)):
-                chain = self.space._chain(g)
-                states: dict[tuple[int, tuple[float, ...]], tuple[int, tuple[Part, ...]]] = {
-                    (r, (-math.inf,) * len(orders)): (0, ())
-                }
-                for e in range(len(self.tables)):
-                    states = self._step(e, g, chain, states, values, better)
-                ends += [(cost, Point(r, g, parts)) for cost, parts in states.values()]
-        return better(ends, key=lambda end: end[0])
-
-    def _step(
-        self,
-        e: int,
-        g: int,
-        chain: _Chain,
-        states: dict[tuple[int, tuple[float, ...]], tuple[int, tuple[Part, ...]]],
-        values: Sequence[int],
-        better: Callable[..., Any],
-    ) -> dict[tuple[int, tuple[float, ...]], tuple[int, tuple[Part, ...]]]:
-        table = self.tables[e]
-        out: dict[tuple[int, tuple[float, ...]], tuple[int, tuple[Part, ...]]] = {}
-        for (border, low), (cost, parts) in states.items():
-            for (d, s, _), key in zip(chain.variants[e], chain.keys[e], strict=True):
-                after = _follow(low, key)
-                if after is None:
-                    continue
-                behind = int(self.after[e][border, g, s])
-                total, combos = cost, []
-                for j in range(table.depths[d]):
-                    ids = self.first[e][border, g, s] if j == 0 else self.rest[e][behind, g, s, j - 1]
-                    c = better(table.distinct(g, s, j), key=lambda c, ids=ids: values[ids[c]])  # type: ignore[misc]
-                    total += values[int(ids[c])]
-                    combos.append(c)
-                state = (behind, after)
-                made = (total, (*parts, Part(d, s, tuple(combos))))
-                out[state] = better(out[state], made, key=lambda x: x[0]) if state in out else made
-        return out
-
-
-# -- small helpers ---------------------------------------------------------------------------------
 
 
 def _read(rows: Ints, digits: Sequence[Digit]) -> Ints:
@@ -884,87 +556,3 @@ def _write(rows: Ints, digits: Sequence[Digit], numbers: Ints) -> None:
 
 def _named(arch: Arch) -> str:
     return arch.name or repr(arch)
-
-
-def _limited(
-    rule: Limit, space: Space, g: int, name: str, table: ElementTable, part: Part, j: int
-) -> str | None:
-    """Return how a block breaks a limit, or None."""
-    if not rule.covers(table.name, j):
-        return None
-    values = table.values(g, part.s, j, part.combos[j])
-    values |= {"depth": table.depths[part.d], "block": table.signatures[part.s].template.name}
-    if rule.param not in values:
-        return None
-    value = values[rule.param]
-    if any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in rule.values):
-        return None
-    block = table.block(g, part.s, j, part.combos[j], (1, 1)) if j else None
-    what = f", {block}," if block is not None else ""
-    return (
-        f"{rule.name}: {name}{what} has {rule.param} {_word(value)}, "
-        f"allowed there: {listing(_word(v) for v in rule.values)}"
-    )
-
-
-def _word(value: Value) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _begins(table: ElementTable, g: int, block: Block) -> bool:
-    return any(table.match(g, [block], total)[1] for total in {t for t, _ in table.totals[g]})
-
-
-def _between(
-    table: ElementTable,
-    following: ElementTable,
-    g: int,
-    total: Total,
-    used: int,
-    name: str,
-    block: Block,
-) -> str:
-    """Say why a block can neither go on with one element nor begin the next."""
-    later = table.options(g, table.slots - 1, total) if table.slots > 1 else []
-    if used == table.slots and block in later:
-        return (
-            f"{table.name}_depth: {name} is one block too many, allowed: {listing(table.depths)}"
-        )
-    going_on = table.options(g, used, total) if used < table.slots else []
-    begins = following.options(g, 0, total)
-    owner = table.name if _distance(block, going_on) <= _distance(block, begins) else following.name
-    return _difference(owner, name, block, going_on if owner == table.name else begins)
-
-
-def _distance(block: Block, options: Sequence[Block]) -> float:
-    """Return in how many fields a block differs from the nearest option."""
-    fields = vocabulary.field_names(type(block))
-    return min(
-        (
-            sum(getattr(o, f) != getattr(block, f) for f in fields)
-            if type(o) is type(block)
-            else math.inf
-            for o in options
-        ),
-        default=math.inf,
-    )
-
-
-def _difference(owner: str, name: str, block: Block, options: Sequence[Block]) -> str:
-    """Say which field of a block no option has, by the option that differs least."""
-    alike = [option for option in options if type(option) is type(block)]
-    if not alike:
-        kinds = sorted({option.type for option in options})
-        given = f"{owner}_block: {name} is {block.type!r}"
-        return f"{given}, allowed: {listing(kinds)}{nearest(block.type, kinds)}"
-    fields = vocabulary.field_names(type(block))
-    closest = min(alike, key=lambda o: sum(getattr(o, f) != getattr(block, f) for f in fields))
-    wrong = [f for f in fields if getattr(closest, f) != getattr(block, f)]
-    same = [f for f in fields if f not in wrong]
-    near = [o for o in alike if all(getattr(o, f) == getattr(closest, f) for f in same)]
-    field = wrong[0]
-    value = getattr(block, field)
-    allowed = list(dict.fromkeys(getattr(o, field) for o in near))
-    more = f" (and another {', '.join(wrong[1:])})" if len(wrong) > 1 else ""
-    message = f"{owner}_{field}: {name} has {field} {_word(value)}{more}"
-    return f"{message}, allowed: {listing(_word(v) for v in allowed)}{nearest(value, allowed)}"

@@ -82,7 +82,9 @@ def _worded(item: tuple[str, Value]) -> str:
     key, value = item
     if isinstance(value, bool):
         return key if value else f"no {key}"
-    return f"{key} {','.join(str(v) for v in value)}" if isinstance(value, tuple) else f"{key} {value}"
+    return (
+        f"{key} {','.join(str(v) for v in value)}" if isinstance(value, tuple) else f"{key} {value}"
+    )
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,12 @@ class Limit:
         whole = [p.removesuffix(".first") for p in self.places if p.endswith(".first")]
         both = [name for name in whole if f"{name}.rest" in self.places]
         places = [p for p in self.places if p.partition(".")[0] not in both] + both
-        ordered = sorted(places, key=lambda p: self.places.index(p) if p in self.places else self.places.index(f"{p}.first"))
+        ordered = sorted(
+            places,
+            key=lambda p: (
+                self.places.index(p) if p in self.places else self.places.index(f"{p}.first")
+            ),
+        )
         return f"{self.param} is {values} in {', '.join(ordered)}"
 
     def covers(self, element: str, slot: int) -> bool:
@@ -202,11 +209,17 @@ class _Reader:
         return data
 
     def keys(
-        self, data: dict[str, Any], where: str, allowed: tuple[str, ...], needed: tuple[str, ...] = ()
+        self,
+        data: dict[str, Any],
+        where: str,
+        allowed: tuple[str, ...],
+        needed: tuple[str, ...] = (),
     ) -> None:
         for key in data:
             if key not in allowed:
-                raise SpaceError(f"{self.source}: {not_among(f'{where}: unknown key', key, allowed)}")
+                raise SpaceError(
+                    f"{self.source}: {not_among(f'{where}: unknown key', key, allowed)}"
+                )
         for key in needed:
             if key not in data:
                 raise self.fail(where, f"key {key!r} is missing; its keys are {listing(allowed)}")
@@ -238,7 +251,9 @@ class _Reader:
         for item in self.listed(value, where):
             made = self.value(item, where)
             if any(_same(made, other) for other in out):
-                raise self.fail(where, f"{shorten(item)} is listed twice; each choice is a different one")
+                raise self.fail(
+                    where, f"{shorten(item)} is listed twice; each choice is a different one"
+                )
             out.append(made)
         return tuple(out)
 
@@ -249,7 +264,9 @@ class _Reader:
             return item
         if isinstance(item, list) and len(item) <= 16:
             return tuple(self.value(inner, where) for inner in item)
-        raise self.fail(where, f"{shorten(item)} is not a number, text, truth value or short list of them")
+        raise self.fail(
+            where, f"{shorten(item)} is not a number, text, truth value or short list of them"
+        )
 
     # -- the parts of the file --
 
@@ -371,7 +388,9 @@ class _Reader:
         refs = {p.gene for e in elements for _, p in e.params if isinstance(p, FromNetwork)}
         for name in network:
             if name not in refs:
-                raise self.fail(f"network.{name}", "is used by no block; write { gene = ... } where it acts")
+                raise self.fail(
+                    f"network.{name}", "is used by no block; write { gene = ... } where it acts"
+                )
         return tuple(network.values())
 
     def elements(
@@ -415,7 +434,9 @@ class _Reader:
         used = self.block_choices(table["block"], f"{where}.block", templates)
         name = self.text(table["name"], f"{where}.name") if "name" in table else name
         if not name.isidentifier():
-            raise self.fail(f"{where}.name", f"{shorten(name)} is not letters, digits and underscores")
+            raise self.fail(
+                f"{where}.name", f"{shorten(name)} is not letters, digits and underscores"
+            )
         if "stride" in table and "total_stride" in table:
             raise self.fail(where, "has both stride and total_stride; give one")
         if stage and "stride" not in table and "total_stride" not in table:
@@ -439,7 +460,9 @@ class _Reader:
             names = self.values(value["choices"], f"{where}.choices")
         out = []
         for name in names:
-            if not isinstance(name, str) or (name not in templates and name not in vocabulary.types()):
+            if not isinstance(name, str) or (
+                name not in templates and name not in vocabulary.types()
+            ):
                 allowed = (*templates, *vocabulary.types())
                 raise SpaceError(f"{self.source}: {not_among(where, name, allowed)}")
             out.append(templates.get(name) or Template(name, vocabulary.find(name)))
@@ -456,13 +479,17 @@ class _Reader:
         low = self.whole(value["from"], f"{where}.from", 1, MAX_DEPTH)
         high = self.whole(value["to"], f"{where}.to", 1, MAX_DEPTH)
         if low > high:
-            raise self.fail(where, f"from {low} to {high} is reversed; did you mean from {high} to {low}?")
+            raise self.fail(
+                where, f"from {low} to {high} is reversed; did you mean from {high} to {low}?"
+            )
         return tuple(range(low, high + 1))
 
     def stride(self, value: object, where: str) -> Value:
         sides = value if isinstance(value, list) else [value]
         if not 1 <= len(sides) <= 2:
-            raise self.fail(where, f"{shorten(value)} is neither a number nor [vertical, horizontal]")
+            raise self.fail(
+                where, f"{shorten(value)} is neither a number nor [vertical, horizontal]"
+            )
         made = tuple(self.whole(v, where, 1, 64) for v in sides)
         return made[0] if len(set(made)) == 1 else made
 
@@ -486,7 +513,9 @@ class _Reader:
                 continue
             if key not in taken:
                 allowed = (*_ELEMENT, *sorted(taken - {"stride"}))
-                raise SpaceError(f"{self.source}: {not_among(f'{where}: unknown key', key, allowed)}")
+                raise SpaceError(
+                    f"{self.source}: {not_among(f'{where}: unknown key', key, allowed)}"
+                )
             out.append((key, self.param(value, f"{where}.{key}", network)))
         return tuple(out)
 
@@ -503,7 +532,9 @@ class _Reader:
             base = self.whole(value["base"], f"{where}.base", 1, 1 << 16)
             for v in network[gene].choices:
                 if isinstance(v, bool) or not isinstance(v, int | float) or not 0 < v <= 1024:
-                    raise self.fail(f"network.{gene}", f"{shorten(v)} cannot scale a base; give numbers over 0")
+                    raise self.fail(
+                        f"network.{gene}", f"{shorten(v)} cannot scale a base; give numbers over 0"
+                    )
             return FromNetwork(gene, base)
         self.keys(value, where, ("choices", "per", "gene", "base"), ("choices",))
         self.keys(value, where, ("choices", "per"))
@@ -512,15 +543,24 @@ class _Reader:
             raise SpaceError(f"{self.source}: {not_among(f'{where}.per', per, ('stage', 'block'))}")
         return Choice(self.values(value["choices"], f"{where}.choices"), per == "block")
 
-    def check_patterns(self, network: dict[str, NetworkGene], elements: tuple[Element, ...]) -> None:
+    def check_patterns(
+        self, network: dict[str, NetworkGene], elements: tuple[Element, ...]
+    ) -> None:
         stages = [e for e in elements if e.where.startswith("stages")]
         for gene in network.values():
             if not gene.patterns:
                 continue
             for element in elements:
-                refs = [p for _, p in element.params if isinstance(p, FromNetwork) and p.gene == gene.name]
+                refs = [
+                    p
+                    for _, p in element.params
+                    if isinstance(p, FromNetwork) and p.gene == gene.name
+                ]
                 if refs and element not in stages:
-                    raise self.fail(element.where, f"pattern {gene.name!r} has a value for each block of the stages only")
+                    raise self.fail(
+                        element.where,
+                        f"pattern {gene.name!r} has a value for each block of the stages only",
+                    )
                 if any(p.base for p in refs):
                     raise self.fail(element.where, f"pattern {gene.name!r} cannot scale a base")
             if any(len(e.depths) > 1 for e in stages):
@@ -550,8 +590,12 @@ class _Reader:
         if ("limit" in table) == ("non_decreasing" in table):
             raise self.fail(where, "needs either limit (with to) or non_decreasing")
         kind = "limit" if "limit" in table else "non_decreasing"
-        allowed = ("name", "limit", "to", "in", "except") if kind == "limit" else ("name", kind, "in")
-        self.keys(table, where, allowed, ("name", "limit", "to") if kind == "limit" else ("name", kind))
+        allowed = (
+            ("name", "limit", "to", "in", "except") if kind == "limit" else ("name", kind, "in")
+        )
+        self.keys(
+            table, where, allowed, ("name", "limit", "to") if kind == "limit" else ("name", kind)
+        )
         name = self.text(table["name"], f"{where}.name")
         params = sorted({key for e in elements for key, _ in e.params} | {"depth", "block"})
         param = table[kind]
@@ -593,13 +637,14 @@ def _taken(template: Template) -> set[str]:
     for is_first in (True, False):
         given = template.settings(is_first)
         out |= {name for name in vocabulary.field_names(template.cls) if name not in given}
-        out |= {ref for value in given.values() for ref in _refs(value)}
+        out |= {ref for value in given.values() for ref in refs(value)}
     return out
 
 
-def _refs(value: Value) -> set[str]:
+def refs(value: Value) -> set[str]:
+    """Return the names of the parameters that a template's value refers to."""
     if isinstance(value, tuple):
-        return {ref for item in value for ref in _refs(item)}
+        return {ref for item in value for ref in refs(item)}
     return {value[1:]} if isinstance(value, str) and value.startswith("$") else set()
 
 
@@ -608,7 +653,7 @@ def _same(a: Value, b: Value) -> bool:
     return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
 
 
-class MissingParam(LcnasError):
+class MissingParamError(LcnasError):
     """A template refers to a parameter that its stage does not give."""
 
 
@@ -618,6 +663,6 @@ def resolve(value: Value, params: dict[str, Value], where: str) -> Value:
         return tuple(resolve(item, params, where) for item in value)
     if isinstance(value, str) and value.startswith("$"):
         if value[1:] not in params:
-            raise MissingParam(not_among(f"{where}: {value}", value[1:], params))
+            raise MissingParamError(not_among(f"{where}: {value}", value[1:], params))
         return params[value[1:]]
     return value

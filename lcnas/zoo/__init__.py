@@ -15,12 +15,19 @@ from lcnas.errors import ZooError
 from lcnas.zoo import (
     efficientnet,
     fbnet,
+    ghostnet,
+    googlenet,
+    hgnet_v2,
     mixnet,
     mobilenet_v1,
     mobilenet_v2,
     mobilenet_v3,
     mobilenet_v4,
     pplcnet,
+    pplcnet_v2,
+    resnet,
+    shufflenet,
+    vgg,
 )
 from lcnas.zoo._registry import (
     Family,
@@ -41,6 +48,13 @@ _MODULES = (
     efficientnet,
     mixnet,
     fbnet,
+    shufflenet,
+    ghostnet,
+    pplcnet_v2,
+    hgnet_v2,
+    resnet,
+    googlenet,
+    vgg,
 )
 _FAMILIES: dict[str, Family] = {f.name: f for module in _MODULES for f in module.FAMILIES}
 
@@ -81,9 +95,12 @@ def published(name: str) -> Published:
     family, scale = parse(name, _FAMILIES)
     if scale not in family.published:
         known = ", ".join(
-            f"{family.name}_{scale_text(s)}x" if family.scales else family.name for s in family.published
+            f"{family.name}_{scale_text(s)}x" if family.scales else family.name
+            for s in family.published
         )
-        raise ZooError(f"network: nothing was published of {name!r}; known of its family: {known or 'none'}")
+        raise ZooError(
+            f"network: nothing was published of {name!r}; known of its family: {known or 'none'}"
+        )
     return family.published[scale]
 
 

@@ -111,5 +111,7 @@ def parse(name: object, families: Mapping[str, Family]) -> tuple[Family, float]:
         raise ZooError(f"network: {family.name} has no scales, got {shorten(name)}")
     scale = float(match[2])
     if not MIN_SCALE <= scale <= MAX_SCALE or not math.isfinite(scale):
-        raise ZooError(f"network: the scale of {shorten(name)} is outside {MIN_SCALE} to {MAX_SCALE}")
+        raise ZooError(
+            f"network: the scale of {shorten(name)} is outside {MIN_SCALE} to {MAX_SCALE}"
+        )
     return family, scale

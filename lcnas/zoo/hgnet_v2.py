@@ -7,8 +7,7 @@ There is no paper. Source: PaddleClas, ``ppcls/arch/backbone/legendary_models/pp
 from __future__ import annotations
 
 from lcnas.arch import Arch
-from lcnas.blocks import Block, HGBlock, HGStem
-from lcnas.blocks.classic import HGHead
+from lcnas.blocks import Block, Classifier, HGBlock, HGStem
 from lcnas.zoo._registry import Family, Published, Reference
 
 STEM = (16, 16)  # (width, channels inside)
@@ -31,7 +30,7 @@ def hgnet_v2_b0() -> Arch:
             HGBlock(width, middle, depth, kernel, light, 1 if j else stride, shortcut=j > 0)
             for j in range(blocks)
         ]
-    stages["head"] = [HGHead(LAST_WIDTH)]
+    stages["head"] = [Classifier(LAST_WIDTH, "relu", dropout=0.0, affine=True)]
     return Arch.of(stages)
 
 
@@ -47,10 +46,11 @@ FAMILIES = (
                 distilled=True,
                 recipe="PaddleClas's SSLD, two stages",
                 reference=Reference(
-                    "timm 1.0.31, hgnetv2_b0",
+                    "PaddleClas 2.6.0, PPHGNetV2_B0",
                     params=5_996_550,
                     macs=321_326_464,
-                    note="PaddleClas prints no counts; these are counted from timm's layers",
+                    note="no counts are printed; these are counted from its layers (timm's "
+                    "hgnetv2_b0 has the same)",
                 ),
             )
         },

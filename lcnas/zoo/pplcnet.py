@@ -14,6 +14,7 @@ SCALES = (0.25, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5)
 STEM_WIDTH = 16
 # (width at scale 1, blocks, stride of the first block) of each stage.
 STAGES = ((32, 1, 1), (64, 2, 2), (128, 2, 2), (256, 6, 2), (512, 2, 2))
+STRIDES = (2, *(stride for _, _, stride in STAGES))  # of the stem and of each stage
 # One digit a block, first to last (paper, tables 4 and 5).
 KERNELS = "3333335555555"
 SE = "0000000000011"
@@ -26,7 +27,7 @@ def pplcnet(
     se: str = SE,
     act: str = "hard_swish",
     last: int = 1280,
-    strides: tuple[int, ...] = (2, *(stride for _, _, stride in STAGES)),
+    strides: tuple[int, ...] = STRIDES,
     resolution: int = 224,
     name: str = "",
 ) -> Arch:

@@ -78,15 +78,16 @@ def pplcnet_v2_base() -> Arch:
     return pplcnet_v2(1.0, (2, 2, 6, 2))
 
 
-# timm 1.0.31 has the networks with all branches, and can merge them. Its counts, from its layers:
-#         all branches                merged, with a bias in place of batch norm
-# small   4,128,552                   4,092,840
-# base    6,687,208                   6,624,232
-# The first are ours in training. Here a merged convolution keeps its batch norm, so that it has one
-# value a channel more than with a bias: 2,496 and 4,352 in all.
+# Counted from the layers of PaddleClas 2.6.0 and of timm 1.0.31 (lcnetv2_small, lcnetv2_base),
+# which agree; paddle.flops from the first alone:
+#        params, all branches   params, merged   MACs, merged   paddle.flops, merged
+# small  4,128,552              4,092,840        280,320,896    287,568,848
+# base   6,687,208              6,624,232        593,875,456    604,545,216
+# The first are ours in training. They merge to convolutions with a bias; here these keep their
+# batch norm and so have a value a channel more, 2,496 and 4,352 in all.
 _NOTE = (
-    "derived: merged, it has {} with a bias in place of each merged convolution's batch norm, "
-    "which has one value a channel more; with all branches its {} are ours in training"
+    "with all branches it has {}, as ours in training; merged {}, where a bias stands for batch "
+    "norm, which has a value more for each of {} channels"
 )
 
 FAMILIES = (
@@ -99,10 +100,10 @@ FAMILIES = (
                 source="PaddleX, list of models (accuracy only)",
                 recipe="PaddleClas's",
                 reference=Reference(
-                    "timm 1.0.31, lcnetv2_small",
+                    "PaddleClas 2.6.0, PPLCNetV2_small",
                     params=4_095_336,
                     macs=280_320_896,
-                    note=_NOTE.format("4,092,840", "4,128,552"),
+                    note=_NOTE.format("4,128,552", "4,092,840", "2,496"),
                 ),
             )
         },
@@ -118,11 +119,11 @@ FAMILIES = (
                 source="PaddleClas, PP-LCNetV2_en.md",
                 recipe="PaddleClas's",
                 reference=Reference(
-                    "timm 1.0.31, lcnetv2_base",
+                    "PaddleClas 2.6.0, PPLCNetV2_base",
                     params=6_628_584,
                     macs=593_875_456,
-                    note=_NOTE.format("6,624,232", "6,687,208")
-                    + "; likewise paddle.flops, with biases, gives 604.5M, with batch norm 605.2M",
+                    note=_NOTE.format("6,687,208", "6,624,232", "4,352")
+                    + "; merged, its paddle.flops are 604,545,216, which is printed as 604",
                 ),
             )
         },

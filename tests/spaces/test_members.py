@@ -142,7 +142,10 @@ def test_large_spaces_round_trip_and_change_inside(name):
         (lambda a: a.at(160), "resolution: 160 is not among 224; the nearest is 224"),
         (lambda a: _replace(a, 5, width=100), "stage3_width: stage3 block 1 has width 100"),
         (lambda a: _replace(a, 6, width=100), "stage3_width: stage3 block 2 has width 100"),
-        (lambda a: _replace(a, 8, kernel=7), "stage4_kernel: stage4 block 2 has kernel 7, allowed: 3, 5"),
+        (
+            lambda a: _replace(a, 8, kernel=7),
+            "stage4_kernel: stage4 block 2 has kernel 7, allowed: 3, 5",
+        ),
         (lambda a: _without(a, "stage2", 2), "stage2: the network ends"),
     ],
 )
@@ -174,7 +177,10 @@ def _replace(arch: Arch, index: int, **fields: object) -> Arch:
 def _without(arch: Arch, name: str, count: int) -> Arch:
     import dataclasses
 
-    stages = [s if s.name != name else dataclasses.replace(s, blocks=s.blocks[count:]) for s in arch.stages]
+    stages = [
+        s if s.name != name else dataclasses.replace(s, blocks=s.blocks[count:])
+        for s in arch.stages
+    ]
     return Arch(tuple(s for s in stages if s.blocks), arch.resolution)
 
 
@@ -183,7 +189,9 @@ def test_too_many_and_too_few_blocks_are_told_by_depth():
     arch = pplcnet(0.5)
     stages = {stage.name: list(stage.blocks) for stage in arch.stages}
     stages["stage3"] += [stages["stage3"][1]] * 2
-    assert space.why_not(Arch.of(stages)).startswith("stage3_depth: stage3 block 4 is one block too many")
+    assert space.why_not(Arch.of(stages)).startswith(
+        "stage3_depth: stage3 block 4 is one block too many"
+    )
     stages["stage3"] = stages["stage3"][:2]
     stages["stage4"] = stages["stage4"][:1]
     assert space.why_not(Arch.of(stages)).startswith("stage4_depth: the network has 1 block")
@@ -206,7 +214,9 @@ def test_restrict_keeps_the_file_and_fewer_choices():
     archs = small.decode(small.sample_codes(200, rng))
     assert all(arch in small and arch in space for arch in archs)
     assert pplcnet(1.0) not in small
-    assert small.why_not(pplcnet(1.0)).startswith("restricted gene stage2_width: 64 is not among 16, 24, 32")
+    assert small.why_not(pplcnet(1.0)).startswith(
+        "restricted gene stage2_width: 64 is not among 16, 24, 32"
+    )
     smaller = small.restrict(stage2_width=16)
     assert smaller.size * 3 == small.size
 

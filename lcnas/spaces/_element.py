@@ -1,0 +1,542 @@
+"""An element of a space (stem, a stage, the head): its choices, and the block that each combination names.
+
+Words used here and in ``_space.py``:
+
+* element: stem, a stage, or the head;
+* assignment ``g``: one combination of the network-wide genes;
+* signature ``s``: one combination of an element's stage-wide genes (its depth not among them);
+* slot ``j``: a block's place in its element, 0 the first;
+* combo ``c``: one combination of a slot's per-block genes.
+
+``(g, s, j, c)`` names a block. Some of them name the same block (a kernel gene where the chosen kind of
+block has no kernel), and some signatures the same chain of blocks (with and without shortcut at depth 1).
+The tables here send each to one representative, so that everything else counts each network once.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcnas import blocks as vocabulary
+from lcnas.arch import place
+from lcnas.blocks import Block
+from lcnas.errors import BlockError, ShapeError, shorten
+from lcnas.spaces._points import Ints
+from lcnas.spaces._spec import (
+    Choice,
+    Const,
+    Element,
+    FromNetwork,
+    MissingParamError,
+    Spec,
+    Template,
+    Value,
+    resolve,
+)
+
+if TYPE_CHECKING:  # the structure holds the elements, and the elements ask it
+    from lcnas.spaces._structure import Structure
+
+MAX_TABLE = 5_000_000  # entries of one element's tables
+PROBE = 1 << 12  # pixels a side, to see by how much a block shrinks its input
+
+Total = tuple[int, int]  # stride from the picture on, (vertical, horizontal)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Gene:
+    """Something that varies: its name and its choices, in the order of their codes."""
+
+    name: str
+    choices: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Digit:
+    """A gene's place in the codes: column (-1: it does not vary) and number of choices."""
+
+    column: int
+    size: int
+
+
+class Genes:
+    """Collects the genes of a space in the order of their codes, under rules and restrictions."""
+
+    def __init__(self, spec: Spec, kept: Mapping[str, tuple[Value, ...]]) -> None:
+        self.spec = spec
+        self.kept = dict(kept)
+        self.genes: list[Gene] = []
+
+    def add(
+        self, name: str, choices: tuple[T, ...], shown: tuple[Any, ...] = ()
+    ) -> tuple[tuple[T, ...], Digit]:
+        """Enter a gene if it has several choices; return the choices that are kept, and its digit."""
+        labels = shown or choices
+        if len(choices) == 1:
+            return choices, Digit(-1, 1)
+        if name in self.kept:
+            wanted = self.kept[name]
+            pairs = [(c, s) for c, s in zip(choices, labels, strict=True) if s in wanted]
+            choices, labels = tuple(c for c, _ in pairs), tuple(s for _, s in pairs)
+        self.genes.append(Gene(name, labels))
+        return choices, Digit(len(self.genes) - 1, len(choices))
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One combination of an element's stage-wide choices."""
+
+    digits: tuple[int, ...]
+    template: Template
+    values: tuple[tuple[str, Value], ...]  # stage-wide parameters
+
+
+class ElementTable:
+    """An element's choices, and its blocks for every (g, s, j, c)."""
+
+    def __init__(self, structure: Structure, element: Element, index: int) -> None:
+        self.structure = structure
+        self.element = element
+        self.index = index
+        self.name = element.name
+        self._add_genes()
+        self._check_size()
+
+    # -- genes --
+
+    def _add_genes(self) -> None:
+        genes = self.structure.builder
+        e = self.element
+        slots = range(max(e.depths))
+        depths = self._allowed("depth", slots, e.depths, f"{e.name}_depth")
+        self.depths, self.depth_digit = genes.add(f"{e.name}_depth", depths)
+        self.slots = max(self.depths)
+        names = tuple(t.name for t in e.templates)
+        kept = self._allowed("block", slots, names, f"{e.name}_block")
+        templates = tuple(t for t in e.templates if t.name in kept)
+        templates, digit = genes.add(f"{e.name}_block", templates, tuple(t.name for t in templates))
+        self.sig_digits = [digit]
+        stage_wide: list[tuple[str, tuple[Value, ...]]] = []
+        for key, param in e.params:
+            if isinstance(param, Choice) and not param.per_block:
+                name = f"{e.name}_{key}"
+                choices, digit = genes.add(name, self._allowed(key, slots, param.values, name))
+                self.sig_digits.append(digit)
+                stage_wide.append((key, choices))
+        self.signatures = [
+            Signature(
+                digits,
+                templates[digits[0]],
+                tuple(
+                    (key, choices[d])
+                    for (key, choices), d in zip(stage_wide, digits[1:], strict=True)
+                ),
+            )
+            for digits in itertools.product(*(range(d.size) for d in self.sig_digits))
+        ]
+        # Per block: for each slot the parameters' values, and their digits.
+        per_block = [(k, p) for k, p in e.params if isinstance(p, Choice) and p.per_block]
+        self.slot_digits: list[list[Digit]] = []
+        self.slot_values: list[list[tuple[tuple[str, Value], ...]]] = []
+        for j in range(self.slots):
+            digits_here: list[Digit] = []
+            values_here: list[tuple[Value, ...]] = []
+            for key, param in per_block:
+                name = f"{e.name}_{key}" if self.slots == 1 else f"{e.name}_block{j + 1}_{key}"
+                choices, digit = genes.add(name, self._allowed(key, [j], param.values, name))
+                digits_here.append(digit)
+                values_here.append(choices)
+            self.slot_digits.append(digits_here)
+            self.slot_values.append(
+                [
+                    tuple(zip((k for k, _ in per_block), combo, strict=True))
+                    for combo in itertools.product(*values_here)
+                ]
+            )
+
+    def _allowed(
+        self, param: str, slots: Sequence[int], values: tuple[T, ...], gene: str
+    ) -> tuple[T, ...]:
+        """Return the values that the rules leave to a parameter at the given slots."""
+        for rule in self.structure.limits:
+            if rule.param == param and any(rule.covers(self.name, j) for j in slots):
+                left = tuple(v for v in values if within(v, rule.values))
+                if not left:
+                    raise self.structure.error(
+                        f"rule {rule.name!r} leaves nothing of {gene}: {shorten(list(values))}, "
+                        f"of which it allows {shorten(list(rule.values))}; no network can meet it"
+                    )
+                values = left
+        return values
+
+    def _check_size(self) -> None:
+        combos = max(len(v) for v in self.slot_values)
+        entries = len(self.structure.assignments) * len(self.signatures) * self.slots * combos
+        if entries * len(self.depths) > MAX_TABLE:
+            raise self.structure.error(
+                f"{self.element.where}: {entries * len(self.depths)} combinations are more than {MAX_TABLE}; "
+                "give it fewer stage-wide or network-wide choices"
+            )
+
+    # -- blocks --
+
+    def values(self, g: int, s: int, j: int, c: int) -> dict[str, Value]:
+        """Return the value of each parameter at a block."""
+        out = {key: param.value for key, param in self.element.params if isinstance(param, Const)}
+        for key, param in self.element.params:
+            if isinstance(param, FromNetwork):
+                out[key] = self.structure.network_value(param, g, self.index, j)
+        out.update(self.signatures[s].values)
+        out.update(self.slot_values[j][c])
+        return out
+
+    def block(self, g: int, s: int, j: int, c: int, total: Total) -> Block:
+        """Return the block of ``(g, s, j, c)`` when ``total`` is the stride of what comes before."""
+        template = self.signatures[s].template
+        stride = self._stride(total) if j == 0 else 1
+        values = tuple(sorted(self.values(g, s, j, c).items()))
+        try:
+            return _make(template, j == 0, stride, values)
+        except (BlockError, MissingParamError) as error:
+            raise self.structure.error(f"{self.element.where}: {error}") from None
+
+    def _stride(self, total: Total) -> Value:
+        wanted = self.element.total_stride
+        if wanted is None:
+            return self.element.stride
+        if any(w % t for w, t in zip(wanted, total, strict=True)):
+            raise self.structure.error(
+                f"{self.element.where}.total_stride: {wanted} is not a multiple of {total}, "
+                "the stride of what comes before"
+            )
+        made = tuple(w // t for w, t in zip(wanted, total, strict=True))
+        return made[0] if made[0] == made[1] else made
+
+    # -- representatives --
+
+    def build(self, totals: Mapping[int, set[tuple[Total, int]]]) -> None:
+        """Fill the tables; ``totals`` gives, for each g, the (total stride, channels) that can come in."""
+        shape = (len(self.structure.assignments), len(self.signatures), self.slots)
+        combos = max(len(v) for v in self.slot_values)
+        self.labels = np.full((*shape, combos), -1, dtype=np.int64)
+        self.totals = totals
+        self.names: dict[Block, int] = {}
+        for g, s in itertools.product(range(shape[0]), range(shape[1])):
+            total = min(totals[g])[
+                0
+            ]  # strides change no label's equality: any total that comes in will do
+            for j in range(self.slots):
+                if j > 1 and self._like_the_second(j):
+                    self.labels[g, s, j] = self.labels[g, s, 1]
+                    continue
+                for c in range(len(self.slot_values[j])):
+                    block = self.block(g, s, j, c, total)
+                    self.labels[g, s, j, c] = self.names.setdefault(block, len(self.names))
+        self.first_combo, self.counts = _first_of_each(self.labels)
+        self.sets = [
+            [{int(x) for x in np.unique(self.labels[g, :, j]) if x >= 0} for j in range(self.slots)]
+            for g in range(shape[0])
+        ]
+        self._merge_signatures()
+
+    def _like_the_second(self, j: int) -> bool:
+        return self.slot_values[j] == self.slot_values[1] and not self._has_pattern
+
+    @functools.cached_property
+    def _has_pattern(self) -> bool:
+        patterns = {gene.name for gene in self.structure.spec.network if gene.patterns}
+        return any(
+            isinstance(p, FromNetwork) and p.gene in patterns for _, p in self.element.params
+        )
+
+    def first_blocks(self, g: int) -> set[Block]:
+        """Return every block that the element can begin with."""
+        sigs, combos = range(len(self.signatures)), range(len(self.slot_values[0]))
+        totals = {total for total, _ in self.totals[g]}
+        return {self.block(g, s, 0, c, t) for t in totals for s in sigs for c in combos}
+
+    def later_blocks(self, g: int, slots: Sequence[int]) -> set[Block]:
+        """Return every block that can stand at the given slots, all behind the first."""
+        blocks = list(self.names)
+        return {blocks[int(x)] for x in np.unique(self.labels[g][:, slots]) if x >= 0}
+
+    def label_set(self, g: int, s: int, j: int) -> frozenset[int]:
+        """Return the labels that slot j can have."""
+        return frozenset(int(x) for x in self.labels[g, s, j] if x >= 0)
+
+    def _merge_signatures(self) -> None:
+        """Find, for each g and depth, the lowest signature that gives the same chains."""
+        G, S, _ = self.labels.shape[:3]
+        self.representative = np.tile(np.arange(S), (G, len(self.depths), 1))
+        self.combo_of = np.zeros((G, len(self.depths), *self.labels.shape[1:]), dtype=np.int64)
+        for g in range(G):
+            sets = [[self.label_set(g, s, j) for j in range(self.slots)] for s in range(S)]
+            for d, depth in enumerate(self.depths):
+                self._merge_at(g, d, depth, sets)
+        for d in range(len(self.depths)):
+            for g in range(G):
+                self._map_combos(g, d)
+
+    def _merge_at(self, g: int, d: int, depth: int, sets: list[list[frozenset[int]]]) -> None:
+        seen: dict[tuple[frozenset[int], ...], int] = {}
+        by_label: dict[int, list[int]] = {}
+        for s, slots in enumerate(sets):
+            key = tuple(slots[:depth])
+            if key in seen:
+                self.representative[g, d, s] = seen[key]
+                continue
+            rivals = {r for label in slots[0] for r in by_label.get(label, ())}
+            for rival in sorted(rivals):
+                if self.structure.checked and all(
+                    a & b for a, b in zip(key, sets[rival][:depth], strict=True)
+                ):
+                    raise self.structure.error(
+                        f"{self.element.where}: {self._describe(rival)} and {self._describe(s)} give "
+                        f"some of the same networks at depth {depth}, but not all; "
+                        "one network would have two spellings"
+                    )
+            seen[key] = s
+            for label in slots[0]:
+                by_label.setdefault(label, []).append(s)
+
+    def _describe(self, s: int) -> str:
+        signature = self.signatures[s]
+        parts = [f"block {signature.template.name!r}"]
+        return ", ".join(parts + [f"{key} {value!r}" for key, value in signature.values])
+
+    def _map_combos(self, g: int, d: int) -> None:
+        for s in range(len(self.signatures)):
+            r = int(self.representative[g, d, s])
+            self.combo_of[g, d, s] = self.first_combo[g, s]
+            if r != s:
+                for j in range(self.depths[d]):
+                    where = {
+                        int(x): c
+                        for c, x in reversed(list(enumerate(self.labels[g, r, j])))
+                        if x >= 0
+                    }
+                    for c, x in enumerate(self.labels[g, s, j]):
+                        if x >= 0:
+                            self.combo_of[g, d, s, j, c] = where[int(x)]
+
+    @functools.cached_property
+    def nth_combo(self) -> Ints:
+        """Return [g, s, j, n] -> the combo of the n-th different block of a slot."""
+        different = (self.first_combo == np.arange(self.labels.shape[-1])) & (self.labels >= 0)
+        return np.argsort(~different, axis=-1, kind="stable")
+
+    def distinct(self, g: int, s: int, j: int) -> list[int]:
+        """Return a combo for each different block of a slot."""
+        return [int(c) for c in self.nth_combo[g, s, j, : self.counts[g, s, j]]]
+
+    @functools.cache  # noqa: B019 - a table lives as long as its space
+    def param_table(self, param: str) -> NDArray[np.float64]:
+        """Return [g, s] -> the value of a stage-wide number."""
+        G, S = self.labels.shape[:2]
+        return np.array(
+            [[float(self.values(g, s, 0, 0)[param]) for s in range(S)] for g in range(G)]
+        )
+
+    # -- from blocks back to choices --
+
+    @functools.lru_cache(maxsize=4096)  # noqa: B019 - a table lives as long as its space
+    def _index(self, g: int, j: int, total: Total) -> dict[Block, dict[int, int]]:
+        """Return block -> {signature: lowest combo} for a slot."""
+        out: dict[Block, dict[int, int]] = {}
+        for s in range(len(self.signatures)):
+            for c in range(len(self.slot_values[j])):
+                out.setdefault(self.block(g, s, j, c, total), {}).setdefault(s, c)
+        return out
+
+    def match(
+        self, g: int, blocks: Sequence[Block], total: Total
+    ) -> tuple[tuple[int, int, tuple[int, ...]] | None, int]:
+        """Return (depth index, signature, combos) of the element at the front of a chain, or None.
+
+        The second value is the number of blocks that fit. No chain can be cut in two ways (borders are
+        checked when the file is loaded), so the longest fit is the right one.
+        """
+        alive: dict[int, tuple[int, ...]] = dict.fromkeys(range(len(self.signatures)), ())
+        found: tuple[int, dict[int, tuple[int, ...]]] | None = None
+        used = 0
+        for j, block in enumerate(blocks[: self.slots]):
+            here = self._index(g, j, total if j == 0 else (1, 1)).get(block, {})
+            alive = {s: (*combos, here[s]) for s, combos in alive.items() if s in here}
+            if not alive:
+                break
+            used = j + 1
+            if used in self.depths:
+                found = (self.depths.index(used), alive)
+        if found is None:
+            return None, used
+        d, alive = found
+        s = int(self.representative[g, d, min(alive)])
+        return (d, s, alive[s]), self.depths[d]
+
+    def options(self, g: int, j: int, total: Total) -> list[Block]:
+        """Return every block that a slot can have."""
+        return list(self._index(g, j, total if j == 0 else (1, 1)))
+
+    def total_after(self, g: int, s: int, c: int, total: Total) -> Total:
+        """Return the stride from the picture on behind the element."""
+        if self.index + 1 == len(self.structure.spec.elements):
+            return total
+        return self._total_after(self.block(g, s, 0, c, total), total, g)
+
+    @functools.lru_cache(maxsize=1 << 14)  # noqa: B019 - a table lives as long as its space
+    def _total_after(self, block: Block, total: Total, g: int) -> Total:
+        channels = min(n for t, n in self.totals[g] if t == total)
+        return self._after(block, total, channels)[0]
+
+    # -- one-choice changes --
+
+    def equals(self, g: int, d: int, s: int) -> list[int]:
+        """Return every signature that gives the same chains at that depth."""
+        return [
+            int(x)
+            for x in np.flatnonzero(self.representative[g, d] == self.representative[g, d, s])
+        ]
+
+    def same_blocks(
+        self, g: int, part: tuple[int, int, tuple[int, ...]], j: int, s: int
+    ) -> list[int]:
+        """Return the combos that, under signature s, give the block that the part has at slot j."""
+        _, own, combos = part
+        label = self.labels[g, own, j, combos[j]]
+        return [int(c) for c in np.flatnonzero(self.labels[g, s, j] == label)]
+
+    def codes_of(
+        self, g: int, part: tuple[int, int, tuple[int, ...]], s: int
+    ) -> Iterator[tuple[int, ...]]:
+        """Yield all combos that give the part's blocks under signature s."""
+        slots = [self.same_blocks(g, part, j, s) for j in range(len(part[2]))]
+        yield from itertools.product(*slots)
+
+    def part_of(
+        self, g: int, d: int, s: int, combos: Sequence[int]
+    ) -> tuple[int, int, tuple[int, ...]]:
+        """Return the canonical part of raw choices."""
+        made = tuple(int(self.combo_of[g, d, s, j, c]) for j, c in enumerate(combos))
+        return d, int(self.representative[g, d, s]), made
+
+    def changed(
+        self, g: int, part: tuple[int, int, tuple[int, ...]]
+    ) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+        """Yield the canonical parts that one gene of the element can make of a part."""
+        d, _, own = part
+        for s in self.equals(g, d, part[1]):
+            slots = [self.same_blocks(g, part, j, s) for j in range(len(own))]
+            for other in digits_off(s, [digit.size for digit in self.sig_digits]):
+                for combos in itertools.product(*slots):
+                    yield self.part_of(g, d, other, combos)
+            for deeper, depth in enumerate(self.depths):
+                if deeper != d:
+                    new = [self.distinct(g, s, j) for j in range(len(own), depth)]
+                    for combos in itertools.product(*slots[:depth], *new):
+                        yield self.part_of(g, deeper, s, combos)
+            for j, digits in enumerate(self.slot_digits[: len(own)]):
+                sizes = [digit.size for digit in digits]
+                fixed = [slot[0] for slot in slots]
+                for c in slots[j]:
+                    for other in digits_off(c, sizes):
+                        yield self.part_of(g, d, s, [*fixed[:j], other, *fixed[j + 1 :]])
+
+    def variants(self, g: int) -> list[tuple[int, int, int]]:
+        """Return (depth index, representative signature, number of chains) of all different ones."""
+        return [
+            (d, s, math.prod(int(n) for n in self.counts[g, s, :depth]))
+            for d, depth in enumerate(self.depths)
+            for s in range(len(self.signatures))
+            if self.representative[g, d, s] == s
+        ]
+
+    def leaving(self, g: int) -> set[tuple[Total, int]]:
+        """Return the (total stride, channels) with which the element can end."""
+        out = set()
+        for total, channels in self.totals[g]:
+            for s in range(len(self.signatures)):
+                for c in range(len(self.slot_values[0])):
+                    out.add(self._after(self.block(g, s, 0, c, total), total, channels))
+        return out
+
+    def _after(self, block: Block, total: Total, channels: int) -> tuple[Total, int]:
+        try:
+            out = place(block, (PROBE, PROBE, channels)).out_shape
+        except ShapeError as error:
+            raise self.structure.error(
+                f"{self.element.where}: {block} behind {channels} channels: {error}"
+            ) from None
+        if len(out) != 3:
+            if self.index + 1 < len(self.structure.spec.elements):
+                raise self.structure.error(
+                    f"{self.element.where}: {block} ends the network, but more follows"
+                )
+            return total, out[0]
+        step = [max(1, round(PROBE / side)) for side in out[:2]]
+        return (total[0] * step[0], total[1] * step[1]), out[2]
+
+
+def split_number(number: int, sizes: Sequence[int]) -> list[int]:
+    """Return the digits of a mixed-radix number."""
+    out = []
+    for size in reversed(sizes):
+        out.append(number % size)
+        number //= size
+    return out[::-1]
+
+
+def digits_off(number: int, sizes: Sequence[int]) -> Iterator[int]:
+    """Yield the mixed-radix numbers that differ from ``number`` in one digit."""
+    step = 1
+    for size in reversed(sizes):
+        digit = number // step % size
+        for other in range(size):
+            if other != digit:
+                yield number + (other - digit) * step
+        step *= size
+
+
+def _first_of_each(labels: Ints) -> tuple[Ints, Ints]:
+    """Return for each combo the first with the same label, and how many labels each slot has."""
+    same = (labels[..., :, None] == labels[..., None, :]) & (labels[..., None, :] >= 0)
+    first = same.argmax(axis=-1)
+    counts = ((first == np.arange(labels.shape[-1])) & (labels >= 0)).sum(axis=-1)
+    return first, counts
+
+
+def within(value: object, allowed: Sequence[Value]) -> bool:
+    """Return whether a value is among others; 1 and true are different values."""
+    return any(value == a and isinstance(value, bool) == isinstance(a, bool) for a in allowed)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _make(
+    template: Template, is_first: bool, stride: Value, values: tuple[tuple[str, Value], ...]
+) -> Block:
+    """Return the block that a template makes of a stage's parameters."""
+    names = vocabulary.field_names(template.cls)
+    params = dict(values)
+    fields = {
+        key: resolve(value, params, template.name)
+        for key, value in template.settings(is_first).items()
+    }
+    for key, value in params.items():
+        if key in names:
+            fields.setdefault(key, value)
+    if "stride" in names:
+        if stride is not None:
+            fields["stride"] = stride
+    elif stride not in (None, 1):
+        raise BlockError(
+            f"{template.name}: a block {template.cls.type!r} has no stride, got {stride}"
+        )
+    return vocabulary.create(template.cls, fields)

@@ -1,0 +1,146 @@
+"""The distinct placed blocks of a space: the rows of a table, and how codes lead to them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcnas.arch import INPUT_CHANNELS, PlacedBlock, height_width, place
+from lcnas.blocks import Block
+from lcnas.errors import ShapeError
+from lcnas.layers import Shape
+from lcnas.spaces._chain import Chain, follow
+from lcnas.spaces._element import ElementTable, Total
+from lcnas.spaces._points import Columns, Ints, Part, Point
+from lcnas.spaces._structure import Structure
+
+
+class Rows:
+    """The distinct placed blocks of a space, and arrays that lead from codes to them."""
+
+    def __init__(self, structure: Structure, chain: Callable[[int], Chain], classes: int) -> None:
+        self.structure = structure
+        self.chain = chain  # of each assignment
+        self.classes = classes
+        self._numbers: dict[PlacedBlock, int] = {}
+        self.tables = structure.elements
+        borders: dict[Shape, int] = {}
+        for resolution in structure.resolutions:
+            borders.setdefault((*height_width(resolution), INPUT_CHANNELS), len(borders))
+        self.borders = [borders]  # before each element: shape -> number
+        self.first: list[Ints] = []  # [border, g, s, c] -> row of the first block
+        self.after: list[Ints] = []  # [border, g, s] -> border behind the element
+        self.rest: list[Ints] = []  # [border behind, g, s, j - 1, c] -> row of block j
+        reached = {
+            (number, g, (1, 1))
+            for number in borders.values()
+            for g in range(len(structure.assignments))
+        }
+        for table in self.tables:
+            reached = self._fill(table, reached)
+        self.rows = tuple(self._numbers)
+
+    def _row(self, table: ElementTable, block: Block, shape: Shape) -> int:
+        try:
+            placed = place(block, shape, self.classes)
+        except ShapeError as error:
+            raise table.structure.error(f"{table.element.where}: {block}: {error}") from None
+        return self._numbers.setdefault(placed, len(self._numbers))
+
+    def _fill(
+        self, table: ElementTable, reached: set[tuple[int, int, Total]]
+    ) -> set[tuple[int, int, Total]]:
+        before = self.borders[-1]
+        shapes = list(before)
+        G, S, _, C = table.labels.shape
+        first = np.full((len(shapes), G, S, C), -1, dtype=np.int64)
+        after = np.full((len(shapes), G, S), -1, dtype=np.int64)
+        behind: dict[Shape, int] = {}
+        going: set[tuple[int, int, Total]] = set()
+        inside: set[tuple[int, int, int]] = set()
+        for border, g, total in sorted(reached):
+            for s in range(S):
+                for c in range(len(table.slot_values[0])):
+                    block = table.block(g, s, 0, c, total)
+                    first[border, g, s, c] = self._row(table, block, shapes[border])
+                    out = place(block, shapes[border], self.classes).out_shape
+                    after[border, g, s] = behind.setdefault(out, len(behind))
+                number = int(after[border, g, s])
+                going.add((number, g, table.total_after(g, s, 0, total)))
+                inside.add((number, g, s))
+        rest = np.full((len(behind), G, S, max(0, table.slots - 1), C), -1, dtype=np.int64)
+        names = list(behind)
+        for number, g, s in sorted(inside):
+            for j in range(1, table.slots):
+                for c in range(len(table.slot_values[j])):
+                    block = table.block(g, s, j, c, (1, 1))
+                    rest[number, g, s, j - 1, c] = self._row(table, block, names[number])
+        self.first.append(first)
+        self.after.append(after)
+        self.rest.append(rest)
+        self.borders.append(behind)
+        return going
+
+    def ids(self, columns: Columns) -> NDArray[np.int32]:
+        """Return the row of each slot of each network, -1 where a block is absent."""
+        out = []
+        border = columns.r
+        for e, table in enumerate(self.tables):
+            s, c, g = columns.s[e], columns.c[e], columns.g
+            out.append(self.first[e][border, g, s, c[:, 0]])
+            border = self.after[e][border, g, s]
+            depth = np.array(table.depths)[columns.d[e]]
+            for j in range(1, table.slots):
+                row = self.rest[e][border, g, s, j - 1, c[:, j]]
+                out.append(np.where(depth > j, row, -1))
+        return np.stack(out, axis=1).astype(np.int32)
+
+    def best(self, values: Sequence[int], better: Callable[..., Any]) -> tuple[int, Point]:
+        """Return the least or greatest sum over a network's rows, and that network."""
+        orders = self.structure.orders
+        ends: list[tuple[int, Point]] = []
+        for r in range(len(self.structure.resolutions)):
+            for g in range(len(self.structure.assignments)):
+                chain = self.chain(g)
+                states: dict[tuple[int, tuple[float, ...]], tuple[int, tuple[Part, ...]]] = {
+                    (r, (-math.inf,) * len(orders)): (0, ())
+                }
+                for e in range(len(self.tables)):
+                    states = self._step(e, g, chain, states, values, better)
+                ends += [(cost, Point(r, g, parts)) for cost, parts in states.values()]
+        best: tuple[int, Point] = better(ends, key=lambda end: end[0])
+        return best
+
+    def _step(
+        self,
+        e: int,
+        g: int,
+        chain: Chain,
+        states: dict[tuple[int, tuple[float, ...]], tuple[int, tuple[Part, ...]]],
+        values: Sequence[int],
+        better: Callable[..., Any],
+    ) -> dict[tuple[int, tuple[float, ...]], tuple[int, tuple[Part, ...]]]:
+        table = self.tables[e]
+        out: dict[tuple[int, tuple[float, ...]], tuple[int, tuple[Part, ...]]] = {}
+        for (border, low), (cost, parts) in states.items():
+            for (d, s, _), key in zip(chain.variants[e], chain.keys[e], strict=True):
+                after = follow(low, key)
+                if after is None:
+                    continue
+                behind = int(self.after[e][border, g, s])
+                total, combos = cost, []
+                for j in range(table.depths[d]):
+                    ids = (
+                        self.first[e][border, g, s] if j == 0 else self.rest[e][behind, g, s, j - 1]
+                    )
+                    c = better(table.distinct(g, s, j), key=lambda c, ids=ids: values[ids[c]])
+                    total += values[int(ids[c])]
+                    combos.append(c)
+                state = (behind, after)
+                made = (total, (*parts, Part(d, s, tuple(combos))))
+                out[state] = better(out[state], made, key=lambda x: x[0]) if state in out else made
+        return out

@@ -1,0 +1,38 @@
+"""What all tests share: JAX's strict modes, capped threads, the folder of downloaded data."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+# The libraries read these when first imported, so a test that needs none of them imports none.
+_DEFAULTS = {
+    "JAX_NUMPY_RANK_PROMOTION": "raise",
+    "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+    "JAX_PLATFORMS": "cpu",
+    "MPLBACKEND": "Agg",
+    # The tests' arrays are small: on a machine with many cores threads would only be in the way.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+for _name, _value in _DEFAULTS.items():
+    os.environ.setdefault(_name, _value)
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """The root of the checkout that is tested."""
+    return CHECKOUT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Data sets and published weights: `$LCNAS_DATA`, or `../shared/data` beside the checkout."""
+    named = os.environ.get("LCNAS_DATA")
+    folder = Path(named) if named else CHECKOUT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"needs data sets and weights: {folder} is not a folder; set LCNAS_DATA")
+    return folder.resolve()
