@@ -5,7 +5,9 @@ windows and counts each multiply-add. Beside it, a second one that keeps a list 
 """
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from lcnas import blocks, cost, layers
 from lcnas.arch import place
 
-SQUASH = {
+SQUASH: dict[str, Callable[[Any], Any]] = {
     "identity": lambda x: x,
     "relu": lambda x: np.maximum(x, 0),
     "relu6": lambda x: np.clip(x, 0, 6),
@@ -229,11 +231,11 @@ def test_shape_macs_params_and_activations_are_what_a_run_counts(block):
 def test_branches_merge_into_one_kernel(block):
     """Their sum is the convolution with the sum of their kernels, each put into the middle."""
     x = np.random.default_rng(0).normal(size=(8, 9, 4))
-    layer = place(block, x.shape).layer
+    layer: Any = place(block, x.shape).layer
     interpreter = Interpreter()
     merged = layer.merged
     share = x.shape[2] // merged.groups
-    total, summed = np.zeros((*merged.kernel, share, merged.width)), 0.0
+    total, summed = np.zeros((*merged.kernel, share, merged.width)), np.zeros(1)
     for branch in layer.branches:
         if isinstance(branch, layers.BatchNorm):  # in the middle: each channel from itself
             small = np.zeros((1, 1, share, merged.width))
@@ -307,12 +309,12 @@ class Memory:
 
     def peak(self):
         home = list(range(len(self.sizes)))  # the memory that a map lies in
-        last = {}
+        last: dict[int, int] = {}
         for i, (reads, _, _) in enumerate(self.steps):
             last |= dict.fromkeys(reads, i)
         last[self.result] = len(self.steps)
         alive, most = {0}, self.sizes[0]
-        for i, (reads, reusable, written) in enumerate(self.steps):
+        for i, (_, reusable, written) in enumerate(self.steps):
             free = [home[m] for m in reusable if last[m] == i]
             home[written] = free[0] if free else written
             alive.add(home[written])
@@ -384,7 +386,7 @@ def random_tree(rng, channels, depth):
     if kind == "concat":
         made += [(IDENTITY, channels)] if rng.random() < 0.5 or len(made) < 2 else []
         return layers.Concat(tuple(m for m, _ in made)), sum(n for _, n in made)
-    branches = [layers.Chain((layer, conv(channels))) for layer, _ in made]
+    branches: list[layers.Layer] = [layers.Chain((layer, conv(channels))) for layer, _ in made]
     branches += [IDENTITY] if rng.random() < 0.5 or len(made) < 2 else []
     return layers.Add(tuple(branches)), channels
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 
@@ -57,7 +58,7 @@ def archs(draw: st.DrawFn) -> Arch:
     stages["head"] = [draw(heads)]
     side = st.integers(16, 64)
     resolution = draw(st.one_of(side, st.tuples(side, side)))
-    return Arch.of(stages, resolution, draw(st.text("ab_0.5 é\"\\×", max_size=8)))
+    return Arch.of(stages, resolution, draw(st.text('ab_0.5 é"\\×', max_size=8)))
 
 
 @given(archs())
@@ -76,7 +77,7 @@ def test_networks_survive_json(arch):
 @settings(max_examples=100, deadline=None)
 def test_a_walk_chains_shapes_and_costs_add_up(arch, classes):
     placed = walk(arch, None, classes)
-    for before, behind in zip(placed, placed[1:], strict=False):
+    for before, behind in itertools.pairwise(placed):
         assert before.out_shape == behind.in_shape
     assert placed[-1].out_shape == (classes,)
     per_block = cost.per_block(arch, None, classes)

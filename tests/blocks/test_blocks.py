@@ -4,15 +4,16 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
-from lcnas import blocks as B
-from lcnas import cost, layers
+from lcnas import blocks, cost, layers
 from lcnas.arch import Arch, place
 from lcnas.blocks import _base
 from lcnas.errors import BlockError, ShapeError
 
+B = blocks
 OURS = tuple(name for name in B.types() if B.find(name).__module__.startswith("lcnas."))
 
 # -- params and MACs by hand -----------------------------------------------------------------------
@@ -428,10 +429,13 @@ def test_rounding_to_eights(value, rounded):
 
 SAME = [
     (B.ConvNormAct(8, stride=(2, 2)), B.ConvNormAct(8, stride=2)),
-    (B.ConvNormAct(8, kernel=[3, 3]), B.ConvNormAct(8)),
+    (B.ConvNormAct(8, kernel=(3, 3)), B.ConvNormAct(8)),
     (B.ConvNormAct(8, kernel=(5, 3), padding=(2, 2, 1, 1)), B.ConvNormAct(8, kernel=(5, 3))),
     (B.Pool(2, padding=(1, 0, 1, 0)), B.Pool(2)),
-    (B.DepthwiseSeparable(8, branches=[3, 1]), B.DepthwiseSeparable(8, branches=(3, 1))),
+    (
+        B.DepthwiseSeparable(8, branches=(3, 1), act="hard_swish"),
+        B.DepthwiseSeparable(8, branches=(3, 1)),
+    ),
     (B.SplitPointwise(8, gate="hard_sigmoid"), B.SplitPointwise(8)),
     (B.SplitPointwise(8, ratio=-0.0), B.SplitPointwise(8, ratio=0)),
     (B.InvertedResidual(8, expansion=6), B.InvertedResidual(8)),
@@ -623,12 +627,15 @@ def test_a_wrong_field_is_told_in_one_line(cls, fields, words):
         B.from_data({"type": cls.type, **fields})
 
 
+BAD: tuple[object, ...] = (None, "nonsense", -5, {}, [[]], math.nan)
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_every_field_is_checked(name):
     cls = B.find(name)
     good = B.to_data(full(name))
     for field in B.field_names(cls):
-        for bad in (None, "nonsense", -5, {}, [[]], math.nan):
+        for bad in BAD:
             with pytest.raises(BlockError, match=rf"^{name}\.{field}: "):
                 B.from_data({**good, field: bad})
 
@@ -737,7 +744,7 @@ def test_branches_count_in_training_only(block, trained, merged):
 
 
 def test_what_is_merged_is_one_convolution_with_batch_norm_and_the_activation():
-    layer = B.ConvNormAct(8, 5, 2, branches=(5, 3, 1)).lower((8, 8, 4))
+    layer: Any = B.ConvNormAct(8, 5, 2, branches=(5, 3, 1)).lower((8, 8, 4))
     assert layer.merged == layers.Conv(8, (5, 5), (2, 2), (2, 2, 2, 2), norm=True, act="relu")
     assert [b.kernel[0] for b in layer.branches] == [5, 3, 1]
     assert [b.padding for b in layer.branches] == [(2,) * 4, (1,) * 4, (0,) * 4]
@@ -771,10 +778,10 @@ def vocabulary(monkeypatch):
     monkeypatch.setattr(_base, "_vocabulary", dict(_base._vocabulary))
 
 
-def make(name="tests_own", annotation=B.Width):
+def make(name="tests_own"):
     @dataclass(frozen=True, repr=False)
     class Own(B.Block):
-        width: annotation
+        width: B.Width
 
     return B.register(name)(Own)
 
@@ -795,8 +802,12 @@ def test_a_class_may_be_entered_again():
 
 @pytest.mark.usefixtures("vocabulary")
 def test_an_annotation_without_a_check_is_refused():
+    @dataclass(frozen=True, repr=False)
+    class Own(B.Block):
+        width: int
+
     with pytest.raises(BlockError, match=r"Own\.width: the annotation .*FIELD_TYPES"):
-        make(annotation=int)
+        B.register("tests_own")(Own)
 
 
 @pytest.mark.usefixtures("vocabulary")

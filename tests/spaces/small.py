@@ -88,7 +88,7 @@ act = "relu"
 block = "classifier"
 width = 0
 """
-# 4 stems x stage 1 (2 widths x 2 acts x ((2 + 1) at depth 1 and (2 x 2 + 1) at depths 2 and 3)) x stage 2 (2 + 4)
+# 4 stems x stage 1 (2 widths x 2 acts x (2 + 1 at depth 1, 2 x 2 + 1 at depths 2 and 3)) x stage 2 (2 + 4)
 KINDS_SIZE = 4 * (2 * 2 * (3 + 5 + 5)) * (2 + 4)
 
 # Network-wide genes, patterns, several resolutions, and a rule over neighbours.

@@ -1,0 +1,57 @@
+"""What every benchmark writes beside its numbers: command, versions, machine; and how it writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+PACKAGES = ("numpy", "jax", "flax", "onnx", "onnxruntime-openvino", "onnxruntime", "torch")
+
+
+def conditions(seeds: list[int]) -> dict[str, Any]:
+    """Return the command, seeds, versions and machine of a run."""
+    return {
+        "command": " ".join(["python", "-m", _module(), *sys.argv[1:]]),
+        "seeds": seeds,
+        "python": platform.python_version(),
+        "versions": {name: version for name in PACKAGES if (version := _version(name))},
+        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.system()},
+    }
+
+
+def _module() -> str:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if spec is not None else Path(sys.argv[0]).stem
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def cpu_name() -> str:
+    """Return the processor's own name, where the system tells it."""
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def write(name: str, data: dict[str, Any]) -> Path:
+    """Write a result file beside its final place, then rename it."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    beside = path.with_suffix(".json.tmp")
+    beside.write_text(json.dumps(data, indent=1) + "\n")
+    beside.replace(path)
+    return path
