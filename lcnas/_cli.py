@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lcnas import zoo
 from lcnas.arch import Arch, Resolution
-from lcnas.errors import LcnasError, ZooError, not_among
+from lcnas.errors import LcnasError, ZooError, nearest, not_among, shorten
 
 BAD_ARGUMENT = 2
 FAILURE = 1
@@ -28,6 +28,16 @@ class Parser(argparse.ArgumentParser):
             formatter_class=_Help,
             allow_abbrev=False,
         )
+
+    def parse_args(  # type: ignore[override]
+        self, args: list[str], namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """Return the arguments; an unknown option is told with the nearest one."""
+        parsed, rest = self.parse_known_args(args, namespace)
+        if rest:
+            options = [text for action in self._actions for text in action.option_strings]
+            self.error(f"unknown argument {shorten(rest[0])}{nearest(rest[0], options)}")
+        return parsed
 
     def error(self, message: str) -> None:  # type: ignore[override]
         """Print the error and leave with code 2."""
@@ -111,12 +121,12 @@ def load_blocks(files: list[str]) -> None:
         try:
             spec.loader.exec_module(module)
         except Exception as error:  # noqa: BLE001 - whatever a user's file may raise
-            raise LcnasError(_blame(name, error)) from None
+            raise LcnasError(_blame(name, spec.origin, error)) from None
 
 
-def _blame(name: str, error: Exception) -> str:
+def _blame(name: str, origin: str | None, error: Exception) -> str:
     """Return file, line and reason of what went wrong in a user's file, in one line."""
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == name]
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == origin]
     line = error.lineno if isinstance(error, SyntaxError) else next(reversed(lines), None)
     where = f"{name}, line {line}" if line else name
     return f"blocks: {where}: {type(error).__name__}: {' '.join(str(error).split())}"

@@ -65,7 +65,7 @@ class Arch:
         ...     {"stem": [blocks.ConvNormAct(8, stride=2)], "head": [blocks.DenseHead()]}
         ... )
         >>> arch
-        Arch(0f7a9b23, 224px, 2 blocks)
+        Arch(663ebac5, 224px, 2 blocks)
         >>> Arch.from_json(arch.to_json()) == arch
         True
     """
@@ -134,9 +134,7 @@ class Arch:
 
     def __repr__(self) -> str:
         label = f"{self.name} " if self.name else ""
-        size = "x".join(str(s) for s in sorted(set(height_width(self.resolution))))
-        if isinstance(self.resolution, tuple):
-            size = "x".join(str(s) for s in self.resolution)
+        size = self.resolution if isinstance(self.resolution, int) else format_shape(self.resolution)
         return f"Arch({label}{self.id[:8]}, {size}px, {len(self.blocks)} blocks)"
 
     # -- JSON ------------------------------------------------------------------------------------

@@ -37,6 +37,18 @@ class ZooError(LcnasError):
     """No published network has that name."""
 
 
+class EngineError(LcnasError):
+    """An inference engine is not here, or does not take a model or a setting."""
+
+
+class TableError(LcnasError):
+    """A latency table cannot be read, or lacks a row."""
+
+
+class ExportError(LcnasError):
+    """A network cannot be exported, or the weights given for it do not fit it."""
+
+
 _SHOWN = 12  # how many allowed names a message lists before it says "and N more"
 
 

@@ -58,6 +58,9 @@ def main(argv: list[str]) -> int:
     parts = [listing()] if args.list else []
     parts += [describe(find(name, size), size, classes) for name in args.what]
     if args.diff:
+        for name in args.diff:
+            if name in spaces.available():
+                raise LcnasError(f"--diff: {name!r} is a space; it compares two networks")
         a, b = (_cli.network(name) for name in args.diff)
         parts.append(difference(a, b, size, classes))
     print("\n\n".join(parts))

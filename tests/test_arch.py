@@ -59,7 +59,8 @@ print(zoo.load("pplcnet_0.5x").id, here.id, sent == here, hash(sent) == hash(her
 @pytest.mark.parametrize("hash_seed", ["0", "1"])
 def test_ids_and_pickles_hold_in_other_processes(hash_seed):
     arch = small()
-    assert hash(arch) and arch.id  # cached from here on, and not to travel
+    assert hash(arch)
+    assert arch.id  # both are cached from here on, and must not travel
     env = os.environ | {"PYTHONHASHSEED": hash_seed}
     command = [sys.executable, "-c", REPORT]
     done = subprocess.run(command, env=env, input=pickle.dumps(arch), stdout=subprocess.PIPE)

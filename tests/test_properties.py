@@ -27,7 +27,7 @@ body_blocks = st.one_of(
     st.builds(blocks.ConvNormAct, widths, kernels, strides, acts, norm=st.booleans()),
     st.builds(blocks.DepthwiseSeparable, widths, kernels, strides, acts, st.booleans()),
     st.builds(
-        blocks.DepthwiseSeparable, widths, st.sampled_from([3, 5]), branches=st.just((3, 1, 0))
+        blocks.DepthwiseSeparable, widths, st.just(3), branches=st.sampled_from([(3, 1, 0), (3, 3)])
     ),
     st.builds(
         blocks.InvertedResidual, widths, kernels, strides, acts, st.sampled_from([1, 3, 4.5, 6])
@@ -161,7 +161,6 @@ def test_random_spaces_count_draw_and_change_inside(text, seed):
             "spelling" in str(error) or "always give the same" in str(error) or "grow" in str(error)
         )
         assume(False)
-        return
     rng = np.random.default_rng(seed)
     codes = space.sample_codes(20, rng)
     drawn = space.decode(codes)

@@ -53,7 +53,10 @@ def reparam(conv: Conv, branches: tuple[int, ...], in_channels: int) -> Layer:
                 made.append(BatchNorm())
         else:
             made.append(_branch(conv, kernel))
-    return Reparam(conv, tuple(made)) if made else conv
+    if not any((kernel, kernel) == conv.kernel for kernel in branches):
+        height, width = conv.kernel
+        raise ShapeError(f"branches {list(branches)} leave out the {height}x{width} that they merge to")
+    return Reparam(conv, tuple(made))
 
 
 def _branch(conv: Conv, kernel: int) -> Conv:

@@ -382,11 +382,11 @@ class Space:
                 return self._arch(made)
         return self._arch((first, second)[int(rng.integers(2))])
 
-    def restrict(self, **choices: Iterable[Any]) -> Space:
+    def restrict(self, **choices: Any) -> Space:
         """Return the space of the same file with fewer choices.
 
         Args:
-            **choices: for a gene's name, the choices to keep. ``stage4_kernel`` stands for the genes
+            **choices: for a gene's name, the choices to keep: a list, or a single one. ``stage4_kernel`` stands for the genes
                 ``stage4_block1_kernel``, ``stage4_block2_kernel`` and so on.
 
         Example:

@@ -673,6 +673,7 @@ def test_wrong_block_data_is_told_in_one_line(data, words):
         (B.ConvNormAct(8, 3, branches=(5,)), (4, 4, 8), ("5x5 branch", "3x3 convolution")),
         (B.ConvNormAct(8, 3, branches=(2,)), (4, 4, 8), ("2x2 branch", "3x3 convolution")),
         (B.ConvNormAct(8, (1, 5), branches=(3,)), (4, 4, 8), ("3x3 branch", "1x5 convolution")),
+        (B.ConvNormAct(8, 5, branches=(3, 0)), (4, 4, 8), ("branches [3, 0]", "5x5")),
         (
             B.ConvNormAct(8, 3, padding=(0, 0, 0, 0), branches=(1,)),
             (4, 4, 8),
@@ -734,8 +735,6 @@ def training_params(block, shape):
             dw(25, 8) + dw(1, 8) + conv(1, 8, 32) + dw(9, 32) + 2 * 32 + conv(1, 32, 8),
             dw(25, 8) + conv(1, 8, 32) + dw(9, 32) + conv(1, 32, 8),
         ),
-        # nothing is left to train beside: the plain convolution
-        (B.ConvNormAct(8, stride=2, branches=(0,)), conv(9, 8, 8), conv(9, 8, 8)),
     ],
     ids=repr,
 )

@@ -1,0 +1,329 @@
+"""Inference engines behind one small interface, each naming exactly what it is and proving that it ran.
+
+onnxruntime falls back silently to its own kernels where a provider fails. Here that is forbidden: the
+provider is asked for alone, fall-back is switched off, and the session is asked which provider it has.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcnas.errors import EngineError, not_among, shorten
+from lcnas.latency.machine import has_bf16, this_machine
+
+Array = NDArray[np.float32]
+PRECISIONS = ("fp32", "bf16", "int8")
+MAX_THREADS = 1024
+
+
+class Session(Protocol):
+    """A loaded network, ready to run."""
+
+    def run(self) -> None:
+        """Run the network once on its own random input."""
+
+    def outputs(self, inputs: Array) -> Array:
+        """Return the first output for an input."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What ran a network, completely: two latencies compare only where their engines are equal."""
+
+    name: str  # "openvino", "dnnl", "mlas", "openvino-plugin" or "openvino-package"
+    version: str  # such as "1.24.1+openvino2025.4.1"
+    isa: str  # instruction set of the machine
+    precision: str = "fp32"  # "fp32", "bf16" or "int8"
+    threads: int = 1
+    batch: int = 1
+
+    def open(self, model: bytes) -> Session:
+        """Return a fresh session of an ONNX model.
+
+        Raises:
+            EngineError: the engine is not here, refuses the model, or another provider took it.
+        """
+        return _ENGINES[self.name].open(self, model)
+
+    @property
+    def label(self) -> str:
+        """As file names and tables name it: "openvino1.24.1-fp32-t1-b1"."""
+        version = self.version.partition("+")[0]
+        return f"{self.name}{version}-{self.precision}-t{self.threads}-b{self.batch}"
+
+
+@dataclass(frozen=True)
+class _Kind:
+    version: Callable[[], str]  # raises EngineError where the engine is not here
+    open: Callable[[Engine, bytes], Session]
+    precisions: tuple[str, ...]
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all engines, here or not."""
+    return tuple(_ENGINES)
+
+
+def default() -> str:
+    """Return the engine that is used where none is named: "openvino" where it is installed, else "mlas"."""
+    try:
+        _openvino_version()
+    except EngineError:
+        return "mlas"
+    return "openvino"
+
+
+def engine(
+    name: str | None = None, *, threads: int = 1, precision: str = "fp32", batch: int = 1
+) -> Engine:
+    """Return an engine of this machine.
+
+    Args:
+        name: one of :func:`names`; None: :func:`default`.
+        threads: that compute one network.
+        precision: "fp32", "bf16" (where the processor has it) or "int8" (static quantisation).
+        batch: pictures at once.
+
+    Raises:
+        EngineError: unknown or not installed, or a setting that it does not have.
+    """
+    if name is None:
+        name = default()
+    if name not in _ENGINES:
+        raise EngineError(not_among("engine", name, names()))
+    kind = _ENGINES[name]
+    _whole("threads", threads, MAX_THREADS)
+    _whole("batch", batch, 4096)
+    if precision not in PRECISIONS:
+        raise EngineError(not_among("precision", precision, PRECISIONS))
+    if precision not in kind.precisions:
+        raise EngineError(not_among(f"engine {name}: precision", precision, kind.precisions))
+    machine = this_machine()
+    if precision == "bf16" and not has_bf16(machine.isa):
+        raise EngineError(
+            f"precision: this processor ({machine.isa}) does not multiply bf16; use fp32"
+        )
+    return Engine(name, kind.version(), machine.isa, precision, threads, batch)
+
+
+def _whole(what: str, value: object, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise EngineError(f"{what}: {shorten(value)} is not a whole number of 1 to {most}")
+
+
+# -- onnxruntime -----------------------------------------------------------------------------------
+
+
+def _runtime() -> Any:
+    """Return the onnxruntime module, or refuse where two builds of it overwrite one another."""
+    installed = [n for n in ("onnxruntime", "onnxruntime-openvino") if _installed(n) is not None]
+    if len(installed) > 1:
+        raise EngineError(
+            "engine: onnxruntime and onnxruntime-openvino are both installed and overwrite one another; "
+            "run: pip uninstall -y onnxruntime onnxruntime-openvino, then install the one you want"
+        )
+    try:
+        import onnxruntime
+    except ImportError:
+        raise EngineError(
+            "engine: onnxruntime is not installed; pip install onnxruntime-openvino (x86-64) or onnxruntime"
+        ) from None
+    return onnxruntime
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _mlas_version() -> str:
+    return str(_runtime().__version__)
+
+
+def _openvino_version() -> str:
+    runtime = _runtime()
+    if "OpenVINOExecutionProvider" not in runtime.get_available_providers():
+        raise EngineError(
+            "engine openvino: this onnxruntime has no OpenVINO provider; "
+            "pip install onnxruntime-openvino (CPython 3.11 to 3.13, x86-64), or use --engine mlas"
+        )
+    capi = Path(runtime.__file__).parent / "capi"
+    found = [re.fullmatch(r"libopenvino\.so\.(\d+\.\d+\.\d+)", p.name) for p in capi.glob("*")]
+    inner = [match[1] for match in found if match]
+    return f"{runtime.__version__}+openvino{inner[0]}" if inner else str(runtime.__version__)
+
+
+def _dnnl_version() -> str:
+    runtime = _runtime()
+    if "DnnlExecutionProvider" not in runtime.get_available_providers():
+        raise EngineError(
+            "engine dnnl: this onnxruntime has no oneDNN provider; only builds from source with --use_dnnl "
+            "have it. The engine openvino runs oneDNN's kernels too"
+        )
+    return str(runtime.__version__)
+
+
+def _options(threads: int) -> Any:
+    options = _runtime().SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is told by exceptions
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    return options
+
+
+def _open_mlas(engine: Engine, model: bytes) -> Session:
+    return _session(engine, model, _options(engine.threads), "CPUExecutionProvider", {})
+
+
+def _open_dnnl(engine: Engine, model: bytes) -> Session:
+    options = _options(engine.threads)
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    return _session(engine, model, options, "DnnlExecutionProvider", {})
+
+
+def _open_openvino(engine: Engine, model: bytes) -> Session:
+    options = _options(1)  # the provider has its own threads
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    hint = "bf16" if engine.precision == "bf16" else "f32"
+    settings = {
+        "device_type": "CPU",
+        "num_of_threads": str(engine.threads),
+        "num_streams": "1",
+        "load_config": json.dumps({"CPU": {"INFERENCE_PRECISION_HINT": hint}}),
+    }
+    return _session(engine, model, options, "OpenVINOExecutionProvider", settings)
+
+
+def _session(
+    engine: Engine, model: bytes, options: Any, provider: str, settings: Mapping[str, str]
+) -> Session:
+    runtime = _runtime()
+    try:
+        made = runtime.InferenceSession(
+            model, options, providers=[provider], provider_options=[dict(settings)]
+        )
+    except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions have no base of their own
+        text = shorten(
+            str(error).strip().splitlines()[0] if str(error).strip() else repr(error), 200
+        )
+        raise EngineError(f"engine {engine.name}: refuses the model: {text}") from None
+    took = made.get_providers()
+    # Behind a provider of its own onnxruntime always lists its CPU provider; fall-back to it is off.
+    if not took or took[0] != provider:
+        raise EngineError(f"engine {engine.name}: asked for {provider}, but {took} took the model")
+    return _RuntimeSession(made, engine)
+
+
+class _RuntimeSession:
+    """A session of onnxruntime with a fixed random input."""
+
+    def __init__(self, session: Any, engine: Engine) -> None:
+        self._session = session
+        given = session.get_inputs()
+        if len(given) != 1:
+            raise EngineError(
+                f"model: has {len(given)} inputs, one is needed: {[i.name for i in given]}"
+            )
+        self._name = given[0].name
+        shape = [n if isinstance(n, int) else None for n in given[0].shape]
+        if not shape or any(n is None for n in shape[1:]):
+            raise EngineError(f"model: the input's shape {given[0].shape} is open beyond its batch")
+        if shape[0] not in (None, engine.batch):
+            raise EngineError(f"model: is made for batch {shape[0]}, the engine for {engine.batch}")
+        size = [engine.batch, *(n for n in shape[1:] if n is not None)]
+        self._feed = {self._name: np.random.default_rng(0).standard_normal(size, dtype=np.float32)}
+
+    def run(self) -> None:
+        self._session.run(None, self._feed)
+
+    def outputs(self, inputs: Array) -> Array:
+        made: Array = self._session.run(None, {self._name: inputs})[0]
+        return made
+
+
+# -- the openvino package itself -------------------------------------------------------------------
+
+
+def _package_version() -> str:
+    try:
+        import openvino
+    except ImportError:
+        raise EngineError("engine openvino-package: not installed; pip install openvino") from None
+    return str(openvino.__version__).partition("-")[0]
+
+
+def _open_package(engine: Engine, model: bytes) -> Session:
+    import openvino
+
+    core = openvino.Core()
+    hint = "bf16" if engine.precision == "bf16" else "f32"
+    settings = {
+        "INFERENCE_NUM_THREADS": engine.threads,
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": hint,
+    }
+    try:
+        compiled = core.compile_model(core.read_model(model), "CPU", settings)
+    except RuntimeError as error:
+        text = shorten(str(error).strip().splitlines()[0], 200)
+        raise EngineError(f"engine {engine.name}: refuses the model: {text}") from None
+    return _PackageSession(compiled, engine)
+
+
+class _PackageSession:
+    """A compiled model of the openvino package with a fixed random input."""
+
+    def __init__(self, compiled: Any, engine: Engine) -> None:
+        self._request = compiled.create_infer_request()
+        shape = [d.get_length() if d.is_static else None for d in compiled.input(0).partial_shape]
+        size = [engine.batch, *(n or 1 for n in shape[1:])]
+        self._request.set_input_tensor(
+            _tensor(np.random.default_rng(0).standard_normal(size, np.float32))
+        )
+
+    def run(self) -> None:
+        self._request.infer()
+
+    def outputs(self, inputs: Array) -> Array:
+        made: Array = np.array(next(iter(self._request.infer([inputs]).values())))
+        return made
+
+
+def _tensor(values: Array) -> Any:
+    import openvino
+
+    return openvino.Tensor(values)
+
+
+_ENGINES: Mapping[str, _Kind] = {
+    "openvino": _Kind(_openvino_version, _open_openvino, PRECISIONS),
+    "mlas": _Kind(_mlas_version, _open_mlas, ("fp32", "int8")),
+    "dnnl": _Kind(_dnnl_version, _open_dnnl, ("fp32", "bf16")),
+    "openvino-package": _Kind(_package_version, _open_package, PRECISIONS),
+}
+
+
+def from_data(data: Mapping[str, Any]) -> Engine:
+    """Return the engine of plain data, whether it is here or not."""
+    wanted = {field.name: field.type for field in dataclasses.fields(Engine)}
+    if set(data) != set(wanted):
+        raise EngineError(f"engine: keys {sorted(data)} are not {sorted(wanted)}")
+    texts = ("name", "version", "isa", "precision")
+    if not all(isinstance(data[key], str) for key in texts):
+        raise EngineError(f"engine: {shorten(dict(data))} has something that is not a text")
+    _whole("engine: threads", data["threads"], MAX_THREADS)
+    _whole("engine: batch", data["batch"], 4096)
+    return Engine(**data)

@@ -1,0 +1,286 @@
+"""From block times and whole-network times to one term a block: the fits that were tried, and the one kept.
+
+A network's latency is modelled as ``base + sum of one term a placed block``. Blocks cost differently inside
+a network than alone (session entry, layout changes at the borders, caches, fusion), so terms are fitted on
+whole networks and shrunk toward what the blocks measured alone:
+
+    term = time alone - overhead + slope(kind) x time alone + offset(kind) + time alone x (smooth + own)
+
+where ``smooth`` is a Gaussian process over the block's shape (channels in and out, side) and its settings,
+``own`` is the block's own deviation, and everything has a normal prior whose widths are chosen by marginal
+likelihood (SciPy). All of it is linear and Gaussian, so the fit is one solve, and the terms remain a plain
+sum. The other methods are what it is compared with in ``docs/latency.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcnas import blocks as vocabulary
+from lcnas import cost
+from lcnas.arch import PlacedBlock
+
+Floats = NDArray[np.float64]
+METHODS = ("sum", "affine_sum", "macs", "kinds", "networks", "shrunk")
+_JITTER = 1e-9
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Placed blocks with what they took alone, and what the fit may know of them."""
+
+    placed: tuple[PlacedBlock, ...]
+    alone: Floats  # (rows,) ms, measured alone; the session's entry included
+
+    def features(self) -> tuple[Floats, NDArray[np.int64]]:
+        """Return the shape features (rows, 4), in units of a doubling, and the kind of each row."""
+        shapes = [_shape_features(p) for p in self.placed]
+        kinds: dict[tuple[object, ...], int] = {}
+        numbers = [kinds.setdefault(kind_of(p), len(kinds)) for p in self.placed]
+        return np.log2(np.array(shapes, dtype=np.float64)), np.array(numbers, dtype=np.int64)
+
+
+def _shape_features(p: PlacedBlock) -> tuple[float, float, float, float]:
+    height, width, channels = (*p.in_shape, 1, 1)[:3]
+    return (
+        channels,
+        p.out_shape[-1],
+        height * width,
+        1 + cost.of(p).macs / (1 + cost.of(p).activations),
+    )
+
+
+_SIZES = ("width", "expanded", "middle", "widths")
+
+
+def kind_of(p: PlacedBlock) -> tuple[object, ...]:
+    """Return what makes blocks alike apart from their sizes: the type and all other settings."""
+    fields = vocabulary.settings(p.block)
+    kept = tuple((k, v) for k, v in fields.items() if k not in _SIZES)
+    return (p.block.type, *kept, bool(fields.get("width", 1)))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Terms of all rows, and the base, in ms."""
+
+    method: str
+    base: float
+    terms: Floats  # (rows,)
+    settings: tuple[tuple[str, float], ...] = ()
+
+    def predict(self, counts: Floats) -> Floats:
+        """Return the latency of networks given by how often each row occurs, (networks, rows)."""
+        made: Floats = self.base + counts @ self.terms
+        return made
+
+
+def fit(method: str, rows: Rows, counts: Floats, measured: Floats, overhead: float) -> Fit:
+    """Return the terms by one of :data:`METHODS`.
+
+    Args:
+        method: "sum" (the naive sum), "affine_sum" (one affine correction of it), "macs" (affine in MACs),
+            "kinds" (a slope and an offset for each kind of block), "networks" (terms from whole networks
+            alone, with MACs and activations as the prior), "shrunk" (the full model).
+        rows: the blocks.
+        counts: (networks, rows), how often each row occurs in each network.
+        measured: (networks,) ms.
+        overhead: ms that entering a session takes, which every block measured alone contains.
+    """
+    if method == "sum":
+        return Fit(method, 0.0, rows.alone.copy())
+    if method in ("affine_sum", "macs"):
+        return _affine(method, rows, counts, measured)
+    model = _Gaussian(method, rows, counts, measured, overhead)
+    return model.fit()
+
+
+def _affine(method: str, rows: Rows, counts: Floats, measured: Floats) -> Fit:
+    """Return base and slope by least squares of relative errors."""
+    unit = rows.alone if method == "affine_sum" else _macs(rows)
+    x = counts @ unit
+    design = np.stack([np.ones_like(x), x], axis=1) / measured[:, None]
+    (base, slope), *_ = np.linalg.lstsq(design, np.ones_like(x), rcond=None)
+    return Fit(method, float(base), slope * unit)
+
+
+def _macs(rows: Rows) -> Floats:
+    return np.array([cost.of(p).macs for p in rows.placed], dtype=np.float64) * 1e-6
+
+
+class _Gaussian:
+    """Linear Gaussian model of the terms; see the module's docstring."""
+
+    NAMES: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "kinds": ("slope", "offset", "slope_kind", "offset_kind", "noise"),
+        "networks": ("slope", "offset", "slope_kind", "smooth", "own", "length", "noise"),
+        "shrunk": (
+            "slope", "offset", "slope_kind", "offset_kind", "smooth", "own", "length", "noise",
+        ),
+    }  # fmt: skip
+    START: ClassVar[Mapping[str, float]] = {
+        "slope": 0.2,  # relative
+        "offset": 0.01,  # ms a block
+        "slope_kind": 0.1,
+        "offset_kind": 0.003,
+        "smooth": 0.1,
+        "own": 0.05,
+        "length": 1.5,  # doublings
+        "noise": 0.02,  # relative, of a measured network
+    }
+
+    def __init__(
+        self, method: str, rows: Rows, counts: Floats, measured: Floats, overhead: float
+    ) -> None:
+        self.method = method
+        self.used = np.flatnonzero(counts.any(axis=0))
+        self.counts = counts
+        self.measured = measured
+        self.overhead = overhead
+        self.features, self.kinds = rows.features()
+        self.alone = rows.alone if method != "networks" else self._guess(rows)
+        self.prior = self.alone - (overhead if method != "networks" else 0.0)
+
+    def _guess(self, rows: Rows) -> Floats:
+        """Return times guessed from MACs and values written, scaled to the measured networks."""
+        written = np.array([cost.of(p).activations for p in rows.placed], dtype=np.float64) * 1e-6
+        design = np.stack([_macs(rows), written, np.ones(len(written))], axis=1)
+        relative = (self.counts @ design) / self.measured[:, None]
+        ridge = np.vstack([relative, 1e-3 * np.eye(3)])
+        target = np.concatenate([np.ones(len(relative)), np.zeros(3)])
+        from scipy.optimize import nnls
+
+        made: Floats = np.maximum(design @ nnls(ridge, target)[0], 1e-4)
+        return made
+
+    def covariance(self, h: dict[str, float], a: NDArray[np.int64], b: NDArray[np.int64]) -> Floats:
+        """Return the prior covariance of the terms of two sets of rows, ms^2."""
+        same_kind = (self.kinds[a][:, None] == self.kinds[b][None, :]).astype(np.float64)
+        relative = h["slope"] ** 2 + h["slope_kind"] ** 2 * same_kind
+        if "smooth" in h:
+            gap = (self.features[a][:, None, :] - self.features[b][None, :, :]) / h["length"]
+            near = np.exp(-0.5 * (gap**2).sum(axis=-1))
+            relative = relative + h["smooth"] ** 2 * near * (0.5 + 0.5 * same_kind)
+            relative = relative + h["own"] ** 2 * (a[:, None] == b[None, :])
+        absolute = h["offset"] ** 2 + h.get("offset_kind", 0.0) ** 2 * same_kind
+        made: Floats = self.alone[a][:, None] * self.alone[b][None, :] * relative + absolute
+        return made
+
+    def _joint(self, h: dict[str, float]) -> tuple[Floats, Floats]:
+        """Return the covariance of the measured networks, relative, and their residuals."""
+        a = self.counts[:, self.used] / self.measured[:, None]
+        base = (self.overhead + 0.02) ** 2 / np.outer(self.measured, self.measured)
+        k = a @ self.covariance(h, self.used, self.used) @ a.T + base
+        k[np.diag_indices_from(k)] += h["noise"] ** 2 + _JITTER
+        residual = 1 - (self.counts @ self.prior + self.overhead) / self.measured
+        return k, residual
+
+    def _loss(self, logs: Floats) -> float:
+        """Return the negative log marginal likelihood, with a weak pull to the starting values."""
+        from scipy.linalg import LinAlgError, cho_factor, cho_solve
+
+        h = dict(zip(self.NAMES[self.method], np.exp(logs), strict=True))
+        k, residual = self._joint(h)
+        try:
+            factor = cho_factor(k, lower=True)
+        except LinAlgError:
+            return 1e9
+        fit = residual @ cho_solve(factor, residual)
+        pull = ((logs - self._start()) ** 2).sum() / (2 * 1.5**2)
+        return float(0.5 * fit + np.log(np.diag(factor[0])).sum() + pull)
+
+    def _start(self) -> Floats:
+        return np.log([self.START[name] for name in self.NAMES[self.method]])
+
+    def fit(self) -> Fit:
+        """Return the posterior means of base and terms under the best prior widths."""
+        from scipy.linalg import cho_factor, cho_solve
+        from scipy.optimize import minimize
+
+        found = minimize(self._loss, self._start(), method="L-BFGS-B", options={"maxiter": 25})
+        h = dict(zip(self.NAMES[self.method], np.exp(found.x), strict=True))
+        k, residual = self._joint(h)
+        weights = cho_solve(cho_factor(k, lower=True), residual) / self.measured
+        everything = np.arange(len(self.alone))
+        cross = self.covariance(h, everything, self.used) @ self.counts[:, self.used].T
+        base = self.overhead + (self.overhead + 0.02) ** 2 * weights.sum()
+        settings = tuple((name, float(value)) for name, value in h.items())
+        return Fit(self.method, float(base), self.prior + cross @ weights, settings)
+
+
+# -- how good a fit is -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Errors:
+    """How far predictions are from measurements, over a set of networks."""
+
+    n: int
+    mape: float  # mean absolute error, relative
+    rmse: float  # ms
+    within_5: float  # share within 5 %
+    within_10: float
+    tau: float  # Kendall
+    tau_low: float  # 90 % interval, bootstrap over networks
+    tau_high: float
+
+
+def errors(predicted: Floats, measured: Floats, seed: int = 0) -> Errors:
+    """Return the errors of predictions against measurements, both in ms."""
+    off = predicted / measured - 1
+    low, high = _tau_interval(predicted, measured, seed)
+    return Errors(
+        n=len(measured),
+        mape=float(np.abs(off).mean()),
+        rmse=float(np.sqrt(((predicted - measured) ** 2).mean())),
+        within_5=float((np.abs(off) <= 0.05).mean()),
+        within_10=float((np.abs(off) <= 0.10).mean()),
+        tau=_tau(predicted, measured),
+        tau_low=low,
+        tau_high=high,
+    )
+
+
+def _tau(a: Floats, b: Floats) -> float:
+    from scipy.stats import kendalltau
+
+    value = float(kendalltau(a, b).statistic) if len(a) > 1 else 1.0
+    return value if np.isfinite(value) else 0.0
+
+
+def _tau_interval(a: Floats, b: Floats, seed: int) -> tuple[float, float]:
+    rng = np.random.default_rng(seed)
+    draws = []
+    for _ in range(200):
+        chosen = rng.integers(len(a), size=len(a))
+        draws.append(_tau(a[chosen], b[chosen]))
+    low, high = np.quantile(draws, [0.05, 0.95])
+    return float(low), float(high)
+
+
+def cross_predictions(
+    method: str, rows: Rows, counts: Floats, measured: Floats, overhead: float, folds: int = 5
+) -> Floats:
+    """Return for each network the prediction of a fit that has not seen it."""
+    out = np.empty(len(measured))
+    order = np.random.default_rng(0).permutation(len(measured))
+    for part in np.array_split(order, min(folds, len(measured))):
+        kept = np.setdiff1d(order, part)
+        made = fit(method, rows, counts[kept], measured[kept], overhead)
+        out[part] = made.predict(counts[part])
+    return out
+
+
+def count_matrix(row_ids: Sequence[Sequence[int]], rows: int) -> Floats:
+    """Return (networks, rows) counts of lists of row numbers; -1 is no row."""
+    out = np.zeros((len(row_ids), rows))
+    for i, ids in enumerate(row_ids):
+        for row in ids:
+            if row >= 0:
+                out[i, row] += 1
+    return out

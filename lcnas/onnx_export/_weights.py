@@ -1,0 +1,398 @@
+"""The names of a network's weights, random weights, and the check of given ones."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcnas import layers
+from lcnas.arch import Arch, PlacedBlock, Resolution, labels, walk
+from lcnas.errors import ExportError, listing, nearest, shorten
+from lcnas.layers import Layer, Shape, format_shape
+
+EPSILON = 1e-5  # of every batch norm, added to the variance
+
+Array = NDArray[np.float32]
+Weights = Mapping[str, NDArray[np.float32]]
+Source = Arch | PlacedBlock | Sequence[PlacedBlock]  # a network, a block, or blocks that fit
+
+# -- which block has which name --------------------------------------------------------------------
+
+
+def block_names(arch: Arch) -> tuple[str, ...]:
+    """Return the name of each block in the names of weights and of ONNX nodes, in the order of the walk.
+
+    It is the block's label with "_" for whatever is neither a letter nor a digit nor one of "_.-":
+    "stage4_block_2". Where two blocks would then share a name, all are called by their index.
+
+    Example:
+        >>> from lcnas import zoo
+        >>> block_names(zoo.load("pplcnet_0.5x"))[:3]
+        ('stem', 'stage1', 'stage2_block_1')
+    """
+    named = tuple(re.sub(r"[^\w.-]", "_", label) for label in labels(arch))
+    return named if len(set(named)) == len(named) else _indexes(len(named))
+
+
+def _indexes(count: int) -> tuple[str, ...]:
+    return tuple(str(i) for i in range(count))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Placed blocks and the name of each."""
+
+    placed: tuple[PlacedBlock, ...]
+    names: tuple[str, ...]
+
+    @property
+    def in_shape(self) -> Shape:
+        return self.placed[0].in_shape
+
+    @property
+    def out_shape(self) -> Shape:
+        return self.placed[-1].out_shape
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the outputs are classes."""
+        return self.placed[-1].depends_on_classes
+
+    def leaves(self) -> Iterator[tuple[str, Layer, Shape]]:
+        """Yield (path, layer, input shape) of each layer that computes, in order of execution."""
+        for name, placed in zip(self.names, self.placed, strict=True):
+            yield from _leaves(placed.layer, placed.in_shape, name)
+
+
+def plan(source: Source, classes: int = 1000, resolution: Resolution | None = None) -> Plan:
+    """Return the placed blocks of a network, or those given, each with its name.
+
+    Raises:
+        ArchError: the blocks of an arch do not fit.
+        ExportError: no blocks, blocks that do not fit, or a resolution for blocks that are placed.
+    """
+    if isinstance(source, Arch):
+        return Plan(walk(source, resolution, classes), block_names(source))
+    if resolution is not None:
+        raise ExportError(
+            f"resolution: {shorten(resolution)} is only for an Arch; placed blocks have their shapes"
+        )
+    placed = (source,) if isinstance(source, PlacedBlock) else tuple(source)
+    if not placed:
+        raise ExportError("there is no block to export")
+    for i, (before, block) in enumerate(itertools.pairwise(placed)):
+        if before.out_shape != block.in_shape:
+            raise ExportError(
+                f"block {i} gives {format_shape(before.out_shape)}, "
+                f"block {i + 1} ({block}) takes {format_shape(block.in_shape)}"
+            )
+    return Plan(placed, _indexes(len(placed)))
+
+
+def _leaves(layer: Layer, shape: Shape, path: str) -> Iterator[tuple[str, Layer, Shape]]:
+    match layer:
+        case layers.Chain():
+            for i, inner in enumerate(layer.layers):
+                yield from _leaves(inner, shape, f"{path}/{i}")
+                shape = inner.out_shape(shape)
+        case layers.Add() | layers.Concat():
+            for i, branch in enumerate(layer.branches):
+                yield from _leaves(branch, shape, f"{path}/{i}")
+        case layers.Split():
+            parts = zip(layer.branches, layer.parts(shape), strict=True)
+            for i, (branch, part) in enumerate(parts):
+                yield from _leaves(branch, part, f"{path}/{i}")
+        case _:
+            yield path, layer, shape
+
+
+# -- which weights a layer has ---------------------------------------------------------------------
+
+
+def _norm_shapes(channels: int) -> dict[str, Shape]:
+    return dict.fromkeys(("scale", "shift", "mean", "var"), (channels,))
+
+
+def conv_shapes(conv: layers.Conv, channels: int) -> dict[str, Shape]:
+    """Return name -> shape of a convolution's weights, without its affine."""
+    shapes: dict[str, Shape] = {"kernel": (*conv.kernel, channels // conv.groups, conv.width)}
+    if conv.bias:
+        shapes["bias"] = (conv.width,)
+    if conv.norm:
+        shapes |= _norm_shapes(conv.width)
+    return shapes
+
+
+def _branch_shapes(branch: layers.Conv | layers.BatchNorm, channels: int) -> dict[str, Shape]:
+    if isinstance(branch, layers.Conv):
+        return conv_shapes(branch, channels)
+    return _norm_shapes(channels)
+
+
+def _prefixed(path: str, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    return {f"{path}/{name}": shape for name, shape in shapes.items()}
+
+
+def _affine_shapes(conv: layers.Conv) -> dict[str, Shape]:
+    return {"gain": (), "offset": ()} if conv.affine else {}
+
+
+def layer_shapes(layer: Layer, shape: Shape) -> dict[str, Shape]:
+    """Return name -> shape of the weights of one layer, in a fixed order."""
+    match layer:
+        case layers.Conv():
+            return conv_shapes(layer, shape[2]) | _affine_shapes(layer)
+        case layers.Reparam():
+            made: dict[str, Shape] = {}
+            for i, branch in enumerate(layer.branches):
+                made |= _prefixed(f"branch{i}", _branch_shapes(branch, shape[2]))
+            return made | _affine_shapes(layer.merged)
+        case layers.BatchNorm():
+            return _norm_shapes(shape[2])
+        case layers.SqueezeExcite():
+            channels, hidden = shape[2], layer.hidden
+            return {
+                "reduce/kernel": (1, 1, channels, hidden),
+                "reduce/bias": (hidden,),
+                "expand/kernel": (1, 1, hidden, channels),
+                "expand/bias": (channels,),
+            }
+        case layers.Linear():
+            width = prod(layer.out_shape(shape))
+            return {"kernel": (shape[0], width), "bias": (width,)}
+    return {}
+
+
+def plan_shapes(made: Plan) -> dict[str, Shape]:
+    """Return name -> shape of all weights of a plan."""
+    shapes: dict[str, Shape] = {}
+    for path, layer, shape in made.leaves():
+        shapes |= _prefixed(path, layer_shapes(layer, shape))
+    return shapes
+
+
+def names(
+    source: Source, classes: int = 1000, resolution: Resolution | None = None
+) -> dict[str, Shape]:
+    """Return name -> shape of every weight, in order of execution.
+
+    A name is ``block/path/weight``: the block as in :func:`block_names` (its index where placed blocks
+    are given), the indices of the layers that lead to it in the block's tree, each followed by "/", and
+
+    - of a convolution ``kernel`` (height, width, in / groups, out), ``bias`` (out,), of its batch norm
+      ``scale``, ``shift``, ``mean`` and ``var`` (out,), of its affine ``gain`` and ``offset`` ();
+    - of a re-parameterised one the same for each branch under ``branch0/``, ``branch1/`` ..., and the
+      affine behind their sum without that;
+    - of batch norm alone ``scale``, ``shift``, ``mean``, ``var``;
+    - of squeeze-and-excite ``reduce/kernel``, ``reduce/bias``, ``expand/kernel``, ``expand/bias``;
+    - of a linear layer ``kernel`` (in, out) and ``bias`` (out,).
+
+    All but ``mean`` and ``var``, the running statistics, are trained.
+
+    Example:
+        >>> from lcnas import blocks
+        >>> from lcnas.arch import place
+        >>> names(place(blocks.DepthwiseSeparable(8, branches=(3, 0)), (4, 4, 2)))[
+        ...     "0/0/branch0/kernel"
+        ... ]
+        (3, 3, 1, 2)
+    """
+    return plan_shapes(plan(source, classes, resolution))
+
+
+# -- the check of given weights --------------------------------------------------------------------
+
+
+def checked(made: Plan, weights: Weights) -> dict[str, Array]:
+    """Return the weights as arrays in the order of their names.
+
+    Raises:
+        ExportError: one is missing, unexpected, of another shape or type, not finite, or a negative variance.
+    """
+    shapes = plan_shapes(made)
+    unexpected = [name for name in weights if name not in shapes]
+    missing = [name for name in shapes if name not in weights]
+    if unexpected:
+        hint = nearest(unexpected[0], missing)
+        raise ExportError(f"weights: the network has no {listing(map(repr, unexpected))}{hint}")
+    if missing:
+        raise ExportError(f"weights: missing {listing(map(repr, missing))}")
+    arrays = {name: np.asarray(weights[name]) for name in shapes}
+    for name, array in arrays.items():
+        if array.shape != shapes[name]:
+            raise ExportError(f"weights: {name!r} has the shape {array.shape}, not {shapes[name]}")
+        if array.dtype != np.float32:
+            raise ExportError(f"weights: {name!r} is {array.dtype}, not float32")
+        if not np.isfinite(array).all():
+            raise ExportError(f"weights: {name!r} holds values that are not finite")
+        if name.endswith("/var") and (array < 0).any():
+            raise ExportError(f"weights: {name!r}, a variance, holds negative values")
+    return arrays
+
+
+# -- random weights --------------------------------------------------------------------------------
+
+
+@functools.cache
+def _power_behind(act: str) -> float:
+    """Return the mean square of the activation of a standard normal variable."""
+    z = np.linspace(-8, 8, 4001)
+    density = np.exp(-(z**2) / 2)
+    sigmoid = 1 / (1 + np.exp(-z))
+    hard = np.clip(z / 6 + 0.5, 0, 1)
+    value = {
+        "identity": z,
+        "relu": np.maximum(z, 0),
+        "relu6": np.clip(z, 0, 6),
+        "hard_swish": z * hard,
+        "hard_sigmoid": hard,
+        "sigmoid": sigmoid,
+        "silu": z * sigmoid,
+        "gelu": z / (1 + np.exp(-1.702 * z)),  # nearly
+    }[act]
+    return float((value**2 * density).sum() / density.sum())
+
+
+class _Init:
+    """Draws weights, and follows the mean square ("power") of the maps to give norms fitting statistics."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+        self.weights: dict[str, Array] = {}
+
+    def run(self, layer: Layer, shape: Shape, path: str, power: float) -> float:
+        """Draw the layer's weights and return the power of its output."""
+        match layer:
+            case layers.Chain():
+                for i, inner in enumerate(layer.layers):
+                    power = self.run(inner, shape, f"{path}/{i}", power)
+                    shape = inner.out_shape(shape)
+                return power
+            case layers.Add():
+                return sum(self._branches(layer, shape, path, power)) * _power_behind(layer.act)
+            case layers.Concat() | layers.Split():
+                return float(np.mean(self._branches(layer, shape, path, power)))
+        return self._leaf(layer, shape, path, power)
+
+    def _branches(
+        self,
+        layer: layers.Add | layers.Concat | layers.Split,
+        shape: Shape,
+        path: str,
+        power: float,
+    ) -> list[float]:
+        inputs = [shape for _ in layer.branches]
+        if isinstance(layer, layers.Split):
+            inputs = list(layer.parts(shape))
+        work = enumerate(zip(layer.branches, inputs, strict=True))
+        return [self.run(branch, part, f"{path}/{i}", power) for i, (branch, part) in work]
+
+    def _leaf(self, layer: Layer, shape: Shape, path: str, power: float) -> float:
+        match layer:
+            case layers.Conv():
+                return self._behind(layer, path, self._conv(layer, shape[2], path, power))
+            case layers.Reparam():
+                return self._reparam(layer, shape, path, power)
+            case layers.BatchNorm():
+                return self._norm(path, shape[2], power)
+            case layers.SqueezeExcite():
+                return self._squeeze(layer, shape[2], path, power)
+            case layers.Linear():
+                width = prod(layer.out_shape(shape))
+                power = self._dense(path, (shape[0], width), shape[0], power)
+                return power * _power_behind(layer.act)
+            case layers.Act():
+                return power * _power_behind(layer.act)
+        return power
+
+    def _uniform(self, shape: Shape, limit: float) -> Array:
+        made: Array = self.rng.random(shape, dtype=np.float32)
+        made -= np.float32(0.5)
+        made *= np.float32(2 * limit)
+        return made
+
+    def _kernel(self, path: str, shape: Shape, fan_in: int, power: float) -> float:
+        """He et al. (arXiv 1502.01852): uniform, with the variance 2 / fan in."""
+        self.weights[f"{path}/kernel"] = self._uniform(shape, (6 / fan_in) ** 0.5)
+        return 2 * power
+
+    def _dense(self, path: str, shape: Shape, fan_in: int, power: float) -> float:
+        power = self._kernel(path, shape, fan_in, power)
+        self.weights[f"{path}/bias"] = self._uniform((shape[-1],), 0.2 * power**0.5)
+        return power
+
+    def _norm(self, path: str, channels: int, power: float) -> float:
+        """Statistics near those of the map, scale and shift near 1 and 0."""
+        size, deviation = (channels,), power**0.5
+        self.weights[f"{path}/scale"] = 1 + self._uniform(size, 0.3)
+        self.weights[f"{path}/shift"] = self._uniform(size, 0.4)
+        self.weights[f"{path}/mean"] = self._uniform(size, 0.3 * deviation)
+        self.weights[f"{path}/var"] = (1 + self._uniform(size, 0.5)) * np.float32(power)
+        return 1.0
+
+    def _conv(self, conv: layers.Conv, channels: int, path: str, power: float) -> float:
+        shape = conv_shapes(conv, channels)["kernel"]
+        draw = self._dense if conv.bias else self._kernel
+        power = draw(path, shape, prod(shape[:3]), power)
+        return self._norm(path, conv.width, power) if conv.norm else power
+
+    def _behind(self, conv: layers.Conv, path: str, power: float) -> float:
+        if conv.affine:
+            self.weights[f"{path}/gain"] = np.asarray(1 + self._uniform((), 0.2), np.float32)
+            self.weights[f"{path}/offset"] = np.asarray(self._uniform((), 0.2), np.float32)
+        return power * _power_behind(conv.act)
+
+    def _reparam(self, layer: layers.Reparam, shape: Shape, path: str, power: float) -> float:
+        total = 0.0
+        for i, branch in enumerate(layer.branches):
+            inner = f"{path}/branch{i}"
+            if isinstance(branch, layers.Conv):
+                total += self._conv(branch, shape[2], inner, power)
+            else:
+                total += self._norm(inner, shape[2], power)
+        return self._behind(layer.merged, path, total)
+
+    def _squeeze(
+        self, layer: layers.SqueezeExcite, channels: int, path: str, power: float
+    ) -> float:
+        hidden = layer.hidden
+        self._dense(f"{path}/reduce", (1, 1, channels, hidden), channels, power)
+        self._dense(f"{path}/expand", (1, 1, hidden, channels), hidden, 1.0)
+        return power * _power_behind(layer.gate)
+
+
+def drawn(made: Plan, rng: np.random.Generator) -> dict[str, Array]:
+    """Return random weights of a plan."""
+    init = _Init(rng)
+    power = 1.0
+    for name, placed in zip(made.names, made.placed, strict=True):
+        power = init.run(placed.layer, placed.in_shape, name, power)
+    return init.weights
+
+
+def init(
+    source: Source,
+    rng: np.random.Generator,
+    classes: int = 1000,
+    resolution: Resolution | None = None,
+) -> dict[str, Array]:
+    """Return random weights for a standard normal input, named and shaped as in :func:`names`.
+
+    They stand in for trained ones where only time or structure count: kernels after He et al., batch
+    norms with statistics that fit the maps roughly, everything else near where training starts it, but
+    nothing exactly 0 or 1. Signals neither die nor explode, however deep the network is.
+
+    Args:
+        source: the network, or blocks.
+        rng: where the numbers come from.
+        classes: outputs of an arch's last layer.
+        resolution: pixels, of an arch; None: its own.
+    """
+    return drawn(plan(source, classes, resolution), rng)
