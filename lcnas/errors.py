@@ -33,6 +33,14 @@ class CodesError(SpaceError):
     """An array of codes is not one of the space's networks."""
 
 
+class BudgetError(LcnasError):
+    """No network meets a budget, or terms do not fit a space."""
+
+
+class EmptyBandWarning(UserWarning):
+    """A latency band holds no network; the other bands take its share."""
+
+
 class ZooError(LcnasError):
     """No published network has that name."""
 
@@ -49,6 +57,7 @@ class ExportError(LcnasError):
     """A network cannot be exported, or the weights given for it do not fit it."""
 
 
+_FAR = 10**15  # a number beyond is a mistake of another kind; floats cannot hold every one
 _SHOWN = 12  # how many allowed names a message lists before it says "and N more"
 
 
@@ -68,10 +77,10 @@ def nearest(given: object, allowed: Iterable[object]) -> str:
     options = list(allowed)
     numbers = [o for o in options if isinstance(o, int | float) and not isinstance(o, bool)]
     if isinstance(given, int | float) and not isinstance(given, bool) and numbers:
-        if given != given:  # NaN is near to nothing
+        if given != given or abs(given) > _FAR:  # NaN is near to nothing
             return ""
         return f"; the nearest is {min(numbers, key=lambda o: abs(o - given))}"
-    close = difflib.get_close_matches(str(given)[:200], [str(o) for o in options], n=1, cutoff=0.5)
+    close = difflib.get_close_matches(shorten(given, 200).strip("'"), [str(o) for o in options], n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

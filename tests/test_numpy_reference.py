@@ -221,9 +221,9 @@ def test_shape_macs_params_and_activations_are_what_a_run_counts(block):
     [
         B.ConvNormAct(4, kernel=5, branches=(5, 3, 1, 0)),
         B.ConvNormAct(6, kernel=3, stride=2, branches=(3, 1), groups=2),
-        B.ConvNormAct(4, kernel=(5, 3), stride=(1, 2), branches=(3, 1)),
+        B.ConvNormAct(4, kernel=5, stride=(1, 2), branches=(5, 3)),
         B.ConvNormAct(4, kernel=4, branches=(4, 2)),
-        B.ConvNormAct(4, kernel=5, padding=(3, 2, 2, 4), branches=(3, 1)),
+        B.ConvNormAct(4, kernel=5, padding=(3, 2, 2, 4), branches=(5, 3, 1)),
         B.ConvNormAct(4, kernel=7, groups=0, branches=(7, 5, 3, 3, 0)),
     ],
     ids=repr,

@@ -237,6 +237,17 @@ class Space:
             )
         return rows.astype(np.int64)
 
+    def checked(self, codes: ArrayLike) -> Ints:
+        """Return codes as an (n, genes) array, as they are, once it is sure that each row is a network.
+
+        Raises:
+            CodesError: a wrong shape, a code that its gene does not have, or a broken rule.
+        """
+        rows = self._checked(codes)
+        if self._structure.orders:
+            self._columns(rows)
+        return rows
+
     def _columns(self, codes: ArrayLike) -> Columns:
         """Take codes apart into canonical columns."""
         rows = self._checked(codes)
@@ -345,6 +356,10 @@ class Space:
         """
         return [self._arch(point) for point in self._neighbors(self._own(arch))]
 
+    def neighbor_codes(self, arch: Arch) -> Ints:
+        """Return the canonical codes of :meth:`neighbors`, an array of shape (n, genes), in their order."""
+        return self._codes(list(self._neighbors(self._own(arch))))
+
     def mutate(self, arch: Arch, rng: np.random.Generator) -> Arch:
         """Return a random neighbour: a gene is drawn first, then its new value; absent genes are random.
 
@@ -386,8 +401,8 @@ class Space:
         """Return the space of the same file with fewer choices.
 
         Args:
-            **choices: for a gene's name, the choices to keep: a list, or a single one. ``stage4_kernel`` stands for the genes
-                ``stage4_block1_kernel``, ``stage4_block2_kernel`` and so on.
+            **choices: for a gene's name, the choices to keep: a list, or a single one. ``stage4_kernel``
+                stands for the genes ``stage4_block1_kernel``, ``stage4_block2_kernel`` and so on.
 
         Example:
             >>> from lcnas import spaces
@@ -520,6 +535,10 @@ class Space:
     @functools.lru_cache(maxsize=4)  # noqa: B019 - kept as long as the space
     def _table(self, classes: int) -> Rows:
         return Rows(self._structure, self._chain, classes)
+
+    def layout(self, classes: int = 1000) -> Rows:
+        """Return how choices lead to rows and borders, for programs over all chains (``lcnas.budgets``)."""
+        return self._table(classes)
 
     def extremes(
         self, values: Sequence[int], classes: int = 1000

@@ -27,7 +27,7 @@ def pplcnet(
     se: str = SE,
     act: str = "hard_swish",
     last: int = 1280,
-    strides: tuple[int, ...] = STRIDES,
+    strides: tuple[int | tuple[int, int], ...] = STRIDES,
     resolution: int = 224,
     name: str = "",
 ) -> Arch:

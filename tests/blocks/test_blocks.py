@@ -374,6 +374,30 @@ def test_the_order_of_layers():
     ]
 
 
+def leaves(block, shape):
+    return [leaf for leaf, _, _ in layers.visit(place(block, shape).layer, shape)]
+
+
+def test_channels_are_joined_and_shuffled():
+    *_, split, shuffle = leaves(B.ShuffleV2Unit(8), (4, 4, 8))
+    assert split.branches[0] == layers.Identity()
+    assert shuffle == layers.ChannelShuffle(2)
+    assert leaves(B.ShuffleV2Unit(8, stride=2), (4, 4, 8))[-1] == layers.ChannelShuffle(2)
+    _, first, shuffle, *_, add = leaves(B.ShuffleV1Unit(12, first_groups=1), (4, 4, 12))
+    assert (first.groups, shuffle, add.act) == (1, layers.ChannelShuffle(3), "relu")
+    pool, *_, act = leaves(B.ShuffleV1Unit(24, stride=2), (4, 4, 12))
+    assert (pool.mode, act) == ("avg", layers.Act("relu"))
+    *_, concat = leaves(B.GhostModule(8), (4, 4, 8))  # the plain half comes first
+    assert concat.branches[0] == layers.Identity()
+
+
+def test_resnet_activates_behind_the_sum_and_no_other_shortcut_does():
+    assert leaves(B.BasicBlock(8), (4, 4, 8))[-1].act == "relu"
+    assert leaves(B.BasicBlock(8, stride=2), (4, 4, 8))[-1].act == "relu"
+    for cls in (B.DepthwiseSeparable, B.ExpandCompress, B.InvertedResidual, B.MBConv):
+        assert leaves(cls(8, shortcut=True), (4, 4, 8))[-1].act == "identity"
+
+
 def acts(block, shape):
     layer = place(block, shape).layer
     return [leaf.act for leaf, _, _ in layers.visit(layer, shape) if isinstance(leaf, layers.Conv)]

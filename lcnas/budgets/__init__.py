@@ -1,0 +1,3 @@
+"""x."""
+from lcnas.budgets._terms import Terms
+__all__=["Terms"]

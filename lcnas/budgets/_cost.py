@@ -1,0 +1,153 @@
+"""Costs of many networks at once: a few table look-ups each, instead of one a block.
+
+The genes of an element, or of a part of one whose table would grow too large, make one number. A table
+holds, for each state at the part's entrance and each number, the ticks of all its blocks and pairs, and
+another one the state at its exit. States are whatever later blocks depend on: the shape at the border,
+the network-wide assignment, the kind of the last block and, inside an element, its depth and signature.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcnas.spaces._element import Digit, ElementTable
+from lcnas.spaces._rows import Rows
+
+Ints = NDArray[np.int64]
+LIMIT = 1 << 18  # entries of a table, as long as a part has more than one block
+CHUNK = 1 << 14  # networks at a time: what stays in the cache
+
+
+@dataclass(frozen=True)
+class Part:
+    """The tables of some consecutive blocks of an element."""
+
+    size: int  # numbers that its genes can make
+    ticks: Ints  # (states * size,) sum over its blocks and the pairs that end in it
+    after: NDArray[np.intp]  # (states * size,) state behind it
+
+
+@dataclass(frozen=True)
+class CostTables:
+    """All tables of a space under given terms."""
+
+    weights: NDArray[np.float64]  # (genes, 1 + parts): what a code adds to a part's number
+    parts: tuple[Part, ...]
+
+    @classmethod
+    def of(cls, layout: Rows, genes: int, rows: Ints, kinds: Ints, pairs: Ints) -> CostTables:
+        """Build the tables for ticks of rows, kinds of rows and ticks of pairs of kinds."""
+        structure = layout.structure
+        digits = [[structure.resolution_digit, *structure.network_digits]]
+        state = _first_states(layout)
+        builder = _Builder(layout, rows, kinds, pairs)
+        parts = []
+        for table in layout.tables:
+            for slots in _cuts(table, len(state["g"])):
+                part, state = builder.part(table, slots, state)
+                parts.append(part)
+                digits.append(_digits_of(table, slots))
+        return cls(np.stack([_weights(d, genes) for d in digits], axis=1), tuple(parts))
+
+    def cost(self, codes: Ints) -> Ints:
+        """Return the sums of ticks, (n,), of codes that are known to be right."""
+        out = np.empty(len(codes), dtype=np.int64)
+        for at in range(0, len(codes), CHUNK):
+            chunk = codes[at : at + CHUNK].astype(np.float64)
+            numbers = (chunk @ self.weights).T.astype(np.intp)  # exact: far below 2**53
+            state, total = numbers[0], out[at : at + CHUNK]
+            total[:] = 0
+            for part, number in zip(self.parts, numbers[1:], strict=True):
+                index = state * part.size
+                index += number
+                total += part.ticks[index]
+                state = part.after[index]
+        return out
+
+
+def _weights(digits: Sequence[Digit], genes: int) -> NDArray[np.float64]:
+    out = np.zeros(genes)
+    step = 1
+    for digit in reversed(digits):
+        if digit.column >= 0:
+            out[digit.column] = step
+        step *= digit.size
+    return out
+
+
+def _digits_of(table: ElementTable, slots: range) -> list[Digit]:
+    shared = [table.depth_digit, *table.sig_digits] if slots.start == 0 else []
+    return [*shared, *(digit for j in slots for digit in table.slot_digits[j])]
+
+
+def _cuts(table: ElementTable, states: int) -> Iterator[range]:
+    """Yield ranges of slots whose tables stay small."""
+    start, size = 0, states * len(table.depths) * len(table.signatures)
+    for j in range(table.slots):
+        combos = len(table.slot_values[j])
+        if j > start and size * combos > LIMIT:
+            yield range(start, j)
+            # Behind the first block the border is a function of what the state holds anyway.
+            start, size = j, len(table.depths) * len(table.signatures) * states
+        size *= combos
+    yield range(start, table.slots)
+
+
+State = dict[str, Ints]  # g, border, and kind of the last block (-1: none); in an element also d and s
+
+
+def _first_states(layout: Rows) -> State:
+    shapes = np.arange(len(layout.structure.resolutions))
+    assignments = np.arange(len(layout.structure.assignments))
+    return {
+        "g": np.tile(assignments, len(shapes)),
+        "border": np.repeat(shapes, len(assignments)),
+        "kind": np.full(len(shapes) * len(assignments), -1),
+    }
+
+
+class _Builder:
+    """Fills the tables of parts."""
+
+    def __init__(self, layout: Rows, rows: Ints, kinds: Ints, pairs: Ints) -> None:
+        self.layout = layout
+        self.rows = rows
+        self.kinds = kinds
+        self.pairs = pairs
+
+    def part(self, table: ElementTable, slots: range, states: State) -> tuple[Part, State]:
+        """Return the tables of some slots behind the given states, and the states behind them."""
+        combos = [len(table.slot_values[j]) for j in slots]
+        shared = [len(table.depths), len(table.signatures)] if slots.start == 0 else []
+        sizes = [*shared, *combos]
+        size, count = math.prod(sizes), len(states["g"])
+        digits = np.unravel_index(np.tile(np.arange(size), count), sizes)
+        now = {key: np.repeat(values, size) for key, values in states.items()}
+        if shared:
+            now["d"], now["s"] = digits[0], digits[1]
+        ticks = np.zeros(size * count, dtype=np.int64)
+        for j, c in zip(slots, digits[len(shared) :], strict=True):
+            ticks += self._slot(table, j, c, now)
+        if slots.stop == table.slots:
+            del now["d"], now["s"]
+        behind, after = np.unique(np.stack(list(now.values())), axis=1, return_inverse=True)
+        made = dict(zip(now, behind, strict=True))
+        return Part(size, ticks, after.reshape(-1).astype(np.intp)), made
+
+    def _slot(self, table: ElementTable, j: int, c: NDArray[np.intp], now: State) -> Ints:
+        """Return the ticks of slot j, 0 where it is absent; moves the states on."""
+        e, g, s = table.index, now["g"], now["s"]
+        if j == 0:
+            row = self.layout.first[e][now["border"], g, s, c]
+            now["border"] = self.layout.after[e][now["border"], g, s]
+        else:
+            row = self.layout.rest[e][now["border"], g, s, j - 1, c]
+        there = np.array(table.depths)[now["d"]] > j
+        ticks = self.rows[row] + self.pairs[now["kind"], self.kinds[row, 1]] * (now["kind"] >= 0)
+        now["kind"] = np.where(there, self.kinds[row, 0], now["kind"])
+        return np.where(there, ticks, 0)

@@ -1,0 +1,124 @@
+"""Terms: what a network costs, as a sum of whole ticks over its blocks and its pairs of neighbours."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lcnas.budgets._cost import CostTables
+from lcnas.errors import BudgetError, shorten
+from lcnas.spaces import Space
+
+Ints = NDArray[np.int64]
+LARGEST = 1 << 52  # |ticks| of one term: sums stay far below 2**62
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """Additive costs of a space's networks, in whole ticks of any unit; they may be negative.
+
+    The cost of a network is ``base`` + the sum of ``rows`` over its blocks + the sum of
+    ``pairs[kinds[left, 0], kinds[right, 1]]`` over its pairs of consecutive blocks.
+
+    Raises:
+        BudgetError: values that are not whole numbers, or shapes that do not fit each other.
+
+    Example:
+        >>> import numpy as np
+        >>> from lcnas import budgets, spaces
+        >>> space = spaces.load("pplcnet")
+        >>> terms = budgets.Terms(base=10, rows=np.arange(len(space.rows())))
+        >>> terms.cost(space, space.sample_codes(3, np.random.default_rng(0))).shape
+        (3,)
+    """
+
+    base: int  # ticks, once a network
+    rows: Ints  # (rows,) ticks of each of space.rows(classes), in their order
+    kinds: Ints | None = None  # (rows, 2) kind of each row, as left and as right neighbour
+    pairs: Ints | None = None  # (left kinds, right kinds) ticks of two neighbours
+    classes: int = 1000  # outputs of the last layer, as in space.rows(classes)
+    _tables: weakref.WeakKeyDictionary[Space, CostTables] = field(
+        default_factory=weakref.WeakKeyDictionary, init=False, repr=False
+    )
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "base", int(_whole("base", self.base, 0)))
+        object.__setattr__(self, "rows", _whole("rows", self.rows, 1))
+        if (self.kinds is None) != (self.pairs is None):
+            raise BudgetError("terms: kinds and pairs belong together: give both, or neither")
+        if self.kinds is not None and self.pairs is not None:
+            object.__setattr__(self, "kinds", _whole("kinds", self.kinds, 2))
+            object.__setattr__(self, "pairs", _whole("pairs", self.pairs, 2))
+            self._check_kinds(self.kinds, self.pairs)
+
+    def _check_kinds(self, kinds: Ints, pairs: Ints) -> None:
+        if kinds.shape != (len(self.rows), 2):
+            raise BudgetError(
+                f"terms: kinds: shape {kinds.shape} is not ({len(self.rows)}, 2), "
+                "the kind of each row as left and as right neighbour"
+            )
+        bad = (kinds < 0) | (kinds >= np.array(pairs.shape))
+        if bad.any():
+            row, side = (int(x) for x in np.argwhere(bad)[0])
+            raise BudgetError(
+                f"terms: kinds: row {row}: {kinds[row, side]} is not one of the "
+                f"{pairs.shape[side]} {('left', 'right')[side]} kinds of pairs"
+            )
+
+    def check(self, space: Space) -> None:
+        """Raise BudgetError unless there is one term for each row of the space."""
+        rows = len(space.rows(self.classes))
+        if len(self.rows) != rows:
+            raise BudgetError(
+                f"terms: {len(self.rows)} rows are not the {rows} of {space.name} "
+                f"with {self.classes} classes"
+            )
+
+    def cost(self, space: Space, codes: ArrayLike) -> Ints:
+        """Return the cost of each network in ticks, exactly.
+
+        Args:
+            space: the space that the terms belong to.
+            codes: integers of shape (n, genes) or (genes,), canonical or not.
+
+        Returns:
+            Integers of shape (n,).
+        """
+        tables = self._tables.get(space)
+        if tables is None:
+            self.check(space)
+            layout = space.layout(self.classes)
+            tables = CostTables.of(layout, len(space.genes), *self.parts())
+            self._tables[space] = tables
+        return tables.cost(space.checked(codes)) + self.base
+
+    def parts(self) -> tuple[Ints, Ints, Ints]:
+        """Return rows (rows,), kinds (rows, 2) and pairs (left, right), alike kinds merged.
+
+        Without pairs all rows are of one kind, and a pair costs nothing.
+        """
+        if self.kinds is None or self.pairs is None:
+            return self.rows, np.zeros((len(self.rows), 2), np.int64), np.zeros((1, 1), np.int64)
+        left, kind_left = np.unique(self.pairs, axis=0, return_inverse=True)
+        pairs, kind_right = np.unique(left, axis=1, return_inverse=True)
+        kinds = np.stack([kind_left[self.kinds[:, 0]], kind_right[self.kinds[:, 1]]], axis=1)
+        return self.rows, kinds, pairs
+
+
+def _whole(what: str, given: ArrayLike, dimensions: int) -> Ints:
+    """Return whole numbers as a read-only array of 64 bits."""
+    try:
+        values = np.asarray(given)
+    except ValueError:
+        values = np.asarray(None)
+    if values.dtype.kind not in "iu" or values.ndim != dimensions:
+        shape = ("one whole number", "whole numbers (n,)", "whole numbers (n, m)")[dimensions]
+        raise BudgetError(f"terms: {what}: {shorten(given)} is not {shape}")
+    if values.size and max(int(values.max()), -int(values.min())) > LARGEST:
+        raise BudgetError(f"terms: {what}: a value is beyond {LARGEST} ticks; use coarser ticks")
+    made = values.astype(np.int64)
+    made.flags.writeable = False
+    return made
