@@ -80,7 +80,9 @@ def nearest(given: object, allowed: Iterable[object]) -> str:
         if given != given or abs(given) > _FAR:  # NaN is near to nothing
             return ""
         return f"; the nearest is {min(numbers, key=lambda o: abs(o - given))}"
-    close = difflib.get_close_matches(shorten(given, 200).strip("'"), [str(o) for o in options], n=1, cutoff=0.5)
+    close = difflib.get_close_matches(
+        shorten(given, 200).strip("'"), [str(o) for o in options], n=1, cutoff=0.5
+    )
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

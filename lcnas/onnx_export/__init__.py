@@ -32,6 +32,7 @@ from lcnas.errors import ExportError, not_among, shorten
 from lcnas.onnx_export._fold import fold, fold_conv, fold_norm, fold_plan, merge
 from lcnas.onnx_export._graph import build, value_shape
 from lcnas.onnx_export._weights import (
+    CLASSES,
     EPSILON,
     Plan,
     Source,
@@ -72,7 +73,7 @@ def export(
     path: str | Path | None = None,
     *,
     weights: Weights | None = None,
-    classes: int = 1000,
+    classes: int = CLASSES,
     resolution: Resolution | None = None,
     batch: int | None = 1,
     opset: int = OPSET,
@@ -189,7 +190,7 @@ def _check_model(model: onnx.ModelProto, made: Plan, batch: int | None) -> None:
     bare.CopyFrom(model)
     bare.graph.output[0].type.tensor_type.ClearField("shape")
     try:
-        onnx.checker.check_model(model, full_check=True)
+        onnx.checker.check_model(model)
         inferred = onnx.shape_inference.infer_shapes(bare, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         first = str(error).strip().partition("\n")[0]
@@ -235,12 +236,20 @@ def _about_input(normalization: Mapping[str, Sequence[float]] | None) -> dict[st
         raise ExportError(
             f"normalization: its keys are mean and std, got {shorten(list(normalization))}"
         )
-    made = {key: [float(v) for v in normalization[key]] for key in ("mean", "std")}
-    for key, values in made.items():
-        fit = len(values) == INPUT_CHANNELS and bool(np.isfinite(values).all())
-        if not fit or (key == "std" and min(values) <= 0):
-            raise ExportError(
-                f"normalization: {key}: {shorten(values)} is not one "
-                f"{'positive ' if key == 'std' else ''}number a channel ({INPUT_CHANNELS})"
-            )
+    made = {key: _of_channels(normalization[key], key) for key in ("mean", "std")}
+    if min(made["std"]) <= 0:
+        raise ExportError(f"normalization: std: {shorten(made['std'])} is not positive")
     return {"lcnas.normalization": json.dumps(made)}
+
+
+def _of_channels(values: Sequence[float], key: str) -> list[float]:
+    try:
+        made = [float(v) for v in values]
+    except (TypeError, ValueError):
+        made = []
+    if len(made) != INPUT_CHANNELS or not np.isfinite(made).all():
+        raise ExportError(
+            f"normalization: {key}: {shorten(values)} is not one number for each of the "
+            f"{INPUT_CHANNELS} channels"
+        )
+    return made

@@ -12,6 +12,7 @@ from lcnas.arch import Resolution
 from lcnas.errors import ExportError
 from lcnas.layers import Layer, Shape
 from lcnas.onnx_export._weights import (
+    CLASSES,
     EPSILON,
     Array,
     Plan,
@@ -92,20 +93,30 @@ def merge(layer: layers.Reparam, channels: int, branches: Sequence[Weights]) -> 
     for i, (branch, weights) in enumerate(zip(layer.branches, branches, strict=True)):
         if isinstance(branch, layers.Conv):
             kernel, summand = fold_conv(branch, weights)
-            same = branch.stride == merged.stride and branch.groups == merged.groups
-            top, left = (merged.padding[k] - branch.padding[k] for k in (0, 2))
         else:
             factor, summand = fold_norm(weights)
             kernel = _norm_kernel(merged, channels, factor)
-            same = merged.stride == (1, 1)
-            top, left = merged.padding[0], merged.padding[2]
-        height, width = kernel.shape[:2]
-        window = total[max(top, 0) : top + height, max(left, 0) : left + width]
-        if not same or window.shape != kernel.shape:
+        window = _window(total, kernel, merged, branch)
+        if window is None:
             raise ExportError(f"branch {i} ({branch.kind}) of {merged} cannot be merged into it")
         window += kernel
         bias += 0 if summand is None else summand
     return total, bias
+
+
+def _window(
+    total: Floats, kernel: Floats, merged: layers.Conv, branch: layers.Conv | layers.BatchNorm
+) -> Floats | None:
+    """Return the part of the merged kernel that a branch's kernel adds to, or None where there is none."""
+    if isinstance(branch, layers.BatchNorm):  # a 1x1 convolution of stride 1
+        branch = layers.Conv(merged.width, groups=merged.groups)
+    steps = (branch.stride, branch.groups) == (merged.stride, merged.groups)
+    if not steps or branch.act != "identity" or branch.affine:
+        return None
+    top, left = (merged.padding[side] - branch.padding[side] for side in (0, 2))
+    height, width = branch.kernel
+    window = total[max(top, 0) : top + height, max(left, 0) : left + width]
+    return window if min(top, left) >= 0 and window.shape == kernel.shape else None
 
 
 def _fold_layer(layer: Layer, shape: Shape, own: dict[str, Array]) -> dict[str, Array]:
@@ -140,7 +151,7 @@ def fold_plan(made: Plan, weights: Weights) -> dict[str, Array]:
 def fold(
     source: Source,
     weights: Weights,
-    classes: int = 1000,
+    classes: int = CLASSES,
     resolution: Resolution | None = None,
 ) -> dict[str, Array]:
     """Return the weights of the network as it is outside training: the initializers of its ONNX graph.

@@ -65,7 +65,7 @@ def _floored(pool: layers.Pool, shape: Shape) -> Padding:
 
 
 class Graph:
-    """Nodes and initializers in the making. Each ``_layer`` method returns the name of its output."""
+    """Nodes and initializers in the making; the methods of the layers return the name of their output."""
 
     def __init__(self, weights: Mapping[str, Array], opset: int) -> None:
         self.weights = weights
@@ -81,9 +81,7 @@ class Graph:
         self._taken.add(made)
         return made
 
-    def node(
-        self, op: str, inputs: Sequence[str], path: str, **attributes: float | Sequence[int]
-    ) -> str:
+    def node(self, op: str, inputs: Sequence[str], path: str, **attributes: Any) -> str:
         """Add a node, named after its path and operator, and return the name of its output."""
         name = self._free(f"{path}/{op}")
         self.nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))

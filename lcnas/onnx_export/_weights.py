@@ -7,7 +7,8 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import prod, sqrt
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from lcnas.arch import Arch, PlacedBlock, Resolution, labels, walk
 from lcnas.errors import ExportError, listing, nearest, shorten
 from lcnas.layers import Layer, Shape, format_shape
 
+CLASSES = 1000  # of an arch, unless told otherwise
 EPSILON = 1e-5  # of every batch norm, added to the variance
 
 Array = NDArray[np.float32]
@@ -71,7 +73,7 @@ class Plan:
             yield from _leaves(placed.layer, placed.in_shape, name)
 
 
-def plan(source: Source, classes: int = 1000, resolution: Resolution | None = None) -> Plan:
+def plan(source: Source, classes: int = CLASSES, resolution: Resolution | None = None) -> Plan:
     """Return the placed blocks of a network, or those given, each with its name.
 
     Raises:
@@ -87,13 +89,18 @@ def plan(source: Source, classes: int = 1000, resolution: Resolution | None = No
     placed = (source,) if isinstance(source, PlacedBlock) else tuple(source)
     if not placed:
         raise ExportError("there is no block to export")
+    made = Plan(placed, _indexes(len(placed)))
     for i, (before, block) in enumerate(itertools.pairwise(placed)):
         if before.out_shape != block.in_shape:
             raise ExportError(
                 f"block {i} gives {format_shape(before.out_shape)}, "
                 f"block {i + 1} ({block}) takes {format_shape(block.in_shape)}"
             )
-    return Plan(placed, _indexes(len(placed)))
+    if made.has_classes and classes not in (CLASSES, *made.out_shape):
+        raise ExportError(
+            f"classes: {shorten(classes)}, but the last block gives {made.out_shape[0]}"
+        )
+    return made
 
 
 def _leaves(layer: Layer, shape: Shape, path: str) -> Iterator[tuple[str, Layer, Shape]]:
@@ -179,7 +186,7 @@ def plan_shapes(made: Plan) -> dict[str, Shape]:
 
 
 def names(
-    source: Source, classes: int = 1000, resolution: Resolution | None = None
+    source: Source, classes: int = CLASSES, resolution: Resolution | None = None
 ) -> dict[str, Shape]:
     """Return name -> shape of every weight, in order of execution.
 
@@ -210,6 +217,13 @@ def names(
 # -- the check of given weights --------------------------------------------------------------------
 
 
+def _array(name: str, value: object) -> NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except ValueError:
+        raise ExportError(f"weights: {name!r} is not an array of numbers") from None
+
+
 def checked(made: Plan, weights: Weights) -> dict[str, Array]:
     """Return the weights as arrays in the order of their names.
 
@@ -224,7 +238,7 @@ def checked(made: Plan, weights: Weights) -> dict[str, Array]:
         raise ExportError(f"weights: the network has no {listing(map(repr, unexpected))}{hint}")
     if missing:
         raise ExportError(f"weights: missing {listing(map(repr, missing))}")
-    arrays = {name: np.asarray(weights[name]) for name in shapes}
+    arrays = {name: _array(name, weights[name]) for name in shapes}
     for name, array in arrays.items():
         if array.shape != shapes[name]:
             raise ExportError(f"weights: {name!r} has the shape {array.shape}, not {shapes[name]}")
@@ -241,11 +255,15 @@ def checked(made: Plan, weights: Weights) -> dict[str, Array]:
 
 
 @functools.cache
-def _power_behind(act: str) -> float:
-    """Return the mean square of the activation of a standard normal variable."""
-    z = np.linspace(-8, 8, 4001)
-    density = np.exp(-(z**2) / 2)
-    sigmoid = 1 / (1 + np.exp(-z))
+def _power_after(act: str, power: float) -> float:
+    """Return the mean square behind an activation of a variable with mean 0 and mean square ``power``.
+
+    It is taken to be Laplacian: few kernels are alike, so that maps have heavier tails than normal ones.
+    """
+    unit = np.linspace(-8, 8, 1001)
+    density = np.exp(-(2**0.5) * np.abs(unit))
+    z = unit * sqrt(power)
+    sigmoid = 1 / (1 + np.exp(-np.clip(z, -80, 80)))
     hard = np.clip(z / 6 + 0.5, 0, 1)
     value = {
         "identity": z,
@@ -255,9 +273,14 @@ def _power_behind(act: str) -> float:
         "hard_sigmoid": hard,
         "sigmoid": sigmoid,
         "silu": z * sigmoid,
-        "gelu": z / (1 + np.exp(-1.702 * z)),  # nearly
+        "gelu": z / (1 + np.exp(-np.clip(1.702 * z, -80, 80))),  # nearly
     }[act]
-    return float((value**2 * density).sum() / density.sum())
+    made = float((value**2 * density).sum() / density.sum())
+    return float(f"{made:.6e}")  # the same weights on every processor
+
+
+def _after(act: str, power: float) -> float:
+    return power if act == "identity" else _power_after(act, float(f"{power:.1e}"))
 
 
 class _Init:
@@ -276,7 +299,7 @@ class _Init:
                     shape = inner.out_shape(shape)
                 return power
             case layers.Add():
-                return sum(self._branches(layer, shape, path, power)) * _power_behind(layer.act)
+                return _after(layer.act, sum(self._branches(layer, shape, path, power)))
             case layers.Concat() | layers.Split():
                 return float(np.mean(self._branches(layer, shape, path, power)))
         return self._leaf(layer, shape, path, power)
@@ -307,9 +330,9 @@ class _Init:
             case layers.Linear():
                 width = prod(layer.out_shape(shape))
                 power = self._dense(path, (shape[0], width), shape[0], power)
-                return power * _power_behind(layer.act)
+                return _after(layer.act, power)
             case layers.Act():
-                return power * _power_behind(layer.act)
+                return _after(layer.act, power)
         return power
 
     def _uniform(self, shape: Shape, limit: float) -> Array:
@@ -320,17 +343,17 @@ class _Init:
 
     def _kernel(self, path: str, shape: Shape, fan_in: int, power: float) -> float:
         """He et al. (arXiv 1502.01852): uniform, with the variance 2 / fan in."""
-        self.weights[f"{path}/kernel"] = self._uniform(shape, (6 / fan_in) ** 0.5)
+        self.weights[f"{path}/kernel"] = self._uniform(shape, sqrt(6 / fan_in))
         return 2 * power
 
     def _dense(self, path: str, shape: Shape, fan_in: int, power: float) -> float:
         power = self._kernel(path, shape, fan_in, power)
-        self.weights[f"{path}/bias"] = self._uniform((shape[-1],), 0.2 * power**0.5)
+        self.weights[f"{path}/bias"] = self._uniform((shape[-1],), 0.2 * sqrt(power))
         return power
 
     def _norm(self, path: str, channels: int, power: float) -> float:
         """Statistics near those of the map, scale and shift near 1 and 0."""
-        size, deviation = (channels,), power**0.5
+        size, deviation = (channels,), sqrt(power)
         self.weights[f"{path}/scale"] = 1 + self._uniform(size, 0.3)
         self.weights[f"{path}/shift"] = self._uniform(size, 0.4)
         self.weights[f"{path}/mean"] = self._uniform(size, 0.3 * deviation)
@@ -347,7 +370,7 @@ class _Init:
         if conv.affine:
             self.weights[f"{path}/gain"] = np.asarray(1 + self._uniform((), 0.2), np.float32)
             self.weights[f"{path}/offset"] = np.asarray(self._uniform((), 0.2), np.float32)
-        return power * _power_behind(conv.act)
+        return _after(conv.act, power)
 
     def _reparam(self, layer: layers.Reparam, shape: Shape, path: str, power: float) -> float:
         total = 0.0
@@ -365,7 +388,7 @@ class _Init:
         hidden = layer.hidden
         self._dense(f"{path}/reduce", (1, 1, channels, hidden), channels, power)
         self._dense(f"{path}/expand", (1, 1, hidden, channels), hidden, 1.0)
-        return power * _power_behind(layer.gate)
+        return power * _after(layer.gate, 1.0)
 
 
 def drawn(made: Plan, rng: np.random.Generator) -> dict[str, Array]:
@@ -380,14 +403,14 @@ def drawn(made: Plan, rng: np.random.Generator) -> dict[str, Array]:
 def init(
     source: Source,
     rng: np.random.Generator,
-    classes: int = 1000,
+    classes: int = CLASSES,
     resolution: Resolution | None = None,
 ) -> dict[str, Array]:
     """Return random weights for a standard normal input, named and shaped as in :func:`names`.
 
     They stand in for trained ones where only time or structure count: kernels after He et al., batch
     norms with statistics that fit the maps roughly, everything else near where training starts it, but
-    nothing exactly 0 or 1. Signals neither die nor explode, however deep the network is.
+    nothing exactly 0 or 1. Signals stay finite and alive at the depth of any published network.
 
     Args:
         source: the network, or blocks.
