@@ -223,7 +223,7 @@ def estimate(visits: Sequence[Visit], rng: np.random.Generator | None = None) ->
     if not np.isfinite(values).all() or (values <= 0).any():
         raise EngineError(f"timing: {values.min()} ms is no time; the clock is broken")
     groups = [np.array(g) for g in by_session.values()]
-    draws = _bootstrap(groups, rng or np.random.default_rng(0))
+    draws = bootstrap(groups, rng or np.random.default_rng(0))
     low, high = np.quantile(draws, [0.05, 0.95])
     middle = float(np.median(values))
     return Measurement(
@@ -236,7 +236,7 @@ def estimate(visits: Sequence[Visit], rng: np.random.Generator | None = None) ->
     )
 
 
-def _bootstrap(groups: Sequence[Floats], rng: np.random.Generator) -> Floats:
+def bootstrap(groups: Sequence[Floats], rng: np.random.Generator) -> Floats:
     """Return medians of resampled sessions and, inside them, resampled rounds."""
     out = np.empty(_BOOTSTRAPS)
     for i in range(_BOOTSTRAPS):

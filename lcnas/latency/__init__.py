@@ -1,0 +1,103 @@
+"""Latency: measured on this machine, predicted from a table, and known with its error.
+
+``latency_ms`` means one thing everywhere: the median over rounds of each round's 20 % quantile of the run
+times, with an interval by bootstrap over sessions and rounds (:mod:`lcnas.latency.timing`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from lcnas import zoo
+from lcnas.arch import Arch
+from lcnas.latency import engines, machine, models, timing
+from lcnas.latency.engines import Engine
+from lcnas.latency.machine import Machine, this_machine
+from lcnas.latency.models import Source
+from lcnas.latency.timing import Item, Measurement, Plan, Stopwatch, Visit
+
+REFERENCE = "pplcnet_0.5x"  # the fixed network whose swings tell those of the machine
+
+
+def reference(engine: Engine) -> Item:
+    """Return the reference workload of an engine."""
+    arch = zoo.load(REFERENCE)
+    return Item(timing.REFERENCE, lambda: models.open_fresh(arch, engine))
+
+
+def measure(
+    arch: Arch,
+    engine: str | Engine | None = None,
+    threads: int = 1,
+    *,
+    precision: str = "fp32",
+    batch: int = 1,
+    classes: int = 1000,
+    plan: Plan | None = None,
+    seed: int = 0,
+) -> Measurement:
+    """Return the latency of a whole network on this machine.
+
+    Args:
+        arch: the network, with random weights.
+        engine: its name, or a whole :class:`Engine`; None: the machine's default.
+        threads: that compute it.
+        precision: "fp32", "bf16" or "int8".
+        batch: pictures at once.
+        classes: outputs of the last layer.
+        plan: how thoroughly; None: :class:`Plan`'s defaults.
+        seed: of the order of visits.
+    """
+    made = _engine(engine, threads, precision, batch)
+    return measure_all({"network": arch}, made, classes=classes, plan=plan, seed=seed)["network"]
+
+
+def measure_all(
+    sources: Mapping[str, Source],
+    engine: Engine,
+    *,
+    classes: int = 1000,
+    plan: Plan | None = None,
+    seed: int = 0,
+) -> dict[str, Measurement]:
+    """Return the latency of several networks, measured interleaved."""
+    visits = visits_of(sources, engine, classes=classes, plan=plan, seed=seed)
+    found = timing.estimates(visits)
+    return {name: found[name] for name in sources}
+
+
+def visits_of(
+    sources: Mapping[str, Source],
+    engine: Engine,
+    *,
+    classes: int = 1000,
+    plan: Plan | None = None,
+    seed: int = 0,
+) -> list[Visit]:
+    """Return the single visits behind :func:`measure_all`, the reference's among them."""
+
+    def item(name: str) -> Item:
+        return Item(name, lambda: models.open_fresh(sources[name], engine, classes))
+
+    watch = Stopwatch(reference(engine), plan or Plan(), np.random.default_rng(seed))
+    with machine.pinned(engine.threads):
+        return list(watch.measure([item(name) for name in sources]))
+
+
+def _engine(engine: str | Engine | None, threads: int, precision: str, batch: int) -> Engine:
+    if isinstance(engine, Engine):
+        return engine
+    return engines.engine(engine, threads=threads, precision=precision, batch=batch)
+
+
+__all__: Sequence[str] = [
+    "Engine",
+    "Machine",
+    "Measurement",
+    "Plan",
+    "measure",
+    "measure_all",
+    "this_machine",
+]

@@ -1,0 +1,24 @@
+"""The options by which commands choose an engine."""
+
+from __future__ import annotations
+
+import argparse
+
+from lcnas.latency import engines
+from lcnas.latency.engines import Engine
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """Add --engine, --threads, --precision and --batch."""
+    names = ", ".join(engines.names())
+    parser.add_argument("--engine", metavar="E", default=engines.default(), help=names)
+    parser.add_argument("--threads", type=int, default=1, help="threads that compute one network")
+    parser.add_argument("--precision", default="fp32", help=", ".join(engines.PRECISIONS))
+    parser.add_argument("--batch", type=int, default=1, help="pictures at once")
+
+
+def engine_of(args: argparse.Namespace) -> Engine:
+    """Return the engine of parsed arguments."""
+    return engines.engine(
+        args.engine, threads=args.threads, precision=args.precision, batch=args.batch
+    )

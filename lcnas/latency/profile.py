@@ -1,0 +1,531 @@
+"""Building a table: measure blocks alone and whole networks, fit, validate; stop and go on at any moment.
+
+Everything that is measured goes into a journal at once, a line a visit, so that a kill loses at most the
+visit in progress. Repeating the command reads the journal and does what is left.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcnas import zoo
+from lcnas.arch import Arch, PlacedBlock, Resolution, walk
+from lcnas.blocks import to_data
+from lcnas.budgets import Budget, Terms
+from lcnas.errors import BudgetError, TableError
+from lcnas.latency import engines, models, predict, timing
+from lcnas.latency.engines import Engine
+from lcnas.latency.machine import pinned, this_machine
+from lcnas.latency.table import TICK_MS, LatencyTable, Network, Row, update
+from lcnas.latency.timing import Item, Measurement, Plan, Stopwatch, Visit
+from lcnas.spaces import Space
+
+Floats = NDArray[np.float64]
+BANDS = 5  # latency bands from which networks are drawn
+SPAN = ("pplcnet_0.25x", "pplcnet_1.0x")  # the networks that bound them
+OVERHEAD = "overhead"
+BLOCK_PLAN = Plan(
+    sessions=2, rounds=3, most_rounds=6, target=0.03, visit_ms=3.0, warm_up=2, at_once=64
+)
+NETWORK_PLAN = Plan(sessions=2, rounds=6, most_rounds=12, target=0.01, visit_ms=5.0, warm_up=2)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a table is built for."""
+
+    spaces: tuple[Space, ...] = ()  # whose rows are measured, and whose networks validate the fit
+    archs: tuple[Arch, ...] = ()  # further networks whose rows are measured
+    classes: int = 1000
+    validate: int = 40  # held-out networks
+    uniform: int = 20  # held-out networks drawn uniformly over the space
+    calibrate: int = 240  # whole networks that the fit rests on, at most
+    time_budget: float = 330.0  # seconds, after which no more calibration networks are begun
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """Progress: what is being done, how much of it, and of how much."""
+
+    title: str
+    done: int
+    total: int
+
+
+# -- the journal -----------------------------------------------------------------------------------
+
+
+class Journal:
+    """Visits and decisions, appended as they come; reading it again gives the same state."""
+
+    def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
+        self.path = path
+        self.visits: list[Visit] = []
+        self.notes: dict[str, Any] = {}
+        if path.is_file():
+            self._read(header)
+        if not path.is_file() or path.stat().st_size == 0:
+            self._write({"header": dict(header)})
+
+    def _read(self, header: Mapping[str, Any]) -> None:
+        good = 0
+        raw = self.path.read_bytes()
+        for line in raw.splitlines(keepends=True):
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                break  # the line that a kill cut off
+            if not line.endswith(b"\n"):
+                break
+            good += len(line)
+            self._take(entry, header)
+        if good < len(raw):
+            with self.path.open("r+b") as file:
+                file.truncate(good)
+
+    def _take(self, entry: Any, header: Mapping[str, Any]) -> None:
+        if isinstance(entry, list):
+            self.visits.append(Visit(*entry))
+        elif "header" in entry:
+            if entry["header"] != dict(header):
+                raise TableError(
+                    f"{self.path}: is the journal of other settings; remove it to start afresh"
+                )
+        else:
+            self.notes.update(entry)
+
+    def visit(self, seen: Visit) -> None:
+        """Append a visit."""
+        self.visits.append(seen)
+        self._write([seen.key, seen.session, round(seen.at, 3), round(seen.ms, 6)])
+
+    def note(self, key: str, value: Any) -> Any:
+        """Append a decision, such as which networks were drawn; returns it."""
+        self.notes[key] = value
+        self._write({key: value})
+        return value
+
+    def _write(self, entry: Any) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry, separators=(",", ":")) + "\n")
+        except OSError as error:
+            raise TableError(f"{self.path}: cannot be written: {error.strerror}") from None
+
+    def sync(self) -> None:
+        """Put what was appended on the disk."""
+        with self.path.open("a") as file:
+            os.fsync(file.fileno())
+
+    def remove(self) -> None:
+        """Delete the journal: its contents are in the table."""
+        self.path.unlink(missing_ok=True)
+
+
+def row_key(placed: PlacedBlock) -> str:
+    """Return a short name of a row, the same in every process."""
+    classes = placed.out_shape[0] if placed.depends_on_classes else 0
+    content = [to_data(placed.block), list(placed.in_shape), classes]
+    return "row:" + hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+# -- building --------------------------------------------------------------------------------------
+
+
+class Builder:
+    """Measures, fits and validates for one engine; see :func:`build`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        folder: Path,
+        *,
+        opened: Callable[[models.Source, Engine, int], Any] = models.open_fresh,
+        clock: timing.Clock = time.perf_counter,
+        told: Callable[[Step], None] = lambda _: None,
+        block_plan: Plan = BLOCK_PLAN,
+        network_plan: Plan = NETWORK_PLAN,
+    ) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.folder = folder
+        self.opened = opened
+        self.clock = clock
+        self.told = told
+        self.block_plan = block_plan
+        self.network_plan = network_plan
+        self.fresh = LatencyTable(this_machine(), engine)
+        path = folder / self.fresh.file_name
+        self.known = LatencyTable.load(path) if path.is_file() else self.fresh
+        header = self._header()
+        digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:8]
+        self.journal = Journal(path.with_name(f".{path.stem}.{digest}.journal.jsonl"), header)
+        self.rng = np.random.default_rng(settings.seed)
+        self.watch = Stopwatch(
+            self._reference(), network_plan, self.rng, clock=clock, told=self.journal.visit
+        )
+
+    def _header(self) -> dict[str, Any]:
+        s = self.settings
+        return {
+            "spaces": [
+                [space.name, str(space.size), [str(r) for r in space.resolutions]]
+                for space in s.spaces
+            ],
+            "archs": [arch.id for arch in s.archs],
+            "classes": s.classes,
+            "validate": s.validate,
+            "uniform": s.uniform,
+            "seed": s.seed,
+            "engine": dataclasses.asdict(self.engine),
+        }
+
+    def _reference(self) -> Item:
+        arch = zoo.load("pplcnet_0.5x")
+        return Item(timing.REFERENCE, lambda: self.opened(arch, self.engine, 1000))
+
+    def run(self) -> Path:
+        """Do what is left to do; returns the path of the finished table."""
+        started = self.clock()
+        with pinned(self.engine.threads):
+            self.measure_blocks()
+            for space in self.settings.spaces:
+                self.measure_networks(space, started + self.settings.time_budget)
+        return self.finish()
+
+    # -- blocks alone --
+
+    @functools.cached_property
+    def placed(self) -> tuple[PlacedBlock, ...]:
+        """The distinct placed blocks that the table has to have."""
+        found: dict[PlacedBlock, None] = {}
+        for space in self.settings.spaces:
+            found.update(dict.fromkeys(space.rows(self.settings.classes)))
+        for arch in self.settings.archs:
+            found.update(dict.fromkeys(walk(arch, None, self.settings.classes)))
+        return tuple(found)
+
+    @functools.cached_property
+    def lacking(self) -> dict[str, PlacedBlock]:
+        """Those of them that the table lacks, by key."""
+        return {row_key(p): p for p in self.placed if p not in self.known.rows}
+
+    def measure_blocks(self) -> None:
+        """Measure every block that the table lacks, alone, and the overhead of a session."""
+        items = [Item(OVERHEAD, self._open_nothing)]
+        items += [Item(key, self._opener((placed,))) for key, placed in self.lacking.items()]
+        self._measure("blocks alone", items, self.block_plan)
+
+    def _open_nothing(self) -> Any:
+        """Open a network that does next to nothing: what is left is the entry of a session."""
+        return self.opened(_nothing(), self.engine, 1000)
+
+    def _opener(self, source: models.Source) -> Callable[[], Any]:
+        return lambda: self.opened(source, self.engine, self.settings.classes)
+
+    def _measure(
+        self, title: str, items: Sequence[Item], plan: Plan, until: float = float("inf")
+    ) -> None:
+        self.watch.plan = plan
+        wanted = len(items) * plan.sessions * plan.rounds
+        keys = {item.key for item in items}
+        done = sum(v.key in keys for v in self.journal.visits)
+        for seen in self.watch.measure(items, list(self.journal.visits)):
+            done += seen.key in keys
+            self.told(Step(title, min(done, wanted), wanted))
+            if self.clock() > until:
+                break
+        self.journal.sync()
+
+    # -- whole networks --
+
+    def measure_networks(self, space: Space, until: float) -> None:
+        """Measure a space's networks: held-out ones twice, then calibration ones while time lasts."""
+        drawn = self.draws(space)
+        held = [*drawn["held_out"], *drawn["uniform"]]
+        first = self._network_items(space, held, "first")
+        calibration = self._network_items(space, drawn["calibration"], "first")
+        third = max(20, len(calibration) // 3)
+        self._measure(f"{space.name}: held-out networks", first, self.network_plan)
+        self._measure(f"{space.name}: networks to fit", calibration[:third], self.network_plan)
+        again = self._network_items(space, held, "again")
+        self._measure(f"{space.name}: held-out networks again", again, self.network_plan)
+        for i in range(third, len(calibration), self.network_plan.at_once):
+            if self.clock() > until:
+                break
+            part = calibration[i : i + self.network_plan.at_once]
+            self._measure(f"{space.name}: networks to fit", part, self.network_plan, until)
+
+    def _network_items(self, space: Space, codes: Sequence[Sequence[int]], run: str) -> list[Item]:
+        if not len(codes):
+            return []
+        archs = space.decode(np.array(codes))
+        return [Item(f"net:{run}:{arch.id}", self._opener(arch)) for arch in archs]
+
+    def draws(self, space: Space) -> dict[str, list[list[int]]]:
+        """Return the codes of the networks to measure; drawn once, by the provisional table."""
+        key = f"draws:{space.name}"
+        if key not in self.journal.notes:
+            self.journal.note(key, self._draw(space))
+        drawn: dict[str, list[list[int]]] = self.journal.notes[key]
+        return drawn
+
+    def _draw(self, space: Space) -> dict[str, list[list[int]]]:
+        s = self.settings
+        rng = np.random.default_rng(s.seed + 1)
+        wanted = s.validate + s.calibrate
+        codes = self._banded(space, wanted, rng)
+        others = space.sample_codes(s.uniform, rng)
+        order = rng.permutation(len(codes))
+        held = order[: s.validate]
+        return {
+            "held_out": codes[held].tolist(),
+            "uniform": others.tolist(),
+            "calibration": codes[order[s.validate :]].tolist(),
+        }
+
+    def _banded(self, space: Space, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return codes of different networks, spread over latency bands between the span's ends."""
+        terms = self.provisional(space)
+        low, high = (self._span_ticks(name, space) for name in SPAN)
+        try:
+            budget = Budget(space, terms, max_cost=high, min_cost=low)
+        except BudgetError:  # a space that lies elsewhere: all of it
+            budget = Budget(space, terms, max_cost=int(1e9))
+        codes = budget.sample_codes(2 * n, rng, bands=BANDS)
+        different = np.unique(codes, axis=0)
+        return rng.permutation(different)[:n]
+
+    def _span_ticks(self, name: str, space: Space) -> int:
+        arch = zoo.load(name, space.resolutions[0])
+        keys = [f"net:span:{arch.id}"]
+        self._measure(
+            "the span of PP-LCNet", [Item(keys[0], self._opener(arch))], self.network_plan
+        )
+        return round(self._found()[keys[0]].ms / TICK_MS)
+
+    def provisional(self, space: Space) -> Terms:
+        """Return the naive sum, less the session's entry that each block measured alone contains."""
+        alone = self._alone()
+        overhead = self._overhead()
+        rows = [max(0.0, alone[p].ms - overhead) for p in space.rows(self.settings.classes)]
+        ticks = np.round(np.array(rows) / TICK_MS).astype(np.int64)
+        return Terms(base=round(overhead / TICK_MS), rows=ticks, classes=self.settings.classes)
+
+    # -- results --
+
+    def _found(self) -> Mapping[Any, Measurement]:
+        return timing.estimates(self.journal.visits)
+
+    def _overhead(self) -> float:
+        return self._found()[OVERHEAD].ms
+
+    def _alone(self) -> dict[PlacedBlock, Row]:
+        """Return the time alone of every row, old and new."""
+        found = self._found()
+        rows = dict(self.known.rows)
+        for key, placed in self.lacking.items():
+            m = found[key]
+            rows[placed] = Row(m.ms, m.low, m.high, m.rounds, m.sessions)
+        return rows
+
+    def _networks(self) -> list[Network]:
+        """Return the networks that were measured in full, as the table keeps them."""
+        found = self._found()
+        out = []
+        for space in self.settings.spaces:
+            drawn = self.draws(space)
+            for role in ("calibration", "held_out", "uniform"):
+                for arch in space.decode(np.array(drawn[role])) if drawn[role] else []:
+                    made = self._network(arch, role, found)
+                    if made is not None:
+                        out.append(made)
+        return out
+
+    def _network(self, arch: Arch, role: str, found: Mapping[Any, Measurement]) -> Network | None:
+        first = found.get(f"net:first:{arch.id}")
+        again = found.get(f"net:again:{arch.id}")
+        plan = self.network_plan
+        if (
+            first is None
+            or first.sessions < plan.sessions
+            or (role != "calibration" and again is None)
+        ):
+            return None
+        rows = walk(arch, None, self.settings.classes)
+        return Network(rows, role, first.ms, first.low, first.high, again.ms if again else None)
+
+    def finish(self) -> Path:
+        """Fit, validate, and put everything into the table under its lock."""
+        rows, networks = self._alone(), self._networks()
+        overhead = self._overhead()
+
+        def change(table: LatencyTable) -> None:
+            for placed, row in rows.items():
+                table.rows.setdefault(placed, row)
+            seen = {(n.rows, n.role) for n in networks}
+            table.networks = [n for n in table.networks if (n.rows, n.role) not in seen] + networks
+            table.overhead_ms = overhead
+            refit(table)
+
+        path = update(self.folder, self.fresh, change)
+        self.journal.remove()
+        return path
+
+
+def _nothing() -> Arch:
+    from lcnas.blocks import DenseHead, Pool
+
+    return Arch.of({"stem": [Pool(8, stride=8, padding=(0, 0, 0, 0))], "head": [DenseHead()]}, 8)
+
+
+# -- fitting a table -------------------------------------------------------------------------------
+
+
+def refit(table: LatencyTable, method: str = "shrunk") -> None:
+    """Fit the table's terms to its calibration networks, and state how wrong they are."""
+    placed = tuple(table.rows)
+    alone = np.array([row.ms for row in table.rows.values()])
+    rows = predict.Rows(placed, alone)
+    numbers = {p: i for i, p in enumerate(placed)}
+    kinds = {
+        role: [n for n in table.networks if n.role == role]
+        for role in ("calibration", "held_out", "uniform")
+    }
+    counts = {
+        role: predict.count_matrix([[numbers[p] for p in n.rows] for n in networks], len(placed))
+        for role, networks in kinds.items()
+    }
+    times = {role: np.array([n.ms for n in networks]) for role, networks in kinds.items()}
+    if len(times["calibration"]) < 20:
+        _plain(table, alone)
+        return
+    made = predict.fit(method, rows, counts["calibration"], times["calibration"], table.overhead_ms)
+    _set_terms(table, made.base, made.terms)
+    cross = predict.cross_predictions(
+        method, rows, counts["calibration"], times["calibration"], table.overhead_ms
+    )
+    table.residuals = tuple(sorted((times["calibration"] / cross - 1).tolist()))
+    table.method = {**table.method, "fit": method, "settings": dict(made.settings)}
+    table.errors = _all_errors(table, rows, kinds, counts, times)
+    _note_predictions(table, kinds, counts, cross)
+
+
+def _plain(table: LatencyTable, alone: Floats) -> None:
+    """Use the sum of the blocks alone, less their sessions' entries: too few networks to fit."""
+    _set_terms(table, table.overhead_ms, alone - table.overhead_ms)
+    table.residuals = ()
+    table.method = {**table.method, "fit": "sum", "settings": {}}
+
+
+def _set_terms(table: LatencyTable, base: float, terms: Floats) -> None:
+    table.base = round(base / TICK_MS)
+    for placed, term in zip(list(table.rows), terms, strict=True):
+        table.rows[placed] = dataclasses.replace(
+            table.rows[placed], term=round(float(term) / TICK_MS)
+        )
+
+
+def _ticked(table: LatencyTable, counts: Floats) -> Floats:
+    """Return what the table predicts, by its whole ticks."""
+    terms = np.array([row.term or 0 for row in table.rows.values()], dtype=np.float64)
+    made: Floats = (table.base + counts @ terms) * TICK_MS
+    return made
+
+
+def _all_errors(
+    table: LatencyTable,
+    rows: predict.Rows,
+    kinds: Mapping[str, Sequence[Network]],
+    counts: Mapping[str, Floats],
+    times: Mapping[str, Floats],
+) -> dict[str, Any]:
+    """Return the errors over held-out and uniform networks, of the fit, the others, and the noise."""
+    out: dict[str, Any] = {}
+    for role in ("held_out", "uniform"):
+        if len(times[role]) < 2:
+            continue
+        predicted = _ticked(table, counts[role])
+        again = np.array([n.again_ms or n.ms for n in kinds[role]])
+        low, high = table.bounds(0.9)
+        inside = (times[role] >= predicted * (1 + low)) & (times[role] <= predicted * (1 + high))
+        out[role] = {
+            "fit": dataclasses.asdict(predict.errors(predicted, times[role])),
+            "noise_floor": dataclasses.asdict(predict.errors(again, times[role])),
+            "coverage_90": float(inside.mean()),
+            "bands": _bands(predicted, times[role]),
+        }
+        for other in predict.METHODS:
+            made = predict.fit(
+                other, rows, counts["calibration"], times["calibration"], table.overhead_ms
+            )
+            found = predict.errors(made.predict(counts[role]), times[role])
+            out[role][other] = dataclasses.asdict(found)
+    return out
+
+
+def _bands(predicted: Floats, measured: Floats) -> list[dict[str, float]]:
+    """Return the errors in equal parts of log latency."""
+    edges = np.geomspace(measured.min(), measured.max() * 1.0001, BANDS + 1)
+    out = []
+    for low, high in itertools.pairwise(edges):
+        inside = (measured >= low) & (measured < high)
+        if inside.any():
+            off = np.abs(predicted[inside] / measured[inside] - 1)
+            out.append(
+                {
+                    "from_ms": round(low, 4),
+                    "to_ms": round(high, 4),
+                    "n": int(inside.sum()),
+                    "mape": float(off.mean()),
+                }
+            )
+    return out
+
+
+def _note_predictions(
+    table: LatencyTable,
+    kinds: Mapping[str, Sequence[Network]],
+    counts: Mapping[str, Floats],
+    cross: Floats,
+) -> None:
+    """Write each network's prediction beside its measurement."""
+    made = {role: _ticked(table, counts[role]) for role in ("held_out", "uniform")} | {
+        "calibration": cross
+    }
+    at = dict.fromkeys(kinds, 0)
+    fresh = []
+    for network in table.networks:
+        value = float(made[network.role][at[network.role]])
+        at[network.role] += 1
+        fresh.append(dataclasses.replace(network, predicted_ms=value))
+    table.networks = fresh
+
+
+def build(settings: Settings, engine: Engine, folder: Path, **options: Any) -> Path:
+    """Build or extend the table of an engine on this machine; returns its path."""
+    return Builder(settings, engine, folder, **options).run()
+
+
+def resolutions_of(space: Space) -> Iterator[Resolution]:
+    """Yield the resolutions of a space."""
+    yield from space.resolutions
+
+
+__all__ = ["Builder", "Journal", "Settings", "Step", "build", "engines", "refit"]

@@ -1,0 +1,481 @@
+"""LatencyTable: what placed blocks take on one machine, by one engine, and how wrong their sum is.
+
+The file is JSON (``docs/latency.md`` gives the schema): machine, engine, method, a row a placed block with
+its time alone and its fitted term, the networks that the fit and its errors rest on, and the errors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcnas import blocks as vocabulary
+from lcnas import paths
+from lcnas.arch import Arch, PlacedBlock, place, walk
+from lcnas.budgets import Terms
+from lcnas.errors import (
+    BlockError,
+    EngineError,
+    LcnasError,
+    ShapeError,
+    TableError,
+    nearest,
+    shorten,
+)
+from lcnas.latency import engines
+from lcnas.latency.engines import Engine
+from lcnas.latency.machine import Machine, this_machine
+
+VERSION = 1
+TICK_MS = 0.001  # terms are whole microseconds
+Floats = NDArray[np.float64]
+
+
+class RowSpace(Protocol):
+    """What a table needs of a :class:`lcnas.spaces.Space`."""
+
+    name: str
+
+    def rows(self, classes: int = 1000) -> Sequence[PlacedBlock]: ...
+
+
+@dataclass(frozen=True)
+class Row:
+    """One placed block: its time alone, and its term in the sum."""
+
+    ms: float  # alone, the session's entry included
+    low: float  # 90 % interval
+    high: float
+    rounds: int
+    sessions: int
+    term: int | None = None  # ticks; None: not fitted yet
+
+
+@dataclass(frozen=True)
+class Network:
+    """A whole network that was measured on the table's machine."""
+
+    rows: tuple[PlacedBlock, ...]
+    role: str  # "calibration", "held_out" or "uniform"
+    ms: float
+    low: float
+    high: float
+    again_ms: float | None = None  # a second, independent measurement
+    predicted_ms: float | None = (
+        None  # by the fit; of calibration networks by one that has not seen them
+    )
+    band: int | None = None  # latency band that it was drawn from
+
+
+ROLES = ("calibration", "held_out", "uniform")
+
+
+@dataclass
+class LatencyTable:
+    """Latencies of placed blocks on one machine; see the module's docstring."""
+
+    machine: Machine
+    engine: Engine
+    rows: dict[PlacedBlock, Row] = field(default_factory=dict)
+    networks: list[Network] = field(default_factory=list)
+    base: int = 0  # ticks, once a network
+    overhead_ms: float = 0.0  # of entering a session, measured on a network that does nothing
+    method: dict[str, Any] = field(default_factory=dict)  # how it was measured and fitted
+    errors: dict[str, Any] = field(
+        default_factory=dict
+    )  # of the fit and of others, and the noise floor
+    residuals: tuple[
+        float, ...
+    ] = ()  # measured / predicted - 1 of networks that no fit has seen, sorted
+    source: str = ""  # the file, for messages
+
+    # -- files -------------------------------------------------------------------------------------
+
+    @property
+    def file_name(self) -> str:
+        """The name that the table has in a folder."""
+        return f"{self.machine.slug}-{self.machine.isa}-{self.engine.label}.json"
+
+    @property
+    def whose(self) -> str:
+        """Whose latencies these are, in words."""
+        e = self.engine
+        threads = f"{e.threads} thread{'s' * (e.threads > 1)}"
+        what = f"{e.name} {e.version}, {e.precision}, {threads}, batch {e.batch}"
+        return f"{self.machine.cpu} ({self.machine.isa}), {what}"
+
+    @classmethod
+    def load(cls, path_or_name: str | Path) -> LatencyTable:
+        """Return the table of a file, or of a name in the folders where tables are looked for.
+
+        Raises:
+            TableError: no such table, or a file that is truncated, edited or of another version.
+        """
+        path = _find(path_or_name)
+        try:
+            data = json.loads(path.read_bytes())
+        except OSError as error:
+            raise TableError(f"{path}: cannot be read: {error.strerror}") from None
+        except (ValueError, RecursionError) as error:
+            raise TableError(f"{path}: not JSON, perhaps cut off: {shorten(str(error))}") from None
+        return cls.from_data(data, str(path))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the table into a folder, beside its final place first, then renamed; returns the path."""
+        target = Path(folder) / self.file_name
+        write_text(
+            target,
+            json.dumps(self.to_data(), indent=None, separators=(",", ":")).replace(
+                '},{"block"', '},\n{"block"'
+            )
+            + "\n",
+        )
+        return target
+
+    def to_data(self) -> dict[str, Any]:
+        """Return the table as plain data."""
+        numbers = {placed: i for i, placed in enumerate(self.rows)}
+        return {
+            "format": "lcnas-latency-table",
+            "version": VERSION,
+            "machine": dataclasses.asdict(self.machine),
+            "engine": dataclasses.asdict(self.engine),
+            "method": self.method,
+            "errors": self.errors,
+            "base_us": self.base,
+            "overhead_ms": _rounded(self.overhead_ms),
+            "residuals": [round(r, 5) for r in self.residuals],
+            "networks": [_network_data(n, numbers) for n in self.networks],
+            "rows": [_row_data(placed, row) for placed, row in self.rows.items()],
+        }
+
+    @classmethod
+    def from_data(cls, data: object, source: str = "table") -> LatencyTable:
+        """Return the table of plain data."""
+        keys = ("format", "version", "machine", "engine", "method", "errors", "base_us", "overhead_ms",
+                "residuals", "networks", "rows")  # fmt: skip
+        table = _object(data, keys, source)
+        if table["format"] != "lcnas-latency-table" or table["version"] != VERSION:
+            raise TableError(
+                f"{source}: is {shorten(table['format'])} version {shorten(table['version'])}, not "
+                f"'lcnas-latency-table' version {VERSION}"
+            )
+        try:
+            machine = Machine(
+                **_object(table["machine"], ("cpu", "isa", "cores", "system"), f"{source}: machine")
+            )
+            engine = engines.from_data(table["engine"])
+        except (EngineError, TypeError) as error:
+            raise TableError(f"{source}: {error}") from None
+        rows = dict(
+            _row(item, f"{source}: rows[{i}]")
+            for i, item in enumerate(_list(table["rows"], f"{source}: rows"))
+        )
+        order = list(rows)
+        return cls(
+            machine=machine,
+            engine=engine,
+            rows=rows,
+            networks=[
+                _network(item, order, f"{source}: networks[{i}]")
+                for i, item in enumerate(_list(table["networks"], f"{source}: networks"))
+            ],
+            base=_whole(table["base_us"], f"{source}: base_us"),
+            overhead_ms=_number(table["overhead_ms"], f"{source}: overhead_ms", zero=True),
+            method=_object(table["method"], None, f"{source}: method"),
+            errors=_object(table["errors"], None, f"{source}: errors"),
+            residuals=tuple(
+                _number(r, f"{source}: residuals", signed=True)
+                for r in _list(table["residuals"], f"{source}: residuals")
+            ),
+            source=source,
+        )
+
+    # -- use ---------------------------------------------------------------------------------------
+
+    def coverage(self, space: RowSpace, classes: int = 1000) -> float:
+        """Return the share of a space's rows that the table has, from 0 to 1."""
+        placed = space.rows(classes)
+        return sum(p in self.rows for p in placed) / len(placed)
+
+    def missing(self, space: RowSpace, classes: int = 1000) -> list[PlacedBlock]:
+        """Return the rows of a space that the table lacks."""
+        return [p for p in space.rows(classes) if p not in self.rows]
+
+    def term(self, placed: PlacedBlock) -> int:
+        """Return a placed block's term in ticks.
+
+        Raises:
+            TableError: the table has no such row; names it, and the command that would measure it.
+        """
+        row = self.rows.get(placed)
+        if row is None or row.term is None:
+            raise TableError(
+                f"{self.source or self.file_name}: no row for {placed}; measure it with: "
+                f"{self.command_for(placed)}"
+            )
+        return row.term
+
+    def command_for(self, placed: PlacedBlock) -> str:
+        """Return the command that would measure a row."""
+        e = self.engine
+        parts = [
+            f"python -m lcnas.profile_blocks --engine {e.name} --threads {e.threads}",
+            f"--precision {e.precision} --batch {e.batch} --blocks-from NETWORK.json",
+        ]
+        if len(placed.out_shape) == 1 and placed.depends_on_classes:
+            parts.append(f"--classes {placed.out_shape[0]}")
+        return " ".join(parts)
+
+    def terms(self, space: RowSpace, classes: int = 1000) -> Terms:
+        """Return the terms of a space's rows, in ticks of a microsecond, for budgets."""
+        placed = space.rows(classes)
+        return Terms(
+            base=self.base,
+            rows=np.array([self.term(p) for p in placed], dtype=np.int64),
+            classes=classes,
+        )
+
+    def predict(self, archs: Arch | Sequence[Arch], classes: int = 1000) -> Floats:
+        """Return the predicted latency of networks, in ms, an array of shape (n,)."""
+        many = [archs] if isinstance(archs, Arch) else list(archs)
+        ticks = [self.base + sum(self.term(p) for p in walk(a, None, classes)) for a in many]
+        return np.array(ticks, dtype=np.float64) * TICK_MS
+
+    def predict_codes(self, space: Any, codes: NDArray[np.integer], classes: int = 1000) -> Floats:
+        """Return the predicted latency of each row of an (n, genes) array of codes, in ms."""
+        ticks = self.terms(space, classes).cost(space, codes)
+        made: Floats = ticks.astype(np.float64) * TICK_MS
+        return made
+
+    def interval(
+        self, archs: Arch | Sequence[Arch], level: float = 0.9, classes: int = 1000
+    ) -> tuple[Floats, Floats]:
+        """Return (low, high) in ms: where networks of a given prediction were measured, at that level.
+
+        Conformal: quantiles of the relative residuals of networks that the fit had not seen.
+        """
+        low, high = self.bounds(level)
+        predicted = self.predict(archs, classes)
+        return predicted * (1 + low), predicted * (1 + high)
+
+    def bounds(self, level: float = 0.9) -> tuple[float, float]:
+        """Return the relative bounds of an interval of that level."""
+        if not 0 < level < 1:
+            raise TableError(f"level: {shorten(level)} is not between 0 and 1")
+        if not self.residuals:
+            raise TableError(
+                f"{self.source or self.file_name}: was not validated, so it has no intervals"
+            )
+        n = len(self.residuals)
+        # The conformal rank: the ceil((n + 1) q)-th smallest, kept inside the sample.
+        high = min(n, math.ceil((n + 1) * (1 + level) / 2 - 1e-9)) - 1
+        low = max(1, math.floor((n + 1) * (1 - level) / 2 + 1e-9)) - 1
+        return self.residuals[low], self.residuals[high]
+
+    def of_this_machine(self) -> bool:
+        """Return whether the table was made on a machine like this one."""
+        return self.machine.same_kind(this_machine())
+
+
+# -- finding and writing files ---------------------------------------------------------------------
+
+
+def available(explicit: Path | None = None) -> dict[str, Path]:
+    """Return the tables in the folders where they are looked for, by name; the first folder wins."""
+    out: dict[str, Path] = {}
+    for folder in paths.table_dirs(explicit):
+        for path in sorted(folder.glob("*.json")):
+            out.setdefault(path.stem, path)
+    return out
+
+
+def _find(path_or_name: str | Path) -> Path:
+    text = str(path_or_name)
+    if "\0" not in text and Path(text).is_file():
+        return Path(text)
+    known = available()
+    name = text.removesuffix(".json")
+    if name in known:
+        return known[name]
+    raise TableError(f"table: there is no file or table {shorten(text)}{nearest(name, known)}")
+
+
+def default(engine: Engine) -> Path | None:
+    """Return the table of this machine and engine, or None."""
+    wanted = LatencyTable(this_machine(), engine).file_name
+    for folder in paths.table_dirs():
+        if (folder / wanted).is_file():
+            return folder / wanted
+    return None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file beside its place, then rename it, so that nobody ever sees half of it."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise TableError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file while a process reads, changes and writes it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: renaming keeps the file whole, but the last writer wins
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def update(folder: Path, fresh: LatencyTable, change: Callable[[LatencyTable], None]) -> Path:
+    """Change the table of a folder under its lock: read it (or take the fresh one), change, write."""
+    path = folder / fresh.file_name
+    with locked(path):
+        table = LatencyTable.load(path) if path.is_file() else fresh
+        change(table)
+        return table.save(folder)
+
+
+# -- plain data ------------------------------------------------------------------------------------
+
+
+def _rounded(ms: float) -> float:
+    return float(f"{ms:.5g}")
+
+
+def _row_data(placed: PlacedBlock, row: Row) -> dict[str, Any]:
+    out: dict[str, Any] = {"block": vocabulary.to_data(placed.block), "in": list(placed.in_shape)}
+    if placed.depends_on_classes:
+        out["classes"] = placed.out_shape[0]
+    out |= {"ms": _rounded(row.ms), "interval": [_rounded(row.low), _rounded(row.high)]}
+    out |= {"rounds": row.rounds, "sessions": row.sessions, "term_us": row.term}
+    return out
+
+
+def _row(data: object, what: str) -> tuple[PlacedBlock, Row]:
+    keys = ("block", "in", "classes", "ms", "interval", "rounds", "sessions", "term_us")
+    item = _object(data, keys, what, optional=("classes",))
+    shape = tuple(_whole(n, f"{what}.in", 1) for n in _list(item["in"], f"{what}.in"))
+    classes = _whole(item["classes"], f"{what}.classes", 1) if "classes" in item else 1000
+    try:
+        placed = place(vocabulary.from_data(item["block"]), shape, classes)
+    except (BlockError, ShapeError) as error:
+        raise TableError(f"{what}: {error}") from None
+    low, high = _interval(item["interval"], f"{what}.interval")
+    term = None if item["term_us"] is None else _whole(item["term_us"], f"{what}.term_us")
+    return placed, Row(
+        _number(item["ms"], f"{what}.ms"),
+        low,
+        high,
+        _whole(item["rounds"], f"{what}.rounds", 1),
+        _whole(item["sessions"], f"{what}.sessions", 1),
+        term,
+    )
+
+
+def _network_data(network: Network, numbers: Mapping[PlacedBlock, int]) -> dict[str, Any]:
+    out: dict[str, Any] = {"role": network.role, "rows": [numbers[p] for p in network.rows]}
+    out |= {"ms": _rounded(network.ms), "interval": [_rounded(network.low), _rounded(network.high)]}
+    for key, value in (("again_ms", network.again_ms), ("predicted_ms", network.predicted_ms)):
+        if value is not None:
+            out[key] = _rounded(value)
+    if network.band is not None:
+        out["band"] = network.band
+    return out
+
+
+def _network(data: object, order: Sequence[PlacedBlock], what: str) -> Network:
+    keys = ("role", "rows", "ms", "interval", "again_ms", "predicted_ms", "band")
+    item = _object(data, keys, what, optional=("again_ms", "predicted_ms", "band"))
+    if item["role"] not in ROLES:
+        raise TableError(f"{what}.role: {shorten(item['role'])} is not among {', '.join(ROLES)}")
+    ids = [_whole(n, f"{what}.rows", 0) for n in _list(item["rows"], f"{what}.rows")]
+    if any(n >= len(order) for n in ids):
+        raise TableError(f"{what}.rows: {max(ids)} is not one of the table's {len(order)} rows")
+    low, high = _interval(item["interval"], f"{what}.interval")
+    optional = {
+        key: _number(item[key], f"{what}.{key}")
+        for key in ("again_ms", "predicted_ms")
+        if key in item
+    }
+    band = _whole(item["band"], f"{what}.band", 0) if "band" in item else None
+    return Network(
+        tuple(order[n] for n in ids),
+        item["role"],
+        _number(item["ms"], f"{what}.ms"),
+        low,
+        high,
+        band=band,
+        **optional,
+    )
+
+
+def _object(
+    data: object, keys: tuple[str, ...] | None, what: str, optional: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise TableError(f"{what}: {shorten(data)} is not an object")
+    if keys is not None:
+        for key in data:
+            if key not in keys:
+                raise TableError(f"{what}: unknown key {key!r}{nearest(key, keys)}")
+        for key in keys:
+            if key not in data and key not in optional:
+                raise TableError(f"{what}: key {key!r} is missing")
+    return data
+
+
+def _list(data: object, what: str) -> list[Any]:
+    if not isinstance(data, list):
+        raise TableError(f"{what}: {shorten(data)} is not a list")
+    return data
+
+
+def _interval(data: object, what: str) -> tuple[float, float]:
+    pair = _list(data, what)
+    if len(pair) != 2:
+        raise TableError(f"{what}: {shorten(pair)} is not [low, high]")
+    return _number(pair[0], what), _number(pair[1], what)
+
+
+def _number(data: object, what: str, zero: bool = False, signed: bool = False) -> float:
+    if isinstance(data, bool) or not isinstance(data, int | float) or not math.isfinite(data):
+        raise TableError(f"{what}: {shorten(data)} is not a finite number")
+    if not signed and (data < 0 or (data == 0 and not zero)):
+        raise TableError(f"{what}: {shorten(data)} is not above 0; a time cannot be")
+    return float(data)
+
+
+def _whole(data: object, what: str, low: int | None = None) -> int:
+    if isinstance(data, bool) or not isinstance(data, int) or (low is not None and data < low):
+        raise TableError(
+            f"{what}: {shorten(data)} is not a whole number"
+            + (f" of at least {low}" if low is not None else "")
+        )
+    return data
+
+
+__all__ = ["LatencyTable", "LcnasError", "Network", "Row", "available", "default", "update"]

@@ -1,0 +1,181 @@
+"""Command line: build a latency table for this machine, block by block, and say how wrong it is.
+
+python -m lcnas.profile_blocks
+python -m lcnas.profile_blocks --space lcnet_next --threads 2
+python -m lcnas.profile_blocks --blocks-from mobilenet_v3_small my_network.json
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from lcnas import _cli, spaces
+from lcnas.errors import LcnasError
+from lcnas.latency.commandline import add_engine_options, engine_of
+from lcnas.latency.profile import Builder, Settings, Step
+from lcnas.latency.table import LatencyTable
+
+PROG = "lcnas.profile_blocks"
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    parser = _cli.Parser(
+        PROG,
+        "Build a latency table for this machine: measure every distinct placed block of a space, then whole\n"
+        "networks, fit one to the other, and state the error on networks that were used for nothing else.\n"
+        "Stop it at any moment (Ctrl-C, a kill): the same command goes on where it was. Run nothing else\n"
+        "meanwhile.",
+    )
+    parser.add_argument(
+        "--space",
+        action="append",
+        metavar="NAME",
+        help="space by name or .toml file, may be repeated (default: pplcnet_tail)",
+    )
+    parser.add_argument(
+        "--blocks-from",
+        nargs="+",
+        default=[],
+        metavar="NETWORK",
+        help="also the blocks of these networks",
+    )
+    add_engine_options(parser)
+    parser.add_argument("--classes", metavar="N", default="1000", help="outputs of the last layer")
+    parser.add_argument(
+        "--resolution",
+        metavar="R",
+        help="pixels, a side or HEIGHTxWIDTH (default: the space's own)",
+    )
+    parser.add_argument("--validate", type=int, default=40, metavar="N", help="held-out networks")
+    parser.add_argument(
+        "--calibrate", type=int, default=240, metavar="N", help="networks to fit, at most"
+    )
+    parser.add_argument(
+        "--time-budget",
+        type=float,
+        default=300.0,
+        metavar="S",
+        help="seconds after which no more networks to fit are begun",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of draws and of the order of visits")
+    parser.add_argument(
+        "--out", default="latency_tables", metavar="FOLDER", help="where the table is written"
+    )
+    args = parser.parse_args(argv)
+    for name, least in (("validate", 0), ("calibrate", 0)):
+        if getattr(args, name) < least:
+            parser.error(f"--{name} is at least {least}")
+    builder = _builder(args)
+    started = time.monotonic()
+    with _Progress() as progress:
+        builder.told = progress
+        path = builder.run()
+    print(summary(LatencyTable.load(path)))
+    print(f"\nwritten: {path}   ({time.monotonic() - started:.0f} s)")
+    return 0
+
+
+def _builder(args: Any) -> Builder:
+    size = None if args.resolution is None else _cli.resolution(args.resolution)
+    names = args.space or ([] if args.blocks_from else ["pplcnet_tail"])
+    archs = [_cli.network(name) for name in args.blocks_from]
+    settings = Settings(
+        spaces=tuple(spaces.load(name, size) for name in names),
+        archs=tuple(arch if size is None else arch.at(size) for arch in archs),
+        classes=_cli.classes(args.classes),
+        validate=args.validate,
+        calibrate=args.calibrate,
+        time_budget=args.time_budget,
+        seed=args.seed,
+    )
+    folder = Path(args.out)
+    if folder.exists() and not folder.is_dir():
+        raise LcnasError(f"out: {folder} is not a folder")
+    return Builder(settings, engine_of(args), folder)
+
+
+class _Progress:
+    """A progress bar with the time left, or plain lines where the output is no terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("visits"),
+            TimeElapsedColumn(),
+            TextColumn("left:"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._plain: Callable[[str], None] | None = None if console.is_terminal else console.print
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        if self._plain is None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._plain is None:
+            self._bar.stop()
+
+    def __call__(self, step: Step) -> None:
+        if step.title not in self._tasks:
+            self._tasks[step.title] = self._bar.add_task(step.title, total=step.total)
+            if self._plain is not None:
+                self._plain(f"{step.title} ({step.total} visits)")
+        self._bar.update(self._tasks[step.title], completed=step.done, total=step.total)
+
+
+def summary(table: LatencyTable) -> str:
+    """Return what a table says of itself: whose it is, how large, and how wrong."""
+    lines = [table.whose, f"{len(table.rows)} rows, {len(table.networks)} whole networks"]
+    if not table.errors:
+        return "\n".join([*lines, "not validated: too few networks to fit (see --calibrate)"])
+    title = "error on networks used for nothing else"
+    lines += ["", f"{title:<52} {'n':>4} {'MAPE':>6} {'<5 %':>5} {'<10 %':>5} {'tau':>6}"]
+    for role, where in (("held_out", "in latency bands"), ("uniform", "uniform over the space")):
+        lines += _error_lines(table.errors.get(role, {}), where)
+    held = table.errors.get("held_out")
+    if held:
+        lines.append(f"90 % intervals hold {held['coverage_90']:.0%} of the held-out networks")
+    return "\n".join(lines)
+
+
+_SHOWN = {
+    "fit": "this table",
+    "noise_floor": "a second measurement",
+    "sum": "sum of the blocks alone",
+}
+
+
+def _error_lines(errors: Mapping[str, Any], where: str) -> list[str]:
+    out = []
+    for key, label in _SHOWN.items():
+        e = errors.get(key)
+        if e is not None:
+            numbers = (
+                f"{e['mape']:>6.1%} {e['within_5']:>5.0%} {e['within_10']:>5.0%} {e['tau']:>6.3f}"
+            )
+            out.append(f"{f'{label}, {where}':<52} {e['n']:>4} {numbers}")
+    return out
+
+
+if __name__ == "__main__":
+    _cli.run(PROG, main)

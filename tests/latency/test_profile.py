@@ -1,0 +1,233 @@
+"""Building a table on a made-up machine: what is known is found, what is no sum is admitted, kills lose nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lcnas import spaces, zoo
+from lcnas.arch import walk
+from lcnas.errors import TableError
+from lcnas.latency.profile import Builder, Settings
+from lcnas.latency.table import LatencyTable
+from lcnas.latency.timing import Plan
+
+from .synthetic import ENGINE, ENTRY_MS, World, alone_ms, inside_ms
+
+SPACE = """
+version = 1
+resolution = [64]
+[stem]
+block = "conv"
+width = { choices = [8, 16] }
+stride = 2
+[[stages]]
+block = "depthwise_separable"
+depth = { from = 1, to = 3 }
+stride = 2
+width = { choices = [16, 24, 32] }
+kernel = { choices = [3, 5], per = "block" }
+[[stages]]
+block = "depthwise_separable"
+depth = { from = 1, to = 4 }
+stride = 2
+width = { choices = [32, 48, 64] }
+kernel = { choices = [3, 5], per = "block" }
+se = { choices = [false, true], per = "block" }
+[head]
+block = "classifier"
+width = { choices = [0, 640] }
+"""
+BLOCKS = Plan(sessions=2, rounds=3, most_rounds=3, visit_ms=4.0)
+NETWORKS = Plan(sessions=2, rounds=4, most_rounds=4, visit_ms=8.0)
+
+
+def builder(world: World, folder: Path, **changes: object) -> Builder:
+    settings = {"validate": 40, "uniform": 10, "calibrate": 90, "time_budget": 1e9} | changes
+    return Builder(
+        Settings(spaces=(spaces.loads(SPACE, "made_up"),), **settings),  # type: ignore[arg-type]
+        ENGINE,
+        folder,
+        opened=world.open,
+        clock=world.clock,
+        block_plan=BLOCKS,
+        network_plan=NETWORKS,
+    )
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> LatencyTable:
+    folder = tmp_path_factory.mktemp("tables")
+    return LatencyTable.load(builder(World(), folder).run())
+
+
+def test_additive_costs_with_borders_drift_and_noise_are_recovered(built):
+    held = built.errors["held_out"]
+    assert held["fit"]["n"] == 40
+    assert held["fit"]["mape"] <= max(0.02, 1.25 * held["noise_floor"]["mape"])
+    assert held["fit"]["mape"] <= held["sum"]["mape"] / 2
+    assert held["fit"]["tau"] >= held["noise_floor"]["tau"] - 0.05
+    assert 0.75 <= held["coverage_90"] <= 1.0
+
+
+def test_terms_are_what_blocks_cost_inside_a_network_not_alone(built):
+    # All of it is slow by one unknown factor, the usual pace of the made-up machine.
+    truth = np.array([inside_ms(p) for p in built.rows])
+    alone = np.array([alone_ms(p) for p in built.rows])
+    found = np.array([row.term or 0 for row in built.rows.values()]) / 1000
+    pace = np.median(found / truth)
+    assert pace == pytest.approx(1, abs=0.15)
+    off = np.abs(found / (pace * truth) - 1)
+    assert np.median(off) < 0.05
+    assert np.median(off) < 0.35 * np.median(np.abs(alone / truth - 1))
+    assert built.overhead_ms == pytest.approx(alone_ms_of_nothing(), rel=0.5)
+
+
+def alone_ms_of_nothing() -> float:
+    from lcnas.latency.profile import _nothing
+
+    return ENTRY_MS + sum(inside_ms(p) for p in walk(_nothing()))
+
+
+def test_predictions_are_near_the_truth_of_networks_never_measured(built):
+    space = spaces.loads(SPACE, "made_up")
+    archs = space.decode(space.sample_codes(200, np.random.default_rng(99)))
+    truth = np.array([World().truth(a) for a in archs])
+    predicted = built.predict(archs)
+    assert np.abs(predicted / predicted.mean() / (truth / truth.mean()) - 1).mean() < 0.03
+
+
+def test_a_cost_that_is_no_sum_shows_in_the_held_out_error(tmp_path):
+    table = LatencyTable.load(builder(World(hidden=0.3), tmp_path).run())
+    held = table.errors["held_out"]
+    assert held["fit"]["mape"] > 0.08
+    assert held["fit"]["mape"] > 3 * held["noise_floor"]["mape"]
+    low, high = table.bounds(0.9)
+    assert high - low > 0.3  # and the intervals say it too
+
+
+def test_the_three_sets_are_disjoint_and_complete(built):
+    roles: dict[str, set[object]] = {}
+    for network in built.networks:
+        roles.setdefault(network.role, set()).add(network.rows)
+        assert network.predicted_ms is not None
+        assert (network.again_ms is not None) == (network.role != "calibration")
+    assert {role: len(rows) for role, rows in roles.items()} == {
+        "calibration": 90,
+        "held_out": 40,
+        "uniform": 10,
+    }
+    assert not roles["calibration"] & roles["held_out"]
+
+
+def test_a_second_run_measures_nothing_again(tmp_path):
+    first = builder(World(), tmp_path)
+    path = first.run()
+    before = LatencyTable.load(path)
+    world = World(seed=5)
+    again = builder(world, tmp_path, calibrate=30, validate=20, seed=1)
+    assert again.lacking == {}
+    again.run()
+    after = LatencyTable.load(path)
+    assert {p: r.ms for p, r in after.rows.items()} == {p: r.ms for p, r in before.rows.items()}
+    assert len(after.networks) > len(before.networks)
+    assert [p.name for p in tmp_path.iterdir() if "journal" in p.name] == []
+
+
+def test_blocks_of_given_networks_join_the_same_table(tmp_path):
+    path = builder(World(), tmp_path, calibrate=30, validate=20, uniform=0).run()
+    arch = zoo.load("pplcnet_0.25x", resolution=64)
+    world = World()
+    more = Builder(
+        Settings(archs=(arch,), classes=10),
+        ENGINE,
+        tmp_path,
+        opened=world.open,
+        clock=world.clock,
+        block_plan=BLOCKS,
+    )
+    assert more.run() == path
+    table = LatencyTable.load(path)
+    assert all(p in table.rows for p in walk(arch, None, 10))
+    assert table.predict(arch, classes=10) > 0
+
+
+def test_too_few_networks_give_a_plain_sum_that_says_it_was_not_validated(tmp_path):
+    table = LatencyTable.load(builder(World(), tmp_path, calibrate=0, validate=0, uniform=0).run())
+    assert table.method["fit"] == "sum"
+    assert table.errors == {}
+    with pytest.raises(TableError, match="was not validated"):
+        table.bounds()
+
+
+def test_a_journal_that_was_cut_off_in_a_line_goes_on(tmp_path):
+    world = World()
+    first = builder(world, tmp_path)
+    for i, _ in enumerate(first.watch.measure([])):
+        assert i < 0  # nothing to measure, nothing happens
+    first.measure_blocks()
+    path = first.journal.path
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-7])
+    again = builder(World(), tmp_path)
+    assert len(again.journal.visits) == len(first.journal.visits) - 1
+    path.write_bytes(b'{"header": {}}\n' + whole)
+    with pytest.raises(TableError, match="is the journal of other settings"):
+        builder(World(), tmp_path)
+
+
+RUN = """
+import sys, time
+from pathlib import Path
+from tests.latency.synthetic import World
+from tests.latency.test_profile import builder
+world = World()
+opened = world.open
+def slow(*args):
+    time.sleep(0.001)  # so that there are moments at which to be killed
+    return opened(*args)
+world.open = slow
+builder(world, Path(sys.argv[1]), calibrate=25, validate=10, uniform=2).run()
+"""
+
+
+def test_killed_at_random_moments_and_resumed(tmp_path):
+    root = Path(__file__).resolve().parents[2]
+    rng = random.Random(0)
+    kills = 0
+    moments = []
+    while True:
+        job = subprocess.Popen(
+            [sys.executable, "-c", RUN, str(tmp_path)], cwd=root, stderr=subprocess.DEVNULL
+        )
+        if kills < 20:
+            moment = 0.5 + rng.random() * 1.2
+            deadline = time.monotonic() + moment
+            while job.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            if job.poll() is None:
+                os.kill(job.pid, signal.SIGKILL)
+                job.wait()
+                kills += 1
+                moments.append(moment)
+                for path in tmp_path.glob("*.json"):
+                    json.loads(path.read_text())  # always whole
+                continue
+        assert job.wait(timeout=120) == 0
+        break
+    (path,) = tmp_path.glob("*.json")
+    table = LatencyTable.load(path)
+    wanted = spaces.loads(SPACE, "made_up").rows()
+    assert list(table.rows) == list(wanted)  # none lost, none twice
+    assert all(row.sessions >= 2 and row.rounds >= 6 for row in table.rows.values())
+    assert len(table.networks) == 37
+    assert kills >= 5

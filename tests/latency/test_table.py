@@ -1,0 +1,225 @@
+"""LatencyTable: files, faults, prediction, and two processes at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lcnas import spaces
+from lcnas.arch import walk
+from lcnas.errors import TableError
+from lcnas.latency.machine import Machine, this_machine
+from lcnas.latency.table import LatencyTable, Network, Row, available, default, update
+from tests.spaces.small import KINDS, PER_BLOCK
+
+from .synthetic import ENGINE, inside_ms
+
+ELSEWHERE = Machine("Some CPU @ 3.0GHz", "avx2", 8, "Linux x86_64")
+
+
+def made(space: spaces.Space, machine: Machine = ELSEWHERE) -> LatencyTable:
+    table = LatencyTable(machine, ENGINE, base=12, overhead_ms=0.012)
+    for placed in space.rows(10):
+        ms = inside_ms(placed)
+        table.rows[placed] = Row(ms + 0.012, ms, ms + 0.1, 6, 2, round(ms * 1000))
+    arch = space.sample(np.random.default_rng(0))
+    table.networks = [Network(walk(arch, None, 10), "held_out", 1.5, 1.4, 1.6, 1.55, 1.45, 3)]
+    table.residuals = tuple(np.linspace(-0.1, 0.1, 99).tolist())
+    table.errors = {"held_out": {"fit": {"mape": 0.02}}}
+    return table
+
+
+@pytest.fixture(scope="module")
+def space() -> spaces.Space:
+    return spaces.loads(KINDS, "kinds")
+
+
+@pytest.fixture
+def table(space) -> LatencyTable:
+    return made(space)
+
+
+def test_a_table_survives_its_file(table, tmp_path, space):
+    path = table.save(tmp_path)
+    assert path.name == "some-avx2-openvino0.0.0-fp32-t1-b1.json"
+    again = LatencyTable.load(path)
+    assert list(again.rows) == list(table.rows)
+    assert [r.term for r in again.rows.values()] == [r.term for r in table.rows.values()]
+    assert again.networks[0].rows == table.networks[0].rows
+    assert (again.machine, again.engine, again.base) == (table.machine, table.engine, table.base)
+    assert again.errors == table.errors
+    assert np.allclose(again.residuals, table.residuals, atol=1e-5)
+    assert again.to_data() == table.to_data()
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_prediction_is_the_base_and_the_sum_of_terms(table, space):
+    rng = np.random.default_rng(1)
+    codes = space.sample_codes(50, rng)
+    archs = space.decode(codes)
+    expected = [
+        (12 + sum(round(inside_ms(p) * 1000) for p in walk(a, None, 10))) / 1000 for a in archs
+    ]
+    assert table.predict(archs, classes=10) == pytest.approx(expected, abs=1e-12)
+    assert table.predict_codes(space, codes, classes=10) == pytest.approx(expected, abs=1e-12)
+    assert table.predict(archs[0], classes=10).shape == (1,)
+
+
+def test_intervals_are_the_conformal_quantiles_of_unseen_residuals(table, space):
+    arch = space.sample(np.random.default_rng(2))
+    (low,), (high,) = table.interval(arch, level=0.9, classes=10)
+    (predicted,) = table.predict(arch, classes=10)
+    # 99 residuals from -10 to 10 %: ranks 5 and 95 of 100
+    assert low == pytest.approx(predicted * (1 + np.linspace(-0.1, 0.1, 99)[4]))
+    assert high == pytest.approx(predicted * (1 + np.linspace(-0.1, 0.1, 99)[94]))
+    with pytest.raises(TableError, match="level: 1 is not between 0 and 1"):
+        table.interval(arch, level=1)
+    table.residuals = ()
+    with pytest.raises(TableError, match="was not validated, so it has no intervals"):
+        table.bounds()
+
+
+def test_a_missing_row_names_itself_and_the_command_that_measures_it(table, space):
+    other = spaces.loads(PER_BLOCK, "per_block")
+    assert table.coverage(space, 10) == 1.0
+    assert 0 < table.coverage(space, 1000) < 1  # the heads' rows are of 10 classes
+    assert len(table.missing(space, 1000)) == 1
+    with pytest.raises(
+        TableError, match=r"no row for classifier\(width=0\) 4x4x24 -> 1000; measure"
+    ) as caught:
+        table.predict(space.sample(np.random.default_rng(0)))
+    assert "python -m lcnas.profile_blocks --engine openvino --threads 1" in str(caught.value)
+    assert "--classes 1000" in str(caught.value)
+    with pytest.raises(TableError, match="no row for"):
+        table.terms(other, 10)
+    assert table.coverage(other, 10) < 1
+
+
+def test_a_table_of_another_machine_loads_and_predicts_and_says_whose_it_is(table, tmp_path, space):
+    again = LatencyTable.load(table.save(tmp_path))
+    assert not again.of_this_machine()
+    assert again.whose.startswith("Some CPU @ 3.0GHz (avx2), openvino 0.0.0, fp32, 1 thread")
+    assert again.predict(space.sample(np.random.default_rng(0)), classes=10) > 0
+
+
+def test_only_a_table_of_this_machine_is_taken_by_default(space, tmp_path, monkeypatch):
+    monkeypatch.setenv("LCNAS_TABLES", str(tmp_path))
+    made(space).save(tmp_path)
+    assert default(ENGINE) is None
+    mine = made(space, this_machine()).save(tmp_path)
+    assert default(ENGINE) == mine
+    assert set(available()) >= {"some-avx2-openvino0.0.0-fp32-t1-b1", mine.stem}
+    assert LatencyTable.load("some-avx2-openvino0.0.0-fp32-t1-b1").machine == ELSEWHERE
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d | {"format": "other"}, "is 'other' version 1, not 'lcnas-latency-table' version 1"),
+        (lambda d: d | {"version": 2}, "version 2, not"),
+        (lambda d: d | {"rwos": []}, "unknown key 'rwos'; did you mean 'rows'"),
+        (lambda d: {k: v for k, v in d.items() if k != "engine"}, "key 'engine' is missing"),
+        (lambda d: d | {"machine": {"cpu": "x"}}, "machine: key 'isa' is missing"),
+        (lambda d: d | {"engine": d["engine"] | {"threads": 0}}, "threads: 0 is not a whole number"),
+        (lambda d: d | {"rows": 7}, "rows: 7 is not a list"),
+        (lambda d: _in_row(d, ms=-1.0), r"rows\[0\].ms: -1.0 is not above 0; a time cannot be"),
+        (lambda d: _in_row(d, ms=0), r"rows\[0\].ms: 0 is not above 0"),
+        (lambda d: _in_row(d, ms=float("nan")), r"rows\[0\].ms: nan is not a finite number"),
+        (lambda d: _in_row(d, ms="1"), r"rows\[0\].ms: '1' is not a finite number"),
+        (lambda d: _in_row(d, term_us=1.5), r"rows\[0\].term_us: 1.5 is not a whole number"),
+        (lambda d: _in_row(d, block={"type": "cnov"}), r"rows\[0\]: block type: 'cnov' .*mean 'conv'"),
+        (lambda d: _in_row(d, interval=[1]), r"rows\[0\].interval: \[1\] is not \[low, high\]"),
+        (lambda d: d | {"networks": [d["networks"][0] | {"rows": [9999]}]}, "9999 is not one of the table's"),
+        (lambda d: d | {"networks": [d["networks"][0] | {"role": "x"}]}, "role: 'x' is not among"),
+        (lambda d: [], r"\[\] is not an object"),
+    ],
+)  # fmt: skip
+def test_an_edited_table_is_refused_in_one_line(table, tmp_path, change, message):
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps(change(table.to_data())))
+    with pytest.raises(TableError, match=message) as caught:
+        LatencyTable.load(path)
+    assert "\n" not in str(caught.value)
+    assert "t.json" in str(caught.value)
+
+
+def _in_row(data, **fields):
+    return data | {"rows": [data["rows"][0] | fields, *data["rows"][1:]]}
+
+
+def test_a_truncated_table_is_refused(table, tmp_path):
+    path = table.save(tmp_path)
+    text = path.read_text()
+    for share in (0.0, 0.3, 0.9, 0.999):
+        path.write_text(text[: int(len(text) * share)])
+        with pytest.raises(TableError, match="not JSON, perhaps cut off"):
+            LatencyTable.load(path)
+    with pytest.raises(TableError, match="there is no file or table 'nowhere'"):
+        LatencyTable.load("nowhere")
+
+
+def test_a_full_disk_leaves_the_old_table_whole(table, tmp_path, monkeypatch):
+    path = table.save(tmp_path)
+    before = path.read_bytes()
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    table.base = 99
+    with pytest.raises(TableError, match="cannot be written: No space left on device"):
+        table.save(tmp_path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_folder_that_cannot_be_written(table, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TableError, match="cannot be written"):
+        table.save(tmp_path / "file")
+    if os.geteuid() == 0:
+        pytest.skip("root writes into read-only folders too")
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(TableError, match="cannot be written: Permission denied"):
+        table.save(tmp_path / "locked")
+
+
+ADD = """
+import sys
+from pathlib import Path
+from tests.latency.test_table import made, ELSEWHERE
+from tests.spaces.small import KINDS
+from lcnas import spaces
+from lcnas.latency.table import LatencyTable, update
+from tests.latency.synthetic import ENGINE
+folder, part, parts = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+rows = list(made(spaces.loads(KINDS, "kinds")).rows.items())[part::parts]
+for placed, row in rows:
+    update(folder, LatencyTable(ELSEWHERE, ENGINE), lambda table: table.rows.setdefault(placed, row))
+"""
+
+
+def test_two_processes_add_to_one_table(tmp_path, table):
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120
+    jobs = [
+        subprocess.Popen([sys.executable, "-c", ADD, str(tmp_path), str(i), "2"], cwd=root)
+        for i in range(2)
+    ]
+    assert [job.wait(timeout=60) for job in jobs] == [0, 0]
+    both = LatencyTable.load(tmp_path / table.file_name)
+    assert set(both.rows) == set(table.rows)
+
+
+def test_update_makes_the_table_where_there_is_none(table, tmp_path):
+    def fill(fresh: LatencyTable) -> None:
+        fresh.rows.update(table.rows)
+
+    path = update(tmp_path / "new", dataclasses.replace(table, rows={}), fill)
+    assert len(LatencyTable.load(path).rows) == len(table.rows)
