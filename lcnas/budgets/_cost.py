@@ -15,11 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lcnas.spaces._element import Digit, ElementTable
-from lcnas.spaces._rows import Rows
+from lcnas.spaces.layout import Digit, ElementTable, Rows
 
 Ints = NDArray[np.int64]
-LIMIT = 1 << 18  # entries of a table, as long as a part has more than one block
+LIMIT = 1 << 16  # entries of a table, as long as a part has more than one block
 CHUNK = 1 << 14  # networks at a time: what stays in the cache
 
 
@@ -98,7 +97,9 @@ def _cuts(table: ElementTable, states: int) -> Iterator[range]:
     yield range(start, table.slots)
 
 
-State = dict[str, Ints]  # g, border, and kind of the last block (-1: none); in an element also d and s
+State = dict[
+    str, Ints
+]  # g, border, and kind of the last block (-1: none); in an element also d and s
 
 
 def _first_states(layout: Rows) -> State:

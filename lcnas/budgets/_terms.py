@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lcnas.budgets._cost import CostTables
+from lcnas.budgets._graph import Graph, GraphBuilder
+from lcnas.budgets._passes import Bounds
 from lcnas.errors import BudgetError, shorten
 from lcnas.spaces import Space
 
@@ -41,6 +43,9 @@ class Terms:
     pairs: Ints | None = None  # (left kinds, right kinds) ticks of two neighbours
     classes: int = 1000  # outputs of the last layer, as in space.rows(classes)
     _tables: weakref.WeakKeyDictionary[Space, CostTables] = field(
+        default_factory=weakref.WeakKeyDictionary, init=False, repr=False
+    )
+    _graphs: weakref.WeakKeyDictionary[Space, tuple[Graph, Bounds]] = field(
         default_factory=weakref.WeakKeyDictionary, init=False, repr=False
     )
 
@@ -94,6 +99,15 @@ class Terms:
             tables = CostTables.of(layout, len(space.genes), *self.parts())
             self._tables[space] = tables
         return tables.cost(space.checked(codes)) + self.base
+
+    def graph(self, space: Space) -> tuple[Graph, Bounds]:
+        """Return the graph of a space's chains under these terms, without the base, and its bounds."""
+        known = self._graphs.get(space)
+        if known is None:
+            self.check(space)
+            graph = GraphBuilder(space.layout(self.classes), *self.parts()).build()
+            known = self._graphs[space] = graph, Bounds.of(graph)
+        return known
 
     def parts(self) -> tuple[Ints, Ints, Ints]:
         """Return rows (rows,), kinds (rows, 2) and pairs (left, right), alike kinds merged.

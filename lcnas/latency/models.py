@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import tempfile
@@ -18,6 +19,7 @@ from lcnas.errors import EngineError, shorten
 from lcnas.latency.engines import Engine, Session
 
 Source = Arch | PlacedBlock | Sequence[PlacedBlock] | Path
+_KEPT = 64  # models that are kept for their next session: a round loads no more at once
 _CALIBRATION_INPUTS = (
     4  # random pictures from which int8 ranges are taken; latency does not depend on them
 )
@@ -30,12 +32,20 @@ def onnx_bytes(source: Source, engine: Engine, classes: int = 1000) -> bytes:
         EngineError: a file that is no ONNX model, or that cannot be quantised.
         ExportError: a network that ONNX cannot express.
     """
+    known = source if isinstance(source, Arch | PlacedBlock | Path) else tuple(source)
+    return _made(known, engine.batch, engine.precision == "int8", classes)
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _made(
+    source: Arch | PlacedBlock | Path | tuple[PlacedBlock, ...], batch: int, int8: bool, classes: int
+) -> bytes:
     if isinstance(source, Path):
         model = _read(source)
     else:
-        made = onnx_export.export(source, classes=classes, batch=engine.batch, check=False)
+        made = onnx_export.export(source, classes=classes, batch=batch, check=False)
         model = onnx_export.to_bytes(made)
-    return quantized(model, engine.batch) if engine.precision == "int8" else model
+    return quantized(model, batch) if int8 else model
 
 
 def open_fresh(source: Source, engine: Engine, classes: int = 1000) -> Session:

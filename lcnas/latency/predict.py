@@ -264,7 +264,7 @@ def _tau_interval(a: Floats, b: Floats, seed: int) -> tuple[float, float]:
 
 
 def cross_predictions(
-    method: str, rows: Rows, counts: Floats, measured: Floats, overhead: float, folds: int = 5
+    method: str, rows: Rows, counts: Floats, measured: Floats, overhead: float, folds: int = 10
 ) -> Floats:
     """Return for each network the prediction of a fit that has not seen it."""
     out = np.empty(len(measured))

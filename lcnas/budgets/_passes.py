@@ -1,0 +1,266 @@
+"""The passes over a graph: bounds of all totals, then tables from the end to the root.
+
+Tables are kept at borders; those inside an element are kept while they are few, else made anew from the
+borders behind it when somebody walks through. A pass stops at the border where the next element's tables
+would grow too large (ticks so fine that nearly every network has a total of its own), and the chains
+before that border are listed one by one instead: :class:`Fronts`. Where those are too many as well, the
+ticks are too fine (:class:`TooFineError`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcnas.budgets import _table
+from lcnas.budgets._graph import Graph
+from lcnas.budgets._table import Table
+
+Ints = NDArray[np.int64]
+
+WORK = 1 << 30  # additions of a pass
+SORTING = 128  # additions that sorting an entry into a sparse table is worth
+BORDER_BYTES = 1 << 28  # tables at borders
+INSIDE_BYTES = 1 << 26  # tables inside elements, beyond which they are made anew
+FRONTS = 1 << 21  # chains listed before the border where a pass stops
+
+
+class TooFineError(Exception):
+    """Ticks are so fine that no exact pass is feasible."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The least and the greatest ticks before and behind each node, (nodes,) each."""
+
+    least_before: tuple[int, ...]
+    most_before: tuple[int, ...]
+    least: tuple[int, ...]
+    most: tuple[int, ...]
+    paths: tuple[int, ...]  # number of paths that lead to each node
+
+    @classmethod
+    def of(cls, graph: Graph) -> Bounds:
+        """Return the bounds of a graph."""
+        n, to, ticks = graph.nodes, graph.to.tolist(), graph.ticks.tolist()
+        low: list[int | None] = [0] + [None] * (n - 1)
+        high, paths = [0] * n, [1] + [0] * (n - 1)
+        least, most = [0] * n, [0] * n
+        for i in range(n):
+            here = low[i]
+            assert here is not None
+            for k in graph.edges(i):
+                j, a, b = to[k], here + ticks[k], high[i] + ticks[k]
+                known = low[j]
+                low[j], high[j] = (a, b) if known is None else (min(known, a), max(high[j], b))
+                paths[j] += paths[i]
+        for i in range(n - 2, -1, -1):
+            least[i] = min(least[to[k]] + ticks[k] for k in graph.edges(i))
+            most[i] = max(most[to[k]] + ticks[k] for k in graph.edges(i))
+        before = tuple(x for x in low if x is not None)
+        return cls(before, tuple(high), tuple(least), tuple(most), tuple(paths))
+
+
+@dataclass(frozen=True)
+class Front:
+    """The chains before a border, one by one, in no order."""
+
+    node: int
+    ticks: Ints  # (n,)
+    scores: Ints | None  # (n,)
+    steps: tuple[Steps, ...]  # of the nodes on the way
+    index: Ints  # (n,) where each chain is in the steps of its node
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The chains to one node: the last edge of each, and the chain before it."""
+
+    ticks: Ints
+    scores: Ints | None
+    edge: NDArray[np.int32]
+    before: NDArray[np.int32]  # index among the chains to the edge's node
+
+
+class Tables:
+    """The tables of all chains whose total lies in a window: counts, or the best scores.
+
+    Args:
+        graph: the chains.
+        bounds: of the graph.
+        window: lowest and highest total, ticks.
+        scores: None: count; else the score of each edge, (edges,).
+
+    Raises:
+        TooFineError: the tables would grow too large.
+    """
+
+    def __init__(
+        self, graph: Graph, bounds: Bounds, window: tuple[int, int], scores: Ints | None = None
+    ) -> None:
+        self.graph = graph
+        self.bounds = bounds
+        self.low = max(window[0], bounds.least[0])
+        self.high = min(window[1], bounds.most[0])
+        # Which end of the window binds scores, where only one does: -1 the upper end, 1 the lower, else 0.
+        self.side = 0
+        if scores is not None:
+            self.side = -1 if self.low <= bounds.least[0] else int(self.high >= bounds.most[0])
+        self.scores: list[int] | None = None if scores is None else scores.tolist()
+        self.to: list[int] = graph.to.tolist()
+        self.ticks: list[int] = graph.ticks.tolist()
+        self.limbs = _table.limbs_for(bounds.paths[-1]) if scores is None else 1
+        self.known: dict[int, Table] = {}
+        self.source = np.repeat(np.arange(graph.nodes), np.diff(graph.start)).tolist()
+        self.work = 0
+        self._by_element: dict[int, list[int]] = {}
+        for node, e in enumerate(graph.element.tolist()):
+            self._by_element.setdefault(e, []).append(node)
+        self.known[graph.nodes - 1] = _table.point(self.limbs, 1 if scores is None else 0)
+        self.stop = self._fill()  # element whose borders the pass reached
+        self._check_fronts()
+
+    # -- from the end to the root --
+
+    def _fill(self) -> int:
+        """Fill the tables of all borders as far as it goes; return the last element reached."""
+        last = int(self.graph.element[-1])
+        spare = INSIDE_BYTES
+        kept = 0
+        for e in range(last - 1, -2, -1):
+            try:
+                inside = self._element(e)
+            except TooFineError:
+                return e + 1
+            borders = {i: table for i, table in inside.items() if self.graph.border[i]}
+            kept += sum(table.nbytes for table in borders.values())
+            size = sum(table.nbytes for i, table in inside.items() if i not in borders)
+            if kept > BORDER_BYTES and e + 2 <= last:
+                return e + 1
+            spare -= size
+            self.known.update(inside if spare >= 0 else borders)
+        return -1
+
+    def _element(self, e: int) -> dict[int, Table]:
+        """Return the tables of an element's nodes, made from those of the borders behind it."""
+        made: dict[int, Table] = {}
+        for i in reversed(self._by_element[e]):
+            table = self._node(i, made)
+            if table is not None:
+                made[i] = table
+        return made
+
+    def _node(self, i: int, made: dict[int, Table]) -> Table | None:
+        low = self.low - self.bounds.most_before[i]
+        high = self.high - self.bounds.least_before[i]
+        parts = []
+        for k in self.graph.edges(i):
+            j = self.to[k]
+            behind = made.get(j) or self.known.get(j)
+            if behind is not None:
+                score = 0 if self.scores is None else self.scores[k]
+                part = behind.moved(self.ticks[k], score).clip(low, high)
+                if part is not None:
+                    parts.append(part)
+        return self._merge(parts)
+
+    def _merge(self, parts: Sequence[Table]) -> Table | None:
+        if len(parts) < 2:
+            return parts[0] if parts else None
+        entries = sum(len(part) for part in parts) * self.limbs
+        self.work += entries * (SORTING if self.side or not _table.spans(parts)[2] else 1)
+        if self.work > WORK:
+            raise TooFineError
+        if self.scores is None:
+            return _table.merge_counts(parts)
+        if self.side:
+            return _table.best_within(parts, below=self.side < 0)
+        return _table.merge_scores(parts)
+
+    def inside(self, e: int) -> Callable[[int], Table | None]:
+        """Return what gives the tables of an element's nodes and of the borders behind it."""
+        made: dict[int, Table] = {}
+        if any(i not in self.known for i in self._by_element[e] if not self.graph.border[i]):
+            self.work = 0
+            made = self._element(e)
+        return lambda i: made.get(i) or self.known.get(i)
+
+    # -- from the root to where the pass stopped --
+
+    def _check_fronts(self) -> None:
+        borders = [i for i in self._by_element[self.stop] if self.graph.border[i]]
+        if sum(self.bounds.paths[i] for i in borders) > FRONTS:
+            raise TooFineError
+
+    def fronts(self) -> list[Front]:
+        """Return the chains up to the border where the pass stopped; one without steps if at the root."""
+        if self.stop == -1:
+            return [self._front(0, {0: self._root()})] if 0 in self.known else []
+        steps: dict[int, Steps] = {0: self._root()}
+        ends = [i for i in self._by_element[self.stop] if self.graph.border[i]]
+        coming: dict[int, list[int]] = {}
+        for k, j in enumerate(self.to[: int(self.graph.start[ends[-1]])]):
+            coming.setdefault(j, []).append(k)
+        for i in range(1, ends[-1] + 1):
+            if i in coming:
+                steps[i] = self._step(coming[i], steps)
+        return [self._front(i, steps) for i in ends if i in self.known]
+
+    def _root(self) -> Steps:
+        zero = np.zeros(1, dtype=np.int64)
+        none = np.full(1, -1, dtype=np.int32)
+        return Steps(zero, None if self.scores is None else zero, none, none)
+
+    def _step(self, edges: Sequence[int], steps: dict[int, Steps]) -> Steps:
+        before = [steps[self.source[k]] for k in edges]
+        lengths = [len(s.ticks) for s in before]
+        scores = None
+        if self.scores is not None:
+            each = zip(edges, before, strict=True)
+            scores = np.concatenate([s.scores + self.scores[k] for k, s in each])  # type: ignore[operator]
+        return Steps(
+            np.concatenate([s.ticks + self.ticks[k] for k, s in zip(edges, before, strict=True)]),
+            scores,
+            np.repeat(np.array(edges, dtype=np.int32), lengths),
+            np.concatenate([np.arange(n, dtype=np.int32) for n in lengths]),
+        )
+
+    def _front(self, node: int, steps: dict[int, Steps]) -> Front:
+        mine = steps[node]
+        every = tuple(steps.get(i, mine) for i in range(node + 1))
+        table = self.known[node]
+        index = np.flatnonzero(
+            (mine.ticks + table.first <= self.high) & (mine.ticks + table.last >= self.low)
+        )
+        scores = None if mine.scores is None else mine.scores[index]
+        return Front(node, mine.ticks[index], scores, every, index)
+
+
+def write_front(
+    graph: Graph, source: Sequence[int], front: Front, picked: Ints, codes: Ints, rows: Ints
+) -> None:
+    """Write the codes of chains before a border.
+
+    Args:
+        graph: the chains.
+        source: the node of each edge.
+        front: chains up to a border.
+        picked: (n,) which of them.
+        codes: (m, genes), changed in place.
+        rows: (n,) the row of codes for each.
+    """
+    groups = [(front.node, rows, front.index[picked])]
+    while groups:
+        node, rows, index = groups.pop()
+        if node == 0 or not len(rows):
+            continue
+        steps = front.steps[node]
+        edges = steps.edge[index]
+        for k in np.unique(edges).tolist():
+            mine = np.flatnonzero(edges == k)
+            for column, code in graph.genes[k]:
+                codes[rows[mine], column] = code
+            groups.append((source[k], rows[mine], steps.before[index[mine]].astype(np.int64)))

@@ -1,0 +1,296 @@
+"""Walks from the root to the end through filled tables: random ones, and the best one."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcnas.budgets import _table
+from lcnas.budgets._passes import Front, Tables, write_front
+from lcnas.budgets._table import Table
+
+Ints = NDArray[np.int64]
+Window = tuple[int, int]  # lowest and highest total, ticks
+
+AT_ONCE = 1 << 21  # weights of edges held at once
+CHUNK = 1 << 15  # chains compared at once
+
+
+# -- random walks ------------------------------------------------------------------------------------
+
+
+class Sampler:
+    """Draws chains of counted tables uniformly."""
+
+    def __init__(self, tables: Tables, genes: int) -> None:
+        self.tables = tables
+        self.genes = genes
+        self.fronts = tables.fronts()
+
+    def counts(self, window: Window) -> list[Ints]:
+        """Return for each front the chains in a window behind each of its own, (limbs, n)."""
+        known = self.tables.known
+        return [
+            known[f.node].between(window[0] - f.ticks, window[1] - f.ticks) for f in self.fronts
+        ]
+
+    def count(self, window: Window) -> int:
+        """Return the number of chains whose total lies in a window, exactly."""
+        return sum(_table.to_int(x) for x in self.counts(window))
+
+    def extremes(self, window: Window) -> Window | None:
+        """Return the lowest and the highest total that chains have in a window, or None."""
+        ends: list[int] = []
+        for front in self.fronts:
+            table = self.tables.known[front.node]
+            totals = table.ticks()[(table.values != 0).any(axis=0)]
+            a = np.searchsorted(totals, window[0] - front.ticks)
+            b = np.searchsorted(totals, window[1] - front.ticks + 1)
+            some = a < b
+            if some.any():
+                ends.append(int((front.ticks[some] + totals[a[some]]).min()))
+                ends.append(int((front.ticks[some] + totals[b[some] - 1]).max()))
+        return (min(ends), max(ends)) if ends else None
+
+    def draw(self, shares: Sequence[tuple[Window, int]], rng: np.random.Generator) -> Ints:
+        """Return codes (n, genes) of chains drawn uniformly from windows.
+
+        Args:
+            shares: windows that hold some chains, and how many to draw from each; in this order.
+            rng: the source of randomness.
+        """
+        codes = np.zeros((sum(n for _, n in shares), self.genes), dtype=np.int64)
+        pending: dict[int, list[tuple[Ints, Ints]]] = {}
+        begin = 0
+        for window, n in shares:
+            if n:
+                self._begin(window, np.arange(begin, begin + n), codes, pending, rng)
+            begin += n
+        self._walk(pending, codes, rng)
+        return codes
+
+    def _begin(
+        self,
+        window: Window,
+        rows: Ints,
+        codes: Ints,
+        pending: dict[int, list[tuple[Ints, Ints]]],
+        rng: np.random.Generator,
+    ) -> None:
+        """Draw for each row the chain up to the border where the pass stopped, and the ticks left."""
+        weights = [x[0] if len(x) == 1 else _table.to_float(x) for x in self.counts(window)]
+        picked = _pick_each(np.cumsum(np.concatenate(weights)), len(rows), rng)
+        begins = np.cumsum([0, *map(len, weights)])
+        for front, begin, end in zip(self.fronts, begins, begins[1:], strict=False):
+            mine = np.flatnonzero((picked >= begin) & (picked < end))
+            if len(mine):
+                index = picked[mine] - begin
+                write_front(self.tables.graph, self.tables.source, front, index, codes, rows[mine])
+                table = self.tables.known[front.node]
+                ticks = _draw_ticks(table, front.ticks[index], window, rng)
+                pending.setdefault(front.node, []).append((rows[mine], ticks))
+
+    def _walk(
+        self, pending: dict[int, list[tuple[Ints, Ints]]], codes: Ints, rng: np.random.Generator
+    ) -> None:
+        """Go on to the end; ``pending`` gives for nodes the rows there and the ticks left to spend."""
+        graph, order, element = self.tables.graph, list(pending), -2
+        heapq.heapify(order)
+        while order:
+            node = heapq.heappop(order)
+            if node == graph.nodes - 1:
+                continue
+            if graph.element[node] != element:
+                element = int(graph.element[node])
+                table_of = self.tables.inside(element)
+            parts = pending.pop(node)
+            rows, ticks = (np.concatenate(x) for x in zip(*parts, strict=True))
+            step = max(1, AT_ONCE // len(graph.edges(node)))
+            for at in range(0, len(rows), step):
+                here = slice(at, at + step)
+                for to, moved in self._step(node, table_of, rows[here], ticks[here], codes, rng):
+                    if to not in pending:
+                        pending[to] = []
+                        heapq.heappush(order, to)
+                    pending[to].append(moved)
+
+    def _step(
+        self,
+        node: int,
+        table_of: Callable[[int], Table | None],
+        rows: Ints,
+        ticks: Ints,
+        codes: Ints,
+        rng: np.random.Generator,
+    ) -> Iterator[tuple[int, tuple[Ints, Ints]]]:
+        """Draw an edge for each row at a node; yields (node behind, (rows, ticks left))."""
+        t = self.tables
+        behind = [(k, table_of(t.to[k])) for k in t.graph.edges(node)]
+        open_to = [(k, table) for k, table in behind if table is not None]
+        edges = [k for k, _ in open_to]
+        picked = np.zeros(len(rows), dtype=np.int64)
+        if len(edges) > 1:
+            weights = [table.counts_at(ticks - t.ticks[k]) for k, table in open_to]
+            picked = _pick(np.stack(weights), rng)
+        order = np.argsort(picked, kind="stable")
+        kinds, starts = np.unique(picked[order], return_index=True)
+        for i, mine in zip(kinds.tolist(), np.split(order, starts[1:]), strict=True):
+            k = edges[i]
+            for column, code in t.graph.genes[k]:
+                codes[rows[mine], column] = code
+            yield t.to[k], (rows[mine], ticks[mine] - t.ticks[k])
+
+
+def _draw_ticks(table: Table, spent: Ints, window: Window, rng: np.random.Generator) -> Ints:
+    """Draw for each row a total behind a node so that the whole lies in the window."""
+    a, b = table.index_of(window[0] - spent), table.index_of(window[1] - spent + 1)
+    if len(table.values) == 1:
+        sums = table.sums[0]
+        wanted = sums[a] + rng.integers(0, sums[b] - sums[a])
+        index = np.searchsorted(sums, wanted, side="right") - 1
+    elif (a == a[0]).all() and (b == b[0]).all():
+        weights = _table.to_float(table.values[:, a[0] : b[0]])
+        index = a[0] + _pick_each(np.cumsum(weights), len(spent), rng)
+    else:
+        reals = _table.to_float(table.sums)
+        wanted = reals[a] + rng.random(len(a)) * (reals[b] - reals[a])
+        index = np.clip(np.searchsorted(reals, wanted, side="right") - 1, a, b - 1)
+    out: Ints = table.ticks()[index]
+    return out
+
+
+def _pick(weights: NDArray[Any], rng: np.random.Generator) -> Ints:
+    """Return for each column of weights (edges, n) a row drawn by weight; no column is all 0."""
+    sums = np.cumsum(weights, axis=0)
+    total = sums[-1]
+    if sums.dtype.kind == "i":
+        wanted = rng.integers(0, total)
+    else:
+        wanted = np.minimum(rng.random(len(total)) * total, np.nextafter(total, 0))
+    picked: Ints = (sums <= wanted).sum(axis=0)
+    return picked
+
+
+def _pick_each(sums: NDArray[Any], n: int, rng: np.random.Generator) -> Ints:
+    """Return n indices drawn by the weights whose running sums are given."""
+    if sums.dtype.kind == "i":
+        wanted = rng.integers(0, sums[-1], size=n)
+    else:
+        wanted = np.minimum(rng.random(n) * sums[-1], np.nextafter(sums[-1], 0))
+    return np.searchsorted(sums, wanted, side="right").astype(np.int64)
+
+
+# -- the best walk -----------------------------------------------------------------------------------
+
+
+def best_codes(tables: Tables, window: Window, genes: int) -> Ints | None:
+    """Return the codes (genes,) of the best chain in a window, None where it holds none.
+
+    Args:
+        tables: scores; or counts, and any chain in the window is as good as another.
+        window: lowest and highest total, ticks; that of the tables where these are scores.
+        genes: columns of codes.
+
+    Returns:
+        Of all chains of the best score those with the lowest codes.
+    """
+    fronts = tables.fronts()
+    reach = [_reach(tables, front, window) for front in fronts]
+    best = max((int(x.max()) for x in reach if len(x)), default=_table.NONE)
+    if best <= _table.REACHED:
+        return None
+    ties = [(f, np.flatnonzero(x == best)) for f, x in zip(fronts, reach, strict=True)]
+    front, index, codes = _lowest_front(tables, ties, genes)
+    spent = int(front.ticks[index])
+    target = 0 if front.scores is None else best - int(front.scores[index])
+    _Finish(tables, codes).go(front.node, (window[0] - spent, window[1] - spent), target)
+    return codes
+
+
+def _reach(tables: Tables, front: Front, window: Window) -> Ints:
+    """Return the best total score of each of a front's chains; of counts 0 where there are some."""
+    table = tables.known[front.node]
+    low, high = window[0] - front.ticks, window[1] - front.ticks
+    if front.scores is None:
+        some = (table.between(low, high) != 0).any(axis=0)
+        return np.where(some, 0, _table.NONE)
+    a, b = table.index_of(low), table.index_of(high + 1)
+    best = _table.range_max(table.values[0], a, b)
+    out: Ints = np.where(best > _table.REACHED, best + (table.bias + front.scores), _table.NONE)
+    return out
+
+
+def _lowest_front(
+    tables: Tables, ties: Sequence[tuple[Front, NDArray[np.intp]]], genes: int
+) -> tuple[Front, int, Ints]:
+    """Return the chain before the border with the lowest codes, and these."""
+    found: list[tuple[tuple[int, ...], int, Front]] = []
+    for front, index in ties:
+        for at in range(0, len(index), CHUNK):
+            some = index[at : at + CHUNK]
+            codes = np.zeros((len(some), genes), dtype=np.int64)
+            write_front(tables.graph, tables.source, front, some, codes, np.arange(len(some)))
+            i = lowest_row(codes)
+            found.append((tuple(codes[i].tolist()), int(some[i]), front))
+    codes_found, index_found, front = min(found, key=lambda x: x[0])
+    return front, index_found, np.array(codes_found, dtype=np.int64)
+
+
+def lowest_row(codes: Ints) -> int:
+    """Return the index of the lowest row in lexicographic order."""
+    left = np.arange(len(codes))
+    for column in codes.T:
+        here = column[left]
+        left = left[here == here.min()]
+    return int(left[0])
+
+
+class _Finish:
+    """The rest of the best chain: at each node the first edge, in the order of codes, that gets there."""
+
+    def __init__(self, tables: Tables, codes: Ints) -> None:
+        self.tables = tables
+        self.codes = codes
+
+    def go(self, node: int, window: Window, target: int) -> None:
+        """Write the codes of the lowest chain behind a node with the target score in the window."""
+        graph, element = self.tables.graph, -2
+        while node != graph.nodes - 1:
+            if graph.element[node] != element:
+                element = int(graph.element[node])
+                table_of = self.tables.inside(element)
+            for _, path in sorted(self._options(node)):
+                ticks = sum(self.tables.ticks[k] for k in path)
+                score = 0 if self.tables.scores is None else self.tables.scores[path[-1]]
+                to = self.tables.to[path[-1]]
+                left = (window[0] - ticks, window[1] - ticks)
+                if self._gets_there(table_of(to), left, target - score):
+                    break
+            else:
+                raise AssertionError("no edge leads on")
+            for column, code in graph.genes[path[-1]]:
+                self.codes[column] = code
+            node, window, target = to, left, target - score
+
+    def _options(self, node: int) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """Yield (place in the order of codes, edges) of the ways on, gates looked through."""
+        graph = self.tables.graph
+        for k in graph.edges(node):
+            behind = self.tables.to[k]
+            if graph.gate[behind]:
+                yield from ((int(graph.order[m]), (k, m)) for m in graph.edges(behind))
+            else:
+                yield int(graph.order[k]), (k,)
+
+    def _gets_there(self, table: Table | None, window: Window, target: int) -> bool:
+        """Return whether a chain of the target score lies in the window."""
+        part = None if table is None else table.clip(*window)
+        if part is None:
+            return False
+        if self.tables.scores is None:
+            return bool(part.values.any())
+        return int(part.values[0].max()) + part.bias == target
