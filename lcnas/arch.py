@@ -39,6 +39,13 @@ def check_resolution(value: object, what: str = "resolution") -> Resolution:
     return height if height == width else (height, width)
 
 
+def check_classes(classes: object) -> int:
+    """Return a number of classes, or refuse what is none."""
+    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
+        raise ArchError(f"classes: {shorten(classes)} is not a whole number of at least 1")
+    return classes
+
+
 def height_width(resolution: Resolution) -> tuple[int, int]:
     """Return (height, width) of either spelling."""
     return resolution if isinstance(resolution, tuple) else (resolution, resolution)
@@ -76,9 +83,13 @@ class Arch:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "resolution", check_resolution(self.resolution))
+        for stage in self.stages:
+            wrong = [b for b in stage.blocks if not isinstance(b, Block)]
+            if wrong:
+                raise ArchError(f"stage {shorten(stage.name)}: {shorten(wrong[0])} is not a block")
         names = [stage.name for stage in self.stages]
         for text in (self.name, *names):  # a line break would tear tables and messages
-            if not text.isprintable():
+            if not isinstance(text, str) or not text.isprintable():
                 raise ArchError(f"the name {shorten(text)} has characters that cannot be printed")
         for i, name in enumerate(names):
             if not name or name in names[:i]:
@@ -93,6 +104,15 @@ class Arch:
         cls, stages: Mapping[str, Iterable[Block]], resolution: Resolution = 224, name: str = ""
     ) -> Arch:
         """Return the network of named stages, in order."""
+        if not isinstance(stages, Mapping):
+            raise ArchError(
+                f"stages: {shorten(stages)} is not a mapping of names to lists of blocks"
+            )
+        for key, blocks in stages.items():
+            if not isinstance(blocks, Iterable):
+                raise ArchError(
+                    f"stages: {shorten(key)}: {shorten(blocks)} is not a list of blocks"
+                )
         made = tuple(Stage(key, tuple(blocks)) for key, blocks in stages.items())
         return cls(made, resolution, name)
 
@@ -134,7 +154,9 @@ class Arch:
 
     def __repr__(self) -> str:
         label = f"{self.name} " if self.name else ""
-        size = self.resolution if isinstance(self.resolution, int) else format_shape(self.resolution)
+        size = (
+            self.resolution if isinstance(self.resolution, int) else format_shape(self.resolution)
+        )
         return f"Arch({label}{self.id[:8]}, {size}px, {len(self.blocks)} blocks)"
 
     # -- JSON ------------------------------------------------------------------------------------
@@ -171,7 +193,7 @@ class Arch:
         """
         try:
             data = json.loads(text, parse_constant=_no_constant)
-        except (ValueError, RecursionError) as error:
+        except (ValueError, RecursionError, TypeError) as error:
             raise ArchError(f"{source}: not JSON: {shorten(str(error))}") from None
         return cls.from_data(data, source)
 
@@ -284,8 +306,9 @@ def walk(
     Raises:
         ArchError: a block cannot take what the one before it gives; names the block and both shapes.
     """
-    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
-        raise ArchError(f"classes: {shorten(classes)} is not a whole number of at least 1")
+    if not isinstance(arch, Arch):
+        raise ArchError(f"{shorten(arch)} is not an Arch; lcnas.zoo.load() gives one by name")
+    check_classes(classes)
     size = arch.resolution if resolution is None else check_resolution(resolution)
     shape: Shape = (*height_width(size), INPUT_CHANNELS)
     placed: list[PlacedBlock] = []

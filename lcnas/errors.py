@@ -10,7 +10,10 @@ from collections.abc import Iterable
 
 
 class LcnasError(ValueError):
-    """Base of every error that bad input can cause."""
+    """Base of every error that bad input can cause; its message is one line."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(" ".join(str(message).split("\n")).replace("\r", " "))
 
 
 class ShapeError(LcnasError):
@@ -80,10 +83,9 @@ def nearest(given: object, allowed: Iterable[object]) -> str:
         if given != given or abs(given) > _FAR:  # NaN is near to nothing
             return ""
         return f"; the nearest is {min(numbers, key=lambda o: abs(o - given))}"
-    close = difflib.get_close_matches(
-        shorten(given, 200).strip("'"), [str(o) for o in options], n=1, cutoff=0.5
-    )
-    return f"; did you mean {close[0]!r}?" if close else ""
+    spelt = {str(option): option for option in options}
+    close = difflib.get_close_matches(shorten(given, 200).strip("'"), spelt, n=1, cutoff=0.5)
+    return f"; did you mean {spelt[close[0]]!r}?" if close else ""
 
 
 def not_among(what: str, given: object, allowed: Iterable[object]) -> str:

@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--time-budget",
         type=float,
-        default=300.0,
+        default=270.0,
         metavar="S",
         help="seconds after which no more networks to fit are begun",
     )

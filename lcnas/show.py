@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import fields
+from decimal import Decimal
 from pathlib import Path
 
 from lcnas import _cli, blocks, cost, spaces, zoo
@@ -143,11 +144,13 @@ def _published(arch: Arch) -> list[str]:
         facts = zoo.published(arch.name)
     except ZooError:
         return []
-    if facts.top1 is None or zoo.load(arch.name).blocks != arch.blocks:
+    published = zoo.load(arch.name)
+    if facts.top1 is None or published.blocks != arch.blocks:
         return []
     how = "distilled" if facts.distilled else f"{facts.recipe} training"
     source = facts.top1_source or facts.source
-    return [f"published ImageNet top-1: {facts.top1} % ({facts.data}, {how}; {source})"]
+    at = format_shape(height_width(published.resolution))
+    return [f"published ImageNet top-1 at {at}: {facts.top1} % ({facts.data}, {how}; {source})"]
 
 
 def _settings(block: Block) -> str:
@@ -217,8 +220,8 @@ def rough(number: int) -> str:
     """Return "1.4e+11" for a whole number of any size."""
     if number < 10_000:
         return str(number)
-    digits = str(number)
-    return f"{int(digits[:3]) / 100:.1f}e+{len(digits) - 1}"
+    # Decimal knows no overflow, and rounds 99,999 to 1.0e+5.
+    return f"{Decimal(number):.1e}"
 
 
 def _grouped(space: Space) -> list[tuple[str, str]]:
@@ -242,7 +245,11 @@ def _stem(gene: Gene) -> str:
 
 
 def _choices(gene: Gene) -> str:
-    return ", ".join(str(c).lower() if isinstance(c, bool) else str(c) for c in gene.choices)
+    return ", ".join(_choice(c) for c in gene.choices)
+
+
+def _choice(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 # -- two networks ----------------------------------------------------------------------------------
@@ -252,6 +259,8 @@ def difference(a: Arch, b: Arch, resolution: Resolution | None = None, classes: 
     """Return where two networks differ, block by block, and what each costs."""
     if resolution is not None:
         a, b = a.at(resolution), b.at(resolution)
+    if a == b:
+        return f"the same network, {a.id}"
     first, second = a.name or a.id[:8], b.name or b.id[:8]
     if first == second:
         first, second = f"{first} ({a.id[:8]})", f"{second} ({b.id[:8]})"
@@ -260,12 +269,10 @@ def difference(a: Arch, b: Arch, resolution: Resolution | None = None, classes: 
         sizes = [format_shape(height_width(arch.resolution)) for arch in (a, b)]
         rows.append(("resolution", sizes[0], sizes[1]))
     rows += _block_rows(a, b)
-    same = a == b
     for title, figure in (("params", "params"), ("MACs", "macs")):
         costs = [getattr(cost.total(arch, None, classes), figure) for arch in (a, b)]
         rows.append((title, f"{costs[0]:,}", f"{costs[1]:,}"))
-    lines = _table(rows, rule_before=(1, len(rows) - 2))
-    return "\n".join(["the same network", *lines] if same else lines)
+    return "\n".join(_table(rows, rule_before=(1, len(rows) - 2)))
 
 
 def _block_rows(a: Arch, b: Arch) -> list[tuple[str, str, str]]:
@@ -289,7 +296,7 @@ def _contrast(x: Block | None, y: Block | None) -> tuple[str, str]:
 
 
 def _chosen(block: Block, names: Sequence[str]) -> str:
-    return " ".join(f"{name} {getattr(block, name)}" for name in names)
+    return " ".join(f"{name} {_choice(getattr(block, name))}" for name in names)
 
 
 def _whole(block: Block | None) -> str:

@@ -108,7 +108,7 @@ def reference_row(name: str, published: Published) -> list[str]:
     return [
         f"`{name}`",
         reference.name,
-        f"{reference.params:,}",
+        f"{reference.params:,}" + (" (in training)" if reference.training else ""),
         "" if reference.macs is None else f"{reference.macs:,}",
         reference.note,
     ]

@@ -92,7 +92,20 @@ sound() {
     fi
     (cd .venv/lib/python*/site-packages && while read -r entry; do
         [ -e "$entry" ] || exit 1
-    done) <.venv/stamp/installed
+    done) <.venv/stamp/installed && complete
+}
+
+# Whether every file that the packages list in their RECORDs is there: half a second for 50,000 files.
+complete() {
+    .venv/bin/python -I -c '
+import csv, glob, os, site, sys
+for folder in site.getsitepackages():
+    for record in glob.glob(os.path.join(glob.escape(folder), "*.dist-info", "RECORD")):
+        with open(record, newline="", encoding="utf-8") as file:
+            for row in csv.reader(file):
+                if row and not row[0].endswith(".pyc") and not os.path.exists(os.path.join(folder, row[0])):
+                    sys.exit(1)
+' 2>/dev/null
 }
 
 current() { sound && [ "$(files)" = "$(cat .venv/stamp/files)" ]; }

@@ -59,7 +59,7 @@ def test_a_network_has_its_name_id_shapes_and_published_accuracy(capsys):
     assert re.search(r"stage5 block 2 +depthwise_separable +width 256 kernel 5 se ", out)
     assert f"{cost.paddle_flops(arch):,}" in out
     assert f"{cost.peak_memory(arch) / 2**20:.2f} MiB" in out
-    assert "published ImageNet top-1: 63.14 %" in out
+    assert "published ImageNet top-1 at 224x224: 63.14 %" in out
     assert "training, branches" not in out
 
 
@@ -152,7 +152,7 @@ def test_blocks_that_only_one_network_has(capsys, tmp_path):
 def test_the_same_network_twice(capsys, tmp_path):
     (tmp_path / "b.json").write_text(zoo.load("pplcnet_0.5x").named("other").to_json())
     out = shown(capsys, "--diff", "pplcnet_0.5x", tmp_path / "b.json")
-    assert out.startswith("the same network\n")
+    assert out.startswith("the same network, ")
     assert "stage" not in out
 
 

@@ -38,7 +38,10 @@ def onnx_bytes(source: Source, engine: Engine, classes: int = 1000) -> bytes:
 
 @functools.lru_cache(maxsize=_KEPT)
 def _made(
-    source: Arch | PlacedBlock | Path | tuple[PlacedBlock, ...], batch: int, int8: bool, classes: int
+    source: Arch | PlacedBlock | Path | tuple[PlacedBlock, ...],
+    batch: int,
+    int8: bool,
+    classes: int,
 ) -> bytes:
     if isinstance(source, Path):
         model = _read(source)

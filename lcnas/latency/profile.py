@@ -35,6 +35,9 @@ from lcnas.spaces import Space
 
 Floats = NDArray[np.float64]
 BANDS = 5  # latency bands from which networks are drawn
+UNIFORM_SHARE = (
+    0.15  # of the networks to fit, drawn over the whole space: bands leave most of it out
+)
 SPAN = ("pplcnet_0.25x", "pplcnet_1.0x")  # the networks that bound them
 OVERHEAD = "overhead"
 BLOCK_PLAN = Plan(
@@ -53,7 +56,7 @@ class Settings:
     validate: int = 40  # held-out networks
     uniform: int = 20  # held-out networks drawn uniformly over the space
     calibrate: int = 240  # whole networks that the fit rests on, at most
-    time_budget: float = 330.0  # seconds, after which no more calibration networks are begun
+    time_budget: float = 280.0  # seconds, after which no more calibration networks are begun
     seed: int = 0
 
 
@@ -259,18 +262,18 @@ class Builder:
         """Measure a space's networks: held-out ones twice, then calibration ones while time lasts."""
         drawn = self.draws(space)
         held = [*drawn["held_out"], *drawn["uniform"]]
-        first = self._network_items(space, held, "first")
         calibration = self._network_items(space, drawn["calibration"], "first")
         third = max(20, len(calibration) // 3)
-        self._measure(f"{space.name}: held-out networks", first, self.network_plan)
-        self._measure(f"{space.name}: networks to fit", calibration[:third], self.network_plan)
+        # Held-out networks among others, in random order: neither may have the better hour of the machine.
+        first = [*self._network_items(space, held, "first"), *calibration[:third]]
+        self._measure(f"{space.name}: networks, held-out ones among them", first, self.network_plan)
         again = self._network_items(space, held, "again")
         self._measure(f"{space.name}: held-out networks again", again, self.network_plan)
-        for i in range(third, len(calibration), self.network_plan.at_once):
+        title, size = f"{space.name}: more networks to fit", self.network_plan.at_once
+        for i in range(third, len(calibration), size):
             if self.clock() > until:
                 break
-            part = calibration[i : i + self.network_plan.at_once]
-            self._measure(f"{space.name}: networks to fit", part, self.network_plan, until)
+            self._measure(title, calibration[i : i + size], self.network_plan, until)
 
     def _network_items(self, space: Space, codes: Sequence[Sequence[int]], run: str) -> list[Item]:
         if not len(codes):
@@ -289,15 +292,15 @@ class Builder:
     def _draw(self, space: Space) -> dict[str, list[list[int]]]:
         s = self.settings
         rng = np.random.default_rng(s.seed + 1)
-        wanted = s.validate + s.calibrate
-        codes = self._banded(space, wanted, rng)
-        others = space.sample_codes(s.uniform, rng)
-        order = rng.permutation(len(codes))
-        held = order[: s.validate]
+        outside = int(s.calibrate * UNIFORM_SHARE)
+        codes = self._banded(space, s.validate + s.calibrate - outside, rng)
+        others = np.unique(space.sample_codes(s.uniform + outside, rng), axis=0)
+        others = rng.permutation(others)
+        calibration = np.concatenate([codes[s.validate :], others[s.uniform :]])
         return {
-            "held_out": codes[held].tolist(),
-            "uniform": others.tolist(),
-            "calibration": codes[order[s.validate :]].tolist(),
+            "held_out": codes[: s.validate].tolist(),
+            "uniform": others[: s.uniform].tolist(),
+            "calibration": rng.permutation(calibration).tolist(),
         }
 
     def _banded(self, space: Space, n: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -54,6 +54,8 @@ def loads(text: str, name: str = "space") -> Space:
         text: the contents of a space file.
         name: what the space and its errors are called.
     """
+    if not isinstance(text, str):
+        raise SpaceError(f"{name}: {shorten(text)} is not the text of a space file")
     return Space(_spec.parse(text, name, name))
 
 

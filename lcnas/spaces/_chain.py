@@ -28,6 +28,7 @@ class Chain:
             [tuple(_order_key(structure, table, g, s)) for _, s, _ in variants]
             for table, variants in zip(self.tables, self.variants, strict=True)
         ]
+        self.weights = functools.cache(self._make_weights)  # goes with the chain
         # behind[e][key]: number of chains from element e on, where ``key`` is what came before.
         self.behind: list[dict[tuple[float, ...], int]] = [{} for _ in range(len(self.tables) + 1)]
         start = (-math.inf,) * len(structure.orders)
@@ -43,14 +44,24 @@ class Chain:
             self.behind[e][before] = known
         return known
 
-    @functools.cache  # noqa: B019 - kept as long as the space
-    def weights(self, e: int, before: tuple[float, ...]) -> tuple[int, ...]:
+    def _make_weights(self, e: int, before: tuple[float, ...]) -> tuple[int, ...]:
         """Return the number of chains from element e on that begin with each of its variants."""
         out = []
         for (_, _, n), key in zip(self.variants[e], self.keys[e], strict=True):
             after = follow(before, key)
             out.append(0 if after is None else n * self._count(e + 1, after))
         return tuple(out)
+
+    def leading(
+        self, e: int, before: tuple[float, ...]
+    ) -> Iterator[tuple[int, int, tuple[float, ...]]]:
+        """Yield (depth index, signature, what follows must not fall below) of variants that lead on."""
+        for (d, s, _), key, weight in zip(
+            self.variants[e], self.keys[e], self.weights(e, before), strict=True
+        ):
+            after = follow(before, key)
+            if weight and after is not None:
+                yield d, s, after
 
     def draw(self, n: int, rng: np.random.Generator) -> Iterator[tuple[Ints, Ints]]:
         """Yield for each element (depth indices, signatures) of n chains drawn uniformly."""

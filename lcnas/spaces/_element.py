@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from lcnas import blocks as vocabulary
 from lcnas.arch import place
 from lcnas.blocks import Block
-from lcnas.errors import BlockError, ShapeError, shorten
+from lcnas.errors import BlockError, ShapeError, SpaceError, shorten
 from lcnas.spaces._points import Ints
 from lcnas.spaces._spec import (
     Choice,
@@ -87,6 +87,9 @@ class Genes:
             wanted = self.kept[name]
             pairs = [(c, s) for c, s in zip(choices, labels, strict=True) if s in wanted]
             choices, labels = tuple(c for c, _ in pairs), tuple(s for _, s in pairs)
+        if any(name == gene.name for gene in self.genes):
+            message = f"two genes are called {name!r}; rename the network-wide gene or the stage"
+            raise SpaceError(f"{self.spec.source}: {message}")
         self.genes.append(Gene(name, labels))
         return choices, Digit(len(self.genes) - 1, len(choices))
 
@@ -108,6 +111,10 @@ class ElementTable:
         self.element = element
         self.index = index
         self.name = element.name
+        # Caches of the instance, not of the class: they go with the space.
+        self.param_table = functools.cache(self._param_table)
+        self._index = functools.lru_cache(maxsize=4096)(self._make_index)
+        self._total_after = functools.lru_cache(maxsize=1 << 14)(self._make_total_after)
         self._add_genes()
         self._check_size()
 
@@ -229,18 +236,21 @@ class ElementTable:
         combos = max(len(v) for v in self.slot_values)
         self.labels = np.full((*shape, combos), -1, dtype=np.int64)
         self.totals = totals
-        self.names: dict[Block, int] = {}
+        # A label stands for a block, or at slot 0 for one block for each total stride that can come in.
+        self.names: dict[tuple[Block, ...], int] = {}
         for g, s in itertools.product(range(shape[0]), range(shape[1])):
-            total = min(totals[g])[
-                0
-            ]  # strides change no label's equality: any total that comes in will do
+            coming = sorted({total for total, _ in totals[g]})
             for j in range(self.slots):
-                if j > 1 and self._like_the_second(j):
+                if j > 1 and self.like_the_second(j):
                     self.labels[g, s, j] = self.labels[g, s, 1]
                     continue
                 for c in range(len(self.slot_values[j])):
-                    block = self.block(g, s, j, c, total)
-                    self.labels[g, s, j, c] = self.names.setdefault(block, len(self.names))
+                    name = tuple(
+                        self.block(g, s, j, c, t) for t in (coming if j == 0 else coming[:1])
+                    )
+                    self.labels[g, s, j, c] = self.names.setdefault(name, len(self.names))
+        if self.structure.checked:
+            self._check_totals()
         self.first_combo, self.counts = _first_of_each(self.labels)
         self.sets = [
             [{int(x) for x in np.unique(self.labels[g, :, j]) if x >= 0} for j in range(self.slots)]
@@ -248,7 +258,20 @@ class ElementTable:
         ]
         self._merge_signatures()
 
-    def _like_the_second(self, j: int) -> bool:
+    def _check_totals(self) -> None:
+        """Refuse first blocks that are one block behind some total stride and several behind another."""
+        for g, totals in self.totals.items():
+            labels = {int(x) for x in np.unique(self.labels[g, :, 0]) if x >= 0}
+            names = [name for name, number in self.names.items() if number in labels]
+            for t in range(len({total for total, _ in totals})):
+                if len({name[t] for name in names}) < len(names):
+                    raise self.structure.error(
+                        f"{self.element.where}: two of its choices give the same first block behind one "
+                        "stem and not behind another; one network would have two spellings"
+                    )
+
+    def like_the_second(self, j: int) -> bool:
+        """Return whether a slot has the choices and blocks of slot 1."""
         return self.slot_values[j] == self.slot_values[1] and not self._has_pattern
 
     @functools.cached_property
@@ -266,8 +289,8 @@ class ElementTable:
 
     def later_blocks(self, g: int, slots: Sequence[int]) -> set[Block]:
         """Return every block that can stand at the given slots, all behind the first."""
-        blocks = list(self.names)
-        return {blocks[int(x)] for x in np.unique(self.labels[g][:, slots]) if x >= 0}
+        names = list(self.names)
+        return {names[int(x)][0] for x in np.unique(self.labels[g][:, slots]) if x >= 0}
 
     def label_set(self, g: int, s: int, j: int) -> frozenset[int]:
         """Return the labels that slot j can have."""
@@ -338,18 +361,21 @@ class ElementTable:
         """Return a combo for each different block of a slot."""
         return [int(c) for c in self.nth_combo[g, s, j, : self.counts[g, s, j]]]
 
-    @functools.cache  # noqa: B019 - a table lives as long as its space
-    def param_table(self, param: str) -> NDArray[np.float64]:
-        """Return [g, s] -> the value of a stage-wide number."""
+    def _param_table(self, param: str) -> NDArray[np.float64]:
+        """Return [g, s] -> the value of a stage-wide number; NaN where the kind of block ignores it."""
         G, S = self.labels.shape[:2]
-        return np.array(
-            [[float(self.values(g, s, 0, 0)[param]) for s in range(S)] for g in range(G)]
-        )
+        out = np.full((G, S), np.nan)
+        for g, s in itertools.product(range(G), range(S)):
+            template = self.signatures[s].template
+            if template.uses(param, is_first=True) or (
+                self.slots > 1 and template.uses(param, is_first=False)
+            ):
+                out[g, s] = float(self.values(g, s, 0, 0)[param])
+        return out
 
     # -- from blocks back to choices --
 
-    @functools.lru_cache(maxsize=4096)  # noqa: B019 - a table lives as long as its space
-    def _index(self, g: int, j: int, total: Total) -> dict[Block, dict[int, int]]:
+    def _make_index(self, g: int, j: int, total: Total) -> dict[Block, dict[int, int]]:
         """Return block -> {signature: lowest combo} for a slot."""
         out: dict[Block, dict[int, int]] = {}
         for s in range(len(self.signatures)):
@@ -382,9 +408,9 @@ class ElementTable:
         s = int(self.representative[g, d, min(alive)])
         return (d, s, alive[s]), self.depths[d]
 
-    def options(self, g: int, j: int, total: Total) -> list[Block]:
-        """Return every block that a slot can have."""
-        return list(self._index(g, j, total if j == 0 else (1, 1)))
+    def named(self, g: int, j: int, total: Total) -> dict[Block, dict[int, int]]:
+        """Return every block that a slot can have, with the signatures (and lowest combos) that give it."""
+        return self._index(g, j, total if j == 0 else (1, 1))
 
     def total_after(self, g: int, s: int, c: int, total: Total) -> Total:
         """Return the stride from the picture on behind the element."""
@@ -392,8 +418,7 @@ class ElementTable:
             return total
         return self._total_after(self.block(g, s, 0, c, total), total, g)
 
-    @functools.lru_cache(maxsize=1 << 14)  # noqa: B019 - a table lives as long as its space
-    def _total_after(self, block: Block, total: Total, g: int) -> Total:
+    def _make_total_after(self, block: Block, total: Total, g: int) -> Total:
         channels = min(n for t, n in self.totals[g] if t == total)
         return self._after(block, total, channels)[0]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from lcnas import blocks as vocabulary
@@ -11,24 +13,32 @@ from lcnas.arch import Arch, labels
 from lcnas.blocks import Block
 from lcnas.errors import listing, nearest, not_among
 from lcnas.spaces._element import ElementTable, Total, within
-from lcnas.spaces._match import broken_order, by_first_block, longest_match, match
+from lcnas.spaces._match import broken_order, by_first_block, match
 from lcnas.spaces._points import Part, Point
-from lcnas.spaces._spec import Limit, NonDecreasing, Spec, Value
+from lcnas.spaces._spec import Choice, FromNetwork, Limit, NonDecreasing, Value
 from lcnas.spaces._structure import Structure
 
+# What it costs to explain a block away; one differing field costs 1.
+_OTHER_TYPE = 30.0
+_WRONG_DEPTH = 1.0  # and as much again for each block too many or too few
+_LEFT_OVER = 40.0  # a block behind the head
+_SLACK = 3  # blocks by which a stage's depth may be off and still be recognised
 
-def explain(spec: Spec, kept: Mapping[str, tuple[Any, ...]], arch: Arch) -> str:
-    """Return why a network is not in the space of a file restricted to the kept choices.
 
-    The network is looked for in the file without its rules and restrictions. Where it is found, a rule or
-    a restriction is to blame; else the first block that fits nowhere.
+def explain(structure: Structure, kept: Mapping[str, tuple[Any, ...]], arch: Arch) -> str:
+    """Return why a network is not in a space.
+
+    Args:
+        structure: the space's file without its rules and restrictions.
+        kept: the choices that restrictions leave to genes.
+        arch: the network. Where it is found in ``structure``, a rule or a restriction is to blame; else
+            the first block by which it differs from the nearest network there.
     """
-    structure = Structure(spec, {}, with_rules=False, checked=False)
     for g in by_first_block(structure).get(arch.blocks[0], ()):
         parts = match(structure, g, arch.blocks)
         if parts is not None:
             return _broken_rule(structure, kept, arch, Point(0, g, parts))
-    return _mismatch(structure, arch)
+    return _foreign(structure, arch) or _Nearest(structure, arch).words()
 
 
 def _broken_rule(
@@ -55,50 +65,185 @@ def _broken_rule(
     return "a restriction of this space leaves it out"
 
 
-def _mismatch(structure: Structure, arch: Arch) -> str:
-    """Say where a chain of blocks leaves the space, by the assignment that fits furthest."""
-    blocks = arch.blocks
-    g = max(range(len(structure.assignments)), key=lambda g: longest_match(structure, g, blocks)[1])
-    elements = structure.elements
-    at = 0
-    total: Total = (1, 1)
-    for table, following in zip(elements, [*elements[1:], None], strict=True):
-        part, used = table.match(g, blocks[at:], total)
-        at += used
-        name = labels(arch)[at] if at < len(blocks) else ""
-        if part is None:
-            return _incomplete(table, following, g, total, used, name, blocks[at : at + 1])
-        total = table.total_after(g, part[1], part[2][0], total)
-        if following is None:
-            return f"{table.name}: {name}, {blocks[at]}, follows behind it"
-        if name and following.match(g, blocks[at : at + 1], total)[1] == 0:
-            return _between(table, following, g, total, used, name, blocks[at])
-    raise AssertionError("a chain that fits everywhere is in the space")
+def _foreign(structure: Structure, arch: Arch) -> str | None:
+    """Say which block is of a type that the space does not have at all, or None."""
+    kinds = sorted({t.cls.type for table in structure.elements for t in table.element.templates})
+    for name, block in zip(labels(arch), arch.blocks, strict=True):
+        if block.type not in kinds:
+            given = f"block: {name} is {block.type!r}, of which the space has none"
+            return f"{given}; it has {listing(kinds)}{nearest(block.type, kinds)}"
+    return None
 
 
-def _incomplete(
-    table: ElementTable,
-    following: ElementTable | None,
-    g: int,
-    total: Total,
-    used: int,
-    name: str,
-    ahead: Sequence[Block],
-) -> str:
-    """Say why an element is not complete at the block ahead (or at the network's end)."""
-    if not ahead:
-        return f"{table.name}: the network ends before it is complete"
-    if used and following is not None and _begins(following, g, ahead[0]):
+@dataclass(frozen=True)
+class _Piece:
+    """How an element takes up some blocks of a network: under a signature, as well as it can."""
+
+    table: ElementTable
+    s: int
+    start: int  # number of its first block
+    options: tuple[Block, ...]  # what the space has in place of each block
+    total: Total  # stride of what comes before
+
+
+@dataclass(frozen=True)
+class _Partial:
+    """An explanation of the blocks so far."""
+
+    cost: float
+    at: int  # blocks taken up
+    total: Total
+    pieces: tuple[_Piece, ...]
+
+
+class _Nearest:
+    """The network of the space that is nearest to a given one, element by element."""
+
+    def __init__(self, structure: Structure, arch: Arch) -> None:
+        self.structure = structure
+        self.arch = arch
+        self.blocks = arch.blocks
+        self.fits = functools.cache(self._fits)
+        self.g = 0
+        self.best: _Partial | None = None
+        for g in range(len(structure.assignments)):
+            self._try(g)
+
+    def _try(self, g: int) -> None:
+        """Find the best explanation under an assignment; what costs more than the best so far is dropped."""
+        partials = [_Partial(0.0, 0, (1, 1), ())]
+        for table in self.structure.elements:
+            cheapest: dict[tuple[int, Total], _Partial] = {}
+            for grown in (p for partial in partials for p in self._grow(g, table, partial)):
+                known = cheapest.setdefault((grown.at, grown.total), grown)
+                if grown.cost < known.cost:
+                    cheapest[grown.at, grown.total] = grown
+            partials = list(cheapest.values())
+        for partial in partials:
+            cost = partial.cost + _LEFT_OVER * (len(self.blocks) - partial.at)
+            if self.best is None or cost < self.best.cost:
+                self.g = g
+                self.best = _Partial(cost, partial.at, partial.total, partial.pieces)
+
+    def _grow(self, g: int, table: ElementTable, partial: _Partial) -> Iterator[_Partial]:
+        """Yield the partial explanations with one more element: the cheapest for each place it can end."""
+        limit = math.inf if self.best is None else self.best.cost
+        low = max(0, min(table.depths) - _SLACK)
+        high = min(len(self.blocks) - partial.at, max(table.depths) + _SLACK)
+        steps = [self._step(table, g, partial, k) for k in range(high)]
+        cheapest: dict[tuple[int, Total], tuple[float, int]] = {}
+        for s in range(len(table.signatures)):
+            total = table.total_after(g, s, 0, partial.total)
+            cost = partial.cost
+            for k in range(high + 1):
+                cost += steps[k - 1][s][0] if k else 0.0
+                if cost >= limit:
+                    break
+                depth = min(abs(k - d) for d in table.depths)
+                whole = cost + (_WRONG_DEPTH * (1 + depth) if depth else 0)
+                if k >= low and whole < cheapest.get((k, total), (limit, 0))[0]:
+                    cheapest[k, total] = (whole, s)
+        for (k, total), (cost, s) in cheapest.items():
+            piece = _Piece(
+                table, s, partial.at, tuple(step[s][1] for step in steps[:k]), partial.total
+            )
+            yield _Partial(cost, partial.at + k, total, (*partial.pieces, piece))
+
+    def _step(
+        self, table: ElementTable, g: int, partial: _Partial, k: int
+    ) -> dict[int, tuple[float, Block]]:
+        """Return what block k behind a partial explanation costs in an element, for each signature."""
+        slot = min(k, table.slots - 1)
+        if slot > 1 and table.like_the_second(slot):
+            slot = 1
+        total = partial.total if slot == 0 else (1, 1)
+        return self.fits(table, g, slot, total, partial.at + k)
+
+    def _fits(
+        self, table: ElementTable, g: int, j: int, total: Total, number: int
+    ) -> dict[int, tuple[float, Block]]:
+        """Return for each signature what a block costs at a slot, and the option nearest to it."""
+        best: dict[int, tuple[float, Block]] = {}
+        for option, signatures in table.named(g, j, total).items():
+            cost = _distance(self.blocks[number], option)
+            for s in signatures:
+                if s not in best or cost < best[s][0]:
+                    best[s] = (cost, option)
+        return best
+
+    def words(self) -> str:
+        """Say where the network first leaves its nearest neighbour in the space."""
+        assert self.best is not None  # every assignment explains somehow
+        names = labels(self.arch)
+        for piece in self.best.pieces:
+            for j, option in enumerate(piece.options):
+                if option != self.blocks[piece.start + j]:
+                    return self._difference(piece, j, names[piece.start + j], option)
+            depth = len(piece.options)
+            if depth not in piece.table.depths:
+                blocks = f"{depth} block{'s' * (depth != 1)}"
+                allowed = f"{listing(piece.table.depths)}{nearest(depth, piece.table.depths)}"
+                return (
+                    f"{piece.table.name}_depth: the network has {blocks} there, allowed: {allowed}"
+                )
+        if self.best.at < len(self.blocks):
+            block = self.blocks[self.best.at]
+            return f"{piece.table.name}: {names[self.best.at]}, {block}, follows behind it"
+        return "no reason was found, which is a mistake of lcnas; please report it"
+
+    def _difference(self, piece: _Piece, j: int, name: str, option: Block) -> str:
+        """Say which field of a block differs from its nearest option, and what is allowed there."""
+        block, owner = self.blocks[piece.start + j], piece.table.name
+        options = self._all_options(piece, j)
+        if type(option) is not type(block):
+            kinds = sorted({o.type for o in options})
+            given = f"{owner}_block: {name} is {block.type!r}"
+            return f"{given}, allowed: {listing(kinds)}{nearest(block.type, kinds)}"
+        fields = vocabulary.field_names(type(block))
+        wrong = [f for f in fields if getattr(option, f) != getattr(block, f)]
+        same = [f for f in fields if f not in wrong]
+        near = [
+            o
+            for o in options
+            if type(o) is type(block) and all(getattr(o, f) == getattr(block, f) for f in same)
+        ]
+        key = wrong[0]
+        value, wanted = getattr(block, key), getattr(option, key)
+        allowed = list(dict.fromkeys(getattr(o, key) for o in near))
+        given = f"{owner}_{key}: {name} has {key} {_word(value)}"
+        if within(value, allowed) and not wrong[1:]:
+            whole = "network" if self._is_network_wide(piece.table, key) else "stage"
+            return f"{given}, but the rest of the {whole} goes with {key} {_word(wanted)}"
+        more = f" (and another {', '.join(wrong[1:])})" if wrong[1:] else ""
         return (
-            f"{table.name}_depth: the network has {used} block{'s' * (used > 1)} there, "
-            f"allowed: {listing(table.depths)}"
+            f"{given}{more}, allowed: {listing(_word(v) for v in allowed)}{nearest(value, allowed)}"
         )
-    return _difference(table.name, name, ahead[0], table.options(g, used, total))
+
+    def _is_network_wide(self, table: ElementTable, key: str) -> bool:
+        return isinstance(dict(table.element.params).get(key), FromNetwork)
+
+    def _all_options(self, piece: _Piece, j: int) -> list[Block]:
+        """Return every block that the slot can have, under any assignment."""
+        slot = min(j, piece.table.slots - 1)
+        found: dict[Block, None] = {}
+        for g in range(len(self.structure.assignments)):
+            if any(total == piece.total for total, _ in piece.table.totals[g]):
+                found.update(dict.fromkeys(piece.table.named(g, slot, piece.total)))
+        return list(found)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _distance(block: Block, option: Block) -> float:
+    """Return in how many fields two blocks differ."""
+    if type(option) is not type(block):
+        return _OTHER_TYPE
+    fields = vocabulary.field_names(type(block))
+    return float(sum(getattr(option, f) != getattr(block, f) for f in fields))
 
 
 def _limited(rule: Limit, g: int, name: str, table: ElementTable, part: Part, j: int) -> str | None:
     """Return how a block breaks a limit, or None."""
-    if not rule.covers(table.name, j):
+    if not _binds(rule, table, j) or not _matters(rule.param, table, part, j):
         return None
     values = table.values(g, part.s, j, part.combos[j])
     values |= {"depth": table.depths[part.d], "block": table.signatures[part.s].template.name}
@@ -115,62 +260,18 @@ def _limited(rule: Limit, g: int, name: str, table: ElementTable, part: Part, j:
     )
 
 
+def _binds(rule: Limit, table: ElementTable, j: int) -> bool:
+    """Return whether a limit holds at a block; of a stage-wide choice, any place binds the whole stage."""
+    param = dict(table.element.params).get(rule.param)
+    if isinstance(param, Choice) and not param.per_block:
+        return any(rule.covers(table.name, k) for k in range(max(table.element.depths)))
+    return rule.covers(table.name, j)
+
+
+def _matters(param: str, table: ElementTable, part: Part, j: int) -> bool:
+    """Return whether a parameter has a say in a block, or is the stage's depth or kind of block."""
+    return param in ("depth", "block") or table.signatures[part.s].template.uses(param, j == 0)
+
+
 def _word(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _begins(table: ElementTable, g: int, block: Block) -> bool:
-    return any(table.match(g, [block], total)[1] for total in {t for t, _ in table.totals[g]})
-
-
-def _between(
-    table: ElementTable,
-    following: ElementTable,
-    g: int,
-    total: Total,
-    used: int,
-    name: str,
-    block: Block,
-) -> str:
-    """Say why a block can neither go on with one element nor begin the next."""
-    later = table.options(g, table.slots - 1, total) if table.slots > 1 else []
-    if used == table.slots and block in later:
-        return f"{table.name}_depth: {name} is one block too many, allowed: {listing(table.depths)}"
-    going_on = table.options(g, used, total) if used < table.slots else []
-    begins = following.options(g, 0, total)
-    owner = table.name if _distance(block, going_on) <= _distance(block, begins) else following.name
-    return _difference(owner, name, block, going_on if owner == table.name else begins)
-
-
-def _distance(block: Block, options: Sequence[Block]) -> float:
-    """Return in how many fields a block differs from the nearest option."""
-    fields = vocabulary.field_names(type(block))
-    return min(
-        (
-            sum(getattr(o, f) != getattr(block, f) for f in fields)
-            if type(o) is type(block)
-            else math.inf
-            for o in options
-        ),
-        default=math.inf,
-    )
-
-
-def _difference(owner: str, name: str, block: Block, options: Sequence[Block]) -> str:
-    """Say which field of a block no option has, by the option that differs least."""
-    alike = [option for option in options if type(option) is type(block)]
-    if not alike:
-        kinds = sorted({option.type for option in options})
-        given = f"{owner}_block: {name} is {block.type!r}"
-        return f"{given}, allowed: {listing(kinds)}{nearest(block.type, kinds)}"
-    fields = vocabulary.field_names(type(block))
-    closest = min(alike, key=lambda o: sum(getattr(o, f) != getattr(block, f) for f in fields))
-    wrong = [f for f in fields if getattr(closest, f) != getattr(block, f)]
-    same = [f for f in fields if f not in wrong]
-    near = [o for o in alike if all(getattr(o, f) == getattr(closest, f) for f in same)]
-    field = wrong[0]
-    value = getattr(block, field)
-    allowed = list(dict.fromkeys(getattr(o, field) for o in near))
-    more = f" (and another {', '.join(wrong[1:])})" if len(wrong) > 1 else ""
-    message = f"{owner}_{field}: {name} has {field} {_word(value)}{more}"
-    return f"{message}, allowed: {listing(_word(v) for v in allowed)}{nearest(value, allowed)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 
 from lcnas.blocks import Block
 from lcnas.spaces._element import Total
@@ -22,25 +22,17 @@ def by_first_block(structure: Structure) -> dict[Block, list[int]]:
 
 def match(structure: Structure, g: int, blocks: tuple[Block, ...]) -> tuple[Part, ...] | None:
     """Return the parts of a chain of blocks under assignment g, or None where it has none."""
-    parts, fitting = longest_match(structure, g, blocks)
-    return parts if len(parts) == len(structure.elements) and fitting == len(blocks) else None
-
-
-def longest_match(
-    structure: Structure, g: int, blocks: tuple[Block, ...]
-) -> tuple[tuple[Part, ...], int]:
-    """Return the parts of the elements that fit from the front on, and the number of blocks that fit."""
     at = 0
     total: Total = (1, 1)
     parts: list[Part] = []
     for table in structure.elements:
         part, used = table.match(g, blocks[at:], total)
-        at += used
         if part is None:
-            break
+            return None
+        at += used
         parts.append(Part(*part))
         total = table.total_after(g, part[1], part[2][0], total)
-    return tuple(parts), at
+    return tuple(parts) if at == len(blocks) else None
 
 
 def broken_order(
@@ -48,13 +40,16 @@ def broken_order(
 ) -> str | None:
     """Return how a network breaks an order rule (or a given one), or None."""
     for rule in structure.orders if only is None else [only]:
-        tables = [table for table in structure.elements if table.name in rule.elements]
-        for before, behind in itertools.pairwise(tables):
-            low = before.param_table(rule.param)[point.g, point.parts[before.index].s]
-            high = behind.param_table(rule.param)[point.g, point.parts[behind.index].s]
-            if low > high:
+        before, low = "", -math.inf
+        for table in structure.elements:
+            value = math.nan
+            if table.name in rule.elements:
+                value = table.param_table(rule.param)[point.g, point.parts[table.index].s]
+            if value < low:
                 return (
-                    f"{rule.name}: {rule.param} falls from {low:g} in {before.name} "
-                    f"to {high:g} in {behind.name}"
+                    f"{rule.name}: {rule.param} falls from {low:g} in {before} "
+                    f"to {value:g} in {table.name}"
                 )
+            if not math.isnan(value):
+                before, low = table.name, float(value)
     return None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lcnas.arch import INPUT_CHANNELS, PlacedBlock, height_width, place
+from lcnas.arch import INPUT_CHANNELS, PlacedBlock, check_classes, height_width, place
 from lcnas.blocks import Block
 from lcnas.errors import ShapeError
 from lcnas.layers import Shape
@@ -18,6 +18,9 @@ from lcnas.spaces._element import ElementTable, Total
 from lcnas.spaces._points import Columns, Ints, Part, Point
 from lcnas.spaces._structure import Structure
 
+Border = tuple[Shape, Total]  # shape of the map there, and the stride from the picture on
+Reached = tuple[int, int, tuple[float, ...]]  # border, assignment, what order rules remember
+
 
 class Rows:
     """The distinct placed blocks of a space, and arrays that lead from codes to them."""
@@ -25,65 +28,84 @@ class Rows:
     def __init__(self, structure: Structure, chain: Callable[[int], Chain], classes: int) -> None:
         self.structure = structure
         self.chain = chain  # of each assignment
-        self.classes = classes
+        self.classes = check_classes(classes)
         self._numbers: dict[PlacedBlock, int] = {}
         self.tables = structure.elements
-        borders: dict[Shape, int] = {}
+        borders: dict[Border, int] = {}
         for resolution in structure.resolutions:
-            borders.setdefault((*height_width(resolution), INPUT_CHANNELS), len(borders))
-        self.borders = [borders]  # before each element: shape -> number
+            shape = (*height_width(resolution), INPUT_CHANNELS)
+            borders.setdefault((shape, (1, 1)), len(borders))
+        self.borders = [borders]  # before each element: (shape, total stride) -> number
         self.first: list[Ints] = []  # [border, g, s, c] -> row of the first block
         self.after: list[Ints] = []  # [border, g, s] -> border behind the element
         self.rest: list[Ints] = []  # [border behind, g, s, j - 1, c] -> row of block j
         reached = {
-            (number, g, (1, 1))
+            (number, g, chain(g).start)
             for number in borders.values()
             for g in range(len(structure.assignments))
+            if chain(g).total
         }
         for table in self.tables:
             reached = self._fill(table, reached)
         self.rows = tuple(self._numbers)
 
-    def _row(self, table: ElementTable, block: Block, shape: Shape) -> int:
+    def _row(self, table: ElementTable, block: Block, shape: Shape) -> PlacedBlock:
         try:
             placed = place(block, shape, self.classes)
         except ShapeError as error:
             raise table.structure.error(f"{table.element.where}: {block}: {error}") from None
-        return self._numbers.setdefault(placed, len(self._numbers))
+        self._numbers.setdefault(placed, len(self._numbers))
+        return placed
 
-    def _fill(
-        self, table: ElementTable, reached: set[tuple[int, int, Total]]
-    ) -> set[tuple[int, int, Total]]:
-        before = self.borders[-1]
-        shapes = list(before)
+    def _fill(self, table: ElementTable, reached: set[Reached]) -> set[Reached]:
+        """Place an element's blocks behind every border that some network reaches; only those."""
+        e = table.index
+        before = list(self.borders[-1])
         G, S, _, C = table.labels.shape
-        first = np.full((len(shapes), G, S, C), -1, dtype=np.int64)
-        after = np.full((len(shapes), G, S), -1, dtype=np.int64)
-        behind: dict[Shape, int] = {}
-        going: set[tuple[int, int, Total]] = set()
-        inside: set[tuple[int, int, int]] = set()
-        for border, g, total in sorted(reached):
-            for s in range(S):
-                for c in range(len(table.slot_values[0])):
-                    block = table.block(g, s, 0, c, total)
-                    first[border, g, s, c] = self._row(table, block, shapes[border])
-                    out = place(block, shapes[border], self.classes).out_shape
-                    after[border, g, s] = behind.setdefault(out, len(behind))
+        first = np.full((len(before), G, S, C), -1, dtype=np.int64)
+        after = np.full((len(before), G, S), -1, dtype=np.int64)
+        behind: dict[Border, int] = {}
+        going: set[Reached] = set()
+        inside: dict[tuple[int, int, int], int] = {}  # (border behind, g, s) -> greatest depth
+        for border, g, low in sorted(reached):
+            for d, s, follows in self.chain(g).leading(e, low):
+                if after[border, g, s] < 0:
+                    self._begin(table, g, s, before[border], border, first, after, behind)
                 number = int(after[border, g, s])
-                going.add((number, g, table.total_after(g, s, 0, total)))
-                inside.add((number, g, s))
+                going.add((number, g, follows))
+                depth = inside.get((number, g, s), 0)
+                inside[number, g, s] = max(depth, table.depths[d])
         rest = np.full((len(behind), G, S, max(0, table.slots - 1), C), -1, dtype=np.int64)
-        names = list(behind)
-        for number, g, s in sorted(inside):
-            for j in range(1, table.slots):
+        shapes = [shape for shape, _ in behind]
+        for (number, g, s), depth in sorted(inside.items()):
+            for j in range(1, depth):
                 for c in range(len(table.slot_values[j])):
-                    block = table.block(g, s, j, c, (1, 1))
-                    rest[number, g, s, j - 1, c] = self._row(table, block, names[number])
+                    placed = self._row(table, table.block(g, s, j, c, (1, 1)), shapes[number])
+                    rest[number, g, s, j - 1, c] = self._numbers[placed]
         self.first.append(first)
         self.after.append(after)
         self.rest.append(rest)
         self.borders.append(behind)
         return going
+
+    def _begin(
+        self,
+        table: ElementTable,
+        g: int,
+        s: int,
+        coming: Border,
+        border: int,
+        first: Ints,
+        after: Ints,
+        behind: dict[Border, int],
+    ) -> None:
+        """Place the first blocks of a signature behind a border."""
+        shape, total = coming
+        leaving = table.total_after(g, s, 0, total)
+        for c in range(len(table.slot_values[0])):
+            placed = self._row(table, table.block(g, s, 0, c, total), shape)
+            first[border, g, s, c] = self._numbers[placed]
+            after[border, g, s] = behind.setdefault((placed.out_shape, leaving), len(behind))
 
     def ids(self, columns: Columns) -> NDArray[np.int32]:
         """Return the row of each slot of each network, -1 where a block is absent."""

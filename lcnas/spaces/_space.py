@@ -38,11 +38,20 @@ class Space:
         self._kept = dict(kept or {})
         self._structure = Structure(spec, self._kept)
         self._elements = self._structure.elements
+        # Caches of the instance, not of the class: they go with the space.
+        self._chain = functools.cache(functools.partial(Chain, self._structure))
+        self._table = functools.lru_cache(maxsize=4)(
+            functools.partial(Rows, self._structure, self._chain)
+        )
+        self._blocks = functools.lru_cache(maxsize=1 << 14)(self._make_blocks)
         self.name: str = spec.name
         self.summary: str = spec.summary
         self.source: str = spec.source
         self.genes: tuple[Gene, ...] = self._structure.genes
         self.resolutions: tuple[Resolution, ...] = self._structure.resolutions
+        if not self._kept:  # a restriction may leave genes without effect, a file may not have any
+            whole = self._open_structure if self._spec.rules else self._structure
+            whole.check_idle_genes()
         if self.size == 0:
             rules = listing(repr(rule.name) for rule in self._structure.orders)
             raise SpaceError(f"{spec.source}: rules: no network meets {rules}")
@@ -80,10 +89,6 @@ class Space:
         per_assignment = [self._chain(g).total for g in range(len(self._structure.assignments))]
         return len(self.resolutions) * sum(per_assignment)
 
-    @functools.cache  # noqa: B019 - kept as long as the space
-    def _chain(self, g: int) -> Chain:
-        return Chain(self._structure, g)
-
     def sample_codes(self, n: int, rng: np.random.Generator) -> Ints:
         """Return the canonical codes of n networks, drawn uniformly and independently.
 
@@ -96,6 +101,8 @@ class Space:
         """
         if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
             raise CodesError(f"n: {shorten(n)} is not a whole number of at least 0")
+        if not isinstance(rng, np.random.Generator):
+            raise CodesError(f"rng: {shorten(rng)} is not a numpy.random.Generator")
         n = int(n)
         count = len(self._structure.assignments)
         r = rng.integers(0, len(self.resolutions), size=n)
@@ -162,13 +169,9 @@ class Space:
         Raises:
             SpaceError: a network is not in the space; says the first rule that it breaks.
         """
-        points = []
-        for arch in [archs] if isinstance(archs, Arch) else archs:
-            point = self._find(arch)
-            if point is None:
-                raise SpaceError(f"{_named(arch)} is not in {self.name}: {self.why_not(arch)}")
-            points.append(point)
-        return self._codes(points)
+        if isinstance(archs, str) or not isinstance(archs, Arch | Iterable):
+            raise SpaceError(f"{self.name}: {shorten(archs)} is neither an Arch nor a list of them")
+        return self._codes([self._own(a) for a in ([archs] if isinstance(archs, Arch) else archs)])
 
     def decode(self, codes: ArrayLike) -> list[Arch]:
         """Return the networks of codes, an integer array of shape (n, genes) or (genes,).
@@ -214,9 +217,12 @@ class Space:
             yield Point(r[i], g[i], tuple(parts))
 
     def _checked(self, codes: ArrayLike) -> Ints:
-        given = np.asarray(codes)
+        try:
+            given = np.asarray(codes)
+        except ValueError:  # rows of different lengths
+            raise CodesError(f"codes: {shorten(codes)} is not an array") from None
         if given.size == 0 and given.ndim <= 2 and given.shape[-1:] in ((0,), (len(self.genes),)):
-            given = given.astype(np.int64)
+            given = np.zeros((0, len(self.genes)), dtype=np.int64)
         if given.dtype.kind not in "iu":
             raise CodesError(f"codes: {given.dtype} is not an integer type")
         rows = given.reshape(1, -1) if given.ndim == 1 else given
@@ -274,16 +280,18 @@ class Space:
 
     def _check_orders(self, columns: Columns) -> None:
         for rule in self._structure.orders:
-            tables = [t for t in self._elements if t.name in rule.elements]
-            for before, behind in itertools.pairwise(tables):
-                low = before.param_table(rule.param)[columns.g, columns.s[before.index]]
-                high = behind.param_table(rule.param)[columns.g, columns.s[behind.index]]
-                if (low > high).any():
-                    row = int(np.flatnonzero(low > high)[0])
+            low = np.full(len(columns.g), -np.inf)
+            for table in self._elements:
+                if table.name not in rule.elements:
+                    continue
+                value = table.param_table(rule.param)[columns.g, columns.s[table.index]]
+                if (value < low).any():
+                    row = int(np.flatnonzero(value < low)[0])
                     raise CodesError(
-                        f"codes: row {row} breaks rule {rule.name!r}: {rule.param} falls from "
-                        f"{low[row]:g} in {before.name} to {high[row]:g} in {behind.name}"
+                        f"codes: row {row} breaks rule {rule.name!r}: {rule.param} falls "
+                        f"from {low[row]:g} to {value[row]:g} in {table.name}"
                     )
+                low = np.where(np.isnan(value), low, value)
 
     def _pack(self, columns: Columns) -> Ints:
         out = np.zeros((len(columns.r), len(self.genes)), dtype=np.int64)
@@ -306,8 +314,9 @@ class Space:
             stages.append(Stage(table.name, blocks))
         return Arch(tuple(stages), self.resolutions[point.r], self.name)
 
-    @functools.lru_cache(maxsize=1 << 14)  # noqa: B019 - kept as long as the space
-    def _blocks(self, e: int, g: int, part: Part, total: Total) -> tuple[tuple[Block, ...], Total]:
+    def _make_blocks(
+        self, e: int, g: int, part: Part, total: Total
+    ) -> tuple[tuple[Block, ...], Total]:
         table = self._elements[e]
         made = tuple(table.block(g, part.s, j, c, total) for j, c in enumerate(part.combos))
         return made, table.total_after(g, part.s, part.combos[0], total)
@@ -344,7 +353,12 @@ class Space:
         if arch.resolution not in self.resolutions:
             return not_among("resolution", arch.resolution, self.resolutions)
         kept = {gene.name: gene.choices for gene in self.genes if gene.name in self._kept}
-        return explain(self._spec, kept, arch)
+        return explain(self._open_structure, kept, arch)
+
+    @functools.cached_property
+    def _open_structure(self) -> Structure:
+        """The file without its rules and restrictions, where a network may have two spellings."""
+        return Structure(self._spec, {}, with_rules=False, checked=False)
 
     # -- changing --------------------------------------------------------------------------------
 
@@ -414,7 +428,7 @@ class Space:
         kept = dict(self._kept)
         for key, given in choices.items():
             genes = self._genes_named(key)
-            values = [given] if isinstance(given, str | int | float) else list(given)
+            values = self._kept_values(given, genes)
             for gene in genes:
                 for value in values:
                     if not within(value, gene.choices):
@@ -427,6 +441,18 @@ class Space:
                     )
                 kept[gene.name] = tuple(c for c in gene.choices if within(c, values))
         return Space(self._spec, kept)
+
+    def _kept_values(self, given: Any, genes: Sequence[Gene]) -> list[Any]:
+        """Return the choices to keep as a list, from a list or from a single choice."""
+        if isinstance(given, np.generic | np.ndarray):
+            given = given.tolist()
+        if isinstance(given, str | int | float) or any(given in gene.choices for gene in genes):
+            return [given]
+        if not isinstance(given, Iterable):
+            raise SpaceError(
+                not_among(f"{self.name}: gene {genes[0].name}", given, genes[0].choices)
+            )
+        return [v.item() if isinstance(v, np.generic) else v for v in given]
 
     def _genes_named(self, key: str) -> list[Gene]:
         exact = [gene for gene in self.genes if gene.name == key]
@@ -444,6 +470,8 @@ class Space:
         return groups[key]
 
     def _own(self, arch: Arch) -> Point:
+        if not isinstance(arch, Arch):
+            raise SpaceError(f"{self.name}: {shorten(arch)} is not an Arch")
         point = self._find(arch)
         if point is None:
             raise SpaceError(f"{_named(arch)} is not in {self.name}: {self.why_not(arch)}")
@@ -532,10 +560,6 @@ class Space:
         """
         return self._table(1000).ids(self._columns(codes))
 
-    @functools.lru_cache(maxsize=4)  # noqa: B019 - kept as long as the space
-    def _table(self, classes: int) -> Rows:
-        return Rows(self._structure, self._chain, classes)
-
     def layout(self, classes: int = 1000) -> Rows:
         """Return how choices lead to rows and borders, for programs over all chains (``lcnas.budgets``)."""
         return self._table(classes)
@@ -550,6 +574,10 @@ class Space:
             classes: of :meth:`rows`.
         """
         table = self._table(classes)
+        if len(values) != len(table.rows):
+            raise SpaceError(
+                f"{self.name}: {len(values)} values are not one for each of {len(table.rows)} rows"
+            )
         low, least = table.best(values, min)
         high, most = table.best(values, max)
         return (low, self._arch(least)), (high, self._arch(most))

@@ -73,6 +73,13 @@ class Template:
                 parts.append(f"({place}: {' '.join(_worded(f) for f in fields)})")
         return " ".join(parts)
 
+    def uses(self, param: str, is_first: bool) -> bool:
+        """Return whether a stage's parameter has a say in the template's block at a place."""
+        given = self.settings(is_first)
+        if any(param in refs(value) for value in given.values()):
+            return True
+        return param in vocabulary.field_names(self.cls) and param not in given
+
     def settings(self, is_first: bool) -> dict[str, Value]:
         """Return the fields that the template sets at a place."""
         return dict(self.fields) | dict(self.first if is_first else self.rest)
@@ -273,7 +280,7 @@ class _Reader:
     def spec(self, data: dict[str, Any], name: str) -> Spec:
         self.keys(data, "file", _TOP, ("version", "resolution", "stem", "stages", "head"))
         version = data["version"]
-        if version != VERSION or isinstance(version, bool):
+        if version != VERSION or not isinstance(version, int) or isinstance(version, bool):
             raise self.fail(
                 "version", f"{shorten(version)} is not {VERSION}, the format this lcnas reads"
             )
@@ -283,6 +290,7 @@ class _Reader:
         templates = self.templates(data.get("blocks", {}))
         network = self.network(data.get("network", {}))
         elements = self.elements(data, templates, network)
+        self.templates_used(templates, elements)
         return Spec(
             name=name,
             source=self.source,
@@ -348,6 +356,11 @@ class _Reader:
 
     def network_gene(self, name: str, table: dict[str, Any]) -> NetworkGene:
         where = f"network.{name}"
+        if not name.isidentifier() or name == "resolution":
+            raise self.fail(
+                "network",
+                f"{shorten(name)} cannot name a gene (letters, digits, underscores)",
+            )
         self.keys(table, where, ("choices", "patterns", "values"))
         if ("choices" in table) == ("patterns" in table):
             raise self.fail(where, "needs either choices or patterns (with values)")
@@ -381,6 +394,14 @@ class _Reader:
             if letter not in values:
                 raise SpaceError(f"{self.source}: {not_among(where, letter, values)}")
         return tuple(values[letter] for letter in self.text(item, where))
+
+    def templates_used(self, templates: dict[str, Template], elements: tuple[Element, ...]) -> None:
+        used = {template.name for element in elements for template in element.templates}
+        for name in templates:
+            if name not in used:
+                raise self.fail(
+                    f"blocks.{name}", "is the block of no stage; use it or leave it out"
+                )
 
     def used(
         self, network: dict[str, NetworkGene], elements: tuple[Element, ...]
@@ -615,7 +636,11 @@ class _Reader:
         self, table: dict[str, Any], where: str, param: str, elements: tuple[Element, ...]
     ) -> tuple[str, ...]:
         having = [
-            e.name for e in elements if param in ("block", "depth") or param in dict(e.params)
+            e.name
+            for e in elements
+            if param == "block"
+            or (param == "depth" and e.where.startswith("stages"))
+            or param in dict(e.params)
         ]
         allowed = [place for name in having for place in (name, f"{name}.first", f"{name}.rest")]
         if "in" in table and "except" in table:
@@ -628,7 +653,10 @@ class _Reader:
         if key == "in":
             return tuple(given)
         parts = [f"{name}.{part}" for name in having for part in ("first", "rest")]
-        return tuple(p for p in parts if p not in given and p.split(".")[0] not in given)
+        left = tuple(p for p in parts if p not in given and p.split(".")[0] not in given)
+        if not left:
+            raise self.fail(where, "excepts every place, so it holds nowhere; leave the rule out")
+        return left
 
 
 def _taken(template: Template) -> set[str]:

@@ -65,7 +65,6 @@ class Structure:
         self._check_constants()
         self._fill()
         if checked:
-            self._check_idle_genes()
             self._check_assignments()
             self._check_borders()
 
@@ -143,14 +142,15 @@ class Structure:
     def _value(self, param: FromNetwork, i: int, index: int, j: int) -> Value:
         gene = next(x for x in self.spec.network if x.name == param.gene)
         if gene.patterns:
-            return gene.patterns[i][self._position(index) + j]
+            return gene.patterns[i][self._positions[index] + j]
         value = gene.choices[i]
         return value if param.base is None else make_divisible(param.base * value)
 
-    @functools.cache  # noqa: B019 - a structure lives as long as its space
-    def _position(self, index: int) -> int:
-        """Return the number of stage blocks in front of an element; depths are fixed where it matters."""
-        return sum(e.depths[0] for e in self.spec.elements[:index] if e.where.startswith("stages"))
+    @functools.cached_property
+    def _positions(self) -> list[int]:
+        """Number of stage blocks in front of each element; depths are fixed where it matters."""
+        counts = [e.depths[0] if e.where.startswith("stages") else 0 for e in self.spec.elements]
+        return [0, *itertools.accumulate(counts)]
 
     def choices_of(
         self, g: int, parts: Sequence[tuple[int, int, tuple[int, ...]]]
@@ -210,7 +210,7 @@ class Structure:
                         f"rule {rule.name!r}: {element.where}.{rule.param} is not one number for the element"
                     )
 
-    def _check_idle_genes(self) -> None:
+    def check_idle_genes(self) -> None:
         """Refuse a stage-wide or per-block gene two of whose choices never make a difference."""
         for table in self.elements:
             for position, digit in enumerate(table.sig_digits):
@@ -271,15 +271,16 @@ class Structure:
             open_slots = list(range(min(table.depths), max(table.depths)))
             if not open_slots:
                 continue
-            for g in range(len(self.assignments)):
-                both = table.later_blocks(g, open_slots) & following.first_blocks(g)
-                if both:
-                    block = min(both, key=str)
-                    raise self.error(
-                        f"{following.element.where}: its first block can be {block}, with which "
-                        f"{table.name} can also go on; one network would have two spellings. Give "
-                        f"{following.name} a stride, or {table.name} a fixed depth"
-                    )
+            assignments = range(len(self.assignments))
+            going_on = set().union(*(table.later_blocks(g, open_slots) for g in assignments))
+            beginning = set().union(*(following.first_blocks(g) for g in assignments))
+            if going_on & beginning:
+                block = min(going_on & beginning, key=str)
+                raise self.error(
+                    f"{following.element.where}: its first block can be {block}, with which "
+                    f"{table.name} can also go on; one network could have two spellings. Give "
+                    f"{following.name} a stride, or {table.name} a fixed depth"
+                )
 
 
 def _split(table: ElementTable, group: list[int], j: int) -> list[list[int]]:

@@ -43,6 +43,7 @@ class Reference:
     params: int  # exact
     macs: int | None = None  # as that implementation (or its documentation) gives them; within 1 %
     note: str = ""  # why the paper's figure is not met, where that is known
+    training: bool = False  # params are those in training, with all branches, as cost.params(training=True)
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def scale_text(scale: float) -> str:
     return f"{scale:.4f}".rstrip("0") + ("0" if float(scale).is_integer() else "")
 
 
-_SCALED = re.compile(r"(.+)_(\d{1,2}(?:\.\d{1,4})?)x")
+_SCALED = re.compile(r"(.+)_([0-9]{1,2}(?:\.[0-9]{1,4})?)x")
 MIN_SCALE, MAX_SCALE = 0.05, 16.0
 
 

@@ -86,8 +86,8 @@ def pplcnet_v2_base() -> Arch:
 # The first are ours in training. They merge to convolutions with a bias; here these keep their
 # batch norm and so have a value a channel more, 2,496 and 4,352 in all.
 _NOTE = (
-    "with all branches it has {}, as ours in training; merged {}, where a bias stands for batch "
-    "norm, which has a value more for each of {} channels"
+    "params in training, {} with all branches; merged it has {}, where a bias stands for the batch "
+    "norm of ours, which has a value more for each of {} channels"
 )
 
 FAMILIES = (
@@ -101,7 +101,8 @@ FAMILIES = (
                 recipe="PaddleClas's",
                 reference=Reference(
                     "PaddleClas 2.6.0, PPLCNetV2_small",
-                    params=4_095_336,
+                    params=4_128_552,
+                    training=True,
                     macs=280_320_896,
                     note=_NOTE.format("4,128,552", "4,092,840", "2,496"),
                 ),
@@ -120,7 +121,8 @@ FAMILIES = (
                 recipe="PaddleClas's",
                 reference=Reference(
                     "PaddleClas 2.6.0, PPLCNetV2_base",
-                    params=6_628_584,
+                    params=6_687_208,
+                    training=True,
                     macs=593_875_456,
                     note=_NOTE.format("6,687,208", "6,624,232", "4,352")
                     + "; merged, its paddle.flops are 604,545,216, which is printed as 604",

@@ -1,4 +1,4 @@
-"""Building a table on a made-up machine: what is known is found, what is no sum is admitted, kills lose nothing."""
+"""Building a table on a made-up machine: what is known is found, what is no sum is admitted."""
 
 from __future__ import annotations
 

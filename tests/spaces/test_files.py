@@ -135,7 +135,7 @@ width = { choices = [32, 64] }
 block = "classifier"
 """
     with pytest.raises(
-        SpaceError, match=r"bad: stages\[2\]: .* one network would have two spellings"
+        SpaceError, match=r"bad: stages\[2\]: .* one network could have two spellings"
     ):
         spaces.loads(text, "bad")
     # With a fixed depth, or without a width in common, there is one spelling.
@@ -344,6 +344,6 @@ def test_order_rules_bind_codes_too():
     )
     codes = np.zeros(len(shrunk.genes), dtype=np.int64)
     with pytest.raises(
-        CodesError, match=r"row 0 breaks rule 'grow': width falls from 16 in stage1 to 8 in stage2"
+        CodesError, match=r"row 0 breaks rule 'grow': width falls from 16 to 8 in stage2"
     ):
         shrunk.decode(codes)
