@@ -23,7 +23,7 @@ FLOORS = (
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 
 # So that describing, counting and sampling networks needs nothing heavy.
-ONLY_NUMPY = {"layers", "blocks", "arch", "spaces", "zoo", "cost"}
+ONLY_NUMPY = {"layers", "blocks", "arch", "spaces", "zoo", "cost", "budgets"}
 ONLY_STANDARD_LIBRARY = {"errors", "paths"}
 
 

@@ -6,7 +6,7 @@ Example:
     >>> space = spaces.load("pplcnet_tail")
     >>> budget = budgets.macs(space, max_macs=100e6)
     >>> budget.count()
-    20418936158
+    21306861694
     >>> budget.sample(np.random.default_rng(0)) in budget
     True
 """

@@ -14,6 +14,7 @@ from lcnas.arch import Arch
 from lcnas.budgets._coarse import Coarse
 from lcnas.budgets._passes import Tables, TooFineError
 from lcnas.budgets._scores import EdgeScores, whole_scores
+from lcnas.budgets._table import DENSE
 from lcnas.budgets._terms import Terms
 from lcnas.budgets._walk import Sampler, Window, best_codes
 from lcnas.errors import BudgetError, EmptyBandWarning, shorten
@@ -52,7 +53,7 @@ class Budget:
         >>> from lcnas import budgets, spaces
         >>> budget = budgets.macs(spaces.load("pplcnet"), max_macs=100e6)
         >>> budget.count()
-        230
+        290
         >>> budget.cost(budget.fastest())
         14293312
     """
@@ -170,6 +171,8 @@ class Budget:
 
     def count_bounds(self) -> tuple[int, int]:
         """Return a lower and an upper bound of the number of networks; equal where the count is exact."""
+        if self._window == (self._bounds.least[0], self._bounds.most[0]):
+            return self._bounds.paths[-1], self._bounds.paths[-1]
         return self._count_between(self._window)
 
     def _count_between(self, window: Window) -> tuple[int, int]:
@@ -304,29 +307,24 @@ class Budget:
 
     def _best(self, scores: Ints) -> Ints:
         """Return the codes (genes,) of the best network in the budget by scores of edges."""
-        try:
-            codes = self._search(self._window, scores)
-        except TooFineError:
-            codes = self._relaxed(scores)
-        if codes is None:
-            raise self._too_fine("best()")
-        return codes
-
-    def _search(self, window: Window, scores: Ints) -> Ints | None:
-        tables = Tables(self._graph, self._bounds, window, scores)
-        return best_codes(tables, (tables.low, tables.high), len(self.space.genes))
-
-    def _relaxed(self, scores: Ints) -> Ints | None:
-        """Return the best network under one end of the window, where it keeps to the other too."""
         low, high = self._window
-        for window in ((self._bounds.least[0], high), (low, self._bounds.most[0])):
+        ways = [(self._bounds.least[0], high), (low, self._bounds.most[0])]
+        # The best under one end of the window is the best of the window, where it lies in it; tables that
+        # serve one end alone are much smaller.
+        ways.insert(0 if high - low < DENSE else 2, self._window)
+        for window in ways:
             try:
                 codes = self._search(window, scores)
             except TooFineError:
                 continue
             if codes is not None and self.inside(codes)[0]:
                 return codes
-        return None
+        raise self._too_fine("best()")
+
+    def _search(self, window: Window, scores: Ints) -> Ints | None:
+        """Return the codes of the best network of a window, None where it holds none."""
+        tables = Tables(self._graph, self._bounds, window, scores)
+        return best_codes(tables, (tables.low, tables.high), len(self.space.genes))
 
     # -- changing ----------------------------------------------------------------------------------
 

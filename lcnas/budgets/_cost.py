@@ -142,13 +142,15 @@ class _Builder:
 
     def _slot(self, table: ElementTable, j: int, c: NDArray[np.intp], now: State) -> Ints:
         """Return the ticks of slot j, 0 where it is absent; moves the states on."""
-        e, g, s = table.index, now["g"], now["s"]
+        e, g, d = table.index, now["g"], now["d"]
+        s = table.representative[g, d, now["s"]]  # rows are known of canonical choices alone
+        c = table.combo_of[g, d, now["s"], j, c]
         if j == 0:
             row = self.layout.first[e][now["border"], g, s, c]
             now["border"] = self.layout.after[e][now["border"], g, s]
         else:
             row = self.layout.rest[e][now["border"], g, s, j - 1, c]
-        there = np.array(table.depths)[now["d"]] > j
+        there = np.array(table.depths)[d] > j
         ticks = self.rows[row] + self.pairs[now["kind"], self.kinds[row, 1]] * (now["kind"] >= 0)
         now["kind"] = np.where(there, self.kinds[row, 0], now["kind"])
         return np.where(there, ticks, 0)

@@ -23,7 +23,8 @@ Ints = NDArray[np.int64]
 
 WORK = 1 << 30  # additions of a pass
 SORTING = 128  # additions that sorting an entry into a sparse table is worth
-BORDER_BYTES = 1 << 28  # tables at borders
+BORDER_BYTES = 1 << 27  # tables at borders
+ELEMENT_BYTES = 1 << 28  # tables of one element while they are made
 INSIDE_BYTES = 1 << 26  # tables inside elements, beyond which they are made anew
 FRONTS = 1 << 21  # chains listed before the border where a pass stops
 
@@ -115,7 +116,9 @@ class Tables:
         self.limbs = _table.limbs_for(bounds.paths[-1]) if scores is None else 1
         self.known: dict[int, Table] = {}
         self.source = np.repeat(np.arange(graph.nodes), np.diff(graph.start)).tolist()
-        self.work = 0
+        self.whole: set[int] = set()  # elements whose inside is kept
+        self.work = 0  # additions so far
+        self.bytes = 0  # of the element's tables so far
         self._by_element: dict[int, list[int]] = {}
         for node, e in enumerate(graph.element.tolist()):
             self._by_element.setdefault(e, []).append(node)
@@ -137,16 +140,18 @@ class Tables:
                 return e + 1
             borders = {i: table for i, table in inside.items() if self.graph.border[i]}
             kept += sum(table.nbytes for table in borders.values())
-            size = sum(table.nbytes for i, table in inside.items() if i not in borders)
             if kept > BORDER_BYTES and e + 2 <= last:
                 return e + 1
-            spare -= size
+            spare -= self.bytes  # most nodes inside only share another table
             self.known.update(inside if spare >= 0 else borders)
+            if spare >= 0:
+                self.whole.add(e)
         return -1
 
     def _element(self, e: int) -> dict[int, Table]:
         """Return the tables of an element's nodes, made from those of the borders behind it."""
         made: dict[int, Table] = {}
+        self.bytes = 0
         for i in reversed(self._by_element[e]):
             table = self._node(i, made)
             if table is not None:
@@ -175,15 +180,20 @@ class Tables:
         if self.work > WORK:
             raise TooFineError
         if self.scores is None:
-            return _table.merge_counts(parts)
-        if self.side:
-            return _table.best_within(parts, below=self.side < 0)
-        return _table.merge_scores(parts)
+            table = _table.merge_counts(parts)
+        elif self.side:
+            table = _table.best_within(parts, below=self.side < 0)
+        else:
+            table = _table.merge_scores(parts)
+        self.bytes += table.nbytes
+        if self.bytes > ELEMENT_BYTES:
+            raise TooFineError
+        return table
 
     def inside(self, e: int) -> Callable[[int], Table | None]:
         """Return what gives the tables of an element's nodes and of the borders behind it."""
         made: dict[int, Table] = {}
-        if any(i not in self.known for i in self._by_element[e] if not self.graph.border[i]):
+        if e not in self.whole:
             self.work = 0
             made = self._element(e)
         return lambda i: made.get(i) or self.known.get(i)

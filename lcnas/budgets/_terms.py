@@ -59,6 +59,11 @@ class Terms:
             object.__setattr__(self, "pairs", _whole("pairs", self.pairs, 2))
             self._check_kinds(self.kinds, self.pairs)
 
+    def __reduce__(
+        self,
+    ) -> tuple[type[Terms], tuple[object, ...]]:  # what is known of spaces stays behind
+        return Terms, (self.base, self.rows, self.kinds, self.pairs, self.classes)
+
     def _check_kinds(self, kinds: Ints, pairs: Ints) -> None:
         if kinds.shape != (len(self.rows), 2):
             raise BudgetError(

@@ -6,17 +6,21 @@ times, with an interval by bootstrap over sessions and rounds (:mod:`lcnas.laten
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lcnas import zoo
+from lcnas import budgets, zoo
 from lcnas.arch import Arch
+from lcnas.errors import BudgetError, shorten
 from lcnas.latency import engines, machine, models, timing
 from lcnas.latency.engines import Engine
 from lcnas.latency.machine import Machine, this_machine
 from lcnas.latency.models import Source
+from lcnas.latency.table import TICK_MS, LatencyTable
 from lcnas.latency.timing import Item, Measurement, Plan, Stopwatch, Visit
+from lcnas.spaces import Space
 
 REFERENCE = "pplcnet_0.5x"  # the fixed network whose swings tell those of the machine
 
@@ -86,6 +90,42 @@ def visits_of(
         return list(watch.measure([item(name) for name in sources]))
 
 
+def Budget(  # noqa: N802 - used as the class that it returns an object of
+    space: Space,
+    table: LatencyTable,
+    max_ms: float,
+    min_ms: float = 0.0,
+    classes: int = 1000,
+) -> budgets.Budget:
+    """Return the networks of a space whose latency by a table lies within limits.
+
+    Args:
+        space: the networks.
+        table: whose predictions count; they are whole microseconds, so the limits hold exactly.
+        max_ms: greatest latency, ms.
+        min_ms: least latency, ms.
+        classes: outputs of the last layer.
+
+    Raises:
+        BudgetError: no network lies within; names the lowest and the highest latency that exist.
+        TableError: the table lacks a row of the space.
+
+    Example:
+        budget = latency.Budget(space, table, max_ms=2.0)
+        budget.count(), budget.sample(rng), budget.fastest()
+    """
+    for name, value in (("max_ms", max_ms), ("min_ms", min_ms)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+            raise BudgetError(f"{name}: {shorten(value)} is not a number of milliseconds")
+    return budgets.Budget(
+        space,
+        table.terms(space, classes),
+        max_cost=max_ms / TICK_MS if math.isinf(max_ms) else math.floor(max_ms / TICK_MS + 1e-6),
+        min_cost=min_ms / TICK_MS if math.isinf(min_ms) else math.ceil(min_ms / TICK_MS - 1e-6),
+        show=lambda ticks: f"{ticks * TICK_MS:.3f} ms",
+    )
+
+
 def _engine(engine: str | Engine | None, threads: int, precision: str, batch: int) -> Engine:
     if isinstance(engine, Engine):
         return engine
@@ -93,7 +133,9 @@ def _engine(engine: str | Engine | None, threads: int, precision: str, batch: in
 
 
 __all__: Sequence[str] = [
+    "Budget",
     "Engine",
+    "LatencyTable",
     "Machine",
     "Measurement",
     "Plan",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -86,8 +87,8 @@ class Case:
         out = []
         for ids in self.ids:
             total = terms.base + sum(int(terms.rows[i]) for i in ids)
-            if terms.pairs is not None:
-                for left, right in zip(ids, ids[1:], strict=False):
+            if terms.pairs is not None and terms.kinds is not None:
+                for left, right in itertools.pairwise(ids):
                     total += int(terms.pairs[terms.kinds[left, 0], terms.kinds[right, 1]])
             out.append(total)
         return np.array(out)
