@@ -18,6 +18,7 @@ _REPORT = """
 import json
 import lcnas
 from lcnas import paths, spaces
+from lcnas.latency.table import LatencyTable, available
 for name in spaces.available():
     spaces.load(name)
 print(json.dumps({
@@ -26,6 +27,7 @@ print(json.dumps({
     "spaces": spaces.available(),
     "spaces_dir": str(paths.spaces_dir()),
     "table_dirs": [str(folder) for folder in paths.table_dirs()],
+    "tables": {name: len(LatencyTable.load(name).rows) for name in available()},
 }))
 """
 
@@ -75,7 +77,16 @@ def space_names(checkout: Path) -> set[str]:
     return names
 
 
-def test_the_wheel_works_outside_the_checkout(wheel, tmp_path, site_packages, space_names):
+@pytest.fixture(scope="module")
+def table_rows(checkout: Path) -> dict[str, int]:
+    """The tables that the package brings, and how many rows each has."""
+    files = (checkout / "latency_tables").glob("*.json")
+    return {path.stem: len(json.loads(path.read_text())["rows"]) for path in files}
+
+
+def test_the_wheel_works_outside_the_checkout(
+    wheel, tmp_path, site_packages, space_names, table_rows
+):
     target = tmp_path / "target"
     pip = [sys.executable, "-I", "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
     _run(*pip, "--target", target, wheel, cwd=tmp_path)
@@ -86,15 +97,19 @@ def test_the_wheel_works_outside_the_checkout(wheel, tmp_path, site_packages, sp
     assert set(report["spaces"]) == space_names
     assert report["spaces_dir"] == str(target / "lcnas" / "_data" / "spaces")
     assert report["table_dirs"] == [str(target / "lcnas" / "_data" / "latency_tables")]
+    assert report["tables"] == table_rows
 
 
-def test_the_editable_install_works_outside_the_checkout(checkout, tmp_path, space_names):
+def test_the_editable_install_works_outside_the_checkout(
+    checkout, tmp_path, space_names, table_rows
+):
     report = _report(None, cwd=tmp_path)
     assert report["package"] == str(checkout / "lcnas" / "__init__.py")
     assert report["version"] == "0.1.0"
     assert set(report["spaces"]) == space_names
     assert report["spaces_dir"] == str(checkout / "spaces")
     assert report["table_dirs"] == [str(checkout / "latency_tables")]
+    assert report["tables"] == table_rows
 
 
 def test_the_bare_checkout_works_from_elsewhere(checkout, tmp_path, site_packages, space_names):

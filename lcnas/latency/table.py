@@ -74,7 +74,6 @@ class Network:
     predicted_ms: float | None = (
         None  # by the fit; of calibration networks by one that has not seen them
     )
-    band: int | None = None  # latency band that it was drawn from
 
 
 ROLES = ("calibration", "held_out", "uniform")
@@ -402,14 +401,12 @@ def _network_data(network: Network, numbers: Mapping[PlacedBlock, int]) -> dict[
     for key, value in (("again_ms", network.again_ms), ("predicted_ms", network.predicted_ms)):
         if value is not None:
             out[key] = _rounded(value)
-    if network.band is not None:
-        out["band"] = network.band
     return out
 
 
 def _network(data: object, order: Sequence[PlacedBlock], what: str) -> Network:
-    keys = ("role", "rows", "ms", "interval", "again_ms", "predicted_ms", "band")
-    item = _object(data, keys, what, optional=("again_ms", "predicted_ms", "band"))
+    keys = ("role", "rows", "ms", "interval", "again_ms", "predicted_ms")
+    item = _object(data, keys, what, optional=("again_ms", "predicted_ms"))
     if item["role"] not in ROLES:
         raise TableError(f"{what}.role: {shorten(item['role'])} is not among {', '.join(ROLES)}")
     ids = [_whole(n, f"{what}.rows", 0) for n in _list(item["rows"], f"{what}.rows")]
@@ -421,16 +418,8 @@ def _network(data: object, order: Sequence[PlacedBlock], what: str) -> Network:
         for key in ("again_ms", "predicted_ms")
         if key in item
     }
-    band = _whole(item["band"], f"{what}.band", 0) if "band" in item else None
-    return Network(
-        tuple(order[n] for n in ids),
-        item["role"],
-        _number(item["ms"], f"{what}.ms"),
-        low,
-        high,
-        band=band,
-        **optional,
-    )
+    ms = _number(item["ms"], f"{what}.ms")
+    return Network(tuple(order[n] for n in ids), item["role"], ms, low, high, **optional)
 
 
 def _object(

@@ -30,7 +30,7 @@ def made(space: spaces.Space, machine: Machine = ELSEWHERE) -> LatencyTable:
         ms = inside_ms(placed)
         table.rows[placed] = Row(ms + 0.012, ms, ms + 0.1, 6, 2, round(ms * 1000))
     arch = space.sample(np.random.default_rng(0))
-    table.networks = [Network(walk(arch, None, 10), "held_out", 1.5, 1.4, 1.6, 1.55, 1.45, 3)]
+    table.networks = [Network(walk(arch, None, 10), "held_out", 1.5, 1.4, 1.6, 1.55, 1.45)]
     table.residuals = tuple(np.linspace(-0.1, 0.1, 99).tolist())
     table.errors = {"held_out": {"fit": {"mape": 0.02}}}
     return table

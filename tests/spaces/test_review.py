@@ -36,7 +36,7 @@ def test_codes_and_rows_agree_with_networks_over_several_resolutions_and_stem_st
 def changed(arch: Arch, number: int, **fields: object) -> Arch:
     """Return the network with one block changed, under stage names of no meaning."""
     blocks = list(arch.blocks)
-    blocks[number] = dataclasses.replace(blocks[number], **fields)  # type: ignore[arg-type]
+    blocks[number] = dataclasses.replace(blocks[number], **fields)
     return Arch.of({"all": blocks}, arch.resolution)
 
 
