@@ -52,7 +52,7 @@ def one_run(seed: int) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "rows": len(table.rows),
         "calibration": sum(n.role == "calibration" for n in table.networks),
-        "errors": table.errors,
+        "errors": table.errors["pplcnet_tail"],
         "interval_90": [low, high],
         "fit": table.method,
         "held_out": [[n.predicted_ms, n.ms, n.again_ms] for n in held],
