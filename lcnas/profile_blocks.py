@@ -150,11 +150,13 @@ def summary(table: LatencyTable) -> str:
         return "\n".join([*lines, "not validated: too few networks to fit (see --calibrate)"])
     title = "error on networks used for nothing else"
     lines += ["", f"{title:<52} {'n':>4} {'MAPE':>6} {'<5 %':>5} {'<10 %':>5} {'tau':>6}"]
-    for role, where in (("held_out", "in latency bands"), ("uniform", "uniform over the space")):
-        lines += _error_lines(table.errors.get(role, {}), where)
-    held = table.errors.get("held_out")
-    if held:
-        lines.append(f"90 % intervals hold {held['coverage_90']:.0%} of the held-out networks")
+    for space, errors in table.errors.items():
+        lines.append(f"{space}:")
+        lines += _error_lines(errors.get("held_out", {}), "in latency bands")
+        lines += _error_lines(errors.get("uniform", {}), "uniform over the space")
+        if "held_out" in errors:
+            share = f"{errors['held_out']['coverage_90']:.0%}"
+            lines.append(f"  90 % intervals hold {share} of the held-out networks in bands")
     return "\n".join(lines)
 
 
@@ -173,7 +175,7 @@ def _error_lines(errors: Mapping[str, Any], where: str) -> list[str]:
             numbers = (
                 f"{e['mape']:>6.1%} {e['within_5']:>5.0%} {e['within_10']:>5.0%} {e['tau']:>6.3f}"
             )
-            out.append(f"{f'{label}, {where}':<52} {e['n']:>4} {numbers}")
+            out.append(f"{f'  {label}, {where}':<52} {e['n']:>4} {numbers}")
     return out
 
 

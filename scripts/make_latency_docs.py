@@ -15,6 +15,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PATH = ROOT / "docs" / "latency-results.md"
+ROLES = {"held_out": "bands", "uniform": "uniform"}
 METHODS = {
     "fit": "the table (`shrunk`, in whole microseconds)",
     "noise_floor": "noise floor: the same networks measured again",

@@ -16,7 +16,7 @@ def test_blocks_of_a_network_are_measured_and_written(tmp_path, capsys):
     argv = ["--blocks-from", "pplcnet_0.25x", *FEW, "--out", str(tmp_path)]
     assert profile_blocks.main(argv) == 0
     printed = capsys.readouterr()
-    assert "15 rows, 0 whole networks" in printed.out
+    assert "11 rows, 0 whole networks" in printed.out
     assert "not validated" in printed.out
     assert "blocks alone" in printed.err
     (path,) = tmp_path.glob("*.json")
@@ -28,9 +28,7 @@ def test_blocks_of_a_network_are_measured_and_written(tmp_path, capsys):
     # again: nothing is left to measure, and the table stays as it is
     before = path.read_bytes()
     assert profile_blocks.main(argv) == 0
-    rows = LatencyTable.load(path).rows
-    assert {p: r.ms for p, r in rows.items()} == {p: r.ms for p, r in table.rows.items()}
-    assert len(before) == len(path.read_bytes())
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,9 @@ def reparam(conv: Conv, branches: tuple[int, ...], in_channels: int) -> Layer:
             made.append(_branch(conv, kernel))
     if not any((kernel, kernel) == conv.kernel for kernel in branches):
         height, width = conv.kernel
-        raise ShapeError(f"branches {list(branches)} leave out the {height}x{width} that they merge to")
+        raise ShapeError(
+            f"branches {list(branches)} leave out the {height}x{width} that they merge to"
+        )
     return Reparam(conv, tuple(made))
 
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcnas import zoo
-from lcnas.arch import Arch, PlacedBlock, Resolution, walk
+from lcnas.arch import Arch, PlacedBlock, walk
 from lcnas.blocks import to_data
 from lcnas.budgets import Budget, Terms
 from lcnas.errors import BudgetError, TableError
-from lcnas.latency import engines, models, predict, timing
+from lcnas.latency import models, timing
 from lcnas.latency.engines import Engine
+from lcnas.latency.fitting import refit
 from lcnas.latency.machine import pinned, this_machine
 from lcnas.latency.table import TICK_MS, LatencyTable, Network, Row, update
 from lcnas.latency.timing import Item, Measurement, Plan, Stopwatch, Visit
@@ -208,8 +208,10 @@ class Builder:
         started = self.clock()
         with pinned(self.engine.threads):
             self.measure_blocks()
-            for space in self.settings.spaces:
-                self.measure_networks(space, started + self.settings.time_budget)
+            for done, space in enumerate(self.settings.spaces):
+                left = started + self.settings.time_budget - self.clock()
+                share = left / (len(self.settings.spaces) - done)
+                self.measure_networks(space, self.clock() + share)
         return self.finish()
 
     # -- blocks alone --
@@ -231,7 +233,7 @@ class Builder:
 
     def measure_blocks(self) -> None:
         """Measure every block that the table lacks, alone, and the overhead of a session."""
-        items = [Item(OVERHEAD, self._open_nothing)]
+        items = [] if self.known.overhead_ms else [Item(OVERHEAD, self._open_nothing)]
         items += [Item(key, self._opener((placed,))) for key, placed in self.lacking.items()]
         self._measure("blocks alone", items, self.block_plan)
 
@@ -337,7 +339,7 @@ class Builder:
         return timing.estimates(self.journal.visits)
 
     def _overhead(self) -> float:
-        return self._found()[OVERHEAD].ms
+        return self.known.overhead_ms or self._found()[OVERHEAD].ms
 
     def _alone(self) -> dict[PlacedBlock, Row]:
         """Return the time alone of every row, old and new."""
@@ -356,12 +358,14 @@ class Builder:
             drawn = self.draws(space)
             for role in ("calibration", "held_out", "uniform"):
                 for arch in space.decode(np.array(drawn[role])) if drawn[role] else []:
-                    made = self._network(arch, role, found)
+                    made = self._network(arch, role, space.name, found)
                     if made is not None:
                         out.append(made)
         return out
 
-    def _network(self, arch: Arch, role: str, found: Mapping[Any, Measurement]) -> Network | None:
+    def _network(
+        self, arch: Arch, role: str, space: str, found: Mapping[Any, Measurement]
+    ) -> Network | None:
         first = found.get(f"net:first:{arch.id}")
         again = found.get(f"net:again:{arch.id}")
         plan = self.network_plan
@@ -372,7 +376,9 @@ class Builder:
         ):
             return None
         rows = walk(arch, None, self.settings.classes)
-        return Network(rows, role, first.ms, first.low, first.high, again.ms if again else None)
+        return Network(
+            rows, role, space, first.ms, first.low, first.high, again.ms if again else None
+        )
 
     def finish(self) -> Path:
         """Fit, validate, and put everything into the table under its lock."""
@@ -382,8 +388,8 @@ class Builder:
         def change(table: LatencyTable) -> None:
             for placed, row in rows.items():
                 table.rows.setdefault(placed, row)
-            seen = {(n.rows, n.role) for n in networks}
-            table.networks = [n for n in table.networks if (n.rows, n.role) not in seen] + networks
+            seen = {n.rows for n in networks}
+            table.networks = [n for n in table.networks if n.rows not in seen] + networks
             table.overhead_ms = overhead
             refit(table)
 
@@ -398,137 +404,9 @@ def _nothing() -> Arch:
     return Arch.of({"stem": [Pool(8, stride=8, padding=(0, 0, 0, 0))], "head": [DenseHead()]}, 8)
 
 
-# -- fitting a table -------------------------------------------------------------------------------
-
-
-def refit(table: LatencyTable, method: str = "shrunk") -> None:
-    """Fit the table's terms to its calibration networks, and state how wrong they are."""
-    placed = tuple(table.rows)
-    alone = np.array([row.ms for row in table.rows.values()])
-    rows = predict.Rows(placed, alone)
-    numbers = {p: i for i, p in enumerate(placed)}
-    kinds = {
-        role: [n for n in table.networks if n.role == role]
-        for role in ("calibration", "held_out", "uniform")
-    }
-    counts = {
-        role: predict.count_matrix([[numbers[p] for p in n.rows] for n in networks], len(placed))
-        for role, networks in kinds.items()
-    }
-    times = {role: np.array([n.ms for n in networks]) for role, networks in kinds.items()}
-    if len(times["calibration"]) < 20:
-        _plain(table, alone)
-        return
-    made = predict.fit(method, rows, counts["calibration"], times["calibration"], table.overhead_ms)
-    _set_terms(table, made.base, made.terms)
-    cross = predict.cross_predictions(
-        method, rows, counts["calibration"], times["calibration"], table.overhead_ms
-    )
-    table.residuals = tuple(sorted((times["calibration"] / cross - 1).tolist()))
-    table.method = {**table.method, "fit": method, "settings": dict(made.settings)}
-    table.errors = _all_errors(table, rows, kinds, counts, times)
-    _note_predictions(table, kinds, counts, cross)
-
-
-def _plain(table: LatencyTable, alone: Floats) -> None:
-    """Use the sum of the blocks alone, less their sessions' entries: too few networks to fit."""
-    _set_terms(table, table.overhead_ms, alone - table.overhead_ms)
-    table.residuals = ()
-    table.method = {**table.method, "fit": "sum", "settings": {}}
-
-
-def _set_terms(table: LatencyTable, base: float, terms: Floats) -> None:
-    table.base = round(base / TICK_MS)
-    for placed, term in zip(list(table.rows), terms, strict=True):
-        table.rows[placed] = dataclasses.replace(
-            table.rows[placed], term=round(float(term) / TICK_MS)
-        )
-
-
-def _ticked(table: LatencyTable, counts: Floats) -> Floats:
-    """Return what the table predicts, by its whole ticks."""
-    terms = np.array([row.term or 0 for row in table.rows.values()], dtype=np.float64)
-    made: Floats = (table.base + counts @ terms) * TICK_MS
-    return made
-
-
-def _all_errors(
-    table: LatencyTable,
-    rows: predict.Rows,
-    kinds: Mapping[str, Sequence[Network]],
-    counts: Mapping[str, Floats],
-    times: Mapping[str, Floats],
-) -> dict[str, Any]:
-    """Return the errors over held-out and uniform networks, of the fit, the others, and the noise."""
-    out: dict[str, Any] = {}
-    for role in ("held_out", "uniform"):
-        if len(times[role]) < 2:
-            continue
-        predicted = _ticked(table, counts[role])
-        again = np.array([n.again_ms or n.ms for n in kinds[role]])
-        low, high = table.bounds(0.9)
-        inside = (times[role] >= predicted * (1 + low)) & (times[role] <= predicted * (1 + high))
-        out[role] = {
-            "fit": dataclasses.asdict(predict.errors(predicted, times[role])),
-            "noise_floor": dataclasses.asdict(predict.errors(again, times[role])),
-            "coverage_90": float(inside.mean()),
-            "bands": _bands(predicted, times[role]),
-        }
-        for other in predict.METHODS:
-            made = predict.fit(
-                other, rows, counts["calibration"], times["calibration"], table.overhead_ms
-            )
-            found = predict.errors(made.predict(counts[role]), times[role])
-            out[role][other] = dataclasses.asdict(found)
-    return out
-
-
-def _bands(predicted: Floats, measured: Floats) -> list[dict[str, float]]:
-    """Return the errors in equal parts of log latency."""
-    edges = np.geomspace(measured.min(), measured.max() * 1.0001, BANDS + 1)
-    out = []
-    for low, high in itertools.pairwise(edges):
-        inside = (measured >= low) & (measured < high)
-        if inside.any():
-            off = np.abs(predicted[inside] / measured[inside] - 1)
-            out.append(
-                {
-                    "from_ms": round(low, 4),
-                    "to_ms": round(high, 4),
-                    "n": int(inside.sum()),
-                    "mape": float(off.mean()),
-                }
-            )
-    return out
-
-
-def _note_predictions(
-    table: LatencyTable,
-    kinds: Mapping[str, Sequence[Network]],
-    counts: Mapping[str, Floats],
-    cross: Floats,
-) -> None:
-    """Write each network's prediction beside its measurement."""
-    made = {role: _ticked(table, counts[role]) for role in ("held_out", "uniform")} | {
-        "calibration": cross
-    }
-    at = dict.fromkeys(kinds, 0)
-    fresh = []
-    for network in table.networks:
-        value = float(made[network.role][at[network.role]])
-        at[network.role] += 1
-        fresh.append(dataclasses.replace(network, predicted_ms=value))
-    table.networks = fresh
-
-
 def build(settings: Settings, engine: Engine, folder: Path, **options: Any) -> Path:
     """Build or extend the table of an engine on this machine; returns its path."""
     return Builder(settings, engine, folder, **options).run()
 
 
-def resolutions_of(space: Space) -> Iterator[Resolution]:
-    """Yield the resolutions of a space."""
-    yield from space.resolutions
-
-
-__all__ = ["Builder", "Journal", "Settings", "Step", "build", "engines", "refit"]
+__all__ = ["Builder", "Journal", "Settings", "Step", "build", "row_key"]

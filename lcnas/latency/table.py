@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from lcnas import blocks as vocabulary
 from lcnas import paths
 from lcnas.arch import Arch, PlacedBlock, place, walk
+from lcnas.blocks import Block
 from lcnas.budgets import Terms
 from lcnas.errors import (
     BlockError,
@@ -67,6 +68,7 @@ class Network:
 
     rows: tuple[PlacedBlock, ...]
     role: str  # "calibration", "held_out" or "uniform"
+    space: str  # that it was drawn from
     ms: float
     low: float
     high: float
@@ -144,6 +146,7 @@ class LatencyTable:
     def to_data(self) -> dict[str, Any]:
         """Return the table as plain data."""
         numbers = {placed: i for i, placed in enumerate(self.rows)}
+        blocks = {b: i for i, b in enumerate(dict.fromkeys(p.block for p in self.rows))}
         return {
             "format": "lcnas-latency-table",
             "version": VERSION,
@@ -155,14 +158,15 @@ class LatencyTable:
             "overhead_ms": _rounded(self.overhead_ms),
             "residuals": [round(r, 5) for r in self.residuals],
             "networks": [_network_data(n, numbers) for n in self.networks],
-            "rows": [_row_data(placed, row) for placed, row in self.rows.items()],
+            "blocks": [vocabulary.to_data(block) for block in blocks],
+            "rows": [_row_data(placed, row, blocks) for placed, row in self.rows.items()],
         }
 
     @classmethod
     def from_data(cls, data: object, source: str = "table") -> LatencyTable:
         """Return the table of plain data."""
         keys = ("format", "version", "machine", "engine", "method", "errors", "base_us", "overhead_ms",
-                "residuals", "networks", "rows")  # fmt: skip
+                "residuals", "networks", "blocks", "rows")  # fmt: skip
         table = _object(data, keys, source)
         if table["format"] != "lcnas-latency-table" or table["version"] != VERSION:
             raise TableError(
@@ -176,8 +180,12 @@ class LatencyTable:
             engine = engines.from_data(table["engine"])
         except (EngineError, TypeError) as error:
             raise TableError(f"{source}: {error}") from None
+        blocks = [
+            _block(item, f"{source}: blocks[{i}]")
+            for i, item in enumerate(_list(table["blocks"], f"{source}: blocks"))
+        ]
         rows = dict(
-            _row(item, f"{source}: rows[{i}]")
+            _row(item, blocks, f"{source}: rows[{i}]")
             for i, item in enumerate(_list(table["rows"], f"{source}: rows"))
         )
         order = list(rows)
@@ -365,8 +373,8 @@ def _rounded(ms: float) -> float:
     return float(f"{ms:.5g}")
 
 
-def _row_data(placed: PlacedBlock, row: Row) -> dict[str, Any]:
-    out: dict[str, Any] = {"block": vocabulary.to_data(placed.block), "in": list(placed.in_shape)}
+def _row_data(placed: PlacedBlock, row: Row, blocks: Mapping[Block, int]) -> dict[str, Any]:
+    out: dict[str, Any] = {"block": blocks[placed.block], "in": list(placed.in_shape)}
     if placed.depends_on_classes:
         out["classes"] = placed.out_shape[0]
     out |= {"ms": _rounded(row.ms), "interval": [_rounded(row.low), _rounded(row.high)]}
@@ -374,14 +382,24 @@ def _row_data(placed: PlacedBlock, row: Row) -> dict[str, Any]:
     return out
 
 
-def _row(data: object, what: str) -> tuple[PlacedBlock, Row]:
+def _block(data: object, what: str) -> Block:
+    try:
+        return vocabulary.from_data(data)
+    except BlockError as error:
+        raise TableError(f"{what}: {error}") from None
+
+
+def _row(data: object, blocks: Sequence[Block], what: str) -> tuple[PlacedBlock, Row]:
     keys = ("block", "in", "classes", "ms", "interval", "rounds", "sessions", "term_us")
     item = _object(data, keys, what, optional=("classes",))
+    number = _whole(item["block"], f"{what}.block", 0)
+    if number >= len(blocks):
+        raise TableError(f"{what}.block: {number} is not one of the table's {len(blocks)} blocks")
     shape = tuple(_whole(n, f"{what}.in", 1) for n in _list(item["in"], f"{what}.in"))
     classes = _whole(item["classes"], f"{what}.classes", 1) if "classes" in item else 1000
     try:
-        placed = place(vocabulary.from_data(item["block"]), shape, classes)
-    except (BlockError, ShapeError) as error:
+        placed = place(blocks[number], shape, classes)
+    except ShapeError as error:
         raise TableError(f"{what}: {error}") from None
     low, high = _interval(item["interval"], f"{what}.interval")
     term = None if item["term_us"] is None else _whole(item["term_us"], f"{what}.term_us")
@@ -396,7 +414,8 @@ def _row(data: object, what: str) -> tuple[PlacedBlock, Row]:
 
 
 def _network_data(network: Network, numbers: Mapping[PlacedBlock, int]) -> dict[str, Any]:
-    out: dict[str, Any] = {"role": network.role, "rows": [numbers[p] for p in network.rows]}
+    out: dict[str, Any] = {"role": network.role, "space": network.space}
+    out["rows"] = [numbers[p] for p in network.rows]
     out |= {"ms": _rounded(network.ms), "interval": [_rounded(network.low), _rounded(network.high)]}
     for key, value in (("again_ms", network.again_ms), ("predicted_ms", network.predicted_ms)):
         if value is not None:
@@ -405,7 +424,7 @@ def _network_data(network: Network, numbers: Mapping[PlacedBlock, int]) -> dict[
 
 
 def _network(data: object, order: Sequence[PlacedBlock], what: str) -> Network:
-    keys = ("role", "rows", "ms", "interval", "again_ms", "predicted_ms")
+    keys = ("role", "space", "rows", "ms", "interval", "again_ms", "predicted_ms")
     item = _object(data, keys, what, optional=("again_ms", "predicted_ms"))
     if item["role"] not in ROLES:
         raise TableError(f"{what}.role: {shorten(item['role'])} is not among {', '.join(ROLES)}")
@@ -419,7 +438,10 @@ def _network(data: object, order: Sequence[PlacedBlock], what: str) -> Network:
         if key in item
     }
     ms = _number(item["ms"], f"{what}.ms")
-    return Network(tuple(order[n] for n in ids), item["role"], ms, low, high, **optional)
+    if not isinstance(item["space"], str):
+        raise TableError(f"{what}.space: {shorten(item['space'])} is not a text")
+    rows = tuple(order[n] for n in ids)
+    return Network(rows, item["role"], item["space"], ms, low, high, **optional)
 
 
 def _object(

@@ -43,7 +43,9 @@ class Reference:
     params: int  # exact
     macs: int | None = None  # as that implementation (or its documentation) gives them; within 1 %
     note: str = ""  # why the paper's figure is not met, where that is known
-    training: bool = False  # params are those in training, with all branches, as cost.params(training=True)
+    training: bool = (
+        False  # params are those in training, with all branches, as cost.params(training=True)
+    )
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> LatencyTable:
 
 
 def test_additive_costs_with_borders_drift_and_noise_are_recovered(built):
-    held = built.errors["held_out"]
+    held = built.errors["made_up"]["held_out"]
     assert held["fit"]["n"] == 40
     assert held["fit"]["mape"] <= max(0.02, 1.25 * held["noise_floor"]["mape"])
     assert held["fit"]["mape"] <= held["sum"]["mape"] / 2
@@ -107,7 +107,7 @@ def test_predictions_are_near_the_truth_of_networks_never_measured(built):
 
 def test_a_cost_that_is_no_sum_shows_in_the_held_out_error(tmp_path):
     table = LatencyTable.load(builder(World(hidden=0.3), tmp_path).run())
-    held = table.errors["held_out"]
+    held = table.errors["made_up"]["held_out"]
     assert held["fit"]["mape"] > 0.08
     assert held["fit"]["mape"] > 3 * held["noise_floor"]["mape"]
     low, high = table.bounds(0.9)

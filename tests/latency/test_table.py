@@ -30,9 +30,9 @@ def made(space: spaces.Space, machine: Machine = ELSEWHERE) -> LatencyTable:
         ms = inside_ms(placed)
         table.rows[placed] = Row(ms + 0.012, ms, ms + 0.1, 6, 2, round(ms * 1000))
     arch = space.sample(np.random.default_rng(0))
-    table.networks = [Network(walk(arch, None, 10), "held_out", 1.5, 1.4, 1.6, 1.55, 1.45)]
+    table.networks = [Network(walk(arch, None, 10), "held_out", "kinds", 1.5, 1.4, 1.6, 1.55, 1.45)]
     table.residuals = tuple(np.linspace(-0.1, 0.1, 99).tolist())
-    table.errors = {"held_out": {"fit": {"mape": 0.02}}}
+    table.errors = {"kinds": {"held_out": {"fit": {"mape": 0.02}}}}
     return table
 
 
@@ -134,7 +134,8 @@ def test_only_a_table_of_this_machine_is_taken_by_default(space, tmp_path, monke
         (lambda d: _in_row(d, ms=float("nan")), r"rows\[0\].ms: nan is not a finite number"),
         (lambda d: _in_row(d, ms="1"), r"rows\[0\].ms: '1' is not a finite number"),
         (lambda d: _in_row(d, term_us=1.5), r"rows\[0\].term_us: 1.5 is not a whole number"),
-        (lambda d: _in_row(d, block={"type": "cnov"}), r"rows\[0\]: block type: 'cnov' .*mean 'conv'"),
+        (lambda d: d | {"blocks": [{"type": "cnov"}]}, r"blocks\[0\]: block type: 'cnov' .*mean 'conv'"),
+        (lambda d: _in_row(d, block=999), r"rows\[0\].block: 999 is not one of the table's"),
         (lambda d: _in_row(d, interval=[1]), r"rows\[0\].interval: \[1\] is not \[low, high\]"),
         (lambda d: d | {"networks": [d["networks"][0] | {"rows": [9999]}]}, "9999 is not one of the table's"),
         (lambda d: d | {"networks": [d["networks"][0] | {"role": "x"}]}, "role: 'x' is not among"),
