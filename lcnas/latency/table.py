@@ -99,6 +99,7 @@ class LatencyTable:
         float, ...
     ] = ()  # measured / predicted - 1 of networks that no fit has seen, sorted
     source: str = ""  # the file, for messages
+    _known_terms: dict[tuple[str, int], Terms] = field(default_factory=dict, repr=False)
 
     # -- files -------------------------------------------------------------------------------------
 
@@ -247,11 +248,13 @@ class LatencyTable:
     def terms(self, space: RowSpace, classes: int = 1000) -> Terms:
         """Return the terms of a space's rows, in ticks of a microsecond, for budgets."""
         placed = space.rows(classes)
-        return Terms(
-            base=self.base,
-            rows=np.array([self.term(p) for p in placed], dtype=np.int64),
-            classes=classes,
-        )
+        ticks = np.array([self.term(p) for p in placed], dtype=np.int64)
+        known = self._known_terms.get((space.name, classes))
+        if known is not None and known.base == self.base and np.array_equal(known.rows, ticks):
+            return known  # with what it has worked out for its spaces
+        made = Terms(base=self.base, rows=ticks, classes=classes)
+        self._known_terms[space.name, classes] = made
+        return made
 
     def predict(self, archs: Arch | Sequence[Arch], classes: int = 1000) -> Floats:
         """Return the predicted latency of networks, in ms, an array of shape (n,)."""

@@ -20,7 +20,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,15 +35,13 @@ from lcnas.spaces._spec import (
     Const,
     Element,
     FromNetwork,
+    Limit,
     MissingParamError,
     Spec,
     Template,
     Value,
     resolve,
 )
-
-if TYPE_CHECKING:  # the structure holds the elements, and the elements ask it
-    from lcnas.spaces._structure import Structure
 
 MAX_TABLE = 5_000_000  # entries of one element's tables
 PROBE = 1 << 12  # pixels a side, to see by how much a block shrinks its input
@@ -94,6 +92,22 @@ class Genes:
         return choices, Digit(len(self.genes) - 1, len(choices))
 
 
+class Host(Protocol):
+    """What an element asks of the structure that holds it (``_structure.py``)."""
+
+    spec: Spec
+    builder: Genes
+    limits: list[Limit]
+    assignments: list[dict[str, int]]
+    checked: bool
+
+    def error(self, message: str) -> SpaceError:
+        """Return the error for this file."""
+
+    def network_value(self, param: FromNetwork, g: int, index: int, j: int) -> Value:
+        """Return what a network-wide gene gives slot j of element ``index`` under assignment g."""
+
+
 @dataclass(frozen=True)
 class Signature:
     """One combination of an element's stage-wide choices."""
@@ -106,7 +120,7 @@ class Signature:
 class ElementTable:
     """An element's choices, and its blocks for every (g, s, j, c)."""
 
-    def __init__(self, structure: Structure, element: Element, index: int) -> None:
+    def __init__(self, structure: Host, element: Element, index: int) -> None:
         self.structure = structure
         self.element = element
         self.index = index
