@@ -31,9 +31,9 @@ PLAN = Plan(sessions=2, rounds=4, most_rounds=4, visit_ms=8.0, least_runs=3, at_
 ABLATION_PLAN = Plan(sessions=4, rounds=8, most_rounds=8, visit_ms=8.0, at_once=40)
 SETTINGS = [
     (name, threads, precision)
+    for precision in ("fp32", "int8")  # outermost: a model is made once for all engines
     for name in ("openvino", "mlas")
     for threads in (1, 2)
-    for precision in ("fp32", "int8")
 ]
 
 NONE = "0" * 13
