@@ -238,12 +238,17 @@ def estimate(visits: Sequence[Visit], rng: np.random.Generator | None = None) ->
 
 def bootstrap(groups: Sequence[Floats], rng: np.random.Generator) -> Floats:
     """Return medians of resampled sessions and, inside them, resampled rounds."""
-    out = np.empty(_BOOTSTRAPS)
-    for i in range(_BOOTSTRAPS):
-        chosen = rng.integers(len(groups), size=len(groups))
-        parts = [groups[c][rng.integers(len(groups[c]), size=len(groups[c]))] for c in chosen]
-        out[i] = np.median(np.concatenate(parts))
-    return out
+    sizes = np.array([len(group) for group in groups])
+    table = np.full((len(groups), sizes.max()), np.nan)
+    for i, group in enumerate(groups):
+        table[i, : len(group)] = group
+    chosen = rng.integers(len(groups), size=(_BOOTSTRAPS, len(groups)))
+    lengths = sizes[chosen][..., None]
+    rounds = rng.integers(0, lengths, size=(*chosen.shape, sizes.max()))
+    picked = table[chosen[..., None], rounds]
+    picked[np.arange(sizes.max()) >= lengths] = np.nan  # a short session gives fewer rounds
+    made: Floats = np.nanmedian(picked.reshape(_BOOTSTRAPS, -1), axis=1)
+    return made
 
 
 def estimates(visits: Sequence[Visit], steady: bool = True) -> Mapping[Hashable, Measurement]:
