@@ -127,19 +127,19 @@ def committed_tables() -> Iterator[str]:
         data = json.loads(path.read_text(encoding="utf-8"))
         yield f"`latency_tables/{path.name}`: {len(data['rows'])} rows, {len(data['networks'])} whole networks.\n"
         rows = []
-        for role, errors in data["errors"].items():
-            for key in ("fit", "noise_floor", "sum"):
-                e = errors[key]
-                rows.append(
-                    [f"{role}: {METHODS[key]}", str(e["n"]), percent(e["mape"]), f"{e['tau']:.3f}"]
-                )
+        for space, roles in data["errors"].items():
+            for role, errors in roles.items():
+                for key in ("fit", "noise_floor", "sum"):
+                    e = errors[key]
+                    title = f"{space}, {ROLES[role]}: {METHODS[key]}"
+                    rows.append([title, str(e["n"]), percent(e["mape"]), f"{e['tau']:.3f}"])
         yield from table(["", "n", "MAPE", "tau"], rows)
         yield ""
 
 
 def baselines() -> Iterator[str]:
     """Yield the zoo side by side, and the paper's ablation."""
-    for name, data in results("latency-*.json"):
+    for name, data in results("latency-[!s]*.json"):
         settings = list(data["settings"])
         yield "## The zoo side by side\n"
         yield (
@@ -168,13 +168,29 @@ def baselines() -> Iterator[str]:
             yield ""
 
 
+def duet() -> Iterator[str]:
+    """Yield the section on measuring candidate and reference at once."""
+    for name, data in results("duet-*.json"):
+        yield "## A duet does not help\n"
+        yield (
+            origin(name, data)
+            + " Candidate and reference at once, one a core, against one after the other.\n"
+        )
+        rows = [
+            ["one after the other", over(data["floor_solo"]), ""],
+            ["at once", over(data["floor_duet"]), percent(data["bias_mean_abs"])],
+        ]
+        yield from table(["", "noise floor (standard deviation)", "shift of ratios, mean"], rows)
+        yield ""
+
+
 def third_party() -> Iterator[str]:
     """Yield the section on files of others."""
     for name, data in results("third-party-onnx-*.json"):
         yield "## ONNX files of others\n"
         yield (
             origin(name, data)
-            + " Ratio of lcnas.measure to onnxruntime's own timing of the same file.\n"
+            + " Ratio of lcnas.measure to onnxruntime's own timing, its profiler's model_run (which itself costs time a node on mlas).\n"
         )
         rows = [
             [k, f"{e['lcnas_ms']:.3f}", f"{e['onnxruntime_ms']:.3f}"]
@@ -230,7 +246,7 @@ def render() -> str:
         "One machine's figures. [latency.md](latency.md) says what they mean and how they were made.",
         "",
     ]
-    for section in (profile_runs, context, committed_tables, third_party, baselines):
+    for section in (profile_runs, context, committed_tables, duet, third_party, baselines):
         lines += section()
     return "\n".join(lines).rstrip() + "\n"
 
