@@ -197,24 +197,34 @@ def _open_dnnl(engine: Engine, model: bytes) -> Session:
 def _open_openvino(engine: Engine, model: bytes) -> Session:
     options = _options(1)  # the provider has its own threads
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    settings = {"device_type": "CPU", **_openvino_settings(engine)}
+    return _session(engine, model, options, "OpenVINOExecutionProvider", settings)
+
+
+def _openvino_settings(engine: Engine) -> dict[str, str]:
+    """Return the provider's settings: threads, one stream, and the precision asked for explicitly."""
     hint = "bf16" if engine.precision == "bf16" else "f32"
-    settings = {
-        "device_type": "CPU",
+    return {
         "num_of_threads": str(engine.threads),
         "num_streams": "1",
         "load_config": json.dumps({"CPU": {"INFERENCE_PRECISION_HINT": hint}}),
     }
-    return _session(engine, model, options, "OpenVINOExecutionProvider", settings)
 
 
 def _session(
-    engine: Engine, model: bytes, options: Any, provider: str, settings: Mapping[str, str]
+    engine: Engine,
+    model: bytes,
+    options: Any,
+    provider: str,
+    settings: Mapping[str, str] | None = None,
 ) -> Session:
+    """Open a session on one provider; without settings, on the devices that the options name."""
     runtime = _runtime()
+    chosen: dict[str, Any] = {}
+    if settings is not None:
+        chosen = {"providers": [provider], "provider_options": [dict(settings)]}
     try:
-        made = runtime.InferenceSession(
-            model, options, providers=[provider], provider_options=[dict(settings)]
-        )
+        made = runtime.InferenceSession(model, options, **chosen)
     except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions have no base of their own
         text = shorten(
             str(error).strip().splitlines()[0] if str(error).strip() else repr(error), 200
@@ -252,6 +262,46 @@ class _RuntimeSession:
     def outputs(self, inputs: Array) -> Array:
         made: Array = self._session.run(None, {self._name: inputs})[0]
         return made
+
+
+# -- the OpenVINO provider as a plug-in of a stock onnxruntime --------------------------------------
+
+
+def _plugin_devices() -> list[Any]:
+    """Return the CPU devices that the plug-in offers, or refuse where it is missing or offers none."""
+    try:
+        import onnxruntime_ep_openvino as plugin
+    except ImportError:
+        raise EngineError(
+            "engine openvino-plugin: not installed; pip install onnxruntime-ep-openvino beside onnxruntime"
+        ) from None
+    runtime = _runtime()
+    name = plugin.get_ep_name()
+    if not any(device.ep_name == name for device in runtime.get_ep_devices()):
+        runtime.register_execution_provider_library(name, plugin.get_library_path())
+    devices = [
+        device
+        for device in runtime.get_ep_devices()
+        if device.ep_name == name and device.device.type == runtime.OrtHardwareDeviceType.CPU
+    ]
+    if not devices:
+        raise EngineError(
+            "engine openvino-plugin: the plug-in offers no CPU device here (it asks for an Intel processor); "
+            "use the engine openvino (pip install onnxruntime-openvino) or mlas"
+        )
+    return devices
+
+
+def _plugin_version() -> str:
+    _plugin_devices()
+    return f"{_installed('onnxruntime-ep-openvino')}+onnxruntime{_runtime().__version__}"
+
+
+def _open_plugin(engine: Engine, model: bytes) -> Session:
+    options = _options(1)  # the provider has its own threads
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    options.add_provider_for_devices(_plugin_devices(), _openvino_settings(engine))
+    return _session(engine, model, options, "OpenVINOExecutionProvider")
 
 
 # -- the openvino package itself -------------------------------------------------------------------
@@ -312,6 +362,7 @@ _ENGINES: Mapping[str, _Kind] = {
     "openvino": _Kind(_openvino_version, _open_openvino, PRECISIONS),
     "mlas": _Kind(_mlas_version, _open_mlas, ("fp32", "int8")),
     "dnnl": _Kind(_dnnl_version, _open_dnnl, ("fp32", "bf16")),
+    "openvino-plugin": _Kind(_plugin_version, _open_plugin, PRECISIONS),
     "openvino-package": _Kind(_package_version, _open_package, PRECISIONS),
 }
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
 import numpy as np
 import pytest
 
@@ -89,6 +92,64 @@ def test_settings_that_an_engine_does_not_have(settings, message):
 def test_an_engine_that_is_not_in_this_build_says_which_builds_have_it():
     with pytest.raises(EngineError, match="only builds from source with --use_dnnl have it"):
         engines.engine("dnnl")
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [("openvino-plugin", "onnxruntime_ep_openvino"), ("openvino-package", "openvino")],
+)
+def test_optional_engines_say_what_to_install(name, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    with pytest.raises(EngineError, match=f"engine {name}: not installed; pip install "):
+        engines.engine(name)
+
+
+class FakeRuntime:
+    """A stock onnxruntime whose plug-in may or may not offer a CPU device."""
+
+    __version__ = "1.32.0"
+
+    class OrtHardwareDeviceType:
+        CPU, GPU = "cpu", "gpu"
+
+    def __init__(self, kinds):
+        self.kinds = kinds
+        self.registered = []
+
+    def register_execution_provider_library(self, name, path):
+        self.registered.append((name, path))
+
+    def get_ep_devices(self):
+        device = types.SimpleNamespace
+        return [
+            device(ep_name=n, device=device(type=k)) for n, _ in self.registered for k in self.kinds
+        ]
+
+
+@pytest.fixture
+def plugin(monkeypatch):
+    module = types.SimpleNamespace(
+        get_ep_name=lambda: "OpenVINOExecutionProvider", get_library_path=lambda: "/lib/plugin.so"
+    )
+    monkeypatch.setitem(sys.modules, "onnxruntime_ep_openvino", module)
+    monkeypatch.setattr(engines, "_installed", lambda name: "1.8.1")
+
+
+@pytest.mark.usefixtures("plugin")
+def test_the_plug_in_is_registered_once_and_its_cpu_device_is_taken(monkeypatch):
+    fake = FakeRuntime(["gpu", "cpu"])
+    monkeypatch.setattr(engines, "_runtime", lambda: fake)
+    engine = engines.engine("openvino-plugin", threads=2)
+    engines.engine("openvino-plugin")
+    assert engine.version == "1.8.1+onnxruntime1.32.0"
+    assert fake.registered == [("OpenVINOExecutionProvider", "/lib/plugin.so")]
+
+
+@pytest.mark.usefixtures("plugin")
+def test_a_plug_in_without_a_cpu_device_is_refused(monkeypatch):
+    monkeypatch.setattr(engines, "_runtime", lambda: FakeRuntime(["gpu"]))
+    with pytest.raises(EngineError, match="offers no CPU device here"):
+        engines.engine("openvino-plugin")
 
 
 def test_without_the_provider_the_openvino_engine_says_what_to_install(monkeypatch):
