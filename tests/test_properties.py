@@ -110,6 +110,12 @@ def _some(values: list[object], most: int = 3) -> st.SearchStrategy[list[object]
     return st.lists(st.sampled_from(values), min_size=1, max_size=most, unique=True)
 
 
+KINDS = {
+    "short": '[blocks.short]\ntype = "depthwise_separable"\nrest = { shortcut = true }',
+    "fixed": '[blocks.fixed]\ntype = "depthwise_separable"\nkernel = 7',
+}
+
+
 @st.composite
 def stage_texts(draw: st.DrawFn) -> str:
     kinds = draw(_some(["depthwise_separable", "expand_compress", "short", "fixed"], 3))
@@ -141,8 +147,7 @@ def space_texts(draw: st.DrawFn) -> str:
     return "\n".join(
         [
             f"version = 1\nresolution = {json.dumps(resolutions)}",
-            '[blocks.short]\ntype = "depthwise_separable"\nrest = { shortcut = true }',
-            '[blocks.fixed]\ntype = "depthwise_separable"\nkernel = 7',
+            *(text for name, text in KINDS.items() if any(f'"{name}"' in s for s in stages)),
             f'[stem]\nblock = "conv"\nwidth = {_choice(draw(_some([8, 16])))}\nstride = 2',
             *stages,
             '[head]\nblock = "classifier"\nwidth = { choices = [0, 64] }',
