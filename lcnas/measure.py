@@ -50,8 +50,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the order of visits")
     parser.add_argument("--json", metavar="FILE", help="also write everything to this file")
     args = parser.parse_args(argv)
-    if args.sessions < 1 or args.rounds < 1:
-        parser.error("--sessions and --rounds are at least 1")
+    if args.sessions < 1 or args.rounds < 1 or args.seed < 0:
+        parser.error("--sessions and --rounds are at least 1, --seed at least 0")
+    if args.json and (Path(args.json).is_dir() or not Path(args.json).name):
+        parser.error(f"--json: {args.json} is a folder, not a file")
     engine = engine_of(args)
     size = None if args.resolution is None else _cli.resolution(args.resolution)
     sources = find(args.networks, size)

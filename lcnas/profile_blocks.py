@@ -7,6 +7,7 @@ python -m lcnas.profile_blocks --blocks-from mobilenet_v3_small my_network.json
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -66,14 +67,18 @@ def main(argv: list[str]) -> int:
         "--out", default="latency_tables", metavar="FOLDER", help="where the table is written"
     )
     args = parser.parse_args(argv)
-    for name, least in (("validate", 0), ("calibrate", 0)):
+    for name, least in (("validate", 0), ("calibrate", 0), ("seed", 0)):
         if getattr(args, name) < least:
             parser.error(f"--{name} is at least {least}")
     builder = _builder(args)
     started = time.monotonic()
-    with _Progress() as progress:
-        builder.told = progress
-        path = builder.run()
+    try:
+        with _Progress() as progress:
+            builder.told = progress
+            path = builder.run()
+    except KeyboardInterrupt:
+        print("stopped; what was measured is kept, and the same command goes on", file=sys.stderr)
+        return 130
     print(summary(LatencyTable.load(path)))
     print(f"\nwritten: {path}   ({time.monotonic() - started:.0f} s)")
     return 0
@@ -81,7 +86,8 @@ def main(argv: list[str]) -> int:
 
 def _builder(args: Any) -> Builder:
     size = None if args.resolution is None else _cli.resolution(args.resolution)
-    names = args.space or ([] if args.blocks_from else ["pplcnet_tail"])
+    names = list(dict.fromkeys(args.space or []))
+    names = names or ([] if args.blocks_from else ["pplcnet_tail"])
     archs = [_cli.network(name) for name in args.blocks_from]
     settings = Settings(
         spaces=tuple(spaces.load(name, size) for name in names),

@@ -51,7 +51,9 @@ def chains(rows: tuple[PlacedBlock, ...]) -> dict[str, tuple[PlacedBlock, ...]]:
     return out
 
 
-def in_context(rows: tuple[PlacedBlock, ...], ms: dict[str, float], overhead: float) -> np.ndarray[Any, Any]:
+def in_context(
+    rows: tuple[PlacedBlock, ...], ms: dict[str, float], overhead: float
+) -> np.ndarray[Any, Any]:
     """Return each row's time in context."""
     numbers = {row: i for i, row in enumerate(rows)}
     out = np.array([ms[f"alone:{i}"] - overhead for i in range(len(rows))])
@@ -123,7 +125,6 @@ def banded(rough: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndarray[
         for a, b in zip(edges[:-1], edges[1:], strict=True)
     ]
     return rng.permutation(np.concatenate(bands))
-
 
 
 if __name__ == "__main__":

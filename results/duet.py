@@ -108,7 +108,9 @@ def main() -> None:
     }
     print({k: v for k, v in out.items() if k.startswith(("floor", "bias"))})
     this = latency.this_machine()
-    write_text(Path("results") / f"duet-{this.slug}-{this.isa}.json", json.dumps(out, indent=1) + "\n")
+    write_text(
+        Path("results") / f"duet-{this.slug}-{this.isa}.json", json.dumps(out, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +140,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", help="one setting, such as openvino-t1-fp32")
     args = parser.parse_args()
+    if args.only is None:  # a process each: OpenVINO keeps the threads of its first session
+        for name, threads, precision in SETTINGS:
+            key = f"{name}-t{threads}-{precision}"
+            subprocess.run(
+                [sys.executable, "-m", "results.latency_baselines", "--only", key], check=True
+            )
+        return
     machine = latency.this_machine()
     path = Path("results") / f"latency-{machine.slug}-{machine.isa}.json"
     data = json.loads(path.read_text()) if path.is_file() else {**_report.conditions([SEED])}

@@ -18,7 +18,7 @@ from lcnas.latency import engines, machine, models, timing
 from lcnas.latency.engines import Engine
 from lcnas.latency.machine import Machine, this_machine
 from lcnas.latency.models import Source
-from lcnas.latency.table import TICK_MS, LatencyTable
+from lcnas.latency.table import TICKS_PER_MS, LatencyTable
 from lcnas.latency.timing import Item, Measurement, Plan, Stopwatch, Visit
 from lcnas.spaces import Space
 
@@ -115,15 +115,27 @@ def Budget(  # noqa: N802 - used as the class that it returns an object of
         budget.count(), budget.sample(rng), budget.fastest()
     """
     for name, value in (("max_ms", max_ms), ("min_ms", min_ms)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float | np.number)
+            or value != value
+        ):
             raise BudgetError(f"{name}: {shorten(value)} is not a number of milliseconds")
     return budgets.Budget(
         space,
         table.terms(space, classes),
-        max_cost=max_ms / TICK_MS if math.isinf(max_ms) else math.floor(max_ms / TICK_MS + 1e-6),
-        min_cost=min_ms / TICK_MS if math.isinf(min_ms) else math.ceil(min_ms / TICK_MS - 1e-6),
-        show=lambda ticks: f"{ticks * TICK_MS:.3f} ms",
+        max_cost=_ticks_below(float(max_ms)),
+        min_cost=-_ticks_below(-float(min_ms)),
+        show=lambda ticks: f"{ticks / TICKS_PER_MS:.3f} ms",
     )
+
+
+def _ticks_below(ms: float) -> float:
+    """Return the greatest whole number of ticks that is at most ``ms``, as predictions are divided."""
+    if math.isinf(ms):
+        return ms
+    ticks = round(ms * TICKS_PER_MS)
+    return ticks if ticks / TICKS_PER_MS <= ms else ticks - 1
 
 
 def _engine(engine: str | Engine | None, threads: int, precision: str, batch: int) -> Engine:

@@ -194,7 +194,25 @@ def _open_dnnl(engine: Engine, model: bytes) -> Session:
     return _session(engine, model, options, "DnnlExecutionProvider", {})
 
 
+_openvino_threads: list[int] = []  # of the first session in this process
+
+
+def _check_openvino_threads(engine: Engine) -> None:
+    """Refuse more threads than the process's first OpenVINO session had: it would not get them.
+
+    OpenVINO sizes its pool once a process; a later session that asks for more computes on the first's.
+    """
+    if not _openvino_threads:
+        _openvino_threads.append(engine.threads)
+    if engine.threads > _openvino_threads[0]:
+        raise EngineError(
+            f"threads: OpenVINO began with {_openvino_threads[0]} in this process and cannot go up to "
+            f"{engine.threads}; measure that in a process of its own"
+        )
+
+
 def _open_openvino(engine: Engine, model: bytes) -> Session:
+    _check_openvino_threads(engine)
     options = _options(1)  # the provider has its own threads
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     settings = {"device_type": "CPU", **_openvino_settings(engine)}
@@ -248,6 +266,10 @@ class _RuntimeSession:
                 f"model: has {len(given)} inputs, one is needed: {[i.name for i in given]}"
             )
         self._name = given[0].name
+        if given[0].type != "tensor(float)":
+            raise EngineError(
+                f"model: its input is {given[0].type}, only tensor(float) can be measured"
+            )
         shape = [n if isinstance(n, int) else None for n in given[0].shape]
         if not shape or any(n is None for n in shape[1:]):
             raise EngineError(f"model: the input's shape {given[0].shape} is open beyond its batch")

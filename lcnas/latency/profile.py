@@ -195,6 +195,7 @@ class Builder:
             "archs": [arch.id for arch in s.archs],
             "classes": s.classes,
             "validate": s.validate,
+            "calibrate": s.calibrate,
             "uniform": s.uniform,
             "seed": s.seed,
             "engine": dataclasses.asdict(self.engine),
@@ -297,8 +298,10 @@ class Builder:
         rng = np.random.default_rng(s.seed + 1)
         outside = int(s.calibrate * UNIFORM_SHARE)
         codes = self._banded(space, s.validate + s.calibrate - outside, rng)
-        others = np.unique(space.sample_codes(s.uniform + outside, rng), axis=0)
-        others = rng.permutation(others)
+        known = set(map(tuple, codes.tolist()))
+        drawn = np.unique(space.sample_codes(s.uniform + outside, rng), axis=0)
+        fresh = [row for row in drawn.tolist() if tuple(row) not in known]  # the sets are disjoint
+        others = rng.permutation(np.array(fresh, dtype=np.int64).reshape(-1, codes.shape[1]))
         calibration = np.concatenate([codes[s.validate :], others[s.uniform :]])
         return {
             "held_out": codes[: s.validate].tolist(),

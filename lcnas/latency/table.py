@@ -39,6 +39,8 @@ from lcnas.latency.machine import Machine, this_machine
 
 VERSION = 1
 TICK_MS = 0.001  # terms are whole microseconds
+TICKS_PER_MS = 1000  # divide by it: 1126 / 1000 is 1.126, 1126 * 0.001 is a hair more
+_MOST_TICKS = 10**12  # of a term; more is a mistake
 Floats = NDArray[np.float64]
 
 
@@ -175,9 +177,7 @@ class LatencyTable:
                 f"'lcnas-latency-table' version {VERSION}"
             )
         try:
-            machine = Machine(
-                **_object(table["machine"], ("cpu", "isa", "cores", "system"), f"{source}: machine")
-            )
+            machine = _machine(table["machine"], f"{source}: machine")
             engine = engines.from_data(table["engine"])
         except (EngineError, TypeError) as error:
             raise TableError(f"{source}: {error}") from None
@@ -185,10 +185,13 @@ class LatencyTable:
             _block(item, f"{source}: blocks[{i}]")
             for i, item in enumerate(_list(table["blocks"], f"{source}: blocks"))
         ]
-        rows = dict(
+        pairs = [
             _row(item, blocks, f"{source}: rows[{i}]")
             for i, item in enumerate(_list(table["rows"], f"{source}: rows"))
-        )
+        ]
+        rows = dict(pairs)
+        if len(rows) < len(pairs):
+            raise TableError(f"{source}: rows: {len(pairs) - len(rows)} are there twice")
         order = list(rows)
         return cls(
             machine=machine,
@@ -198,14 +201,11 @@ class LatencyTable:
                 _network(item, order, f"{source}: networks[{i}]")
                 for i, item in enumerate(_list(table["networks"], f"{source}: networks"))
             ],
-            base=_whole(table["base_us"], f"{source}: base_us"),
+            base=_ticks(table["base_us"], f"{source}: base_us"),
             overhead_ms=_number(table["overhead_ms"], f"{source}: overhead_ms", zero=True),
             method=_object(table["method"], None, f"{source}: method"),
             errors=_object(table["errors"], None, f"{source}: errors"),
-            residuals=tuple(
-                _number(r, f"{source}: residuals", signed=True)
-                for r in _list(table["residuals"], f"{source}: residuals")
-            ),
+            residuals=_residuals(table["residuals"], f"{source}: residuals"),
             source=source,
         )
 
@@ -260,12 +260,12 @@ class LatencyTable:
         """Return the predicted latency of networks, in ms, an array of shape (n,)."""
         many = [archs] if isinstance(archs, Arch) else list(archs)
         ticks = [self.base + sum(self.term(p) for p in walk(a, None, classes)) for a in many]
-        return np.array(ticks, dtype=np.float64) * TICK_MS
+        return np.array(ticks, dtype=np.float64) / TICKS_PER_MS
 
     def predict_codes(self, space: Any, codes: NDArray[np.integer], classes: int = 1000) -> Floats:
         """Return the predicted latency of each row of an (n, genes) array of codes, in ms."""
         ticks = self.terms(space, classes).cost(space, codes)
-        made: Floats = ticks.astype(np.float64) * TICK_MS
+        made: Floats = ticks.astype(np.float64) / TICKS_PER_MS
         return made
 
     def interval(
@@ -405,7 +405,7 @@ def _row(data: object, blocks: Sequence[Block], what: str) -> tuple[PlacedBlock,
     except ShapeError as error:
         raise TableError(f"{what}: {error}") from None
     low, high = _interval(item["interval"], f"{what}.interval")
-    term = None if item["term_us"] is None else _whole(item["term_us"], f"{what}.term_us")
+    term = None if item["term_us"] is None else _ticks(item["term_us"], f"{what}.term_us")
     return placed, Row(
         _number(item["ms"], f"{what}.ms"),
         low,
@@ -468,19 +468,46 @@ def _list(data: object, what: str) -> list[Any]:
     return data
 
 
+def _residuals(data: object, what: str) -> tuple[float, ...]:
+    values = [_number(r, what, signed=True) for r in _list(data, what)]
+    if values != sorted(values) or (values and values[0] <= -1):
+        raise TableError(f"{what}: are not sorted numbers above -1")
+    return tuple(values)
+
+
 def _interval(data: object, what: str) -> tuple[float, float]:
     pair = _list(data, what)
     if len(pair) != 2:
         raise TableError(f"{what}: {shorten(pair)} is not [low, high]")
-    return _number(pair[0], what), _number(pair[1], what)
+    low, high = _number(pair[0], what), _number(pair[1], what)
+    if low > high:
+        raise TableError(f"{what}: {shorten(pair)} is reversed")
+    return low, high
 
 
 def _number(data: object, what: str, zero: bool = False, signed: bool = False) -> float:
-    if isinstance(data, bool) or not isinstance(data, int | float) or not math.isfinite(data):
+    if isinstance(data, bool) or not isinstance(data, int | float) or not abs(data) < 1e12:
         raise TableError(f"{what}: {shorten(data)} is not a finite number")
     if not signed and (data < 0 or (data == 0 and not zero)):
         raise TableError(f"{what}: {shorten(data)} is not above 0; a time cannot be")
     return float(data)
+
+
+def _ticks(data: object, what: str) -> int:
+    value = _whole(data, what)
+    if abs(value) > _MOST_TICKS:
+        raise TableError(f"{what}: {shorten(value)} is beyond {_MOST_TICKS}")
+    return value
+
+
+def _machine(data: object, what: str) -> Machine:
+    item = _object(data, ("cpu", "isa", "cores", "system"), what)
+    for key in ("cpu", "isa", "system"):
+        if not isinstance(item[key], str):
+            raise TableError(f"{what}.{key}: {shorten(item[key])} is not a text")
+    return Machine(
+        item["cpu"], item["isa"], _whole(item["cores"], f"{what}.cores", 1), item["system"]
+    )
 
 
 def _whole(data: object, what: str, low: int | None = None) -> int:
