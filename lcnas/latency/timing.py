@@ -4,7 +4,7 @@ A *visit* runs a loaded network for a few milliseconds and keeps the 20 % quanti
 quantile, since interference only ever adds. A *round* visits every item once, in random order, with visits
 to a fixed reference network in between, whose own swings tell how fast the machine is at the moment. Each
 item is loaded afresh at least twice, since a second session of the same network is a further source of
-spread (FACTS of the design: microsoft/onnxruntime#10270 on means). The latency is the median over rounds;
+spread (on means being useless, see microsoft/onnxruntime#10270). The latency is the median over rounds;
 its interval comes from a bootstrap over sessions and rounds.
 """
 

@@ -199,8 +199,6 @@ def test_a_parameter_that_a_block_ignores_breaks_no_rule():
     small = IGNORED + '[[rules]]\nname = "small"\nlimit = "kernel"\nto = [3]\nin = ["stage2"]\n'
     limited = spaces.loads(small, "small")
     assert limited.size == 2 * 2
-    blocks = list(spaces.loads(IGNORED, "x").sample(np.random.default_rng(0)).blocks)
-    assert len(blocks) == 4
 
 
 @pytest.mark.parametrize(
