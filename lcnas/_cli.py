@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib.util
+import math
 import os
 import sys
 import traceback
@@ -16,6 +18,8 @@ from lcnas.errors import LcnasError, ZooError, nearest, not_among, shorten
 
 BAD_ARGUMENT = 2
 FAILURE = 1
+LONGEST_NAME = 255  # bytes of a file or folder name, on all common systems
+LONGEST_PATH = 2048
 
 
 class Parser(argparse.ArgumentParser):
@@ -65,9 +69,9 @@ def run(prog: str, main: Callable[[list[str]], int]) -> None:
     except BrokenPipeError:  # the reader has seen enough, as with "| head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
-    except OSError as error:  # a name too long for the file system, a full disk
+    except OSError as error:  # a full disk, or a name too long for the file system
         print(f"python -m {prog}: {error}", file=sys.stderr)
-        code = FAILURE
+        code = BAD_ARGUMENT if error.errno == errno.ENAMETOOLONG else FAILURE
     except KeyboardInterrupt:
         print(f"python -m {prog}: stopped", file=sys.stderr)
         code = 130
@@ -77,10 +81,74 @@ def run(prog: str, main: Callable[[list[str]], int]) -> None:
 def network(text: str) -> Arch:
     """Return the network of a zoo name or of a JSON file."""
     if text.endswith(".json"):
-        if not Path(text).is_file():
-            raise ZooError(f"network: there is no file {text}")
+        if not is_file(text):
+            raise ZooError(f"network: there is no file {cut(text)}")
         return Arch.load(text)
     return zoo.load(text)
+
+
+def is_file(text: str) -> bool:
+    """Return whether there is a file of that name; a name that no file can have is none."""
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def cut(text: str, limit: int = 80) -> str:
+    """Return a name as messages show it."""
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """Return what reads an option that is a whole number from low to high."""
+
+    def read(text: str) -> int:
+        digits = text.isascii() and text.isdigit() and len(text) <= len(str(high))
+        if not digits or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(
+                f"{shorten(text)} is not a whole number from {low} to {high}"
+            )
+        return int(text)
+
+    return read
+
+
+def number(low: float, high: float) -> Callable[[str], float]:
+    """Return what reads an option that is a number from low to high."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(
+                f"{shorten(text)} is not a number from {low:g} to {high:g}"
+            )
+        return value
+
+    return read
+
+
+def check_folder(text: str, what: str) -> Path:
+    """Return a folder to write into, there already or not.
+
+    Raises:
+        LcnasError: a name that no folder can have, something that is no folder, or one that is read-only.
+    """
+    folder = Path(text)
+    longest = max((len(os.fsencode(part)) for part in folder.parts), default=0)
+    if not text or "\0" in text or longest > LONGEST_NAME or len(text) > LONGEST_PATH:
+        raise LcnasError(
+            f"{what}: {shorten(text)} names no folder (names have 1 to {LONGEST_NAME} bytes)"
+        )
+    first = next((p for p in (folder, *folder.parents) if p.exists()), folder)
+    if not first.is_dir():
+        raise LcnasError(f"{what}: {cut(str(first))} is not a folder")
+    if not os.access(first, os.W_OK | os.X_OK):
+        raise LcnasError(f"{what}: {cut(str(first))} is read-only")
+    return folder
 
 
 def resolution(text: str) -> Resolution:
@@ -107,12 +175,23 @@ def classes(text: str) -> int:
     return int(text)
 
 
+def add_blocks_option(parser: argparse.ArgumentParser) -> None:
+    """Add --blocks."""
+    parser.add_argument(
+        "--blocks",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="Python file with blocks of your own, may be repeated",
+    )
+
+
 def load_blocks(files: list[str]) -> None:
     """Run Python files that add blocks to the vocabulary."""
     for i, name in enumerate(files):
         path = Path(name)
-        if not path.is_file():
-            raise LcnasError(f"blocks: there is no file {name}")
+        if not is_file(name):
+            raise LcnasError(f"blocks: there is no file {cut(name)}")
         spec = importlib.util.spec_from_file_location(f"lcnas_user_blocks_{i}_{path.stem}", path)
         if spec is None or spec.loader is None:
             raise LcnasError(f"blocks: {name} is not a Python file (.py)")

@@ -5,9 +5,13 @@ python -m lcnas.measure pplcnet_0.5x mobilenet_v3_small runs/found/ their_model.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import functools
 import json
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +19,17 @@ import numpy as np
 
 from lcnas import _cli, latency
 from lcnas.arch import Arch
-from lcnas.errors import LcnasError
+from lcnas.errors import LcnasError, shorten
 from lcnas.latency import Engine, Measurement, Plan, timing
 from lcnas.latency.commandline import add_engine_options, engine_of
 from lcnas.latency.models import Source
 from lcnas.latency.table import LatencyTable, write_text
 
 PROG = "lcnas.measure"
-VERSION = 1  # of the file that --json writes
+VERSION = 2  # of the file that --json writes; 1 had no noise floor
+RUNS = 2  # complete measurements, the second against the first being the noise floor
+LONGEST = 200  # bytes of a file name, so that the one beside it fits as well
+Ratio = tuple[float, float, float]  # ratio, and its 90 % interval
 
 
 def main(argv: list[str]) -> int:
@@ -30,7 +37,8 @@ def main(argv: list[str]) -> int:
     parser = _cli.Parser(
         PROG,
         "Time whole networks on this machine. All are visited in turn, many times, in random order, each in\n"
-        "several fresh sessions, so that the ratios hold on a noisy machine. Run nothing else meanwhile.",
+        "several fresh sessions, so that the ratios hold on a noisy machine; and all of it is done twice:\n"
+        "what the second measurement differs from the first is the noise floor. Run nothing else meanwhile.",
     )
     parser.add_argument(
         "networks",
@@ -45,37 +53,148 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--classes", metavar="N", default="1000", help="outputs of networks of ours"
     )
-    parser.add_argument("--sessions", type=int, default=3, help="fresh loads of each network")
-    parser.add_argument("--rounds", type=int, default=8, help="visits in each session")
-    parser.add_argument("--seed", type=int, default=0, help="of the order of visits")
+    _add_plan_options(parser)
+    parser.add_argument(
+        "--seed",
+        type=_cli.whole(0, 2**32 - 1),
+        metavar="N",
+        default=0,
+        help="of the order of visits",
+    )
     parser.add_argument("--json", metavar="FILE", help="also write everything to this file")
+    _cli.add_blocks_option(parser)
     args = parser.parse_args(argv)
-    if args.sessions < 1 or args.rounds < 1 or args.seed < 0:
-        parser.error("--sessions and --rounds are at least 1, --seed at least 0")
-    if args.json and (Path(args.json).is_dir() or not Path(args.json).name):
-        parser.error(f"--json: {args.json} is a folder, not a file")
+    _cli.load_blocks(args.blocks)
+    target = None if args.json is None else _target(args.json)
     engine = engine_of(args)
     size = None if args.resolution is None else _cli.resolution(args.resolution)
+    classes = _cli.classes(args.classes)
     sources = find(args.networks, size)
-    plan = Plan(sessions=args.sessions, rounds=args.rounds, most_rounds=args.rounds, visit_ms=8.0)
-    visits = latency.visits_of(
-        sources, engine, classes=_cli.classes(args.classes), plan=plan, seed=args.seed
-    )
-    found = timing.estimates(visits)
-    measured = {name: found[name] for name in sources}
-    ratios = ratios_to_first(visits, list(sources), args.seed)
-    print(report(engine, measured, ratios))
-    if args.json:
-        data = to_data(engine, sources, measured, ratios, plan, args.seed)
-        write_text(Path(args.json), json.dumps(data, indent=1) + "\n")
+    plan = _plan(args)
+    visits = [
+        seen
+        for run in range(RUNS)
+        for seen in latency.visits_of(
+            sources,
+            engine,
+            classes=classes,
+            plan=plan,
+            seed=args.seed + run,
+            run=run,
+            time_budget=args.time_budget / RUNS,
+        )
+    ]
+    made = Result(engine, sources, plan, args.seed, visits)
+    print(report(made))
+    if target is not None:
+        write_text(target, json.dumps(to_data(made), indent=1) + "\n")
         print(f"written: {args.json}")
     return 0
+
+
+def _add_plan_options(parser: _cli.Parser) -> None:
+    """Add the options that say how thoroughly to measure."""
+    parser.add_argument(
+        "--sessions",
+        type=_cli.whole(1, 1000),
+        metavar="N",
+        default=2,
+        help="fresh loads of each network, in each of the two measurements",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=_cli.whole(1, 10_000),
+        metavar="N",
+        default=8,
+        help="visits in each session, at least",
+    )
+    parser.add_argument(
+        "--most-rounds",
+        type=_cli.whole(1, 10_000),
+        metavar="N",
+        help="visits in each session, at most, where the target is missed (default: twice --rounds)",
+    )
+    parser.add_argument(
+        "--target",
+        type=_cli.number(0, 100),
+        metavar="PERCENT",
+        default=1.0,
+        help="half-width of a session's 90 %% interval at which its visits end",
+    )
+    parser.add_argument(
+        "--time-budget",
+        type=_cli.number(0, 1e6),
+        metavar="S",
+        default=math.inf,
+        help="seconds after which no visit is begun, once every network was visited in both",
+    )
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    most = 2 * args.rounds if args.most_rounds is None else args.most_rounds
+    if most < args.rounds:
+        raise LcnasError(f"most-rounds: {most} is below rounds, {args.rounds}")
+    return Plan(
+        sessions=args.sessions,
+        rounds=args.rounds,
+        most_rounds=most,
+        target=args.target / 100,
+        visit_ms=8.0,
+    )
+
+
+def _target(text: str) -> Path:
+    """Return the file to write, or refuse it before anything is measured."""
+    path = Path(text)
+    if not path.name or len(path.name.encode(errors="replace")) > LONGEST:
+        raise LcnasError(
+            f"json: {shorten(text)} is not the name of a file of 1 to {LONGEST} characters"
+        )
+    _cli.check_folder(str(path.parent), "json")
+    if path.is_dir():
+        raise LcnasError(f"json: {_cli.cut(text)} is a folder, not a file")
+    return path
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured, twice, and how."""
+
+    engine: Engine
+    sources: Mapping[str, Source]
+    plan: Plan
+    seed: int
+    visits: Sequence[timing.Visit]  # of both measurements
+
+    @functools.cached_property
+    def measured(self) -> Mapping[Any, Measurement]:
+        """The latency of each network, by the visits of both measurements."""
+        return timing.estimates(self.visits)
+
+    @functools.cached_property
+    def apart(self) -> tuple[Mapping[Any, Measurement], ...]:
+        """The latency of each network by each measurement alone."""
+        runs = [[v for v in self.visits if v.run == run] for run in range(RUNS)]
+        return tuple(timing.estimates(visits) for visits in runs)
+
+    @functools.cached_property
+    def ratios(self) -> Mapping[str, Ratio]:
+        """Each network's ratio to the first."""
+        return ratios_to_first(self.visits, list(self.sources), self.seed)
+
+    @property
+    def off(self) -> list[float]:
+        """How far the second measurement of each network is from the first, relative."""
+        first, again = self.apart
+        return [again[name].ms / first[name].ms - 1 for name in self.sources]
 
 
 def find(names: Sequence[str], resolution: Any = None) -> dict[str, Source]:
     """Return the networks of zoo names, files and folders, each under a name of its own."""
     out: dict[str, Source] = {}
     for text in names:
+        if not text:
+            raise LcnasError("network: '' names none; give a name of the zoo, a file or a folder")
         for name, source in _sources(text):
             made = (
                 source.at(resolution)
@@ -90,33 +209,34 @@ def find(names: Sequence[str], resolution: Any = None) -> dict[str, Source]:
 
 def _sources(text: str) -> list[tuple[str, Source]]:
     path = Path(text)
-    if path.is_dir():
+    if not _cli.is_file(text) and _is_folder(path):
         files = sorted(p for p in path.iterdir() if p.suffix in (".json", ".onnx"))
         if not files:
-            raise LcnasError(f"network: the folder {text} has no .json and no .onnx file")
+            raise LcnasError(f"network: the folder {_cli.cut(text)} has no .json and no .onnx file")
         return [pair for file in files for pair in _sources(str(file))]
     if path.suffix == ".onnx":
-        if not path.is_file():
-            raise LcnasError(f"network: there is no file {text}")
+        if not _cli.is_file(text):
+            raise LcnasError(f"network: there is no file {_cli.cut(text)}")
         return [(path.stem, path)]
     return [(path.stem if text.endswith(".json") else text, _cli.network(text))]
 
 
-Ratio = tuple[float, float, float]  # ratio, and its 90 % interval
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a name that no folder can have
+        return False
 
 
 def ratios_to_first(
     visits: Sequence[timing.Visit], names: Sequence[str], seed: int = 0
 ) -> dict[str, Ratio]:
     """Return each network's latency over the first one's, with a 90 % interval by bootstrap."""
-    groups: dict[Any, dict[int, list[float]]] = {}
-    for v in timing.steadied(visits):
-        groups.setdefault(v.key, {}).setdefault(v.session, []).append(v.ms)
+    steady = timing.steadied(visits)
+    groups = {name: timing.by_session(v for v in steady if v.key == name) for name in names}
     rng = np.random.default_rng(seed)
-    draws = {
-        name: timing.bootstrap([np.array(g) for g in groups[name].values()], rng) for name in names
-    }
-    middle = {name: np.median([x for g in groups[name].values() for x in g]) for name in names}
+    draws = {name: timing.bootstrap(groups[name], rng) for name in names}
+    middle = {name: np.median(np.concatenate(groups[name])) for name in names}
     out = {}
     for name in names:
         ratio = float(middle[name] / middle[names[0]])
@@ -128,47 +248,50 @@ def ratios_to_first(
     return out
 
 
-def report(engine: Engine, measured: Mapping[str, Measurement], ratios: Mapping[str, Ratio]) -> str:
+def report(made: Result) -> str:
     """Return the table that is printed."""
-    lines = [LatencyTable(latency.this_machine(), engine).whose, ""]
-    width = max(7, *(len(name) for name in measured))
+    lines = [LatencyTable(latency.this_machine(), made.engine).whose, ""]
+    width = max(7, *(len(name) for name in made.sources))
+    interval = "90 % interval"
     lines.append(
-        f"{'network':<{width}}  {'ms':>8}  {'90 % interval':>17}  {'ratio':>6}  {'90 % interval':>15}"
+        f"{'network':<{width}}  {'ms':>8}  {interval:>17}  {'n':>4}  {'ratio':>6}  {interval:>15}"
     )
-    for name, m in measured.items():
-        ratio, low, high = ratios[name]
+    for name in made.sources:
+        m, (ratio, low, high) = made.measured[name], made.ratios[name]
         spread = f"{m.low:.3f} - {m.high:.3f}"
         around = f"{low:.3f} - {high:.3f}" if (low, high) != (1.0, 1.0) else ""
-        lines.append(
-            f"{name:<{width}}  {m.ms:>8.3f}  {spread:>17}  {ratio:>6.3f}  {around:>15}".rstrip()
-        )
+        figures = f"{m.ms:>8.3f}  {spread:>17}  {m.rounds:>4}  {ratio:>6.3f}  {around:>15}"
+        lines.append(f"{name:<{width}}  {figures}".rstrip())
+    off = np.abs(made.off)
+    lines += [
+        "",
+        f"noise floor: measured again, {off.mean():.1%} off on average, {off.max():.1%} at most",
+    ]
     return "\n".join(lines)
 
 
-def to_data(
-    engine: Engine,
-    sources: Mapping[str, Source],
-    measured: Mapping[str, Measurement],
-    ratios: Mapping[str, Ratio],
-    plan: Plan,
-    seed: int,
-) -> dict[str, Any]:
+def to_data(made: Result) -> dict[str, Any]:
     """Return everything as plain data, so that it can be carried to another machine."""
+    first, again = made.apart
+    off = np.abs(made.off)
     return {
         "format": "lcnas-measurements",
         "version": VERSION,
         "machine": dataclasses.asdict(latency.this_machine()),
-        "engine": dataclasses.asdict(engine),
-        "plan": dataclasses.asdict(plan),
-        "seed": seed,
+        "engine": dataclasses.asdict(made.engine),
+        "plan": dataclasses.asdict(made.plan),
+        "seed": made.seed,
+        "noise_floor": {"mean": float(off.mean()), "largest": float(off.max())},
         "networks": [
             {
                 "name": name,
                 "id": source.id if isinstance(source, Arch) else None,
-                **dataclasses.asdict(measured[name]),
-                "ratio_to_first": list(ratios[name]),
+                **dataclasses.asdict(made.measured[name]),
+                "first_ms": first[name].ms,
+                "again_ms": again[name].ms,
+                "ratio_to_first": list(made.ratios[name]),
             }
-            for name, source in sources.items()
+            for name, source in made.sources.items()
         ],
     }
 

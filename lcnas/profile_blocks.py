@@ -10,16 +10,16 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Self
 
 from lcnas import _cli, spaces
-from lcnas.errors import LcnasError
 from lcnas.latency.commandline import add_engine_options, engine_of
 from lcnas.latency.profile import Builder, Settings, Step
 from lcnas.latency.table import LatencyTable
 
 PROG = "lcnas.profile_blocks"
+MOST_NETWORKS = 10_000
+MOST_SECONDS = 1e6
 
 
 def main(argv: list[str]) -> int:
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
         nargs="+",
         default=[],
         metavar="NETWORK",
-        help="also the blocks of these networks",
+        help="also the blocks of these networks: zoo names, or arch .json files",
     )
     add_engine_options(parser)
     parser.add_argument("--classes", metavar="N", default="1000", help="outputs of the last layer")
@@ -51,25 +51,13 @@ def main(argv: list[str]) -> int:
         metavar="R",
         help="pixels, a side or HEIGHTxWIDTH (default: the space's own)",
     )
-    parser.add_argument("--validate", type=int, default=40, metavar="N", help="held-out networks")
-    parser.add_argument(
-        "--calibrate", type=int, default=240, metavar="N", help="networks to fit, at most"
-    )
-    parser.add_argument(
-        "--time-budget",
-        type=float,
-        default=270.0,
-        metavar="S",
-        help="seconds after which no more networks to fit are begun",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of draws and of the order of visits")
+    _add_amount_options(parser)
     parser.add_argument(
         "--out", default="latency_tables", metavar="FOLDER", help="where the table is written"
     )
+    _cli.add_blocks_option(parser)
     args = parser.parse_args(argv)
-    for name, least in (("validate", 0), ("calibrate", 0), ("seed", 0)):
-        if getattr(args, name) < least:
-            parser.error(f"--{name} is at least {least}")
+    _cli.load_blocks(args.blocks)
     builder = _builder(args)
     started = time.monotonic()
     try:
@@ -84,7 +72,40 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def _add_amount_options(parser: _cli.Parser) -> None:
+    """Add the options that say how much is measured."""
+    parser.add_argument(
+        "--validate",
+        type=_cli.whole(0, MOST_NETWORKS),
+        default=40,
+        metavar="N",
+        help="held-out networks of each space",
+    )
+    parser.add_argument(
+        "--calibrate",
+        type=_cli.whole(0, MOST_NETWORKS),
+        default=240,
+        metavar="N",
+        help="networks of each space to fit, at most",
+    )
+    parser.add_argument(
+        "--time-budget",
+        type=_cli.number(0, MOST_SECONDS),
+        default=270.0,
+        metavar="S",
+        help="seconds after which no more networks to fit are begun",
+    )
+    parser.add_argument(
+        "--seed",
+        type=_cli.whole(0, 2**32 - 1),
+        default=0,
+        metavar="N",
+        help="of draws and of the order of visits",
+    )
+
+
 def _builder(args: Any) -> Builder:
+    folder = _cli.check_folder(args.out, "out")
     size = None if args.resolution is None else _cli.resolution(args.resolution)
     names = list(dict.fromkeys(args.space or []))
     names = names or ([] if args.blocks_from else ["pplcnet_tail"])
@@ -98,9 +119,6 @@ def _builder(args: Any) -> Builder:
         time_budget=args.time_budget,
         seed=args.seed,
     )
-    folder = Path(args.out)
-    if folder.exists() and not folder.is_dir():
-        raise LcnasError(f"out: {folder} is not a folder")
     return Builder(settings, engine_of(args), folder)
 
 
@@ -158,14 +176,21 @@ def summary(table: LatencyTable) -> str:
     lines += ["", f"{title:<52} {'n':>4} {'MAPE':>6} {'<5 %':>5} {'<10 %':>5} {'tau':>6}"]
     for space, errors in table.errors.items():
         lines.append(f"{space}:")
-        lines += _error_lines(errors.get("held_out", {}), "in latency bands")
-        lines += _error_lines(errors.get("uniform", {}), "uniform over the space")
+        for role, where in _WHERE.items():
+            lines += _error_lines(errors.get(role, {}), where)
+        for role, e in errors.items():
+            bands = [
+                f"{b['from_ms']:.2f}-{b['to_ms']:.2f} ms {b['mape']:.1%}"
+                for b in e.get("bands", ())
+            ]
+            lines.append(f"  by latency, {_WHERE[role]}: {', '.join(bands)}")
         if "held_out" in errors:
             share = f"{errors['held_out']['coverage_90']:.0%}"
             lines.append(f"  90 % intervals hold {share} of the held-out networks in bands")
     return "\n".join(lines)
 
 
+_WHERE = {"held_out": "in latency bands", "uniform": "uniform over the space"}
 _SHOWN = {
     "fit": "this table",
     "noise_floor": "a second measurement",

@@ -105,7 +105,8 @@ def main() -> None:
             predict.errors(base + slope * sums[FIT:], times[FIT:])
         )
     for name, values in (("alone", terms), ("context", context + overhead)):
-        kept = predict.Rows(rows, np.maximum(values, 1e-3))
+        values = np.maximum(values, 1e-3)
+        kept = predict.Rows(rows, values, values - overhead)
         fit = predict.fit("shrunk", kept, counts[:FIT], times[:FIT], overhead)
         error = predict.errors(fit.predict(counts[FIT:]), times[FIT:])
         out["errors"][f"shrunk to blocks {name}, {FIT} networks"] = dataclasses.asdict(error)

@@ -8,6 +8,7 @@ Every figure there comes from a committed file, which carries its command, seeds
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,46 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 PATH = ROOT / "docs" / "latency-results.md"
 ROLES = {"held_out": "bands", "uniform": "uniform"}
+SETTINGS = [f"{e}-t{t}-{p}" for p in ("fp32", "int8") for e in ("openvino", "mlas") for t in (1, 2)]
+
+MARGIN = 0.02  # of a latency: costs that differ by less are called equal
+WIDE = 0.10  # an interval that is wider decides nothing
+FULL = "PP-LCNet 0.5x"
+# Each rule of the paper: (step, network with it, network without). Costs are ratios of the two latencies.
+RULES = {
+    "h-swish instead of ReLU": (
+        ("added to the BaseNet", "BaseNet + h-swish", "BaseNet"),
+        ("taken away from the whole", FULL, "without h-swish"),
+    ),
+    "5x5 kernels in the tail": (
+        ("added", "BaseNet + h-swish + 5x5", "BaseNet + h-swish"),
+        ("taken away from the whole", FULL, "without 5x5"),
+    ),
+    "SE in the last two blocks": (
+        ("added", "BaseNet + h-swish + 5x5 + SE", "BaseNet + h-swish + 5x5"),
+        ("taken away from the whole", FULL, "without SE"),
+    ),
+    "the 1280 convolution": (
+        ("added", FULL, "BaseNet + h-swish + 5x5 + SE"),
+        ("taken away (the same network again)", FULL, "without the 1280 conv"),
+    ),
+    "SE elsewhere, against the last two blocks": (
+        ("in the first two blocks", "SE at 1100000000000", FULL),
+        ("in the middle two", "SE at 0000001100000", FULL),
+        ("in all 13", "SE at 1111111111111", FULL),
+    ),
+    "5x5 elsewhere, against the tail": (
+        ("in the first seven blocks", "5x5 at 1111111000000", FULL),
+        ("in all 13", "5x5 at 1111111111111", FULL),
+    ),
+}
+# What later papers changed: (change, network with it, network without).
+LATER = (
+    ("ReLU for h-swish", "without h-swish", FULL),
+    ("shortcuts where shapes allow", "shortcuts where shapes allow", FULL),
+    ("widths in multiples of 16 instead of 8", "widths in multiples of 16", FULL),
+    ("widths in multiples of 32 instead of 8", "widths in multiples of 32", FULL),
+)
 METHODS = {
     "fit": "the table (`shrunk`, in whole microseconds)",
     "noise_floor": "noise floor: the same networks measured again",
@@ -140,7 +181,7 @@ def committed_tables() -> Iterator[str]:
 def baselines() -> Iterator[str]:
     """Yield the zoo side by side, and the paper's ablation."""
     for name, data in results("latency-[!s]*.json"):
-        settings = list(data["settings"])
+        settings = [s for s in SETTINGS if s in data["settings"]]
         yield "## The zoo side by side\n"
         yield (
             origin(name, data)
@@ -153,7 +194,9 @@ def baselines() -> Iterator[str]:
             ]
             yield from table(["network", *settings], rows)
             yield ""
-        for setting, found in data["ablation"].items():
+        yield from rules(data["ablation"])
+        for setting in (s for s in SETTINGS if s in data["ablation"]):
+            found = data["ablation"][setting]
             yield f"### The paper's latency claims, {setting}\n"
             yield "Ratio to PP-LCNet 0.5x, with its 90 % interval; the paper's from its own milliseconds.\n"
             rows = [
@@ -166,6 +209,162 @@ def baselines() -> Iterator[str]:
             ]
             yield from table(["network", "here", "paper"], rows)
             yield ""
+
+
+Cost = tuple[float, float, float]  # of a change, relative to the latency without it; 90 % interval
+
+
+def cost(found: dict[str, Any], having: str, lacking: str) -> Cost:
+    """Return what a change costs: the intervals of both latencies combined as independent ones."""
+    a, b = found[having], found[lacking]
+
+    def half(up: int, down: int) -> float:
+        """Return the half-width, as a logarithm, of the ratio towards larger (1) or smaller (0) values."""
+        return math.hypot(
+            math.log(a["interval"][up] / a["ms"]), math.log(b["interval"][down] / b["ms"])
+        )
+
+    ratio = a["ms"] / b["ms"]
+    return ratio - 1, ratio * math.exp(-half(0, 1)) - 1, ratio * math.exp(half(1, 0)) - 1
+
+
+def verdict(paper: float, here: Cost) -> str:
+    """Return whether a cost of the paper holds here, in words."""
+    _, low, high = here
+    if low > paper + MARGIN:
+        return "dearer here"
+    if high < paper - MARGIN:
+        return "cheaper here"
+    return "holds" if high - low <= WIDE else "undecided"
+
+
+def price(here: Cost) -> str:
+    """Return what a change of which the paper gives no figure costs, in words."""
+    _, low, high = here
+    if low > MARGIN:
+        return "costs"
+    if high < -MARGIN:
+        return "saves"
+    return "free" if low >= -MARGIN and high <= MARGIN else "undecided"
+
+
+def rules(ablation: dict[str, Any]) -> Iterator[str]:
+    """Yield the verdict on each rule of the paper, and the price of what later papers changed."""
+    settings = [s for s in SETTINGS if s in ablation]
+    if not settings:
+        return
+    yield "### The paper's rules, one by one\n"
+    yield (
+        "What each rule of PP-LCNet (arXiv 2109.15099, tables 4 to 7: 0.5x on a Xeon Gold 6148, 10 threads) costs "
+        "there and here, as a share of the latency without it, with a 90 % interval. A cost *holds* if the paper's is "
+        f"within {100 * MARGIN:.0f} points of the interval and the interval is at most {100 * WIDE:.0f} points wide "
+        "(else it is *undecided*); it is *dearer* or *cheaper here* if the whole interval is more than "
+        f"{100 * MARGIN:.0f} points above or below.\n"
+    )
+    rows, words = [], []
+    for rule, steps in RULES.items():
+        told: dict[str, list[str]] = {s: [] for s in settings}
+        for step, having, lacking in steps:
+            row = [f"{rule}: {step}"]
+            first = ablation[settings[0]]
+            paper = first[having]["paper_ms"] / first[lacking]["paper_ms"] - 1
+            row.append(signed(paper))
+            for setting in settings:
+                here = cost(ablation[setting], having, lacking)
+                told[setting].append(verdict(paper, here))
+                row.append(f"{shown(here)}: {told[setting][-1]}")
+            rows.append(row)
+        names = [step for step, _, _ in steps]
+        costs = ", ".join(
+            f"{row[1]} {name}" for row, name in zip(rows[-len(steps) :], names, strict=True)
+        )
+        found = "; ".join(f"{s}: {summed(names, v)}" for s, v in told.items())
+        words.append(f"- **{rule}** (paper: {costs}). {found}.")
+    yield from table(["rule", "paper", *settings], rows)
+    yield ""
+    yield from words
+    yield ""
+    yield (
+        "What later papers changed, at 0.5x, against PP-LCNet's own way: it *costs* or *saves* if the whole interval is "
+        f"more than {100 * MARGIN:.0f} points off, and is *free* if the whole interval is within.\n"
+    )
+    rows = []
+    for change, having, lacking in LATER:
+        made = [cost(ablation[s], having, lacking) for s in settings]
+        rows.append([change, *(f"{shown(c)}: {price(c)}" for c in made)])
+    yield from table(["change", *settings], rows)
+    yield ""
+
+
+def summed(steps: list[str], verdicts: list[str]) -> str:
+    """Return the verdicts on a rule's steps as one, or one by one where they differ."""
+    if len(set(verdicts)) == 1:
+        return f"**{verdicts[0]}**"
+    return ", ".join(f"{step} **{word}**" for step, word in zip(steps, verdicts, strict=True))
+
+
+def signed(share: float) -> str:
+    """Return "+3 %"."""
+    return f"{100 * share:+.1f} %"
+
+
+def shown(here: Cost) -> str:
+    """Return a cost with its interval."""
+    return f"{signed(here[0])} ({100 * here[1]:+.1f} to {100 * here[2]:+.1f})"
+
+
+def pair_terms() -> Iterator[str]:
+    """Yield the section on terms for pairs of neighbours."""
+    titles = {
+        "shrunk": "`shrunk`",
+        "pairs": "`shrunk` and pairs",
+        "pairs, all widths fitted anew": "`shrunk` and pairs, all prior widths fitted anew",
+        "noise floor": METHODS["noise_floor"],
+        "sum": "`sum`",
+    }
+    for name, data in results("pair-terms-*.json"):
+        yield "## Terms for pairs of neighbours\n"
+        yield origin(name, data) + f" Networks measured on {data['measured_on']}.\n"
+        for stem, study in data["tables"].items():
+            tried = dict(study["cross_validation"])
+            none, best = tried.pop("none"), study["chosen"]
+            better = "lowers it to" if tried[best] < none else "gives"
+            yield (
+                f"`latency_tables/{stem}.json`: {study['calibration']} networks to fit, {study['kinds_of_pairs']} kinds of "
+                f"pairs. The cross-validated error on networks to fit is {percent(none, 2)} without pairs; of the "
+                f'{len(tried)} prior widths tried, the best ("{best}") {better} {percent(tried[best], 2)}, the worst '
+                f"{percent(max(tried.values()), 2)}.\n"
+            )
+            rows = []
+            for space, roles in study["errors"].items():
+                for role, entry in roles.items():
+                    for key, title in titles.items():
+                        e = entry[key]
+                        rows.append(
+                            [
+                                f"{space}, {ROLES[role]}: {title}",
+                                str(e["n"]),
+                                percent(e["mape"], 2),
+                                f"{e['tau']:.3f}",
+                            ]
+                        )
+            yield from table(["", "n", "MAPE", "tau"], rows)
+            yield ""
+            for space, roles in study["errors"].items():
+                for role, entry in roles.items():
+                    yield f"- {space}, {ROLES[role]}: pairs {changed(entry['change'])}."
+            yield ""
+
+
+def changed(change: list[float]) -> str:
+    """Return what pairs do to the error, in words."""
+    middle, low, high = (100 * x for x in change)
+    figures = f"{middle:+.2f} points (90 % interval {low:+.2f} to {high:+.2f})"
+    if high < 0:
+        return f"lower the held-out error: {figures}"
+    if low > 0:
+        return f"raise the held-out error: {figures}"
+    return f"make no difference that shows: {figures}"
 
 
 def duet() -> Iterator[str]:
@@ -190,7 +389,7 @@ def third_party() -> Iterator[str]:
         yield "## ONNX files of others\n"
         yield (
             origin(name, data)
-            + " Ratio of lcnas.measure to onnxruntime's own timing, its profiler's model_run (which itself costs time a node on mlas).\n"
+            + f" Ratio of lcnas.measure to onnxruntime's own timing, {data.get('peer', 'the model_run of its profiler (which itself costs time a node on mlas)')}.\n"
         )
         rows = [
             [k, f"{e['lcnas_ms']:.3f}", f"{e['onnxruntime_ms']:.3f}"]
@@ -198,12 +397,18 @@ def third_party() -> Iterator[str]:
                 f"{e['ratio_median']:.3f} ± {e['ratio_std']:.3f}",
                 f"{e['floor_median']:.3f} ± {e['floor_std']:.3f}",
             ]
+            + ([f"{'yes' if e['agrees'] else 'no'}"] if "agrees" in e else [])
             for k, e in data["files"].items()
         ]
-        yield from table(
-            ["file, engine", "lcnas ms", "onnxruntime ms", "ratio", "lcnas again / lcnas"], rows
-        )
+        head = ["file, engine", "lcnas ms", "onnxruntime ms", "ratio", "lcnas again / lcnas"]
+        agreeing = len(rows[0]) > len(head)
+        yield from table([*head, "agrees"] if agreeing else head, rows)
         yield ""
+        if agreeing:
+            yield (
+                "It agrees if the median ratio is no further from 1 than two measurements by lcnas in one turn are "
+                "from each other, on average.\n"
+            )
 
 
 def cell(entry: dict[str, Any] | None) -> str:
@@ -246,7 +451,15 @@ def render() -> str:
         "One machine's figures. [latency.md](latency.md) says what they mean and how they were made.",
         "",
     ]
-    for section in (profile_runs, context, committed_tables, duet, third_party, baselines):
+    for section in (
+        profile_runs,
+        context,
+        pair_terms,
+        committed_tables,
+        duet,
+        third_party,
+        baselines,
+    ):
         lines += section()
     return "\n".join(lines).rstrip() + "\n"
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 
 import pytest
 
-from lcnas import measure, onnx_export, zoo
+from lcnas import _cli, measure, onnx_export, profile_blocks, zoo
 from lcnas.errors import LcnasError
 
 QUICK = [
@@ -15,6 +17,8 @@ QUICK = [
     "--sessions",
     "1",
     "--rounds",
+    "2",
+    "--most-rounds",
     "2",
     "--resolution",
     "32",
@@ -37,9 +41,17 @@ def test_networks_are_measured_side_by_side_and_written(tmp_path, capsys):
     assert [n["name"] for n in data["networks"]] == ["pplcnet_0.25x", "ours", "theirs"]
     assert data["engine"]["name"] == "mlas"
     assert data["machine"]["cpu"]
+    assert f"{data['noise_floor']['mean']:.1%} off on average" in printed
     for entry in data["networks"]:
         assert 0 < entry["low"] <= entry["ms"] <= entry["high"]
-        assert entry["rounds"] == 2
+        assert (entry["rounds"], entry["sessions"]) == (4, 2)  # of two measurements
+        assert len(entry["quantiles"]) == 5
+        first, again = sorted([entry["first_ms"], entry["again_ms"]])
+        assert first <= entry["ms"] * 1.0001
+        assert entry["ms"] <= again * 1.0001
+    off = [abs(n["again_ms"] / n["first_ms"] - 1) for n in data["networks"]]
+    assert data["noise_floor"]["mean"] == pytest.approx(sum(off) / 3)
+    assert data["noise_floor"]["largest"] == pytest.approx(max(off))
     assert data["networks"][0]["ratio_to_first"] == [1.0, 1.0, 1.0]
     assert data["networks"][1]["id"] == zoo.load("pplcnet_0.5x", 32).id
     assert data["networks"][2]["id"] is None
@@ -59,6 +71,11 @@ def test_a_folder_stands_for_its_files(tmp_path):
         (["nowhere.onnx"], r"there is no file nowhere\.onnx"),
         (["nowhere.json"], r"there is no file nowhere\.json"),
         (["pplcnet_0.5x", "pplcnet_0.5x"], "pplcnet_0.5x is named twice"),
+        ([""], "network: '' names none"),
+        (["a" * 300], "network: 'aaa.* is not among"),
+        (["a" * 300 + ".onnx"], r"there is no file aaa.*\.\.\.$"),
+        (["a" * 300 + ".json"], r"there is no file aaa.*\.\.\.$"),
+        (["a\0b"], "is not among"),
     ],
 )
 def test_networks_that_are_none(names, message):
@@ -72,8 +89,49 @@ def test_an_empty_folder(tmp_path):
         measure.find([str(tmp_path)])
 
 
+def test_a_time_budget_ends_it_once_all_were_visited(tmp_path):
+    out = tmp_path / "measured.json"
+    many = ["--rounds", "500", "--most-rounds", "500", "--time-budget", "0"]
+    argv = [*QUICK, *many, "pplcnet_0.25x", "pplcnet_0.35x", "--json", str(out)]
+    assert measure.main(argv) == 0
+    rounds = [entry["rounds"] for entry in json.loads(out.read_text())["networks"]]
+    assert rounds == [2, 2]  # one visit in each measurement
+
+
 @pytest.mark.parametrize(
-    "argv", [[], ["pplcnet_0.5x", "--sessions", "0"], ["pplcnet_0.5x", "--session", "2"]]
+    ("argv", "message"),
+    [
+        (["--json", ""], "json: '' is not the name of a file"),
+        (["--json", "x" * 300], "json: 'xxx.* is not the name of a file of 1 to 200 characters"),
+        (["--json", "FOLDER"], "json: .* is a folder, not a file"),
+        (["--json", "FOLDER/file/out.json"], "json: .*file is not a folder"),
+        (["--rounds", "4", "--most-rounds", "3"], "most-rounds: 3 is below rounds, 4"),
+        (["--classes", "0"], "classes: '0' is not"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_anything_is_measured(
+    argv, message, tmp_path, monkeypatch
+):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("lcnas.latency.visits_of", None)  # not to be called
+    given = [text.replace("FOLDER", str(tmp_path)) for text in argv]
+    with pytest.raises(LcnasError, match=message) as caught:
+        measure.main(["pplcnet_0.25x", "--engine", "mlas", *given])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["pplcnet_0.5x", "--sessions", "0"],
+        ["pplcnet_0.5x", "--session", "2"],
+        ["pplcnet_0.5x", "--rounds", "1" + "0" * 5000],
+        ["pplcnet_0.5x", "--rounds", "\u0663"],
+        ["pplcnet_0.5x", "--target", "nan"],
+        ["pplcnet_0.5x", "--time-budget", "-1"],
+        ["pplcnet_0.5x", "--seed", "-1"],
+    ],
 )
 def test_bad_arguments_leave_with_code_2_and_one_line(argv, capsys):
     with pytest.raises(SystemExit) as caught:
@@ -82,8 +140,41 @@ def test_bad_arguments_leave_with_code_2_and_one_line(argv, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_help(capsys):
+@pytest.mark.parametrize("name", ["a" * 300, "a" * 300 + ".json", "a" * 300 + ".onnx", ""])
+def test_a_name_that_no_file_can_have_leaves_with_code_2(name, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["measure", name])
     with pytest.raises(SystemExit) as caught:
-        measure.main(["--help"])
+        _cli.run(measure.PROG, measure.main)
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert len(err) < 500
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.ENAMETOOLONG, 2), (errno.ENOSPC, 1)])
+def test_exit_codes_of_the_system_s_errors(number, code, capsys):
+    def main(_: list[str]) -> int:
+        raise OSError(number, "told by the system")
+
+    with pytest.raises(SystemExit) as caught:
+        _cli.run("lcnas.something", main)
+    assert caught.value.code == code
+    assert capsys.readouterr().err.endswith("told by the system\n")
+
+
+@pytest.mark.parametrize("command", [measure, profile_blocks])
+def test_help_names_each_option_s_value_and_its_default(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        command.main(["--help"])
     assert caught.value.code == 0
-    assert "--precision" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    options = re.findall(r"^  (--[a-z-]+) ([A-Z]+)", text, re.MULTILINE)
+    listed = re.findall(r"^  (--[a-z-]+)", text, re.MULTILINE)
+    assert [
+        name for name, _ in options
+    ] == listed  # each has the name of its value, none its choices
+    values = dict(options)
+    assert values["--precision"] == "P"
+    assert values["--time-budget"] == "S"
+    assert "seconds" in text
+    assert "pixels" in text

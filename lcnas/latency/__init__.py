@@ -7,6 +7,7 @@ times, with an interval by bootstrap over sessions and rounds (:mod:`lcnas.laten
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -79,15 +80,35 @@ def visits_of(
     classes: int = 1000,
     plan: Plan | None = None,
     seed: int = 0,
+    run: int = 0,
+    time_budget: float = math.inf,
 ) -> list[Visit]:
-    """Return the single visits behind :func:`measure_all`, the reference's among them."""
+    """Return the single visits behind :func:`measure_all`, the reference's among them.
+
+    Args:
+        sources: the networks, by name.
+        engine: what runs them.
+        classes: outputs of the last layer of networks of ours.
+        plan: how thoroughly.
+        seed: of the order of visits.
+        run: number of this measurement, where several are put together.
+        time_budget: seconds after which it ends, provided that every network was visited.
+    """
 
     def item(name: str) -> Item:
         return Item(name, lambda: models.open_fresh(sources[name], engine, classes))
 
-    watch = Stopwatch(reference(engine), plan or Plan(), np.random.default_rng(seed))
+    watch = Stopwatch(reference(engine), plan or Plan(), np.random.default_rng(seed), run=run)
+    until = time.monotonic() + time_budget
+    visits: list[Visit] = []
+    waiting = set(sources)
     with machine.pinned(engine.threads):
-        return list(watch.measure([item(name) for name in sources]))
+        for seen in watch.measure([item(name) for name in sources]):
+            visits.append(seen)
+            waiting.discard(str(seen.key))
+            if not waiting and time.monotonic() > until:
+                break
+    return visits
 
 
 def Budget(  # noqa: N802 - used as the class that it returns an object of
@@ -121,13 +142,17 @@ def Budget(  # noqa: N802 - used as the class that it returns an object of
             or value != value
         ):
             raise BudgetError(f"{name}: {shorten(value)} is not a number of milliseconds")
-    return budgets.Budget(
-        space,
-        table.terms(space, classes),
-        max_cost=_ticks_below(float(max_ms)),
-        min_cost=-_ticks_below(-float(min_ms)),
-        show=lambda ticks: f"{ticks / TICKS_PER_MS:.3f} ms",
-    )
+    terms = table.terms(space, classes)
+    try:
+        return budgets.Budget(
+            space,
+            terms,
+            max_cost=_ticks_below(float(max_ms)),
+            min_cost=-_ticks_below(-float(min_ms)),
+            show=lambda ticks: f"{ticks / TICKS_PER_MS:.3f} ms",
+        )
+    except BudgetError as error:
+        raise BudgetError(f"{error} ({table.whose})") from None
 
 
 def _ticks_below(ms: float) -> float:

@@ -12,9 +12,13 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     """Add --engine, --threads, --precision and --batch."""
     names = ", ".join(engines.names())
     parser.add_argument("--engine", metavar="E", default=engines.default(), help=names)
-    parser.add_argument("--threads", type=int, default=1, help="threads that compute one network")
-    parser.add_argument("--precision", default="fp32", help=", ".join(engines.PRECISIONS))
-    parser.add_argument("--batch", type=int, default=1, help="pictures at once")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", default=1, help="threads that compute one network"
+    )
+    parser.add_argument(
+        "--precision", metavar="P", default="fp32", help=", ".join(engines.PRECISIONS)
+    )
+    parser.add_argument("--batch", type=int, metavar="N", default=1, help="pictures at once")
 
 
 def engine_of(args: argparse.Namespace) -> Engine:

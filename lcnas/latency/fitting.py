@@ -23,9 +23,14 @@ class _Data:
 
     def __init__(self, table: LatencyTable) -> None:
         placed = tuple(table.rows)
-        self.rows = predict.Rows(placed, np.array([row.ms for row in table.rows.values()]))
         self.networks = list(table.networks)
         self.overhead = table.overhead_ms
+        rows = table.rows.values()
+        self.rows = predict.Rows(
+            placed,
+            alone=np.array([row.ms for row in rows]),
+            inside=np.array([row.inside_ms(table.overhead_ms) for row in rows]),
+        )
         numbers = {p: i for i, p in enumerate(placed)}
         ids = [[numbers[p] for p in n.rows] for n in self.networks]
         self.counts = predict.count_matrix(ids, len(placed))
@@ -54,7 +59,7 @@ def refit(table: LatencyTable, method: str = "shrunk") -> None:
     """Fit the table's terms to its calibration networks; note every prediction and all errors in it."""
     data = _Data(table)
     if data.fitted.sum() < FEWEST:
-        _set_terms(table, table.overhead_ms, data.rows.alone - table.overhead_ms)
+        _set_terms(table, table.overhead_ms, data.rows.inside)
         table.residuals, table.errors = (), {}
         table.method = {**table.method, "fit": "sum", "settings": {}}
         return

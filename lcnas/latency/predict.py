@@ -4,9 +4,10 @@ A network's latency is modelled as ``base + sum of one term a placed block``. Bl
 a network than alone (session entry, layout changes at the borders, caches, fusion), so terms are fitted on
 whole networks and shrunk toward what the blocks measured alone:
 
-    term = time alone - overhead + slope(kind) x time alone + offset(kind) + time alone x (smooth + own)
+    term = prior + slope(kind) x (prior + overhead) + offset(kind) + (prior + overhead) x (smooth + own)
 
-where ``smooth`` is a Gaussian process over the block's shape (channels in and out, side) and its settings,
+where ``prior`` is the time alone less the overhead of a session (for int8 what the block added to a chain),
+``smooth`` is a Gaussian process over the block's shape (channels in and out, side) and its settings,
 ``own`` is the block's own deviation, and everything has a normal prior whose widths are chosen by marginal
 likelihood (SciPy). All of it is linear and Gaussian, so the fit is one solve, and the terms remain a plain
 sum. The other methods are what it is compared with in ``docs/latency.md``.
@@ -36,6 +37,9 @@ class Rows:
 
     placed: tuple[PlacedBlock, ...]
     alone: Floats  # (rows,) ms, measured alone; the session's entry included
+    inside: (
+        Floats  # (rows,) ms that it should add to a network: alone less the entry, or in context
+    )
 
     def features(self) -> tuple[Floats, NDArray[np.int64]]:
         """Return the shape features (rows, 4), in units of a doubling, and the kind of each row."""
@@ -154,8 +158,8 @@ class _Gaussian:
         self.measured = measured
         self.overhead = overhead
         self.features, self.kinds = rows.features()
-        self.alone = rows.alone if method != "networks" else self._guess(rows)
-        self.prior = self.alone - (overhead if method != "networks" else 0.0)
+        self.prior = rows.inside if method != "networks" else self._guess(rows)
+        self.scale = self.prior + (overhead if method != "networks" else 0.0)
 
     def _guess(self, rows: Rows) -> Floats:
         """Return times guessed from MACs and values written, scaled to the measured networks."""
@@ -189,7 +193,7 @@ class _Gaussian:
             near = np.exp(squares * (-0.5 / h["length"] ** 2))
             relative += h["smooth"] ** 2 * near * (0.5 + 0.5 * same)
             relative += h["own"] ** 2 * (a[:, None] == self.used[None, :])
-        relative *= self.alone[a][:, None] * self.alone[self.used][None, :]
+        relative *= self.scale[a][:, None] * self.scale[self.used][None, :]
         made: Floats = relative + (h["offset"] ** 2 + h.get("offset_kind", 0.0) ** 2 * same)
         return made
 

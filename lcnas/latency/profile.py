@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,12 +24,14 @@ from lcnas.arch import Arch, PlacedBlock, walk
 from lcnas.blocks import to_data
 from lcnas.budgets import Budget, Terms
 from lcnas.errors import BudgetError, TableError
-from lcnas.latency import models, timing
+from lcnas.latency import context, models, timing
+from lcnas.latency.context import Link
 from lcnas.latency.engines import Engine
 from lcnas.latency.fitting import refit
+from lcnas.latency.journal import Journal
 from lcnas.latency.machine import pinned, this_machine
 from lcnas.latency.table import TICK_MS, LatencyTable, Network, Row, update
-from lcnas.latency.timing import Item, Measurement, Plan, Stopwatch, Visit
+from lcnas.latency.timing import Item, Measurement, Plan, Stopwatch
 from lcnas.spaces import Space
 
 Floats = NDArray[np.float64]
@@ -38,7 +39,11 @@ BANDS = 5  # latency bands from which networks are drawn
 UNIFORM_SHARE = (
     0.15  # of the networks to fit, drawn over the whole space: bands leave most of it out
 )
-SPAN = ("pplcnet_0.25x", "pplcnet_1.0x")  # the networks that bound them
+SPAN = ("0.25x", "1.0x")  # the scales of PP-LCNet that bound them
+FAMILIES = (
+    "pplcnet",
+    "pplcnet_32",
+)  # of the zoo: PP-LCNet's strides, for large and for small pictures
 OVERHEAD = "overhead"
 BLOCK_PLAN = Plan(
     sessions=2, rounds=3, most_rounds=6, target=0.03, visit_ms=3.0, warm_up=2, at_once=64
@@ -67,77 +72,6 @@ class Step:
     title: str
     done: int
     total: int
-
-
-# -- the journal -----------------------------------------------------------------------------------
-
-
-class Journal:
-    """Visits and decisions, appended as they come; reading it again gives the same state."""
-
-    def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
-        self.path = path
-        self.visits: list[Visit] = []
-        self.notes: dict[str, Any] = {}
-        if path.is_file():
-            self._read(header)
-        if not path.is_file() or path.stat().st_size == 0:
-            self._write({"header": dict(header)})
-
-    def _read(self, header: Mapping[str, Any]) -> None:
-        good = 0
-        raw = self.path.read_bytes()
-        for line in raw.splitlines(keepends=True):
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                break  # the line that a kill cut off
-            if not line.endswith(b"\n"):
-                break
-            good += len(line)
-            self._take(entry, header)
-        if good < len(raw):
-            with self.path.open("r+b") as file:
-                file.truncate(good)
-
-    def _take(self, entry: Any, header: Mapping[str, Any]) -> None:
-        if isinstance(entry, list):
-            self.visits.append(Visit(*entry))
-        elif "header" in entry:
-            if entry["header"] != dict(header):
-                raise TableError(
-                    f"{self.path}: is the journal of other settings; remove it to start afresh"
-                )
-        else:
-            self.notes.update(entry)
-
-    def visit(self, seen: Visit) -> None:
-        """Append a visit."""
-        self.visits.append(seen)
-        self._write([seen.key, seen.session, round(seen.at, 3), round(seen.ms, 6)])
-
-    def note(self, key: str, value: Any) -> Any:
-        """Append a decision, such as which networks were drawn; returns it."""
-        self.notes[key] = value
-        self._write({key: value})
-        return value
-
-    def _write(self, entry: Any) -> None:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry, separators=(",", ":")) + "\n")
-        except OSError as error:
-            raise TableError(f"{self.path}: cannot be written: {error.strerror}") from None
-
-    def sync(self) -> None:
-        """Put what was appended on the disk."""
-        with self.path.open("a") as file:
-            os.fsync(file.fileno())
-
-    def remove(self) -> None:
-        """Delete the journal: its contents are in the table."""
-        self.path.unlink(missing_ok=True)
 
 
 def row_key(placed: PlacedBlock) -> str:
@@ -176,22 +110,25 @@ class Builder:
         self._estimates: tuple[int, Mapping[Any, Measurement]] | None = None
         self.fresh = LatencyTable(this_machine(), engine)
         path = folder / self.fresh.file_name
-        self.known = LatencyTable.load(path) if path.is_file() else self.fresh
         header = self._header()
         digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:8]
         self.journal = Journal(path.with_name(f".{path.stem}.{digest}.journal.jsonl"), header)
+        self.known = LatencyTable.load(path) if path.is_file() else self.fresh
+        _insist(self.known, self.fresh)
         self.rng = np.random.default_rng(settings.seed)
         self.watch = Stopwatch(
-            self._reference(), network_plan, self.rng, clock=clock, told=self.journal.visit
+            self._reference(),
+            network_plan,
+            self.rng,
+            clock=clock,
+            told=self.journal.visit,
+            run=self.journal.run,
         )
 
     def _header(self) -> dict[str, Any]:
         s = self.settings
         return {
-            "spaces": [
-                [space.name, str(space.size), [str(r) for r in space.resolutions]]
-                for space in s.spaces
-            ],
+            "spaces": [[space.name, content_id(space)] for space in s.spaces],
             "archs": [arch.id for arch in s.archs],
             "classes": s.classes,
             "validate": s.validate,
@@ -233,11 +170,23 @@ class Builder:
         """Those of them that the table lacks, by key."""
         return {row_key(p): p for p in self.placed if p not in self.known.rows}
 
+    @functools.cached_property
+    def links(self) -> Mapping[PlacedBlock, Link]:
+        """Chains in which lacking blocks are measured as well; for int8 only."""
+        if self.engine.precision != "int8":
+            return {}
+        pool = list(dict.fromkeys([*self.placed, *self.known.rows]))
+        return context.links(self.lacking.values(), pool)
+
     def measure_blocks(self) -> None:
         """Measure every block that the table lacks, alone, and the overhead of a session."""
+        alone = dict(self.lacking)
+        alone.update({row_key(link.other): link.other for link in self.links.values()})
         items = [] if self.known.overhead_ms else [Item(OVERHEAD, self._open_nothing)]
-        items += [Item(key, self._opener((placed,))) for key, placed in self.lacking.items()]
-        self._measure("blocks alone", items, self.block_plan)
+        items += [Item(key, self._opener((placed,))) for key, placed in alone.items()]
+        items += [Item(_in_chain(p), self._opener(link.chain)) for p, link in self.links.items()]
+        title = "blocks alone and in chains" if self.links else "blocks alone"
+        self._measure(title, items, self.block_plan)
 
     def _open_nothing(self) -> Any:
         """Open a network that does next to nothing: what is left is the entry of a session."""
@@ -312,7 +261,7 @@ class Builder:
     def _banded(self, space: Space, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Return codes of different networks, spread over latency bands between the span's ends."""
         terms = self.provisional(space)
-        low, high = (self._span_ticks(name, space) for name in SPAN)
+        low, high = (self._span_ticks(arch) for arch in span(space))
         try:
             budget = Budget(space, terms, max_cost=high, min_cost=low)
         except BudgetError:  # a space that lies elsewhere: all of it
@@ -321,19 +270,17 @@ class Builder:
         different = np.unique(codes, axis=0)
         return rng.permutation(different)[:n]
 
-    def _span_ticks(self, name: str, space: Space) -> int:
-        arch = zoo.load(name, space.resolutions[0])
-        keys = [f"net:span:{arch.id}"]
-        self._measure(
-            "the span of PP-LCNet", [Item(keys[0], self._opener(arch))], self.network_plan
-        )
-        return round(self._found()[keys[0]].ms / TICK_MS)
+    def _span_ticks(self, arch: Arch) -> int:
+        key = f"net:span:{arch.id}"
+        self._measure("the span of PP-LCNet", [Item(key, self._opener(arch))], self.network_plan)
+        return round(self._found()[key].ms / TICK_MS)
 
     def provisional(self, space: Space) -> Terms:
         """Return the naive sum, less the session's entry that each block measured alone contains."""
         alone = self._alone()
         overhead = self._overhead()
-        rows = [max(0.0, alone[p].ms - overhead) for p in space.rows(self.settings.classes)]
+        wanted = space.rows(self.settings.classes)
+        rows = [max(0.0, alone[p].inside_ms(overhead)) for p in wanted]
         ticks = np.round(np.array(rows) / TICK_MS).astype(np.int64)
         return Terms(base=round(overhead / TICK_MS), rows=ticks, classes=self.settings.classes)
 
@@ -350,12 +297,15 @@ class Builder:
         return self.known.overhead_ms or self._found()[OVERHEAD].ms
 
     def _alone(self) -> dict[PlacedBlock, Row]:
-        """Return the time alone of every row, old and new."""
+        """Return the time alone, and in context where it was measured, of every row, old and new."""
         found = self._found()
         rows = dict(self.known.rows)
         for key, placed in self.lacking.items():
-            m = found[key]
-            rows[placed] = Row(m.ms, m.low, m.high, m.rounds, m.sessions)
+            m, link, added = found[key], self.links.get(placed), None
+            if link is not None:
+                added = found[_in_chain(placed)].ms - found[row_key(link.other)].ms
+                added = max(added, TICK_MS)  # below it is noise
+            rows[placed] = Row(m.ms, m.low, m.high, m.rounds, m.sessions, context_ms=added)
         return rows
 
     def _networks(self) -> list[Network]:
@@ -394,6 +344,7 @@ class Builder:
         overhead = self._overhead()
 
         def change(table: LatencyTable) -> None:
+            _insist(table, self.fresh)
             for placed, row in rows.items():
                 table.rows.setdefault(placed, row)
             seen = {n.rows for n in networks}
@@ -404,6 +355,34 @@ class Builder:
         path = update(self.folder, self.fresh, change)
         self.journal.remove()
         return path
+
+
+def _in_chain(placed: PlacedBlock) -> str:
+    return row_key(placed).replace("row:", "chain:")
+
+
+def _insist(table: LatencyTable, ours: LatencyTable) -> None:
+    """Refuse to add what is measured here to a table of another machine or engine."""
+    if table.engine != ours.engine or not table.machine.same_kind(ours.machine):
+        raise TableError(
+            f"{table.source}: is of {table.whose}; this is {ours.whose}. Choose another folder with --out"
+        )
+
+
+def content_id(space: Space) -> str:
+    """Return an id of what a space is, whatever its file is called."""
+    spec = space.layout().structure.spec
+    content = [dataclasses.replace(spec, name="", source="", summary=""), space.genes]
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+
+
+def span(space: Space) -> tuple[Arch, Arch]:
+    """Return the two networks between whose latencies a space's are drawn: PP-LCNet, in its strides."""
+    size = space.resolutions[0]
+    fitting = [name for name in FAMILIES if zoo.load(f"{name}_{SPAN[0]}", size) in space]
+    family = (fitting or FAMILIES)[0]
+    low, high = (zoo.load(f"{family}_{scale}", size) for scale in SPAN)
+    return low, high
 
 
 def _nothing() -> Arch:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from lcnas import blocks as vocabulary
 from lcnas import paths
-from lcnas.arch import Arch, PlacedBlock, place, walk
+from lcnas.arch import Arch, PlacedBlock, Resolution, place, walk
 from lcnas.blocks import Block
 from lcnas.budgets import Terms
 from lcnas.errors import (
@@ -30,6 +30,7 @@ from lcnas.errors import (
     LcnasError,
     ShapeError,
     TableError,
+    ZooError,
     nearest,
     shorten,
 )
@@ -37,9 +38,11 @@ from lcnas.latency import engines
 from lcnas.latency.engines import Engine
 from lcnas.latency.machine import Machine, this_machine
 
-VERSION = 1
+VERSION = 2
+READ = (1, 2)  # versions that are read; 1 knew no times in context
 TICK_MS = 0.001  # terms are whole microseconds
 TICKS_PER_MS = 1000  # divide by it: 1126 / 1000 is 1.126, 1126 * 0.001 is a hair more
+_FILE = "NETWORK.json"  # stands for a file in commands
 _MOST_TICKS = 10**12  # of a term; more is a mistake
 Floats = NDArray[np.float64]
 
@@ -62,6 +65,11 @@ class Row:
     rounds: int
     sessions: int
     term: int | None = None  # ticks; None: not fitted yet
+    context_ms: float | None = None  # added to a chain of two; int8 only (lcnas.latency.context)
+
+    def inside_ms(self, overhead_ms: float) -> float:
+        """Return what it should add to a network, before any fit: in context, or alone less the entry."""
+        return self.ms - overhead_ms if self.context_ms is None else self.context_ms
 
 
 @dataclass(frozen=True)
@@ -171,10 +179,10 @@ class LatencyTable:
         keys = ("format", "version", "machine", "engine", "method", "errors", "base_us", "overhead_ms",
                 "residuals", "networks", "blocks", "rows")  # fmt: skip
         table = _object(data, keys, source)
-        if table["format"] != "lcnas-latency-table" or table["version"] != VERSION:
+        if table["format"] != "lcnas-latency-table" or table["version"] not in READ:
             raise TableError(
                 f"{source}: is {shorten(table['format'])} version {shorten(table['version'])}, not "
-                f"'lcnas-latency-table' version {VERSION}"
+                f"'lcnas-latency-table' version {' or '.join(map(str, READ))}"
             )
         try:
             machine = _machine(table["machine"], f"{source}: machine")
@@ -220,35 +228,57 @@ class LatencyTable:
         """Return the rows of a space that the table lacks."""
         return [p for p in space.rows(classes) if p not in self.rows]
 
-    def term(self, placed: PlacedBlock) -> int:
+    def term(
+        self, placed: PlacedBlock, owner: Arch | RowSpace | None = None, classes: int = 1000
+    ) -> int:
         """Return a placed block's term in ticks.
+
+        Args:
+            placed: the block.
+            owner: the network or space that needs it, for the error.
+            classes: outputs of the last layer there.
 
         Raises:
             TableError: the table has no such row; names it, and the command that would measure it.
         """
         row = self.rows.get(placed)
         if row is None or row.term is None:
+            command = self.command_for(placed, owner, classes)
+            note = " (the network's to_json(), in a file)" if _FILE in command else ""
             raise TableError(
-                f"{self.source or self.file_name}: no row for {placed}; measure it with: "
-                f"{self.command_for(placed)}"
+                f"{self.source or self.file_name}: no row for {placed}; measure it with: {command}{note}"
             )
         return row.term
 
-    def command_for(self, placed: PlacedBlock) -> str:
-        """Return the command that would measure a row."""
+    def command_for(
+        self, placed: PlacedBlock, owner: Arch | RowSpace | None = None, classes: int = 1000
+    ) -> str:
+        """Return the command that would measure a row, on the table's machine.
+
+        Args:
+            placed: the row.
+            owner: the space, or the network of the zoo, whose row it is; for any other network the command
+                names a file NETWORK.json, into which ``arch.to_json()`` has to be written first.
+            classes: outputs of the last layer there.
+        """
         e = self.engine
+        if owner is None or isinstance(owner, Arch):
+            what = _of_network(owner)
+        else:
+            what = _of_space(owner, placed, classes)
         parts = [
-            f"python -m lcnas.profile_blocks --engine {e.name} --threads {e.threads}",
-            f"--precision {e.precision} --batch {e.batch} --blocks-from NETWORK.json",
+            f"python -m lcnas.profile_blocks {what} --engine {e.name} --threads {e.threads}",
+            f"--precision {e.precision} --batch {e.batch}",
         ]
-        if len(placed.out_shape) == 1 and placed.depends_on_classes:
-            parts.append(f"--classes {placed.out_shape[0]}")
+        own = len(placed.out_shape) == 1 and placed.depends_on_classes
+        if own or classes != 1000:
+            parts.append(f"--classes {placed.out_shape[0] if own else classes}")
         return " ".join(parts)
 
     def terms(self, space: RowSpace, classes: int = 1000) -> Terms:
         """Return the terms of a space's rows, in ticks of a microsecond, for budgets."""
         placed = space.rows(classes)
-        ticks = np.array([self.term(p) for p in placed], dtype=np.int64)
+        ticks = np.array([self.term(p, space, classes) for p in placed], dtype=np.int64)
         known = self._known_terms.get((space.name, classes))
         if known is not None and known.base == self.base and np.array_equal(known.rows, ticks):
             return known  # with what it has worked out for its spaces
@@ -259,7 +289,9 @@ class LatencyTable:
     def predict(self, archs: Arch | Sequence[Arch], classes: int = 1000) -> Floats:
         """Return the predicted latency of networks, in ms, an array of shape (n,)."""
         many = [archs] if isinstance(archs, Arch) else list(archs)
-        ticks = [self.base + sum(self.term(p) for p in walk(a, None, classes)) for a in many]
+        ticks = [
+            self.base + sum(self.term(p, a, classes) for p in walk(a, None, classes)) for a in many
+        ]
         return np.array(ticks, dtype=np.float64) / TICKS_PER_MS
 
     def predict_codes(self, space: Any, codes: NDArray[np.integer], classes: int = 1000) -> Floats:
@@ -281,7 +313,8 @@ class LatencyTable:
 
     def bounds(self, level: float = 0.9) -> tuple[float, float]:
         """Return the relative bounds of an interval of that level."""
-        if not 0 < level < 1:
+        number = isinstance(level, int | float | np.number) and not isinstance(level, bool)
+        if not number or not 0 < level < 1:
             raise TableError(f"level: {shorten(level)} is not between 0 and 1")
         if not self.residuals:
             raise TableError(
@@ -298,6 +331,37 @@ class LatencyTable:
         return self.machine.same_kind(this_machine())
 
 
+def _of_network(arch: Arch | None) -> str:
+    """Return the options that name a network: as the zoo knows it, else as a file to be made."""
+    from lcnas import zoo
+
+    if arch is not None and arch.name:
+        with contextlib.suppress(ZooError):
+            known = zoo.load(arch.name)
+            if known.at(arch.resolution) == arch:
+                size = f" --resolution {_resolution(arch.resolution)}"
+                return f"--blocks-from {arch.name}{size if known != arch else ''}"
+    return f"--blocks-from {_FILE}"
+
+
+def _of_space(space: RowSpace, placed: PlacedBlock, classes: int) -> str:
+    """Return the options that name a space, and the resolution at which it has a row."""
+    from lcnas import spaces
+
+    options = f"--space {space.name}{'' if space.name in spaces.available() else '.toml'}"
+    if not isinstance(space, spaces.Space):
+        return options
+    for size in space.resolutions:
+        there = space if len(space.resolutions) == 1 else space.restrict(resolution=size)
+        if placed in there.rows(classes):
+            return f"{options} --resolution {_resolution(size)}"
+    return options
+
+
+def _resolution(size: Resolution) -> str:
+    return f"{size[0]}x{size[1]}" if isinstance(size, tuple) else str(size)
+
+
 # -- finding and writing files ---------------------------------------------------------------------
 
 
@@ -312,8 +376,9 @@ def available(explicit: Path | None = None) -> dict[str, Path]:
 
 def _find(path_or_name: str | Path) -> Path:
     text = str(path_or_name)
-    if "\0" not in text and Path(text).is_file():
-        return Path(text)
+    with contextlib.suppress(OSError, ValueError):  # a name too long for a file, a zero in it
+        if Path(text).is_file():
+            return Path(text)
     known = available()
     name = text.removesuffix(".json")
     if name in known:
@@ -381,6 +446,8 @@ def _row_data(placed: PlacedBlock, row: Row, blocks: Mapping[Block, int]) -> dic
     if placed.depends_on_classes:
         out["classes"] = placed.out_shape[0]
     out |= {"ms": _rounded(row.ms), "interval": [_rounded(row.low), _rounded(row.high)]}
+    if row.context_ms is not None:
+        out["context_ms"] = _rounded(row.context_ms)
     out |= {"rounds": row.rounds, "sessions": row.sessions, "term_us": row.term}
     return out
 
@@ -393,8 +460,18 @@ def _block(data: object, what: str) -> Block:
 
 
 def _row(data: object, blocks: Sequence[Block], what: str) -> tuple[PlacedBlock, Row]:
-    keys = ("block", "in", "classes", "ms", "interval", "rounds", "sessions", "term_us")
-    item = _object(data, keys, what, optional=("classes",))
+    keys = (
+        "block",
+        "in",
+        "classes",
+        "ms",
+        "interval",
+        "context_ms",
+        "rounds",
+        "sessions",
+        "term_us",
+    )
+    item = _object(data, keys, what, optional=("classes", "context_ms"))
     number = _whole(item["block"], f"{what}.block", 0)
     if number >= len(blocks):
         raise TableError(f"{what}.block: {number} is not one of the table's {len(blocks)} blocks")
@@ -413,6 +490,7 @@ def _row(data: object, blocks: Sequence[Block], what: str) -> tuple[PlacedBlock,
         _whole(item["rounds"], f"{what}.rounds", 1),
         _whole(item["sessions"], f"{what}.sessions", 1),
         term,
+        _number(item["context_ms"], f"{what}.context_ms") if "context_ms" in item else None,
     )
 
 

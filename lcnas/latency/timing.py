@@ -11,6 +11,7 @@ its interval comes from a bootstrap over sessions and rounds.
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -57,8 +58,9 @@ class Visit:
 
     key: Hashable
     session: int  # number of the load, per item
-    at: float  # seconds, when it ended
+    at: float  # seconds, when it began, by the clock of its run
     ms: float  # 20 % quantile of the run times, as measured
+    run: int = 0  # number of the process (or measurement) that saw it: clocks of two do not compare
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,10 @@ class Stopwatch:
         rng: np.random.Generator,
         clock: Clock = time.perf_counter,
         told: Callable[[Visit], None] = lambda _: None,
+        run: int = 0,
     ) -> None:
         self.reference = reference
+        self.run = run
         self.plan = plan
         self.rng = rng
         self.clock = clock
@@ -151,7 +155,9 @@ class Stopwatch:
             for n in self.rng.permutation(len(waiting)):
                 yield from self._follow_the_machine()
                 key = waiting[n].key
-                seen = Visit(key, number, self.clock(), visit(sessions[key], self.plan, self.clock))
+                at = self.clock()
+                took = visit(sessions[key], self.plan, self.clock)
+                seen = Visit(key, number, at, took, self.run)
                 counts.setdefault(key, []).append(seen)
                 self.told(seen)
                 yield seen
@@ -180,8 +186,9 @@ class Stopwatch:
             self._since = self.plan.reference_every
         if self._since >= self.plan.reference_every:
             self._since = 0
+            at = self.clock()
             took = visit(self._reference_session, self.plan, self.clock)
-            seen = Visit(REFERENCE, 0, self.clock(), took)
+            seen = Visit(REFERENCE, 0, at, took, self.run)
             self.told(seen)
             yield seen
         self._since += 1
@@ -194,35 +201,50 @@ def steadied(visits: Sequence[Visit], width: int = 5) -> list[Visit]:
     """Return the visits with the machine's swings taken out, by the reference's visits around each.
 
     A visit is divided by how much slower than usual the reference was at that time: the median of the
-    ``width`` reference visits nearest in time, over the median of all.
+    ``width`` reference visits of its own run nearest in time, over the median of all runs' visits. Each
+    process has a clock of its own (which begins anew when the machine does), so times are looked up
+    within a run only.
     """
-    marks = sorted((v for v in visits if v.key == REFERENCE), key=lambda v: v.at)
+    runs: dict[int, list[Visit]] = {}
+    for v in visits:
+        if v.key == REFERENCE:
+            runs.setdefault(v.run, []).append(v)
     others = [v for v in visits if v.key != REFERENCE]
-    if len(marks) < 2 * width:
+    values = [mark.ms for marks in runs.values() for mark in marks]
+    if len(values) < 2 * width:
         return others
-    times = [v.at for v in marks]
-    values = np.array([v.ms for v in marks])
     usual = float(np.median(values))
-    out = []
-    for v in others:
-        middle = bisect.bisect(times, v.at)
-        first = min(max(0, middle - (width + 1) // 2), len(marks) - width)
-        pace = float(np.median(values[first : first + width])) / usual
-        out.append(Visit(v.key, v.session, v.at, v.ms / pace))
-    return out
+    paces = {run: _Pace(marks, width) for run, marks in runs.items()}
+    return [
+        dataclasses.replace(v, ms=v.ms * usual / paces[v.run].at(v.at)) if v.run in paces else v
+        for v in others
+    ]
+
+
+class _Pace:
+    """How long the reference took around a moment of one run."""
+
+    def __init__(self, marks: Sequence[Visit], width: int) -> None:
+        ordered = sorted(marks, key=lambda v: v.at)
+        self.times = [v.at for v in ordered]
+        self.values = np.array([v.ms for v in ordered])
+        self.width = min(width, len(ordered))
+
+    def at(self, moment: float) -> float:
+        """Return the median of the visits nearest in time, ms."""
+        middle = bisect.bisect(self.times, moment)
+        first = min(max(0, middle - (self.width + 1) // 2), len(self.times) - self.width)
+        return float(np.median(self.values[first : first + self.width]))
 
 
 def estimate(visits: Sequence[Visit], rng: np.random.Generator | None = None) -> Measurement:
     """Return the latency of one item's visits, with a 90 % interval over sessions and rounds."""
     if not visits:
         raise EngineError("timing: there is no visit to estimate from")
-    by_session: dict[int, list[float]] = {}
-    for v in visits:
-        by_session.setdefault(v.session, []).append(v.ms)
     values = np.array([v.ms for v in visits])
     if not np.isfinite(values).all() or (values <= 0).any():
         raise EngineError(f"timing: {values.min()} ms is no time; the clock is broken")
-    groups = [np.array(g) for g in by_session.values()]
+    groups = by_session(visits)
     draws = bootstrap(groups, rng or np.random.default_rng(0))
     low, high = np.quantile(draws, [0.05, 0.95])
     middle = float(np.median(values))
@@ -234,6 +256,14 @@ def estimate(visits: Sequence[Visit], rng: np.random.Generator | None = None) ->
         sessions=len(groups),
         quantiles=tuple(float(q) for q in np.quantile(values, [0.1, 0.25, 0.5, 0.75, 0.9])),
     )
+
+
+def by_session(visits: Iterable[Visit]) -> list[Floats]:
+    """Return the times of each session of one item, ms."""
+    groups: dict[tuple[int, int], list[float]] = {}
+    for v in visits:
+        groups.setdefault((v.run, v.session), []).append(v.ms)
+    return [np.array(group) for group in groups.values()]
 
 
 def bootstrap(groups: Sequence[Floats], rng: np.random.Generator) -> Floats:

@@ -45,6 +45,8 @@ class World:
     drift: float = 0.15  # of the whole machine, slowly up and down
     spread: float = 0.005  # of a session
     hidden: float = 0.0  # a cost that is no sum: relative, of a network, by its id
+    quantise: float = 0.0  # ms a value at both ends of whatever is run, as an int8 engine takes
+    slow: float = 1.0  # times as long for everything
     seed: int = 0
     now: float = 0.0
     opened: int = 0
@@ -58,15 +60,19 @@ class World:
 
     def truth(self, source: Any) -> float:
         """Return the latency of a block, a chain or a network, in ms, without drift and noise."""
-        if isinstance(source, Arch):
-            total = ENTRY_MS + sum(inside_ms(p) for p in walk(source))
-            return total * (1 + self.hidden * (int(source.id[:6], 16) / 2**23 - 1))
-        if isinstance(source, PlacedBlock):
-            return alone_ms(source)
         if isinstance(source, Path):
             raise TypeError("the synthetic engine has no files")
-        (placed,) = source
-        return alone_ms(placed)
+        if isinstance(source, Arch):
+            chain = walk(source)
+        else:
+            chain = (source,) if isinstance(source, PlacedBlock) else tuple(source)
+        if not isinstance(source, Arch) and not self.quantise:
+            (placed,) = chain
+            return alone_ms(placed)
+        ends = math.prod(chain[0].in_shape) + math.prod(chain[-1].out_shape)
+        total = ENTRY_MS + sum(inside_ms(p) for p in chain) + self.quantise * ends
+        own_way = int(source.id[:6], 16) / 2**23 - 1 if isinstance(source, Arch) else 0.0
+        return total * (1 + self.hidden * own_way)
 
     def open(self, source: Any, engine: Engine, classes: int = 1000) -> _Session:
         self.opened += 1
@@ -80,7 +86,7 @@ class _Session:
 
     def run(self) -> None:
         w = self.world
-        pace = 1 + w.drift * math.sin(w.now * 2 * math.pi / 20.0)
+        pace = w.slow * (1 + w.drift * math.sin(w.now * 2 * math.pi / 20.0))
         late = w.rng.exponential(w.noise) + (0.5 if w.rng.random() < 0.02 else 0.0)
         w.now += self.ms * 1e-3 * pace * (1 + late)
 

@@ -47,6 +47,7 @@ def test_a_budget_that_nothing_meets_says_what_exists_in_ms(space, table):
     with pytest.raises(BudgetError, match=f"{least:.3f} ms") as caught:
         latency.Budget(space, table, max_ms=0.001, classes=10)
     assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith(f"({table.whose})")  # a result says whose it is
 
 
 @pytest.mark.parametrize("value", [float("nan"), "2", None, True])

@@ -8,11 +8,12 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lcnas import spaces
+from lcnas import spaces, zoo
 from lcnas.arch import walk
 from lcnas.errors import TableError
 from lcnas.latency.machine import Machine, this_machine
@@ -60,6 +61,24 @@ def test_a_table_survives_its_file(table, tmp_path, space):
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_times_in_context_are_kept_and_tables_without_them_still_load(table, tmp_path):
+    first, *others = table.rows
+    table.rows[first] = dataclasses.replace(table.rows[first], context_ms=0.0345)
+    again = LatencyTable.load(table.save(tmp_path))
+    assert again.rows[first].context_ms == 0.0345
+    assert again.rows[first].inside_ms(0.01) == 0.0345
+    other = again.rows[others[0]]
+    assert other.context_ms is None
+    assert other.inside_ms(0.01) == other.ms - 0.01
+    data = table.to_data()
+    del data["rows"][0]["context_ms"]
+    (tmp_path / "old.json").write_text(json.dumps(data | {"version": 1}))
+    old = LatencyTable.load(tmp_path / "old.json")
+    assert list(old.rows) == list(table.rows)
+    assert {row.context_ms for row in old.rows.values()} == {None}
+    assert old.to_data()["version"] == 2
+
+
 def test_prediction_is_the_base_and_the_sum_of_terms(table, space):
     rng = np.random.default_rng(1)
     codes = space.sample_codes(50, rng)
@@ -79,8 +98,10 @@ def test_intervals_are_the_conformal_quantiles_of_unseen_residuals(table, space)
     # 99 residuals from -10 to 10 %: ranks 5 and 95 of 100
     assert low == pytest.approx(predicted * (1 + np.linspace(-0.1, 0.1, 99)[4]))
     assert high == pytest.approx(predicted * (1 + np.linspace(-0.1, 0.1, 99)[94]))
-    with pytest.raises(TableError, match="level: 1 is not between 0 and 1"):
-        table.interval(arch, level=1)
+    for level in (1, 0.0, "x", None, True, float("nan")):
+        with pytest.raises(TableError, match=f"level: {level!r} is not between 0 and 1"):
+            table.bounds(level)
+    assert table.bounds(np.float32(0.5)) == table.bounds(0.5)
     table.residuals = ()
     with pytest.raises(TableError, match="was not validated, so it has no intervals"):
         table.bounds()
@@ -95,11 +116,58 @@ def test_a_missing_row_names_itself_and_the_command_that_measures_it(table, spac
         TableError, match=r"no row for classifier\(width=0\) 4x4x24 -> 1000; measure"
     ) as caught:
         table.predict(space.sample(np.random.default_rng(0)))
-    assert "python -m lcnas.profile_blocks --engine openvino --threads 1" in str(caught.value)
+    command = (
+        "python -m lcnas.profile_blocks --blocks-from NETWORK.json --engine openvino --threads 1"
+    )
+    assert command in str(caught.value)
     assert "--classes 1000" in str(caught.value)
-    with pytest.raises(TableError, match="no row for"):
+    with pytest.raises(TableError, match=r"no row for .*profile_blocks --space per_block\.toml "):
         table.terms(other, 10)
     assert table.coverage(other, 10) < 1
+
+
+def command_of(caught: pytest.ExceptionInfo[TableError]) -> str:
+    """Return the command that an error names; it is one that the command line understands."""
+    text = str(caught.value).partition("measure it with: ")[2]
+    module, argv = text.split()[:3], text.partition(" (the network's")[0].split()[3:]
+    assert module == ["python", "-m", "lcnas.profile_blocks"]
+    assert all(len(part) > 0 for part in argv)
+    return " ".join(argv)
+
+
+def test_the_command_names_the_space_where_it_is_known(table):
+    with pytest.raises(TableError) as caught:
+        table.terms(spaces.load("pplcnet", 96), 7)
+    engine = "--engine openvino --threads 1 --precision fp32 --batch 1"
+    assert command_of(caught) == f"--space pplcnet --resolution 96 {engine} --classes 7"
+    space = spaces.load("pplcnet", [64, (80, 160)])
+    with pytest.raises(TableError) as caught:
+        table.predict_codes(space, space.sample_codes(1, np.random.default_rng(0)))
+    assert command_of(caught).startswith("--space pplcnet --resolution 64 ")
+    # all rows at 64 are there: what lacks is at 80x160
+    for placed in space.restrict(resolution=64).rows():
+        table.rows[placed] = Row(1.0, 1.0, 1.0, 6, 2, 1000)
+    with pytest.raises(TableError) as caught:
+        table.terms(space)
+    assert command_of(caught).startswith("--space pplcnet --resolution 80x160 ")
+
+
+def test_the_command_names_the_network_where_the_zoo_has_it(table):
+    arch = zoo.load("mobilenet_v3_small")
+    with pytest.raises(TableError) as caught:
+        table.predict(arch)
+    assert command_of(caught).startswith("--blocks-from mobilenet_v3_small_1.0x --engine openvino")
+    with pytest.raises(TableError) as caught:
+        table.predict(arch.at((80, 160)))
+    assert "--blocks-from mobilenet_v3_small_1.0x --resolution 80x160 --engine" in command_of(
+        caught
+    )
+    for other in (arch.named(""), arch.named("mine"), zoo.load("pplcnet_0.5x").named(arch.name)):
+        with pytest.raises(
+            TableError, match=r"\(the network's to_json\(\), in a file\)$"
+        ) as caught:
+            table.predict(other)
+        assert command_of(caught).startswith("--blocks-from NETWORK.json --engine openvino")
 
 
 def test_a_table_of_another_machine_loads_and_predicts_and_says_whose_it_is(table, tmp_path, space):
@@ -122,8 +190,9 @@ def test_only_a_table_of_this_machine_is_taken_by_default(space, tmp_path, monke
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d | {"format": "other"}, "is 'other' version 1, not 'lcnas-latency-table' version 1"),
-        (lambda d: d | {"version": 2}, "version 2, not"),
+        (lambda d: d | {"format": "other"}, "is 'other' version 2, not 'lcnas-latency-table' version 1 or 2"),
+        (lambda d: d | {"version": 3}, "version 3, not"),
+        (lambda d: _in_row(d, context_ms=-0.1), r"rows\[0\].context_ms: -0.1 is not above 0"),
         (lambda d: d | {"rwos": []}, "unknown key 'rwos'; did you mean 'rows'"),
         (lambda d: {k: v for k, v in d.items() if k != "engine"}, "key 'engine' is missing"),
         (lambda d: d | {"machine": {"cpu": "x"}}, "machine: key 'isa' is missing"),
@@ -162,8 +231,10 @@ def test_a_truncated_table_is_refused(table, tmp_path):
         path.write_text(text[: int(len(text) * share)])
         with pytest.raises(TableError, match="not JSON, perhaps cut off"):
             LatencyTable.load(path)
-    with pytest.raises(TableError, match="there is no file or table 'nowhere'"):
-        LatencyTable.load("nowhere")
+    for name in ("nowhere", "", "a" * 300, "a/" * 3000, "a\0b"):
+        with pytest.raises(TableError, match="there is no file or table ") as caught:
+            LatencyTable.load(name)
+        assert len(str(caught.value)) < 200
 
 
 def test_a_full_disk_leaves_the_old_table_whole(table, tmp_path, monkeypatch):
@@ -181,15 +252,19 @@ def test_a_full_disk_leaves_the_old_table_whole(table, tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_folder_that_cannot_be_written(table, tmp_path):
+def test_a_folder_that_cannot_be_written(table, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(TableError, match="cannot be written"):
         table.save(tmp_path / "file")
-    if os.geteuid() == 0:
-        pytest.skip("root writes into read-only folders too")
     (tmp_path / "locked").mkdir(mode=0o500)
+    if os.geteuid() == 0:  # root writes into read-only folders too
+        monkeypatch.setattr(Path, "open", refused)
     with pytest.raises(TableError, match="cannot be written: Permission denied"):
         table.save(tmp_path / "locked")
+
+
+def refused(*_: object, **__: object) -> None:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 ADD = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -49,6 +50,30 @@ def test_following_the_reference_lowers_the_spread():
         raw = np.array([v.ms for v in visits if v.key == name])
         steady = np.array([v.ms for v in timing.steadied(visits) if v.key == name])
         assert steady.std() / steady.mean() < 0.6 * raw.std() / raw.mean()
+
+
+def test_clocks_of_two_runs_are_not_mixed():
+    """The machine was started anew between two runs: their clocks show the same times, their paces differ."""
+    visits = []
+    for run, pace in ((0, 1.0), (1, 2.0)):
+        for i in range(40):
+            key = timing.REFERENCE if i % 2 else "a"
+            visits.append(Visit(key, run, float(i), 3.0 * pace, run))
+    steady = timing.steadied(visits)
+    assert {v.ms for v in steady} == {4.5}  # each by its own run's reference, whose usual is 4.5
+    as_one = timing.steadied([dataclasses.replace(v, run=0) for v in visits])
+    assert len({v.ms for v in as_one}) > 1
+
+
+def test_a_run_without_reference_visits_stays_as_it_is():
+    marks = [Visit(timing.REFERENCE, 0, float(i), 1.0 + i % 2) for i in range(20)]
+    (seen,) = timing.steadied([*marks, Visit("a", 0, 3.0, 5.0, run=1)])
+    assert seen.ms == 5.0
+
+
+def test_sessions_of_two_runs_are_different_sessions():
+    found = timing.estimate([Visit("a", 0, 0.0, 1.0), Visit("a", 0, 0.0, 2.0, run=1)])
+    assert found.sessions == 2
 
 
 def test_intervals_widen_with_the_spread_between_sessions():

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import gc
 import weakref
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
-from lcnas import cost, spaces, zoo
+from lcnas import blocks, cost, spaces, zoo
 from lcnas.arch import Arch, walk
-from lcnas.blocks import Block, DepthwiseSeparable
+from lcnas.blocks import Block, ConvNormAct, DepthwiseSeparable, _base
 from lcnas.errors import SpaceError
+from lcnas.layers import Layer, Shape
 from lcnas.zoo.pplcnet import pplcnet
 
 from .small import PER_BLOCK
@@ -162,6 +164,58 @@ block = "classifier"
 def test_a_border_that_two_network_wide_choices_cut_differently_is_refused():
     with pytest.raises(SpaceError, match="one network could have two spellings"):
         spaces.loads(SPELT_TWICE, "twice")
+
+
+@dataclass(frozen=True, repr=False)
+class LateRelu(Block):
+    """A 1x1 convolution whose ReLU has no effect where it strides."""
+
+    width: blocks.Width
+    stride: blocks.Stride = 1
+    relu: bool = False
+
+    def check(self) -> None:
+        if self.stride != 1:
+            self._forget("relu")
+
+    def lower(self, in_shape: Shape) -> Layer:
+        act = "relu" if self.relu else "identity"
+        return ConvNormAct(self.width, kernel=1, stride=self.stride, act=act).lower(in_shape)
+
+
+# Behind a stem of stride 2 the stage strides, and its two choices are one block; behind one of stride 4 two.
+BEHIND_TWO_STEMS = """
+version = 1
+resolution = [32]
+[stem]
+block = "conv_stem"
+width = 8
+convs = { choices = [1, 2] }
+[[stages]]
+block = "late_relu"
+total_stride = 4
+width = 16
+relu = { choices = [false, true] }
+[head]
+block = "classifier"
+"""
+
+
+def test_blocks_that_are_equal_behind_one_stem_and_differ_behind_another_are_refused(monkeypatch):
+    monkeypatch.setattr(_base, "_vocabulary", dict(_base._vocabulary))
+    blocks.register("late_relu")(LateRelu)
+    message = r"stages\[1\]: two of its choices give the same first block behind one stem and not"
+    with pytest.raises(SpaceError, match=message) as caught:
+        spaces.loads(BEHIND_TWO_STEMS, "two_stems")
+    assert "\n" not in str(caught.value)
+    # Behind either stem alone each network has one spelling, or the file is refused for another reason.
+    stride_4 = BEHIND_TWO_STEMS.replace("{ choices = [1, 2] }", "2")
+    assert spaces.loads(stride_4, "stride_4").size == 2
+    with pytest.raises(SpaceError, match=r"gene 'stage1_relu': .* always give the same network"):
+        spaces.loads(BEHIND_TWO_STEMS.replace("{ choices = [1, 2] }", "1"), "stride_2")
+    # A stride of its own, not the one that is left of a total, is the same behind both stems.
+    own = BEHIND_TWO_STEMS.replace("total_stride = 4", "stride = 1")
+    assert spaces.loads(own, "own").size == 4
 
 
 IGNORED = """
