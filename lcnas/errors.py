@@ -60,6 +60,46 @@ class ExportError(LcnasError):
     """A network cannot be exported, or the weights given for it do not fit it."""
 
 
+class PretrainedError(LcnasError):
+    """A file of weights cannot be read, is for no network that is known, or does not fit its network."""
+
+
+class OnnxError(LcnasError):
+    """An ONNX file cannot be read, quantised or run, or is no classifier of pictures."""
+
+
+class PictureError(LcnasError):
+    """A picture cannot be read, or pictures do not fit what is asked of them."""
+
+
+class TeacherError(LcnasError):
+    """A teacher cannot be loaded, or does not fit the data."""
+
+
+class ModelError(LcnasError):
+    """A network cannot be built in Flax, called so, or given those weights."""
+
+
+class RecipeError(LcnasError):
+    """A recipe has no such field, or a field no such value."""
+
+
+class TrainingError(LcnasError):
+    """Training cannot start: what it was given does not fit together, or the folder holds another run."""
+
+
+class TrainingFailure(LcnasError):
+    """Training had to stop: a loss that is no number, no memory, no space; says what to try."""
+
+
+class DataError(LcnasError):
+    """A data set is missing, damaged or not what it should be, or the wrong split was handed over."""
+
+
+class AugmentError(LcnasError):
+    """An augmentation was described wrongly."""
+
+
 _FAR = 10**15  # a number beyond is a mistake of another kind; floats cannot hold every one
 _SHOWN = 12  # how many allowed names a message lists before it says "and N more"
 

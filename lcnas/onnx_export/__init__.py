@@ -1,11 +1,12 @@
-"""ONNX graphs of networks, blocks and chains of blocks, and the names of their weights.
+"""ONNX graphs of networks, blocks and chains of blocks, and what is done with ONNX files.
 
 The input is called ``input``, (batch, channels, height, width) in float32, the output ``output``. Batch
 norms are folded into convolutions and re-parameterised branches merged into one. Equal arguments give
 equal bytes (:func:`to_bytes`), so that files can be compared by hash.
 
-:func:`names` says which weights a network has, :func:`init` draws some, :func:`fold` gives what is left
-of them outside training.
+:func:`export` writes networks with their weights, :func:`quantise` makes int8 files, :func:`compare` reports
+the accuracy of both, and :class:`Classifier` runs anybody's. :func:`names` says which weights a network has,
+:func:`init` draws some, :func:`fold` gives what is left of them outside training.
 
 Example:
     >>> from lcnas import zoo
@@ -18,8 +19,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -27,13 +29,31 @@ from onnx import helper
 
 import lcnas
 from lcnas import blocks as vocabulary
-from lcnas.arch import INPUT_CHANNELS, Arch, PlacedBlock, Resolution
-from lcnas.errors import ExportError, not_among, shorten
+from lcnas.arch import Arch, PlacedBlock, Resolution
+from lcnas.errors import ExportError, PictureError, not_among, shorten
+from lcnas.onnx_export._accuracy import Accuracy, accuracy, compare
+from lcnas.onnx_export._agreement import TOLERANCE, Model, check_agreement, is_model
+from lcnas.onnx_export._classifier import Classifier
+from lcnas.onnx_export._file import Interface, interface, read, single_input
 from lcnas.onnx_export._fold import fold, fold_conv, fold_norm, fold_plan, merge
 from lcnas.onnx_export._graph import build, value_shape
+from lcnas.onnx_export._pictures import (
+    CROP,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Constants,
+    MeanStd,
+    Preprocessing,
+    check_crop,
+    check_pictures,
+    constants,
+    read_picture,
+)
+from lcnas.onnx_export._quantise import RANGES, SCHEMES, is_quantised, quantise
 from lcnas.onnx_export._weights import (
     CLASSES,
     EPSILON,
+    Array,
     Plan,
     Source,
     Weights,
@@ -46,30 +66,55 @@ from lcnas.onnx_export._weights import (
 )
 
 __all__ = [
+    "CROP",
     "EPSILON",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
     "OPSET",
     "OPSETS",
+    "RANGES",
+    "SCHEMES",
+    "TOLERANCE",
+    "Accuracy",
+    "Classifier",
+    "Constants",
+    "Interface",
+    "MeanStd",
+    "Model",
+    "Preprocessing",
     "Source",
     "Weights",
+    "accuracy",
     "block_names",
+    "check_pictures",
+    "compare",
+    "constants",
     "export",
     "fold",
     "fold_conv",
     "fold_norm",
     "graph",
     "init",
+    "interface",
+    "is_quantised",
     "merge",
     "names",
+    "quantise",
+    "read",
+    "read_picture",
     "save",
+    "single_input",
     "to_bytes",
 ]
+
+Normalization = MeanStd | Mapping[str, Sequence[float]]  # ``mean`` and ``std`` of each channel
 
 OPSETS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10}  # operator set -> version of the file format (IR)
 OPSET = 17  # all that is needed; what every engine of the last years reads
 
 
 def export(
-    source: Source,
+    source: Source | Model,
     path: str | Path | None = None,
     *,
     weights: Weights | None = None,
@@ -79,39 +124,85 @@ def export(
     opset: int = OPSET,
     seed: int = 0,
     class_names: Sequence[str] | None = None,
-    normalization: Mapping[str, Sequence[float]] | None = None,
+    normalization: Normalization | None = None,
+    crop: float = CROP,
+    squash: bool = False,
     check: bool = True,
+    inputs: Array | None = None,
+    tolerance: float = TOLERANCE,
 ) -> onnx.ModelProto:
     """Return the ONNX model of a network, and write it to ``path``.
 
     The metadata carry what a reader needs to use the model: ``lcnas.version``; of an arch ``lcnas.arch``
     (its JSON), ``lcnas.id``; of placed blocks ``lcnas.blocks``; ``lcnas.classes`` where the outputs are
-    classes, ``lcnas.class_names`` and ``lcnas.normalization`` (JSON) where they were given.
+    classes, ``lcnas.class_names`` where they were given, ``lcnas.normalization`` and ``lcnas.resize`` (JSON)
+    where ``normalization`` was given.
+
+    A model with weights of its own is run on ``inputs`` beside the finished file (in onnxruntime), before
+    anything is written: export is refused where they differ.
 
     Args:
-        source: a network, a placed block, or placed blocks of which each takes what the one before gives.
+        source: a network, a placed block, placed blocks of which each takes what the one before gives, or a
+            model that brings an arch, classes and weights and can be called; see :class:`Model`.
         path: file to write, beside first and then renamed; None: none.
         weights: name -> float32 array, as :func:`names` lists them; None: random ones, see :func:`init`.
-        classes: outputs of an arch's last layer.
-        resolution: pixels, of an arch, a side or (height, width); None: its own.
+        classes: outputs of an arch's last layer; a model brings its own.
+        resolution: pixels, of an arch or a model, a side or (height, width); None: its own.
         batch: pictures at once; None: any number.
         opset: version of the operator set, one of OPSETS.
         seed: of the random weights.
         class_names: the name of each class, in order.
         normalization: ``mean`` and ``std`` of each channel: the input is (value / 255 - mean) / std.
-        check: run ONNX's checker and its inference of shapes over the result.
+        crop: share of the limiting side that the centre crop keeps when pictures are prepared; 1 for data
+            sets that are used at their own size. Recorded beside the normalisation.
+        squash: pictures are resized as a whole, with no crop, whatever their proportions. Recorded too.
+        check: run ONNX's checker and its inference of shapes over the result, and compare with a model.
+        inputs: pictures on which the file must agree with a model, normalised, (n, height, width, 3) float32;
+            None: two of seeded noise.
+        tolerance: largest difference, as a share of the model's largest logit.
 
     Raises:
         ExportError: arguments or weights that do not fit, a layer that ONNX cannot express, a path that
-            cannot be written.
+            cannot be written, a file that differs from the model.
         ArchError: the blocks of the arch do not fit each other.
     """
     _check_settings(batch, opset)
-    made = plan(source, classes, resolution)
+    model = source if is_model(source) else None
+    if model is not None:
+        weights, classes = _unpacked(model, weights, classes)
+    elif inputs is not None:
+        raise ExportError("inputs: there is no model to compare with, only a network")
+    network = cast("Source", source) if model is None else model.arch
+    made = plan(network, classes, resolution)
     if weights is None:
         arrays = drawn(made, np.random.default_rng(seed))
     else:
         arrays = checked(made, weights)
+    about = {"lcnas.version": lcnas.__version__} | _about(network, made, resolution)
+    about |= _about_classes(made, class_names) | _about_input(normalization, crop, squash)
+    file = _file_of(made, arrays, batch, opset, about)
+    if check:
+        _check_model(file, made, batch)
+    if check and model is not None:
+        size = made.in_shape[:2]
+        check_agreement(to_bytes(file), model, inputs, (size[0], size[1]), batch, tolerance)
+    if path is not None:
+        save(file, path)
+    return file
+
+
+def _unpacked(model: Model, weights: Weights | None, classes: int) -> tuple[Weights, int]:
+    """Return a model's weights and the number of its classes."""
+    if weights is not None:
+        raise ExportError("weights: the model brings its own")
+    if classes not in (CLASSES, model.classes):
+        raise ExportError(f"classes: {shorten(classes)}, but the model has {model.classes}")
+    return model.weights(), model.classes
+
+
+def _file_of(
+    made: Plan, arrays: Mapping[str, Array], batch: int | None, opset: int, about: dict[str, str]
+) -> onnx.ModelProto:
     model = helper.make_model(
         build(made, fold_plan(made, arrays), batch, opset),
         opset_imports=[helper.make_opsetid("", opset)],
@@ -119,13 +210,7 @@ def export(
         producer_name="lcnas",
         producer_version=lcnas.__version__,
     )
-    about = {"lcnas.version": lcnas.__version__} | _about(source, made, resolution)
-    about |= _about_classes(made, class_names) | _about_input(normalization)
     helper.set_model_props(model, about)
-    if check:
-        _check_model(model, made, batch)
-    if path is not None:
-        save(model, path)
     return model
 
 
@@ -229,27 +314,28 @@ def _about_classes(made: Plan, class_names: Sequence[str] | None) -> dict[str, s
     return about
 
 
-def _about_input(normalization: Mapping[str, Sequence[float]] | None) -> dict[str, str]:
+def _about_input(normalization: Normalization | None, crop: float, squash: bool) -> dict[str, str]:
     if normalization is None:
+        if squash or crop != CROP:
+            raise ExportError("crop, squash: are recorded beside a normalization; give that too")
         return {}
-    if set(normalization) != {"mean", "std"}:
-        raise ExportError(
-            f"normalization: its keys are mean and std, got {shorten(list(normalization))}"
-        )
-    made = {key: _of_channels(normalization[key], key) for key in ("mean", "std")}
-    if min(made["std"]) <= 0:
-        raise ExportError(f"normalization: std: {shorten(made['std'])} is not positive")
-    return {"lcnas.normalization": json.dumps(made)}
-
-
-def _of_channels(values: Sequence[float], key: str) -> list[float]:
     try:
-        made = [float(v) for v in values]
-    except (TypeError, ValueError):
-        made = []
-    if len(made) != INPUT_CHANNELS or not np.isfinite(made).all():
-        raise ExportError(
-            f"normalization: {key}: {shorten(values)} is not one number for each of the "
-            f"{INPUT_CHANNELS} channels"
-        )
-    return made
+        made = {key: list(values) for key, values in _constants(normalization).items()}
+        resize = {"squash": True} if squash else {"crop": check_crop(crop)}
+    except PictureError as error:
+        raise ExportError(str(error)) from None
+    return {
+        "lcnas.normalization": json.dumps(made),
+        "lcnas.resize": json.dumps({**resize, "filter": "bilinear"}),
+    }
+
+
+def _constants(normalization: Normalization) -> dict[str, Sequence[float]]:
+    given: dict[str, Iterable[float]]
+    if isinstance(normalization, Mapping):
+        given = dict(normalization)
+    else:
+        given = {"mean": normalization.mean, "std": normalization.std}
+    if set(given) != {"mean", "std"}:
+        raise ExportError(f"normalization: its keys are mean and std, got {shorten(list(given))}")
+    return {key: constants(given[key], f"normalization: {key}") for key in ("mean", "std")}

@@ -1,0 +1,129 @@
+"""How accurate ONNX files are on labelled pictures, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcnas.errors import OnnxError
+from lcnas.onnx_export._classifier import Classifier, start
+from lcnas.onnx_export._file import File, called
+
+
+class Batch(Protocol):
+    """Labelled pictures."""
+
+    @property
+    def images(self) -> NDArray[Any]:
+        """(n, height, width, 3), uint8."""
+
+    @property
+    def labels(self) -> NDArray[Any]:
+        """(n,), whole numbers; -1 where the class is not known."""
+
+    @property
+    def mask(self) -> NDArray[Any]:
+        """(n,), False where the row only fills the batch."""
+
+
+Labelled = Batch | tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How often a file was right."""
+
+    pictures: int
+    top1: float  # share of pictures whose highest logit is the label's
+    top5: float  # share of pictures whose label is among the five highest
+
+    def __str__(self) -> str:
+        return f"top-1 {self.top1:.2%}, top-5 {self.top5:.2%} of {self.pictures:,} pictures"
+
+
+def accuracy(source: File, batches: Iterable[Labelled], *, threads: int = 1) -> Accuracy:
+    """Return the accuracy of a file on labelled pictures, computed by onnxruntime's own kernels.
+
+    Args:
+        source: a file, its bytes, or a model.
+        batches: each with ``images``, ``labels`` and ``mask``, or tuples of the three. The images are uint8,
+            prepared as the file records (ImageNet's way where it does not), or float32, taken as they are.
+            Where a batch has ``aspect`` too (width / height of what squashed images show), that counts.
+        threads: that compute.
+
+    Raises:
+        OnnxError: no classifier, labels beyond its classes, or no picture.
+    """
+    return compare({called(source): source}, batches, threads=threads)[called(source)]
+
+
+def compare(
+    sources: Mapping[str, File], batches: Iterable[Labelled], *, threads: int = 1
+) -> dict[str, Accuracy]:
+    """Return the accuracy of several files on the same pictures, side by side; see :func:`accuracy`.
+
+    Example:
+        >>> from lcnas import onnx_export, zoo
+        >>> model = onnx_export.export(zoo.load("pplcnet_0.25x", resolution=32), classes=10)
+        >>> rng = np.random.default_rng(0)
+        >>> x = rng.normal(size=(8, 32, 32, 3)).astype(np.float32)
+        >>> int8 = onnx_export.quantise(model, [x])
+        >>> split = [(x, np.zeros(8, np.int32), np.ones(8, bool))]
+        >>> [a.pictures for a in compare({"fp32": model, "int8": int8}, split).values()]
+        [8, 8]
+    """
+    opened = {
+        name: Classifier.of(source, begin=lambda data, _: start(data, threads))
+        for name, source in sources.items()
+    }
+    right = {name: np.zeros(3, np.int64) for name in sources}  # pictures, top-1, top-5
+    for batch in batches:
+        images, labels, mask = _parts(batch)
+        aspects = getattr(batch, "aspect", None)
+        kept = None if aspects is None else np.asarray(aspects)[mask]
+        for name, classifier in opened.items():
+            right[name] += _right(classifier, images[mask], labels[mask], kept)
+    if not all(counts[0] for counts in right.values()):
+        raise OnnxError("accuracy: there is no picture")
+    return {
+        name: Accuracy(int(n), float(one / n), float(five / n))
+        for name, (n, one, five) in right.items()
+    }
+
+
+def _parts(batch: Labelled) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    parts = batch if isinstance(batch, tuple) else (batch.images, batch.labels, batch.mask)
+    images, labels, mask = (np.asarray(part) for part in parts)
+    if not len(images) == len(labels) == len(mask) or mask.dtype != bool:
+        raise OnnxError(
+            f"accuracy: {len(images)} images, {len(labels)} labels and a mask of {len(mask)} {mask.dtype}"
+        )
+    return images, labels, mask & (labels != -1)
+
+
+def _right(
+    classifier: Classifier,
+    images: NDArray[Any],
+    labels: NDArray[Any],
+    aspects: NDArray[np.float32] | None,
+) -> NDArray[np.int64]:
+    """Return (pictures, right at once, right among five)."""
+    if not len(images):
+        return np.zeros(3, np.int64)
+    if labels.min() < 0 or labels.max() >= classifier.classes:
+        raise OnnxError(
+            f"{classifier.interface.what}: labels from {labels.min()} to {labels.max()}, "
+            f"but it has {classifier.classes} classes"
+        )
+    if images.dtype == np.uint8:
+        images = classifier.interface.preprocessing(classifier.size)(images, aspects)
+    # The rank of the label's logit; among equal ones the lower class comes first, as in argmax.
+    logits = classifier.logits(images)
+    own = np.take_along_axis(logits, labels[:, None].astype(np.int64), axis=1)
+    earlier = np.arange(logits.shape[1]) < labels[:, None]
+    rank = ((logits > own) | ((logits == own) & earlier)).sum(axis=1)
+    return np.array([len(labels), (rank < 1).sum(), (rank < 5).sum()], np.int64)

@@ -1,0 +1,94 @@
+"""A trained model as a source, and the check that what was exported computes the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcnas.arch import Arch, Resolution, height_width
+from lcnas.errors import ExportError
+from lcnas.onnx_export._classifier import first_line, start
+
+Array = NDArray[np.float32]
+TOLERANCE = 1e-4  # largest difference over largest logit
+_PICTURES = 2  # of noise, where no pictures are given
+
+
+class Model(Protocol):
+    """What can be exported with its weights: :func:`lcnas.models.build` makes such, and others may."""
+
+    @property
+    def arch(self) -> Arch:
+        """The network."""
+
+    @property
+    def classes(self) -> int:
+        """The number of its outputs."""
+
+    def weights(self) -> Mapping[str, Array]:
+        """Return its weights, as :func:`lcnas.onnx_export.names` lists them."""
+
+    def __call__(self, x: Array, /) -> Any:
+        """Return logits (n, classes) for normalised pictures (n, height, width, 3), as in evaluation."""
+
+
+def is_model(source: object) -> TypeGuard[Model]:
+    """Return whether a source brings weights of its own."""
+    return callable(source) and all(hasattr(source, n) for n in ("arch", "classes", "weights"))
+
+
+def check_agreement(
+    data: bytes,
+    model: Model,
+    inputs: Array | None,
+    resolution: Resolution,
+    batch: int | None,
+    tolerance: float,
+) -> None:
+    """Check that a file computes what the model computes.
+
+    Raises:
+        ExportError: inputs of another shape, logits that are not finite, or a difference beyond
+            ``tolerance`` times the largest logit.
+    """
+    x = _inputs(inputs, height_width(resolution))
+    expected = np.asarray(model(x), np.float64)
+    found = _run(data, x, batch)
+    if expected.shape != found.shape:
+        raise ExportError(f"the model gives {expected.shape}, its export {found.shape}")
+    largest = np.abs(expected).max()
+    if not np.isfinite(expected).all() or largest == 0:
+        raise ExportError("the model's logits are not finite, or all 0; there is nothing to check")
+    difference = float(np.abs(found - expected).max() / largest)
+    if not difference <= tolerance:
+        raise ExportError(
+            f"the export differs from the model by {difference:.2g} of the largest logit, more than "
+            f"{tolerance:g}; is the model in evaluation mode (model.eval()) and does it compute in float32?"
+        )
+
+
+def _inputs(inputs: Array | None, size: tuple[int, int]) -> Array:
+    if inputs is None:
+        shape = (_PICTURES, *size, 3)
+        return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    x = np.asarray(inputs)
+    if x.ndim != 4 or x.shape[1:] != (*size, 3) or not len(x) or x.dtype != np.float32:
+        raise ExportError(
+            f"inputs: {x.dtype} {x.shape} is not float32 (n, {size[0]}, {size[1]}, 3) of at least one picture"
+        )
+    return x
+
+
+def _run(data: bytes, x: Array, batch: int | None) -> NDArray[np.float64]:
+    """Return the outputs of a file of ours for pictures (n, height, width, 3)."""
+    run, size = start(data), batch or len(x)
+    pictures = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+    rows = np.arange(-(-len(x) // size) * size) % len(x)  # whole batches: the first ones come again
+    try:
+        made = [run(pictures[rows[i : i + size]]) for i in range(0, len(rows), size)]
+    except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions have no base of their own
+        raise ExportError(f"onnxruntime does not run the export: {first_line(error)}") from None
+    return np.concatenate(made)[: len(x)].astype(np.float64)

@@ -1,0 +1,234 @@
+"""What an ONNX file is: its input, its layout, its metadata; ours or anybody's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from lcnas.errors import OnnxError, PictureError, shorten
+from lcnas.onnx_export._pictures import CROP, Preprocessing, constants
+
+File = str | Path | bytes | onnx.ModelProto
+NCHW, NHWC = "NCHW", "NHWC"
+
+# What a value may go through on its way out without being another one.
+_PASSING = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Dropout")
+
+
+def called(source: File) -> str:
+    """Return what to call a model in messages: its path, or "model"."""
+    return str(source) if isinstance(source, str | Path) else "model"
+
+
+def read(source: File) -> onnx.ModelProto:
+    """Return the model of a file or of its bytes.
+
+    Raises:
+        OnnxError: there is no such file, it is no ONNX model, or its weights lie in other files.
+    """
+    what = called(source)
+    if isinstance(source, onnx.ModelProto):
+        model = source
+    else:
+        try:
+            data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        except OSError as error:
+            raise OnnxError(f"{what}: cannot be read: {error.strerror}") from None
+        model = _parsed(data, what)
+    if not model.graph.node or not model.graph.input or not model.graph.output:
+        raise OnnxError(f"{what}: is not an ONNX model: it has no graph from an input to an output")
+    if any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer):
+        raise OnnxError(
+            f"{what}: keeps its weights in other files; save it as one: "
+            "onnx.save(onnx.load(path), other_path)"
+        )
+    return model
+
+
+def _parsed(data: bytes, what: str) -> onnx.ModelProto:
+    try:
+        return onnx.load_model_from_string(data)
+    except Exception as error:  # noqa: BLE001 - protobuf's errors have no base in onnx
+        raise OnnxError(f"{what}: is not an ONNX model: {shorten(str(error), 120)}") from None
+
+
+def metadata(model: onnx.ModelProto) -> dict[str, str]:
+    """Return the metadata of a model."""
+    return {prop.key: prop.value for prop in model.metadata_props}
+
+
+def dims(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
+    """Return the shape of a graph's input or output; None where it is open."""
+    return tuple(d.dim_value if d.dim_value > 0 else None for d in value.type.tensor_type.shape.dim)
+
+
+def single_input(model: onnx.ModelProto, what: str = "model") -> onnx.ValueInfoProto:
+    """Return the one input that is not a weight.
+
+    Raises:
+        OnnxError: there is none, there are several, or it is not float32.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    given: list[onnx.ValueInfoProto] = [v for v in model.graph.input if v.name not in weights]
+    if len(given) != 1:
+        raise OnnxError(f"{what}: has {len(given)} inputs, not one: {[v.name for v in given]}")
+    kind = given[0].type.tensor_type.elem_type
+    if kind != onnx.TensorProto.FLOAT:
+        names = {number: name.lower() for name, number in onnx.TensorProto.DataType.items()}
+        raise OnnxError(f"{what}: its input {given[0].name!r} is {names.get(kind)}, not float32")
+    return given[0]
+
+
+@dataclass(frozen=True)
+class Interface:
+    """How a classifier of pictures is called."""
+
+    what: str  # as messages call it
+    input: str
+    layout: str  # "NCHW" or "NHWC"
+    batch: int | None  # pictures at once; None: any number
+    size: tuple[int | None, int | None]  # (height, width) in pixels; None: open
+    softmax: bool  # whether the graph ends in one
+    metadata: Mapping[str, str]
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The recorded name of each class, in order."""
+        text = self.metadata.get("lcnas.class_names")
+        if text is None:
+            return None
+        names = self._json("lcnas.class_names", text)
+        if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+            raise OnnxError(f"{self.what}: metadata: lcnas.class_names is not a list of texts")
+        return tuple(names)
+
+    @property
+    def is_int8(self) -> bool:
+        """Whether :func:`lcnas.onnx_export.quantise` made it."""
+        return self.metadata.get("lcnas.precision") == "int8"
+
+    @property
+    def has_normalization(self) -> bool:
+        """Whether the file says how its pictures are normalised."""
+        return "lcnas.normalization" in self.metadata
+
+    def preprocessing(self, size: tuple[int, int] | None = None) -> Preprocessing:
+        """Return the recorded preprocessing; what is not recorded is ImageNet's.
+
+        Args:
+            size: (height, width) where the file leaves them open.
+
+        Raises:
+            OnnxError: metadata that are broken, or no size in the file and none given.
+        """
+        height, width = self.size
+        if height is None or width is None:
+            if size is None:
+                raise OnnxError(f"{self.what}: takes any height and width; give a size")
+            height, width = height or size[0], width or size[1]
+        norm = self._table("lcnas.normalization")
+        resize = self._table("lcnas.resize")
+        made: dict[str, Any] = {
+            key: self._constants(norm[key], key) for key in ("mean", "std") if key in norm
+        }
+        try:
+            return Preprocessing(
+                (height, width),
+                crop=resize.get("crop", CROP),
+                squash=bool(resize.get("squash", False)),
+                **made,
+            )
+        except PictureError as error:
+            raise OnnxError(f"{self.what}: metadata: lcnas.resize: {error}") from None
+
+    def _constants(self, values: Any, key: str) -> tuple[float, float, float]:
+        try:
+            return constants(values, f"lcnas.normalization: {key}")
+        except PictureError as error:
+            raise OnnxError(f"{self.what}: metadata: {error}") from None
+
+    def _table(self, key: str) -> dict[str, Any]:
+        made = self._json(key, self.metadata.get(key, "{}"))
+        if not isinstance(made, dict):
+            raise OnnxError(f"{self.what}: metadata: {key} is not a JSON object")
+        return made
+
+    def _json(self, key: str, text: str) -> Any:
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            raise OnnxError(f"{self.what}: metadata: {key} is not JSON: {shorten(text)}") from None
+
+
+def interface(model: onnx.ModelProto, what: str = "model") -> Interface:
+    """Return how a classifier of pictures is called.
+
+    Raises:
+        OnnxError: it does not take colour pictures in float32, alone.
+    """
+    given = single_input(model, what)
+    shape = dims(given)
+    if len(shape) != 4:
+        raise OnnxError(f"{what}: its input has {len(shape)} dimensions; a batch of pictures has 4")
+    layout = _layout(model.graph, given.name, shape, what)
+    height, width = shape[2:] if layout == NCHW else shape[1:3]
+    ends = _ends_in_softmax(model.graph)
+    return Interface(what, given.name, layout, shape[0], (height, width), ends, metadata(model))
+
+
+def _layout(graph: onnx.GraphProto, name: str, shape: Sequence[int | None], what: str) -> str:
+    """Return the layout: where the 3 channels are; where that is open, what the first node takes."""
+    first, last = shape[1], shape[3]
+    if (first == 3) != (last == 3):
+        return NCHW if first == 3 else NHWC
+    if None not in (first, last) and first != 3:
+        raise OnnxError(
+            f"{what}: its input is {_spelt(shape)}; colour pictures have 3 channels, second or last"
+        )
+    reader = next((node for node in graph.node if name in node.input), None)
+    if reader is not None and reader.op_type == "Transpose":
+        perm = next((list(a.ints) for a in reader.attribute if a.name == "perm"), [])
+        return NHWC if perm == [0, 3, 1, 2] else NCHW
+    if first == 3 or (reader is not None and reader.op_type == "Conv"):
+        return NCHW
+    raise OnnxError(
+        f"{what}: its input is {_spelt(shape)}, which does not tell the channels' place"
+    )
+
+
+def _spelt(shape: Sequence[int | None]) -> str:
+    return "x".join("?" if n is None else str(n) for n in shape)
+
+
+def _ends_in_softmax(graph: onnx.GraphProto) -> bool:
+    makers = {output: node for node in graph.node for output in node.output}
+    node = makers.get(graph.output[0].name)
+    while node is not None and node.op_type in _PASSING and node.input:
+        node = makers.get(node.input[0])
+    return node is not None and node.op_type == "Softmax"
+
+
+def closed(model: onnx.ModelProto, size: tuple[int, int]) -> onnx.ModelProto:
+    """Return a model whose height and width are those of ``size`` where they were open.
+
+    Engines want them known, and some know a batch of -1 or 0 only by a name.
+    """
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    given = single_input(made, "model")
+    layout = interface(made).layout
+    wanted = (None, None, *size) if layout == NCHW else (None, *size, None)
+    fields = given.type.tensor_type.shape.dim
+    for i, (field, side) in enumerate(zip(fields, wanted, strict=True)):
+        if field.dim_value > 0:
+            continue
+        if i == 0:
+            field.dim_param = field.dim_param or "batch"
+        else:
+            field.dim_value = side or 3
+    return made

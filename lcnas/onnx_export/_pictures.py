@@ -1,0 +1,187 @@
+"""From pictures to what a network takes: resize, centre crop, normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcnas.errors import PictureError, shorten
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Array = NDArray[np.float32]
+Box = tuple[float, float, float, float]  # (left, upper, right, lower)
+Constants = tuple[float, float, float]  # one of each channel: red, green, blue
+
+CROP = 0.875  # 224 of 256: the paper's, and what most published networks were evaluated with
+# Of ImageNet's training set, as torchvision, timm and PaddleClas have them.
+IMAGENET_MEAN: Constants = (0.485, 0.456, 0.406)
+IMAGENET_STD: Constants = (0.229, 0.224, 0.225)
+
+
+class MeanStd(Protocol):
+    """Normalisation constants, in units of [0, 1], one of each channel."""
+
+    @property
+    def mean(self) -> Sequence[float] | NDArray[Any]:
+        """What is subtracted."""
+
+    @property
+    def std(self) -> Sequence[float] | NDArray[Any]:
+        """What is divided by."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes a network's input.
+
+    It is resized (bilinear, smoothed where it shrinks), the middle of it is cut out, and each channel becomes
+    (value / 255 - mean) / std.
+    """
+
+    size: tuple[int, int]  # pixels of the network's input, (height, width)
+    mean: Constants = IMAGENET_MEAN  # in units of [0, 1]
+    std: Constants = IMAGENET_STD
+    crop: float = CROP  # share that the cut keeps of the side that limits it, 0 to 1
+    squash: bool = False  # no cut: the whole picture, each side resized on its own
+
+    def __post_init__(self) -> None:
+        check_crop(self.crop)
+
+    def box(self, height: float, width: float, aspect: float | None = None) -> Box:
+        """Return the part of a picture that the network sees: (left, upper, right, lower), in its pixels.
+
+        Args:
+            height: of the picture, in pixels.
+            width: of the picture, in pixels.
+            aspect: width / height of what is shown, where the picture was squashed or stretched.
+
+        Example:
+            >>> Preprocessing((224, 224)).box(256, 512)
+            (144.0, 16.0, 368.0, 240.0)
+        """
+        if self.squash:
+            return (0.0, 0.0, width, height)
+        shown = height * aspect if aspect else width  # the width that it would have
+        scale = self.crop * min(height / self.size[0], shown / self.size[1])
+        tall = min(height, scale * self.size[0])
+        wide = min(width, scale * self.size[1] * width / shown)
+        return ((width - wide) / 2, (height - tall) / 2, (width + wide) / 2, (height + tall) / 2)
+
+    def of_image(self, image: Image.Image) -> Array:
+        """Return one RGB picture of Pillow as input, (height, width, 3)."""
+        return self._normalized(np.asarray(self._cut(image)))
+
+    def __call__(self, pictures: NDArray[Any], aspects: NDArray[np.float32] | None = None) -> Array:
+        """Return pictures as input, (n, height, width, 3) float32.
+
+        Args:
+            pictures: (n, any height, any width, 3), uint8, or float32 from 0 to 255.
+            aspects: (n,), width / height of what each shows, where they were squashed or stretched.
+
+        Raises:
+            PictureError: another shape or type.
+        """
+        given = check_pictures(pictures)
+        each = [None] * len(given) if aspects is None else [float(a) for a in aspects]
+        made = [self._resized(p, a) for p, a in zip(given, each, strict=True)]
+        return self._normalized(np.stack(made))
+
+    def _cut(self, image: Image.Image, aspect: float | None = None) -> Image.Image:
+        from PIL import Image
+
+        height, width = self.size
+        box = self.box(image.height, image.width, aspect)
+        return image.resize((width, height), Image.Resampling.BILINEAR, box=box)
+
+    def _resized(self, picture: NDArray[Any], aspect: float | None) -> NDArray[Any]:
+        from PIL import Image
+
+        height, width = picture.shape[:2]
+        if (height, width) == self.size and self.box(height, width, aspect) == (
+            0,
+            0,
+            width,
+            height,
+        ):
+            return picture
+        if picture.dtype == np.uint8:
+            return np.asarray(self._cut(Image.fromarray(np.ascontiguousarray(picture)), aspect))
+        planes = [
+            np.ascontiguousarray(picture[..., c]) for c in range(3)
+        ]  # Pillow's floats are grey
+        made = [np.asarray(self._cut(Image.fromarray(plane), aspect)) for plane in planes]
+        return np.stack(made, axis=-1)
+
+    def _normalized(self, pixels: NDArray[Any]) -> Array:
+        mean, std = np.asarray(self.mean, np.float64), np.asarray(self.std, np.float64)
+        made = pixels.astype(np.float32)
+        made *= (1 / (255 * std)).astype(np.float32)
+        made -= (mean / std).astype(np.float32)
+        return made
+
+
+def check_crop(crop: object) -> float:
+    """Return a crop as a number, or refuse what is none."""
+    if isinstance(crop, bool) or not isinstance(crop, int | float) or not 0 < crop <= 1:
+        raise PictureError(
+            f"crop: {shorten(crop)} is not a share above 0 and up to 1, such as {CROP}"
+        )
+    return float(crop)
+
+
+def check_pictures(pictures: NDArray[Any]) -> NDArray[Any]:
+    """Return pictures as an array (n, height, width, 3), uint8 or float32, or refuse what are none."""
+    given = np.asarray(pictures)
+    if given.ndim != 4 or given.shape[3] != 3 or 0 in given.shape:
+        raise PictureError(f"pictures: the shape {given.shape} is not (n, height, width, 3)")
+    if given.dtype not in (np.uint8, np.float32):
+        raise PictureError(f"pictures: {given.dtype} is neither uint8 nor float32")
+    return given
+
+
+def read_picture(path: str | Path) -> Image.Image:
+    """Return the picture of a file, upright as its EXIF says, in RGB.
+
+    Raises:
+        PictureError: there is no such file, or it is no picture, is cut off, or is unreasonably large.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    if not Path(path).exists():
+        raise PictureError(f"{path}: there is no such file")
+    if Path(path).is_dir():
+        raise PictureError(f"{path}: is a folder; name its pictures, as in {path}/*.jpg")
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except UnidentifiedImageError:
+        raise PictureError(f"{path}: is not a picture that Pillow can read") from None
+    except Exception as error:  # noqa: BLE001 - decoders of broken files raise whatever they meet
+        reason = shorten(str(error) or type(error).__name__, 120)
+        raise PictureError(f"{path}: cannot be read as a picture: {reason}") from None
+
+
+def constants(values: Iterable[Any], what: str) -> Constants:
+    """Return one finite number a channel, or refuse what is something else.
+
+    Raises:
+        PictureError: not three finite numbers, or a deviation (``what`` ends in "std") that is not positive.
+    """
+    try:
+        made = [float(v) for v in values]
+    except (TypeError, ValueError):
+        made = []
+    if len(made) != 3 or not np.isfinite(made).all():
+        raise PictureError(
+            f"{what}: {shorten(values)} is not one number for each of the 3 channels"
+        )
+    if what.endswith("std") and min(made) <= 0:
+        raise PictureError(f"{what}: {shorten(made)} is not positive")
+    return (made[0], made[1], made[2])

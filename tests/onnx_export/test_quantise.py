@@ -1,0 +1,380 @@
+"""Int8 files: what is quantised and how, and accuracies with answers that are known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from lcnas import blocks, onnx_export
+from lcnas.arch import Arch, place
+from lcnas.errors import EngineError, OnnxError
+from lcnas.latency import models
+from lcnas.models import pretrained
+
+from . import engines, tiny
+
+ARCH = Arch.of(
+    {
+        "stem": [blocks.ConvNormAct(8, stride=2, act="hard_swish")],
+        "body": [
+            blocks.DepthwiseSeparable(16, se=True, act="hard_swish"),
+            blocks.DepthwiseSeparable(16, shortcut=True),
+        ],
+        "head": [blocks.Classifier(24, act="hard_swish")],
+    },
+    resolution=(16, 12),
+)
+
+
+def pictures(n, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, 16, 12, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def fp32():
+    return onnx_export.export(
+        ARCH,
+        classes=5,
+        batch=None,
+        class_names=list("abcde"),
+        normalization={"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.25, 0.3)},
+    )
+
+
+@pytest.fixture(scope="module")
+def made(fp32):
+    """The int8 model of each scheme."""
+    return {
+        scheme: onnx.load_from_string(onnx_export.quantise(fp32, [pictures(32)], scheme=scheme))
+        for scheme in onnx_export.SCHEMES
+    }
+
+
+@pytest.fixture(scope="module")
+def int8(made):
+    return made["dense"]
+
+
+def makers(model):
+    return {output: node for node in model.graph.node for output in node.output}
+
+
+def arrays(model):
+    return {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+
+
+@pytest.mark.parametrize("engine", engines.ENGINES)
+@pytest.mark.parametrize("scheme", onnx_export.SCHEMES)
+def test_an_int8_file_gives_nearly_the_same_and_not_the_same(fp32, made, engine, scheme):
+    if not engines.available(engine):
+        pytest.skip(f"this onnxruntime has no {engine}")
+    x = pictures(8, seed=1).transpose(0, 3, 1, 2)
+    exact, rough = engines.run(fp32, x, engine), engines.run(made[scheme], x, engine)
+    error = np.abs(rough - exact).max() / np.abs(exact).max()
+    assert 1e-5 < error < 0.15
+
+
+def test_metadata_stay_and_say_what_was_done(fp32, int8):
+    before, behind = ({p.key: p.value for p in m.metadata_props} for m in (fp32, int8))
+    added = {key: behind[key] for key in behind.keys() - before.keys()}
+    assert before.items() <= behind.items()
+    assert added.pop("lcnas.precision") == "int8"
+    assert json.loads(added.pop("lcnas.calibration")) == {
+        "pictures": 32,
+        "scheme": "dense",
+        "ranges": "extremes",
+    }
+    assert not added
+    told = onnx_export.interface(int8)
+    assert told.is_int8
+    assert told.class_names == tuple("abcde")
+
+
+def test_equal_arguments_give_equal_bytes(fp32, int8):
+    again = onnx_export.quantise(onnx_export.to_bytes(fp32), iter([pictures(32)]))
+    assert again == onnx_export.to_bytes(int8)
+
+
+@pytest.mark.parametrize("scheme", onnx_export.SCHEMES)
+def test_which_convolutions_compute_in_integers(made, scheme):
+    """Dense ones with a scale a channel, depthwise ones in one scheme only, squeeze-and-excite never."""
+    model = made[scheme]
+    source, weights = makers(model), arrays(model)
+    floating = set()
+    for conv in (n for n in model.graph.node if n.op_type == "Conv"):
+        kernel = source.get(conv.input[1])
+        if kernel is None:
+            assert weights[conv.input[1]].dtype == np.float32
+            floating.add(conv.name)
+            continue
+        quantised, scale, _ = (weights[i] for i in kernel.input)
+        assert quantised.dtype == np.int8
+        assert scale.shape == quantised.shape[:1]
+        assert source[conv.input[0]].op_type == "DequantizeLinear"
+    gates = {"body_block_1/1/reduce/Conv", "body_block_1/1/expand/Conv"}
+    depthwise = {"body_block_1/0/Conv", "body_block_2/1/0/Conv"}
+    assert floating == (gates | depthwise if scheme == "dense" else gates)
+
+
+@pytest.mark.parametrize("scheme", onnx_export.SCHEMES)
+def test_which_outputs_are_rounded(made, scheme):
+    """In "dense" what comes out of a convolution is float32; in "all" it has 256 values."""
+    model = made[scheme]
+    source = makers(model)
+    quantised = [n.input[0] for n in model.graph.node if n.op_type == "QuantizeLinear"]
+    kinds = {source[name].op_type for name in quantised if name in source}
+    assert ("Conv" in kinds) == (scheme == "all")
+
+
+def test_logits_are_not_rounded(int8):
+    last = makers(int8)[int8.graph.output[0].name]
+    assert last.op_type == "Gemm"
+    assert makers(int8)[last.input[1]].op_type == "DequantizeLinear"
+
+
+def steep(act):
+    """A 1x1 convolution that 8 bits hold exactly, with outputs far from 0, and pictures for it."""
+    rng = np.random.default_rng(0)
+    placed = place(blocks.ConvNormAct(8, kernel=1, norm=False, act=act), (16, 12, 3))
+    kernel = rng.integers(-127, 128, (1, 1, 3, 8)).astype(np.float32)
+    kernel[0, 0, 0] = 127
+    weights = {"0/kernel": kernel / np.float32(1000), "0/bias": np.zeros(8, np.float32)}
+    x = rng.integers(0, 256, (16, 16, 12, 3)).astype(np.float32)
+    return onnx_export.graph(placed, weights=weights, batch=None), x
+
+
+def range_behind(model, op):
+    """Return the range that the values in front of an operation can have."""
+    node = next(n for n in model.graph.node if n.op_type == op)
+    dequantise = makers(model)[node.input[0]]
+    weights = arrays(model)
+    _, scale, zero = (weights.get(name) for name in dequantise.input)
+    assert scale is not None
+    assert zero is not None
+    return float(-float(zero) * scale), float((255 - float(zero)) * scale)
+
+
+@pytest.mark.parametrize(
+    ("act", "op", "low", "high"),
+    [("hard_swish", "HardSwish", -3, None), ("hard_sigmoid", "HardSigmoid", -3, 3)],
+)
+def test_ranges_end_where_activations_are_constant(act, op, low, high):
+    plain, x = steep(act)
+    model = onnx.load_from_string(onnx_export.quantise(plain, [x], scheme="all"))
+    bottom, top = range_behind(model, op)
+    exact = engines.run(plain, x.transpose(0, 3, 1, 2))
+    assert bottom == pytest.approx(low, abs=0.25)  # to whole steps, since 0 is one
+    assert top == pytest.approx(exact.max() if high is None else high, abs=0.25)
+    assert "Clip" not in [n.op_type for n in model.graph.node]
+    # What is left is half a step of the convolution's output, times the steepest slope.
+    slope = 1.5 if act == "hard_swish" else 1 / 6
+    error = np.abs(engines.run(model, x.transpose(0, 3, 1, 2)) - exact).max()
+    assert 0 < error < 1.01 * slope * (top - bottom) / 255 / 2
+
+
+def test_other_activations_keep_their_range():
+    plain, x = steep("silu")
+    model = onnx.load_from_string(onnx_export.quantise(plain, [x], scheme="all"))
+    assert range_behind(model, "Sigmoid")[0] < -10
+
+
+def exact_case():
+    """A linear layer that 8 bits hold exactly: inputs are whole from 0 to 255, weights whole multiples of
+    1 / 127 of the largest in their column."""
+    rng = np.random.default_rng(0)
+    weights = rng.integers(-127, 128, (12, 3)).astype(np.float32)
+    weights[0] = 127
+    weights *= np.array([1, 1 / 127, 16], np.float32)
+    x = rng.integers(0, 256, (6, 12)).astype(np.float32)
+    x[0], x[1] = 0, 255
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["x", "w", "b"], ["y"])],
+        "g",
+        [value("x", TensorProto.FLOAT, ["n", 12])],
+        [value("y", TensorProto.FLOAT, ["n", 3])],
+        [
+            numpy_helper.from_array(weights, "w"),
+            numpy_helper.from_array(np.array([5, 0, -32], np.float32), "b"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return model, x, x @ weights + np.array([5, 0, -32], np.float32)
+
+
+def test_what_8_bits_hold_comes_out_exactly():
+    model, x, expected = exact_case()
+    made = onnx_export.quantise(model, [x])
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(made, providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, rtol=1e-5, atol=1e-3)
+
+
+def scales(data, name):
+    model = onnx.load_from_string(data)
+    return arrays(model)[f"{name}_scale"]
+
+
+def test_ranges_are_of_all_pictures_or_the_mean_of_the_batches():
+    """Values up to 1 in one batch and up to 3 in the other: extremes 3, mean 2."""
+    model, x, _ = exact_case()
+    low, high = (x / np.float32(255), x * np.float32(3 / 255))
+    extremes = scales(onnx_export.quantise(model, [low, high]), "x")
+    mean = scales(onnx_export.quantise(model, [low, high], ranges="mean"), "x")
+    assert float(extremes) == pytest.approx(3 / 255, rel=1e-5)
+    assert float(mean) == pytest.approx(2 / 255, rel=1e-5)
+
+
+def test_seven_bits():
+    model, x, _ = exact_case()
+    for reduce_range, most in ((False, 127), (True, 64)):
+        made = onnx_export.quantise(model, [x], reduce_range=reduce_range)
+        quantised = arrays(onnx.load_from_string(made))["w_quantized"]
+        assert np.abs(quantised.astype(int)).max() == most
+
+
+@pytest.mark.parametrize("batch", [1, 4, None])
+def test_pictures_in_any_layout_and_number(batch):
+    """The extremes are the same however pictures come; a batch that is not full is filled with its first."""
+    model = onnx_export.export(
+        ARCH, classes=5, batch=batch, normalization={"mean": (0.5,) * 3, "std": (0.2,) * 3}
+    )
+    whole = np.random.default_rng(0).integers(0, 256, (7, 16, 12, 3), dtype=np.uint8)
+    x = ((whole / 255 - 0.5) / 0.2).astype(np.float32)
+    # The same numbers as from uint8: normalised in one multiplication and one subtraction.
+    x = onnx_export.Preprocessing((16, 12), (0.5,) * 3, (0.2,) * 3)(whole)
+    made = [
+        onnx_export.quantise(model, batches)
+        for batches in (
+            [x],
+            [x.transpose(0, 3, 1, 2)],
+            [x[:3], x[3:]],
+            [whole],
+            (x[i : i + 1] for i in range(7)),
+        )
+    ]
+    assert all(one == made[0] for one in made)
+
+
+def test_files_of_others_with_old_operators_and_no_names():
+    model = tiny.copied(tiny.classifier())
+    del model.opset_import[:]
+    model.opset_import.append(helper.make_opsetid("", 11))
+    made = onnx.load_from_string(
+        onnx_export.quantise(
+            model, [np.ones((2, 8, 6, 3), np.float32), np.zeros((1, 8, 6, 3), np.float32)]
+        )
+    )
+    assert "QuantizeLinear" in [n.op_type for n in made.graph.node]
+    assert {o.domain: o.version for o in made.opset_import}[""] >= 13
+
+
+def test_the_screen_and_the_log_stay_empty(fp32, capfd):
+    import logging
+
+    before = list(logging.root.handlers)
+    onnx_export.quantise(fp32, [pictures(2)])
+    assert capfd.readouterr() == ("", "")
+    assert logging.root.handlers == before
+    assert logging.root.manager.disable == 0
+
+
+def interrupted() -> Iterator[np.ndarray]:
+    yield pictures(2)
+    raise KeyboardInterrupt
+
+
+def test_a_break_goes_through_and_leaves_logging_as_it_was(fp32):
+    import logging
+
+    with pytest.raises(KeyboardInterrupt):
+        onnx_export.quantise(fp32, interrupted())
+    assert logging.root.manager.disable == 0
+
+
+@pytest.mark.parametrize(
+    ("batches", "settings", "message"),
+    [
+        ([], {}, "calibration: there is no picture"),
+        ([pictures(2)[:0]], {}, r"calibration: float32 \(0, 16, 12, 3\) is neither"),
+        (
+            [pictures(2).astype(float)],
+            {},
+            r"calibration: float64 \(2, 16, 12, 3\) is neither float32 \(n, 3",
+        ),
+        ([np.zeros((2, 12, 16, 3), np.float32)], {}, r"float32 \(2, 12, 16, 3\) is neither"),
+        ([np.zeros((2, 16, 12), np.float32)], {}, r"float32 \(2, 16, 12\) is neither"),
+        (
+            [pictures(2)],
+            {"scheme": "al"},
+            "scheme: 'al' is not among dense, all; did you mean 'all'",
+        ),
+        ([pictures(2)], {"ranges": "extreme"}, "ranges: 'extreme' is not among .*did you mean"),
+    ],
+)
+def test_calibration_that_does_not_fit(fp32, batches, settings, message):
+    with pytest.raises(OnnxError, match=message) as error:
+        onnx_export.quantise(fp32, batches, **settings)
+    assert "\n" not in str(error.value)
+
+
+def test_whole_numbers_need_a_recorded_normalisation():
+    with pytest.raises(OnnxError, match="does not record its normalisation"):
+        onnx_export.quantise(tiny.classifier(), [tiny.constant(3)])
+
+
+def test_models_that_cannot_be_quantised(int8, tmp_path):
+    with pytest.raises(OnnxError, match="is quantised already"):
+        onnx_export.quantise(int8, [pictures(1)])
+    (tmp_path / "a.onnx").write_bytes(b"no model")
+    with pytest.raises(OnnxError, match="is not an ONNX model"):
+        onnx_export.quantise(tmp_path / "a.onnx", [pictures(1)])
+    broken = tiny.copied(tiny.classifier())
+    broken.graph.node[1].op_type = "Gemmm"
+    with pytest.raises(OnnxError, match="cannot be quantised"):
+        onnx_export.quantise(broken, [np.zeros((1, 8, 6, 3), np.float32)])
+
+
+def test_latency_takes_an_int8_file_as_it_is(fp32, int8):
+    data = onnx_export.to_bytes(int8)
+    assert models.quantized(data) == data
+    assert onnx_export.is_quantised(onnx_export.read(models.quantized(onnx_export.to_bytes(fp32))))
+    with pytest.raises(EngineError, match="is not an ONNX model"):
+        models.quantized(b"no model")
+
+
+# -- a trained network -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def text_line(shared_data):
+    """A trained PP-LCNet 0.25x (is a line of text upright?), pictures, and its log-odds for them."""
+    folder = shared_data / "weights" / "textline_ori"
+    found = pretrained.read(folder / "inference.pdiparams")
+    model = onnx_export.export(found.arch, weights=found.weights, classes=2, batch=None)
+    with np.load(folder / "reference.npz") as reference:
+        return model, reference["x"], reference["log_odds"]
+
+
+def log_odds(model, x):
+    logits = engines.run(model, x)
+    return logits[:, 0] - logits[:, 1]
+
+
+def test_a_trained_network_keeps_its_answers_with_dense_and_loses_them_with_all(text_line):
+    """Why "dense" is the default. Calibrated on two of the pictures, asked about all."""
+    model, x, expected = text_line
+    np.testing.assert_allclose(log_odds(model, x), expected, rtol=1e-3, atol=1e-3)
+    errors = {}
+    for scheme in onnx_export.SCHEMES:
+        int8 = onnx.load_from_string(onnx_export.quantise(model, [x[:2]], scheme=scheme))
+        errors[scheme] = np.abs(log_odds(int8, x) - expected)
+    assert errors["dense"].max() < 2.0
+    np.testing.assert_array_less(errors["dense"], 0.05 * np.abs(expected) + 0.5)
+    assert errors["all"].max() > 10 * errors["dense"].max()
