@@ -1,0 +1,47 @@
+"""Networks with published weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from flax import nnx
+
+from lcnas.arch import Arch
+from lcnas.models import pretrained
+from lcnas.models.network import Network, build
+
+
+def load_pretrained(
+    path: str | Path,
+    arch: Arch | None = None,
+    *,
+    classes: int | None = None,
+    rngs: nnx.Rngs | None = None,
+    dtype: Any = None,
+    layout: str | None = None,
+) -> Network:
+    """Return a network with the weights of a file, in evaluation mode.
+
+    Args:
+        path: weights of PaddleClas, PaddleOCR, timm or lcnas; docs/pretrained.md lists what is read.
+        arch: what the file holds, where names and shapes in it do not tell.
+        classes: outputs of the last layer; where they are others than the file's, that layer is new.
+        rngs: source of a new last layer's weights; None: ``nnx.Rngs(0)``.
+        dtype: type of the computation, as in :func:`lcnas.models.build`.
+        layout: of the activations inside, as there.
+
+    Raises:
+        PretrainedError: the file is none of these, or its weights do not fit; names what is missing,
+            unexpected or of another shape.
+    """
+    found = pretrained.read(path, arch)
+    wanted = found.classes if classes is None else classes
+    model = build(found.arch, wanted, rngs, dtype=dtype, layout=layout)
+    if wanted == found.classes:
+        model.set_weights(found.weights)
+    else:
+        kept = pretrained.without_head(found.weights, found.arch)
+        model.set_weights({**model.weights(), **kept})
+    model.eval()
+    return model

@@ -1,0 +1,556 @@
+"""Networks in Flax: a module (NNX) for each primitive layer, put together by the walk.
+
+A network takes pictures (batch, height, width, 3) and gives logits (batch, classes). Between entry and
+exit activations lie as the layout says (:mod:`lcnas.models.ops`); weights are stored the usual way, HWIO.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from numpy.typing import NDArray
+
+from lcnas import layers, onnx_export
+from lcnas.arch import Arch, height_width, walk
+from lcnas.errors import ModelError, listing, nearest, not_among, shorten
+from lcnas.layers import Layer, Shape
+from lcnas.models import ops
+from lcnas.models.ops import Layout
+
+EPSILON = onnx_export.EPSILON
+MOMENTUM = 0.9  # of the running statistics, as in the paper's code (Paddle's default)
+TAPS = (4, 8, 16, 32)  # strides at which `features` gives maps
+
+
+@dataclass(frozen=True)
+class Options:
+    """What all layers of a network share."""
+
+    layout: Layout
+    dtype: Any  # compute type
+    axis_name: str | None  # mapped axis over which batch norm sums
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A feature map, for heads of detection and segmentation."""
+
+    name: str  # of the block that it comes from, such as "stage4_block_6"
+    stride: int  # pixels of the picture for one of the map
+    channels: int
+    value: jax.Array  # (batch, height, width, channels)
+
+
+# -- initialisation, as in the paper's code --------------------------------------------------------
+
+
+def _he_normal(rngs: nnx.Rngs, shape: Shape) -> jax.Array:
+    """He et al. (arXiv 1502.01852), normal with the variance 2 / fan in: PaddleClas's KaimingNormal."""
+    deviation = math.sqrt(2 / math.prod(shape[:-1]))
+    key = rngs.params()
+    if isinstance(key, jax.core.Tracer):
+        return deviation * jax.random.normal(key, shape, jnp.float32)
+    return jnp.asarray(deviation * _numpy(key).standard_normal(shape, np.float32), jnp.float32)
+
+
+def _xavier_uniform(rngs: nnx.Rngs, shape: Shape) -> jax.Array:
+    """Glorot and Bengio (2010), uniform: Paddle's default of a linear layer."""
+    limit = math.sqrt(6 / sum(shape))
+    key = rngs.params()
+    if isinstance(key, jax.core.Tracer):
+        return jax.random.uniform(key, shape, jnp.float32, -limit, limit)
+    return jnp.asarray(_numpy(key).uniform(-limit, limit, shape), jnp.float32)
+
+
+def _numpy(key: jax.Array) -> np.random.Generator:
+    """Return NumPy's generator for a key: JAX would compile a program for the shape of each kernel."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)))
+
+
+def _add_norm(module: Any, channels: int) -> None:
+    """Give a module the variables of a batch norm."""
+    module.scale = nnx.Param(jnp.ones((channels,), jnp.float32))
+    module.shift = nnx.Param(jnp.zeros((channels,), jnp.float32))
+    module.mean = nnx.BatchStat(jnp.zeros((channels,), jnp.float32))
+    module.var = nnx.BatchStat(jnp.ones((channels,), jnp.float32))
+
+
+# -- one module a primitive layer ------------------------------------------------------------------
+
+
+class Unit(nnx.Module):
+    """Base of the modules; ``layer`` is the primitive that it computes."""
+
+    def __init__(self, layer: Layer, options: Options) -> None:
+        self.layer = layer
+        self.options = options
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:  # noqa: ARG002
+        """Return what the layer computes; ``rngs`` is for those that draw."""
+        return self.compute(x)
+
+    def compute(self, x: jax.Array) -> jax.Array:
+        """Return what a layer that draws nothing computes."""
+        raise NotImplementedError
+
+
+class _Normed(Unit):
+    """A module with a batch norm of its own (``scale``, ``shift``, ``mean``, ``var``)."""
+
+    scale: nnx.Param[jax.Array]
+    shift: nnx.Param[jax.Array]
+    mean: nnx.BatchStat[jax.Array]
+    var: nnx.BatchStat[jax.Array]
+    use_running_average: bool
+
+    def normed(self, x: jax.Array, act: str) -> jax.Array:
+        """Return act(batch norm(x)); in training by the batch's statistics, which the running ones follow."""
+        o = self.options
+        if self.use_running_average:
+            values = (self.scale[...], self.shift[...], self.mean[...], self.var[...])
+            return ops.affine_act(x, *values, act, o.layout, EPSILON)
+        y, mean, var = ops.norm_act(
+            x, self.scale[...], self.shift[...], act, o.layout, EPSILON, o.axis_name
+        )
+        self.follow(mean, var)
+        return y
+
+    def follow(self, mean: jax.Array, var: jax.Array) -> None:
+        """Move the running statistics toward a batch's."""
+        self.mean[...] = MOMENTUM * self.mean[...] + (1 - MOMENTUM) * mean
+        self.var[...] = MOMENTUM * self.var[...] + (1 - MOMENTUM) * var
+
+
+class BatchNorm(_Normed):
+    """Batch norm alone."""
+
+    def __init__(self, layer: Layer, shape: Shape, options: Options) -> None:
+        super().__init__(layer, options)
+        self.use_running_average = False
+        _add_norm(self, shape[-1])
+
+    def compute(self, x: jax.Array) -> jax.Array:
+        return self.normed(x, "identity")
+
+
+class Conv(_Normed):
+    """Convolution, [bias or batch norm], activation, [learnable affine]."""
+
+    layer: layers.Conv
+
+    def __init__(
+        self, layer: layers.Conv, shape: Shape, options: Options, rngs: nnx.Rngs, act: bool = True
+    ) -> None:
+        super().__init__(layer, options)
+        kernel = (*layer.kernel, shape[2] // layer.groups, layer.width)
+        self.act = layer.act if act else "identity"
+        self.affine = layer.affine and act
+        self.kernel = nnx.Param(_he_normal(rngs, kernel))
+        if layer.bias:
+            self.bias = nnx.Param(jnp.zeros((layer.width,), jnp.float32))
+        if layer.norm:
+            self.use_running_average = False
+            _add_norm(self, layer.width)
+        if self.affine:
+            _add_affine(self)
+
+    def compute(self, x: jax.Array) -> jax.Array:
+        c, layout = self.layer, self.options.layout
+        kernel = self.kernel[...].astype(x.dtype)
+        z = ops.convolution(x, kernel, c.stride, c.padding, c.groups, layout)
+        if c.bias:
+            z = z + layout.per_channel(self.bias[...].astype(x.dtype), z.ndim)
+        y = self.normed(z, self.act) if c.norm else ops.act(z, self.act)
+        return _affine(self, y) if self.affine else y
+
+
+def _add_affine(module: Any) -> None:
+    module.gain = nnx.Param(jnp.ones((), jnp.float32))
+    module.offset = nnx.Param(jnp.zeros((), jnp.float32))
+
+
+def _affine(module: Any, y: jax.Array) -> jax.Array:
+    gain, offset = module.gain[...].astype(y.dtype), module.offset[...].astype(y.dtype)
+    return y * _as_rank(gain, y.ndim) + _as_rank(offset, y.ndim)
+
+
+def _as_rank(value: jax.Array, ndim: int) -> jax.Array:
+    return value.reshape((1,) * ndim)
+
+
+class Reparam(Unit):
+    """The sum of a re-parameterised convolution's branches, then its activation and affine."""
+
+    layer: layers.Reparam
+
+    def __init__(
+        self, layer: layers.Reparam, shape: Shape, options: Options, rngs: nnx.Rngs
+    ) -> None:
+        super().__init__(layer, options)
+        for i, branch in enumerate(layer.branches):
+            made: Unit
+            if isinstance(branch, layers.Conv):
+                made = Conv(branch, shape, options, rngs, act=False)
+            else:
+                made = BatchNorm(branch, shape, options)
+            setattr(self, f"branch{i}", made)
+        if layer.merged.affine:
+            _add_affine(self)
+
+    def compute(self, x: jax.Array) -> jax.Array:
+        merged = self.layer.merged
+        total = self._branch(0, x)
+        for i in range(1, len(self.layer.branches)):
+            total = total + self._branch(i, x)
+        y = ops.act(total, merged.act)
+        return _affine(self, y) if merged.affine else y
+
+    def _branch(self, i: int, x: jax.Array) -> jax.Array:
+        branch: Unit = getattr(self, f"branch{i}")
+        return branch(x)
+
+
+class Dense(nnx.Module):
+    """A kernel and a bias, as squeeze-and-excite has two."""
+
+    def __init__(self, shape: Shape, rngs: nnx.Rngs) -> None:
+        self.kernel = nnx.Param(_he_normal(rngs, shape))
+        self.bias = nnx.Param(jnp.zeros((shape[-1],), jnp.float32))
+
+
+class SqueezeExcite(Unit):
+    """Squeeze-and-excitation."""
+
+    layer: layers.SqueezeExcite
+
+    def __init__(
+        self, layer: layers.SqueezeExcite, shape: Shape, options: Options, rngs: nnx.Rngs
+    ) -> None:
+        super().__init__(layer, options)
+        channels = shape[2]
+        self.reduce = Dense((1, 1, channels, layer.hidden), rngs)
+        self.expand = Dense((1, 1, layer.hidden, channels), rngs)
+
+    def compute(self, x: jax.Array) -> jax.Array:
+        layout = self.options.layout
+        v = ops.spatial_mean(x, layout)
+        v = ops.act(self._dense(self.reduce, v), self.layer.act)
+        v = ops.act(self._dense(self.expand, v), self.layer.gate)
+        return x * v
+
+    def _dense(self, dense: Dense, x: jax.Array) -> jax.Array:
+        layout = self.options.layout
+        y = ops.pointwise(x, dense.kernel[...].astype(x.dtype), layout)
+        return y + layout.per_channel(dense.bias[...].astype(x.dtype), y.ndim)
+
+
+class Linear(Unit):
+    """A fully connected layer over (batch, features)."""
+
+    layer: layers.Linear
+
+    def __init__(
+        self, layer: layers.Linear, shape: Shape, options: Options, rngs: nnx.Rngs
+    ) -> None:
+        super().__init__(layer, options)
+        width = layer.out_shape(shape)[0]
+        self.kernel = nnx.Param(_xavier_uniform(rngs, (shape[0], width)))
+        self.bias = nnx.Param(jnp.zeros((width,), jnp.float32))
+
+    def compute(self, x: jax.Array) -> jax.Array:
+        kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
+        return ops.act(x @ kernel + bias[None, :], self.layer.act)
+
+
+class Dropout(Unit):
+    """Zeroes values in training; the keys come from ``rngs.dropout()`` of the call."""
+
+    layer: layers.Dropout
+
+    def __init__(self, layer: layers.Dropout, options: Options) -> None:
+        super().__init__(layer, options)
+        self.deterministic = False
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        rate = self.layer.rate
+        if self.deterministic or rate == 0:
+            return x
+        if rngs is None:
+            raise ModelError(
+                "a network with dropout needs rngs=nnx.Rngs(dropout=key) in training; "
+                "model.eval() switches to evaluation"
+            )
+        keep = jax.random.bernoulli(rngs.dropout(), 1 - rate, x.shape)
+        return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
+
+
+class Plain(Unit):
+    """A layer without weights."""
+
+    def compute(self, x: jax.Array) -> jax.Array:
+        layer, layout = self.layer, self.options.layout
+        match layer:
+            case layers.Act():
+                return ops.act(x, layer.act)
+            case layers.Pool():
+                return ops.pool(x, layer, layout)
+            case layers.GlobalPool():
+                return ops.spatial_mean(x, layout)
+            case layers.Flatten():
+                return ops.flatten(x, layout)
+            case layers.LocalResponseNorm():
+                return ops.local_response_norm(x, layer, layout)
+            case layers.ChannelShuffle():
+                return ops.channel_shuffle(x, layer.groups, layout)
+            case layers.Identity():
+                return x
+        raise ModelError(f"no module for the layer {layer.kind!r}")
+
+
+class Joined(Unit):
+    """Chain, add, concat and split: layers over others, which are its ``parts``."""
+
+    def __init__(self, layer: Layer, shapes: list[Shape], options: Options, rngs: nnx.Rngs) -> None:
+        super().__init__(layer, options)
+        made = zip(layer.children(), shapes, strict=True)
+        self.parts = nnx.List([unit(inner, part, options, rngs) for inner, part in made])
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        layer, axis = self.layer, self.options.layout.channel
+        match layer:
+            case layers.Chain():
+                for part in self.parts:
+                    x = part(x, rngs)
+                return x
+            case layers.Split():
+                ends = np.cumsum(layer.sizes)[:-1].tolist()
+                pieces = jnp.split(x, ends, axis=axis)
+                made = [part(p, rngs) for part, p in zip(self.parts, pieces, strict=True)]
+                return jnp.concatenate(made, axis=axis)
+            case layers.Concat():
+                return jnp.concatenate([part(x, rngs) for part in self.parts], axis=axis)
+            case layers.Add():
+                first, *rest = (part(x, rngs) for part in self.parts)
+                return ops.act(sum(rest, first), layer.act)
+        raise ModelError(f"no module for the layer {layer.kind!r}")
+
+
+def _inner_shapes(layer: Layer, shape: Shape) -> list[Shape]:
+    """Return the input shape of each child of a chain, an add, a concat or a split."""
+    if isinstance(layer, layers.Split):
+        return list(layer.parts(shape))
+    if not isinstance(layer, layers.Chain):
+        return [shape for _ in layer.children()]
+    shapes = []
+    for inner in layer.layers:
+        shapes.append(shape)
+        shape = inner.out_shape(shape)
+    return shapes
+
+
+def unit(layer: Layer, shape: Shape, options: Options, rngs: nnx.Rngs) -> Unit:
+    """Return the module of a primitive layer for an input of ``shape`` (height, width, channels)."""
+    match layer:
+        case layers.Conv():
+            return Conv(layer, shape, options, rngs)
+        case layers.Reparam():
+            return Reparam(layer, shape, options, rngs)
+        case layers.BatchNorm():
+            return BatchNorm(layer, shape, options)
+        case layers.SqueezeExcite():
+            return SqueezeExcite(layer, shape, options, rngs)
+        case layers.Linear():
+            return Linear(layer, shape, options, rngs)
+        case layers.Dropout():
+            return Dropout(layer, options)
+        case layers.Chain() | layers.Add() | layers.Concat() | layers.Split():
+            return Joined(layer, _inner_shapes(layer, shape), options, rngs)
+    return Plain(layer, options)
+
+
+# -- the network -----------------------------------------------------------------------------------
+
+
+class Network(nnx.Module):
+    """A network that trains; made by :func:`build`.
+
+    Attributes:
+        arch: what it computes.
+        classes: outputs of the last layer.
+        blocks: module of each block, by its name (``stem``, ``stage4_block_2``, ...).
+    """
+
+    def __init__(self, arch: Arch, classes: int, options: Options, rngs: nnx.Rngs) -> None:
+        self.arch = arch
+        self.classes = classes
+        self.options = options
+        names, placed = onnx_export.block_names(arch), walk(arch, None, classes)
+        made = zip(names, placed, strict=True)
+        self.blocks = nnx.Dict({name: unit(p.layer, p.in_shape, options, rngs) for name, p in made})
+        self.order = names  # of the blocks
+        self.taps = _taps(arch, classes)  # block -> stride
+
+    @property
+    def layout(self) -> str:
+        """How activations lie: "CHWN" or "NHWC"."""
+        return self.options.layout.name
+
+    def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Return the logits (batch, classes), float32.
+
+        Args:
+            x: pictures (batch, height, width, 3), float32, normalised.
+            rngs: with a stream ``dropout``, needed in training where there is dropout.
+        """
+        x = self._enter(x)
+        for name in self.order:
+            x = self.blocks[name](x, rngs)
+        return self._leave(x)
+
+    def features(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> tuple[Feature, ...]:
+        """Return the last feature map at each of the strides 4, 8, 16 and 32 that the network has."""
+        x = self._enter(x)
+        found = []
+        taps = dict(self.taps)
+        for name in self.order:
+            x = self.blocks[name](x, rngs)
+            if name in taps:
+                value = self._leave(x)
+                found.append(Feature(name, taps[name], value.shape[-1], value))
+                if len(found) == len(taps):
+                    break
+        return tuple(found)
+
+    def _enter(self, x: jax.Array) -> jax.Array:
+        if x.ndim != 4 or x.shape[-1] != 3:
+            raise ModelError(f"pictures are (batch, height, width, 3), got {tuple(x.shape)}")
+        return self.options.layout.enter(x.astype(self.options.dtype))
+
+    def _leave(self, x: jax.Array) -> jax.Array:
+        made = x if x.ndim == 2 else self.options.layout.leave(x)
+        return made.astype(jnp.float32)
+
+    # -- weights --
+
+    def weights(self) -> dict[str, NDArray[np.float32]]:
+        """Return all weights by name, in order of execution; the names of :func:`lcnas.onnx_export.names`."""
+        found = {name: np.asarray(v[...], np.float32) for name, v in self._variables().items()}
+        return {name: found[name] for name in onnx_export.names(self.arch, self.classes)}
+
+    def set_weights(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
+        """Set all weights, by the same names.
+
+        Raises:
+            ModelError: one is missing, unexpected, or of another shape.
+        """
+        variables = self._variables()
+        _check_names(list(variables), weights)
+        for name, variable in variables.items():
+            given = np.asarray(weights[name], np.float32)
+            if given.shape != variable.shape:
+                raise ModelError(
+                    f"weights: {name!r} has the shape {given.shape}, not {tuple(variable.shape)}"
+                )
+        for name, variable in variables.items():
+            variable[...] = jnp.asarray(weights[name], jnp.float32)
+
+    def _variables(self) -> dict[str, Any]:
+        state = nnx.state(self, (nnx.Param, nnx.BatchStat))
+        return {weight_name(path): variable for path, variable in nnx.to_flat_state(state)}
+
+
+def _check_names(names: list[str], weights: Mapping[str, Any]) -> None:
+    unexpected = [name for name in weights if name not in set(names)]
+    missing = [name for name in names if name not in weights]
+    if unexpected:
+        hint = nearest(unexpected[0], missing)
+        raise ModelError(f"weights: the network has no {listing(map(repr, unexpected))}{hint}")
+    if missing:
+        raise ModelError(f"weights: missing {listing(map(repr, missing))}")
+
+
+def _taps(arch: Arch, classes: int) -> tuple[tuple[str, int], ...]:
+    """Return (block, stride) of the last map at each stride of :data:`TAPS`."""
+    names, height = onnx_export.block_names(arch), height_width(arch.resolution)[0]
+    found: dict[int, str] = {}
+    for name, placed in zip(names, walk(arch, None, classes), strict=True):
+        shape = placed.out_shape
+        if len(shape) != 3 or _pools(placed.layer):
+            break
+        found[2 ** round(math.log2(height / shape[0]))] = name
+    return tuple((found[stride], stride) for stride in TAPS if stride in found)
+
+
+def _pools(layer: Layer) -> bool:
+    """Return whether a block is a head: pools the whole map or flattens it, other than inside SE."""
+    if isinstance(layer, layers.GlobalPool | layers.Flatten):
+        return True
+    return isinstance(layer, layers.Chain) and any(_pools(inner) for inner in layer.layers)
+
+
+# -- names -----------------------------------------------------------------------------------------
+
+_HOLDERS = ("blocks", "parts")  # attributes that hold modules by name or number
+
+
+def weight_name(path: Iterable[Any]) -> str:
+    """Return the name of a variable of a :class:`Network` from its path in the module.
+
+    Example:
+        >>> weight_name(("blocks", "stage1", "parts", 0, "kernel"))
+        'stage1/0/kernel'
+    """
+    return "/".join(str(part) for part in path if part not in _HOLDERS)
+
+
+def decays(name: str) -> bool:
+    """Return whether weight decay applies to a weight: to kernels, not to norms, biases and affines."""
+    return name.endswith("/kernel")
+
+
+def build(
+    arch: Arch,
+    classes: int = 1000,
+    rngs: nnx.Rngs | None = None,
+    *,
+    dtype: Any = None,
+    layout: str | None = None,
+    axis_name: str | None = None,
+) -> Network:
+    """Return a network with fresh weights, in training mode.
+
+    Args:
+        arch: what to build.
+        classes: outputs of the last layer.
+        rngs: source of the initial weights; None: ``nnx.Rngs(0)``.
+        dtype: type of the computation; None: float32. Weights, statistics and logits are float32 always.
+        layout: of the activations inside, "CHWN" or "NHWC"; None: what is fastest on this backend.
+        axis_name: name of a mapped axis (``jax.shard_map``, ``jax.vmap``) over which batch norm takes its
+            statistics; None: over the batch that it is given.
+
+    Raises:
+        ArchError: the blocks do not fit, or the number of classes is none.
+        ModelError: no such layout or type.
+
+    Example:
+        >>> from lcnas import models, zoo
+        >>> model = models.build(zoo.load("pplcnet_0.25x", 32), classes=10)
+        >>> model.eval()
+        >>> model(jnp.zeros((2, 32, 32, 3))).shape
+        (2, 10)
+    """
+    made = jnp.dtype(jnp.float32 if dtype is None else dtype)
+    if not jnp.issubdtype(made, jnp.floating):
+        raise ModelError(f"dtype: {shorten(dtype)} is not a floating-point type")
+    name = layout or ops.default_layout()
+    if name not in ops.LAYOUTS:
+        raise ModelError(not_among("layout", name, tuple(ops.LAYOUTS)))
+    options = Options(ops.LAYOUTS[name], made, axis_name)
+    return Network(arch, classes, options, nnx.Rngs(0) if rngs is None else rngs)

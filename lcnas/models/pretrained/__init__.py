@@ -1,0 +1,25 @@
+"""Published weights, read into lcnas's own names: PaddleClas, PaddleOCR, timm, and files of lcnas.
+
+Formats: Paddle's inference models (``.pdiparams`` with its program), ``.pdparams``, PyTorch's
+``.pth``, ``.pt`` and ``.bin``, and safetensors. Only NumPy is needed. Pickles are followed as data by
+code of ours, so that whatever is in a file, nothing of it is run.
+
+Example:
+    >>> import numpy as np
+    >>> from lcnas import onnx_export, zoo
+    >>> arch = zoo.load("pplcnet_0.25x", resolution=32)
+    >>> weights = onnx_export.init(arch, np.random.default_rng(0), classes=2)
+    >>> import tempfile, pathlib
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = pathlib.Path(folder) / "small.safetensors"
+    ...     save(file, arch, weights, class_names=["cat", "dog"])
+    ...     found = read(file)
+    >>> found.arch == arch, found.classes, found.class_names
+    (True, 2, ('cat', 'dog'))
+"""
+
+from lcnas.models.pretrained._fit import head_names, without_head
+from lcnas.models.pretrained._own import save
+from lcnas.models.pretrained._read import Pretrained, read
+
+__all__ = ["Pretrained", "head_names", "read", "save", "without_head"]

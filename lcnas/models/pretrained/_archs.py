@@ -1,0 +1,193 @@
+"""Which network a file of weights is for: what its program says, or the networks known by their names."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from lcnas import layers, zoo
+from lcnas.arch import Arch, Resolution, Stage
+from lcnas.blocks import Block, Classifier, ConvNormAct, DepthwiseSeparable
+from lcnas.models.pretrained._program import Network, Step
+from lcnas.zoo.mobilenet_v1 import SCALES as V1_SCALES
+from lcnas.zoo.mobilenet_v2 import SCALES as V2_SCALES
+from lcnas.zoo.mobilenet_v2 import mobilenet_v2
+from lcnas.zoo.mobilenet_v3 import SCALES as V3_SCALES
+from lcnas.zoo.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
+from lcnas.zoo.mobilenet_v4 import mobilenet_v4_conv_small
+from lcnas.zoo.pplcnet import SCALES, STAGES, pplcnet
+
+# -- PP-LCNet out of a program ---------------------------------------------------------------------
+
+
+def from_program(network: Network, name: str) -> Arch | None:
+    """Return the PP-LCNet that a program is, whatever its widths and strides, or None.
+
+    Args:
+        network: what the program computes.
+        name: for an arch that the zoo does not have.
+    """
+    resolution: Resolution = network.size or 224
+    steps = list(network.steps)
+    rows, rest = _separable_blocks(steps[1:])
+    stem, head = _stem(steps), _head(rest, network.dropout)
+    if stem is None or head is None or len(rows) != sum(depth for _, depth, _ in STAGES):
+        return None
+    stages: dict[str, list[Block]] = {"stem": [stem]}
+    left = iter(rows)
+    for i, (_, depth, _) in enumerate(STAGES, start=1):
+        stages[f"stage{i}"] = [next(left) for _ in range(depth)]
+    return named(Arch.of({**stages, "head": [head]}, resolution), name)
+
+
+def named(arch: Arch, name: str) -> Arch:
+    """Return the arch with the zoo's name where the zoo has it, else with the given one."""
+    for scale in SCALES:
+        known = zoo.load(f"pplcnet_{scale}x")
+        if known.blocks == arch.blocks:
+            return arch.named(known.name)
+    return arch.named(name if name.isprintable() else "")
+
+
+def _stem(steps: Sequence[Step]) -> Block | None:
+    conv = steps[0].layer if steps else None
+    if not isinstance(conv, layers.Conv):
+        return None
+    return ConvNormAct(conv.width, conv.kernel, conv.stride, conv.act)
+
+
+def _separable_blocks(steps: Sequence[Step]) -> tuple[list[DepthwiseSeparable], Sequence[Step]]:
+    """Return the blocks at the beginning of the steps, and the steps behind them."""
+    found: list[DepthwiseSeparable] = []
+    while len(steps) > 2:
+        depthwise = steps[0].layer
+        if not isinstance(depthwise, layers.Conv) or depthwise.groups == 1:
+            break
+        se = isinstance(steps[1].layer, layers.SqueezeExcite)
+        pointwise = steps[1 + se].layer
+        if not isinstance(pointwise, layers.Conv):
+            break
+        block = DepthwiseSeparable(
+            pointwise.width, depthwise.kernel, depthwise.stride, depthwise.act, se
+        )
+        found.append(block)
+        steps = steps[2 + se :]
+    return found, steps
+
+
+def _head(steps: Sequence[Step], dropout: float | None) -> Block | None:
+    match [step.layer for step in steps]:
+        case [layers.GlobalPool(), layers.Flatten(), layers.Linear()]:
+            return Classifier(0)
+        case [layers.GlobalPool(), layers.Conv() as conv, layers.Flatten(), layers.Linear()]:
+            rate = 0.2 if dropout is None else round(dropout, 6)
+            return Classifier(conv.width, conv.act, conv.bias, conv.norm, rate)
+    return None
+
+
+# -- networks known by their names and shapes ------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network that a file may be for."""
+
+    name: str  # as its library calls it
+    build: Callable[[], Arch]
+
+
+def candidates(scheme: str) -> Iterator[Candidate]:
+    """Yield the networks whose weights are published under a scheme's names."""
+    yield from _CANDIDATES[scheme]()
+
+
+def _timm() -> Iterator[Candidate]:
+    for code, scale in _codes(0.35, 0.5, 0.75, 1.0, 1.5):
+        yield Candidate(f"lcnet_{code}", partial(_biased_lcnet, scale))
+    for code, scale in _codes(0.5, 0.75, 1.0):
+        build = partial(mobilenet_v3_small, scale, paddle=False)
+        yield Candidate(f"mobilenetv3_small_{code}", build)
+    for code, scale in _codes(0.75, 1.0):
+        build = partial(mobilenet_v3_large, scale, paddle=False)
+        yield Candidate(f"mobilenetv3_large_{code}", build)
+    for code, scale in _codes(0.35, 0.5, 0.75, 1.0, 1.4):
+        yield Candidate(f"mobilenetv2_{code}", partial(mobilenet_v2, scale, paddle=False))
+    for code, scale, depth in (("110d", 1.1, 1.2), ("120d", 1.2, 1.4)):
+        yield Candidate(f"mobilenetv2_{code}", partial(_deep_v2, scale, depth))
+    for code, scale in (("_035", 0.35), ("_050", 0.5), ("", 1.0)):
+        yield Candidate(f"mobilenetv4_conv_small{code}", partial(mobilenet_v4_conv_small, scale))
+
+
+def _codes(*scales: float) -> Iterator[tuple[str, float]]:
+    """Yield ("050", 0.5) and so on."""
+    for scale in scales:
+        yield f"{round(100 * scale):03d}", scale
+
+
+def _biased_lcnet(scale: float) -> Arch:
+    """Return PP-LCNet as timm has it: the last 1x1 convolution has a bias."""
+    plain = pplcnet(scale)
+    head = Stage(plain.stages[-1].name, (Classifier(1280, "hard_swish", bias=True),))
+    return Arch((*plain.stages[:-1], head), plain.resolution)
+
+
+def _deep_v2(scale: float, depth: float) -> Arch:
+    """Return timm's deeper MobileNetV2: stages ``depth`` times as long, stem and last width unscaled."""
+    plain = mobilenet_v2(scale, paddle=False)
+    stages = []
+    for stage in plain.stages:
+        blocks = stage.blocks
+        if stage.name.startswith("stage") and len(blocks) > 1:
+            wanted = -(-round(100 * depth) * len(blocks) // 100)
+            blocks = (*blocks, *(blocks[-1],) * (wanted - len(blocks)))
+        if stage.name in ("stem", "last"):
+            width = {"stem": 32, "last": 1280}[stage.name]
+            blocks = tuple(
+                dataclasses.replace(b, width=width) if isinstance(b, ConvNormAct) else b
+                for b in blocks
+            )
+        stages.append(Stage(stage.name, blocks))
+    return Arch(tuple(stages), plain.resolution)
+
+
+def _paddle_lcnet() -> Iterator[Candidate]:
+    for scale in SCALES:
+        yield Candidate(f"PPLCNet_{_times(scale)}", partial(zoo.load, f"pplcnet_{scale}x"))
+
+
+def _paddle_lcnet_v2() -> Iterator[Candidate]:
+    for size in ("small", "base"):
+        yield Candidate(f"PPLCNetV2_{size}", partial(zoo.load, f"pplcnet_v2_{size}"))
+
+
+def _paddle_mobilenet_v3() -> Iterator[Candidate]:
+    for size, build in (("small", mobilenet_v3_small), ("large", mobilenet_v3_large)):
+        for scale in V3_SCALES:
+            name = f"MobileNetV3_{size}_{_times(scale)}"
+            yield Candidate(name, partial(build, scale, paddle=True))
+
+
+def program_candidates() -> Iterator[Candidate]:
+    """Yield the networks that a program of PaddleClas may be, beside PP-LCNet."""
+    yield from _paddle_mobilenet_v3()
+    for scale in V1_SCALES:
+        name = f"MobileNetV1_{_times(scale)}"
+        yield Candidate(name, partial(zoo.load, f"mobilenet_v1_{scale}x"))
+    for scale in V2_SCALES:
+        name = f"MobileNetV2_{_times(scale)}"
+        yield Candidate(name, partial(mobilenet_v2, scale, paddle=True))
+
+
+def _times(scale: float) -> str:
+    """Return "x0_25", as PaddleClas writes a scale."""
+    return "x" + str(scale).replace(".", "_")
+
+
+_CANDIDATES: dict[str, Callable[[], Iterator[Candidate]]] = {
+    "timm": _timm,
+    "PaddleClas's PP-LCNet": _paddle_lcnet,
+    "PaddleClas's PP-LCNetV2": _paddle_lcnet_v2,
+    "PaddleClas's MobileNetV3": _paddle_mobilenet_v3,
+}

@@ -1,0 +1,188 @@
+"""Whether tensors fit a network, and the network's weights made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcnas.arch import Arch
+from lcnas.errors import PretrainedError, nearest, shorten
+from lcnas.layers import Shape
+from lcnas.models.pretrained._files import Arrays
+from lcnas.models.pretrained._program import Weight
+from lcnas.onnx_export import names
+
+Floats = NDArray[np.float32]
+_SHOWN = 3  # how many names of a kind a message lists
+
+
+@dataclass(frozen=True)
+class Differences:
+    """What keeps tensors from fitting a network."""
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    wrong: tuple[str, ...]  # of another shape, in words
+
+    def __len__(self) -> int:
+        return len(self.missing) + len(self.unexpected) + len(self.wrong)
+
+    def __str__(self) -> str:
+        said = []
+        if self.missing:
+            hint = nearest(self.missing[0], self.unexpected)
+            said.append(f"missing {_first(map(shorten, self.missing))}{hint}")
+        if self.unexpected:
+            said.append(f"unexpected {_first(map(shorten, self.unexpected))}")
+        if self.wrong:
+            said.append(f"of another shape {_first(self.wrong)}")
+        return "; ".join(said)
+
+
+def _first(items: Iterable[str]) -> str:
+    """Return how many items there are, and the first few."""
+    listed = list(items)
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return f"{len(listed)}: {', '.join(listed[:_SHOWN])}{more}"
+
+
+def differences(
+    shapes: Mapping[str, Shape], wanted: Mapping[str, Weight], ours: Mapping[str, Shape]
+) -> Differences:
+    """Return what is missing, unexpected or of another shape.
+
+    Args:
+        shapes: name -> shape of the tensors that there are.
+        wanted: our name -> what it is made of.
+        ours: our name -> shape.
+    """
+    expected = {weight.tensor: weight.source_shape(ours[name]) for name, weight in wanted.items()}
+    wrong = [
+        f"{shorten(name)} {shapes[name]} for {shape}"
+        for name, shape in expected.items()
+        if name in shapes and shapes[name] != shape
+    ]
+    return Differences(
+        tuple(name for name in expected if name not in shapes),
+        tuple(name for name in shapes if name not in expected),
+        tuple(wrong),
+    )
+
+
+def fit(
+    arrays: Arrays, wanted: Mapping[str, Weight], arch: Arch, classes: int, source: str
+) -> dict[str, Floats]:
+    """Return the weights of a network, in the order of their names, out of the tensors of a file.
+
+    Args:
+        arrays: the tensors.
+        wanted: our name -> what it is made of.
+        arch: the network.
+        classes: outputs of its last layer.
+        source: what to call the tensors in errors.
+
+    Raises:
+        PretrainedError: something is missing, unexpected, of another shape, no float, not finite, or a
+            negative variance.
+    """
+    ours = names(arch, classes)
+    unnamed = [name for name in ours if name not in wanted]
+    extra = [name for name in wanted if name not in ours]
+    what = arch.name or repr(arch)
+    if unnamed or extra:
+        found = Differences(tuple(unnamed), tuple(extra), ())
+        raise PretrainedError(f"{source}: does not fit {what}: {found}")
+    found = differences({name: a.shape for name, a in arrays.items()}, wanted, ours)
+    if found:
+        raise PretrainedError(f"{source}: does not fit {what}: {found}")
+    return {name: _converted(arrays, wanted[name], name, source) for name in ours}
+
+
+def _converted(arrays: Arrays, weight: Weight, name: str, source: str) -> Floats:
+    array = arrays[weight.tensor]
+    where = f"{source}: {shorten(weight.tensor)}"
+    if array.dtype.kind != "f":
+        raise PretrainedError(f"{where} is {array.dtype}, not a floating-point number")
+    if weight.axes is not None:
+        array = array.transpose(weight.axes)
+    if (weight.factor, weight.shift) != (1.0, 0.0):
+        array = array.astype(np.float64) * weight.factor + weight.shift
+    with np.errstate(over="ignore"):
+        made = np.array(array, np.float32, order="C")  # a copy: the file's bytes are read-only
+    if not np.isfinite(made).all():
+        raise PretrainedError(f"{where} holds values that are not finite in float32")
+    if name.endswith("/var") and (made < 0).any():
+        why = ", with the epsilon of its norm" if weight.shift else ""
+        raise PretrainedError(f"{where}, a variance, holds negative values{why}")
+    return made
+
+
+# -- classes ---------------------------------------------------------------------------------------
+
+
+def head_names(arch: Arch, whole: bool = False) -> tuple[str, ...]:
+    """Return the names of the head's weights, in order.
+
+    Those are the kernel and the bias of the last linear layer, the only ones whose shape depends on the
+    number of classes; with ``whole`` all of the last block's, PP-LCNet's 1280 wide convolution too.
+
+    Raises:
+        PretrainedError: no weight of the arch depends on the number of classes.
+    """
+    few, more = names(arch, 1), names(arch, 2)
+    open_names = tuple(name for name in few if few[name] != more[name])
+    if not open_names:
+        raise PretrainedError(f"{arch.name or repr(arch)}: no weight depends on the classes")
+    if not whole:
+        return open_names
+    block = open_names[0].split("/")[0]
+    return tuple(name for name in few if name.split("/")[0] == block)
+
+
+def classes_of(arch: Arch, arrays: Mapping[str, NDArray[np.generic]]) -> int:
+    """Return the number of classes that weights with our names are for.
+
+    Raises:
+        PretrainedError: the kernel of the last layer is missing, or no matrix.
+    """
+    kernel = head_names(arch)[0]
+    if kernel not in arrays or arrays[kernel].ndim != 2 or not arrays[kernel].shape[1]:
+        raise PretrainedError(
+            f"weights: {kernel!r} is not there, or is no matrix (inputs, classes)"
+        )
+    return int(arrays[kernel].shape[1])
+
+
+def without_head(
+    weights: Mapping[str, Floats], arch: Arch, whole: bool = False
+) -> dict[str, Floats]:
+    """Return the weights without the head's, for another number of classes; see :func:`head_names`.
+
+    Example:
+        >>> import numpy as np
+        >>> from lcnas import onnx_export, zoo
+        >>> arch = zoo.load("pplcnet_0.25x", resolution=32)
+        >>> weights = onnx_export.init(arch, np.random.default_rng(0), classes=1000)
+        >>> sorted(set(weights) - set(without_head(weights, arch)))
+        ['head/4/bias', 'head/4/kernel']
+    """
+    dropped = set(head_names(arch, whole))
+    return {name: weight for name, weight in weights.items() if name not in dropped}
+
+
+def check_class_names(given: object, classes: int, source: str) -> tuple[str, ...]:
+    """Return the names of the classes.
+
+    Raises:
+        PretrainedError: they are no list of texts, or not one a class.
+    """
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise PretrainedError(f"{source}: {shorten(given)} is not a list of texts")
+    if not all(isinstance(name, str) for name in given):
+        raise PretrainedError(f"{source}: {shorten(given)} is not a list of texts")
+    if len(given) != classes:
+        raise PretrainedError(f"{source}: {len(given)} names of classes for {classes} classes")
+    return tuple(given)

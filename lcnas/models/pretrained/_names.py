@@ -1,0 +1,310 @@
+"""How timm and PaddleClas call the weights of a network: our names -> theirs.
+
+Facts from timm 1.0 (``_efficientnet_blocks.py``, ``mobilenetv3.py``, ``efficientnet.py``) and
+PaddleClas 2.6 (``pp_lcnet.py``, ``pp_lcnet_v2.py``, ``mobilenet_v3.py``), looked up, not copied.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from lcnas import blocks, layers
+from lcnas.arch import Arch
+from lcnas.blocks import Block, Classifier, DenseHead
+from lcnas.errors import PretrainedError
+from lcnas.models.pretrained._program import OIHW, Weight
+from lcnas.models.pretrained._tree import Leaf, Part, parts, weighted
+
+Map = dict[str, Weight]
+Pair = tuple[str, str]  # (convolution, its norm), or the two layers of squeeze-and-excite
+
+
+@dataclass(frozen=True)
+class Style:
+    """What two libraries do differently."""
+
+    mean: str  # last names of the running statistics
+    var: str
+    linear: tuple[int, int] | None  # axes of a linear layer's kernel
+    gate: float = 1.0  # slope of the hard sigmoid, in sixths
+    keeps: bool = True  # dropout leaves evaluation alone; else it multiplies by 1 - rate there
+
+
+TIMM = Style("running_mean", "running_var", (1, 0))
+PADDLE = Style("_mean", "_variance", None, keeps=False)
+# PaddleClas's MobileNetV3 clips 0.2 x + 0.5, its other networks x / 6 + 0.5.
+PADDLE_V3 = dataclasses.replace(PADDLE, gate=6 * 0.2)
+
+
+# -- layers ----------------------------------------------------------------------------------------
+
+
+def _norm(style: Style, name: str) -> Map:
+    return {
+        "scale": Weight(f"{name}.weight"),
+        "shift": Weight(f"{name}.bias"),
+        "mean": Weight(f"{name}.{style.mean}"),
+        "var": Weight(f"{name}.{style.var}"),
+    }
+
+
+def _conv(style: Style, conv: layers.Conv, names: Pair) -> Map:
+    made = {"kernel": Weight(f"{names[0]}.weight", OIHW)}
+    if conv.bias:
+        made["bias"] = Weight(f"{names[0]}.bias")
+    return made | _norm(style, names[1]) if conv.norm else made
+
+
+def _squeeze_excite(style: Style, names: Pair) -> Map:
+    reduce, expand = names
+    return {
+        "reduce/kernel": Weight(f"{reduce}.weight", OIHW),
+        "reduce/bias": Weight(f"{reduce}.bias"),
+        "expand/kernel": Weight(f"{expand}.weight", OIHW, style.gate),
+        "expand/bias": Weight(f"{expand}.bias", None, style.gate),
+    }
+
+
+def _linear(style: Style, name: str, dropout: float) -> Map:
+    factor = 1.0 if style.keeps else 1.0 - dropout
+    return {
+        "kernel": Weight(f"{name}.weight", style.linear, factor),
+        "bias": Weight(f"{name}.bias"),
+    }
+
+
+def _branches(style: Style, layer: layers.Reparam, name: str) -> Map:
+    """Return the names of parallel convolutions: ``name.0.conv``, ``name.0.bn``, ``name.1.conv``, ..."""
+    made: Map = {}
+    for i, branch in enumerate(layer.branches):
+        if not isinstance(branch, layers.Conv):
+            raise PretrainedError("a branch of batch norm alone has no name there")
+        inner = _conv(style, branch, (f"{name}.{i}.conv", f"{name}.{i}.bn"))
+        made |= {f"branch{i}/{last}": weight for last, weight in inner.items()}
+    return made
+
+
+def _layer(style: Style, leaf: Leaf, convs: Iterator[Pair], squeeze: Pair) -> Map:
+    match leaf.layer, None if isinstance(leaf.layer, layers.SqueezeExcite) else next(convs, None):
+        case layers.Conv() as conv, (_, _) as names:
+            made = _conv(style, conv, names)
+        case layers.Reparam() as reparam, (name, _):
+            made = _branches(style, reparam, name)
+        case layers.SqueezeExcite(), _:
+            made = _squeeze_excite(style, squeeze)
+        case _:
+            raise PretrainedError(f"{leaf.path}, a {leaf.layer.kind}, has no name there")
+    return {f"{leaf.path}/{last}": weight for last, weight in made.items()}
+
+
+def _block(style: Style, part: Part, prefix: str, convs: Sequence[Pair], squeeze: Pair) -> Map:
+    """Return the names of a block whose convolutions, in order of execution, are called ``convs``."""
+    left = iter([(f"{prefix}{conv}", f"{prefix}{norm}") for conv, norm in convs])
+    inner = (f"{prefix}{squeeze[0]}", f"{prefix}{squeeze[1]}")
+    made: Map = {}
+    for leaf in weighted(part.leaves):
+        made |= _layer(style, leaf, left, inner)
+    if next(left, None) is not None:
+        raise PretrainedError(f"{part.stage}: {part.block} has fewer convolutions than there")
+    return made
+
+
+def _head(style: Style, part: Part, convs: Sequence[Pair], linear: str) -> Map:
+    """Return the names of a head: [1x1 convolution,] linear layer."""
+    *before, last = weighted(part.leaves)
+    dropout = part.block.dropout if isinstance(part.block, Classifier | DenseHead) else 0.0
+    inner = dataclasses.replace(part, leaves=tuple(before))
+    made = _block(style, inner, "", convs[: len(before)], ("", ""))
+    if not isinstance(last.layer, layers.Linear):
+        raise PretrainedError("the last layer is not linear")
+    ours = _linear(style, linear, dropout)
+    return made | {f"{last.path}/{name}": weight for name, weight in ours.items()}
+
+
+def _parts(arch: Arch, classes: int) -> tuple[Part, ...]:
+    found = parts(arch, classes)
+    if len(found) < 3:
+        raise PretrainedError(f"a network of {len(found)} blocks has no names there")
+    return found
+
+
+def _expect(part: Part, *allowed: type[Block]) -> None:
+    if not isinstance(part.block, allowed):
+        names = " or ".join(sorted(kind.type for kind in allowed))
+        raise PretrainedError(
+            f"{part.stage} has the block {part.block.type}, where {names} is known"
+        )
+
+
+# -- timm ------------------------------------------------------------------------------------------
+
+_TIMM_SQUEEZE = ("se.conv_reduce", "se.conv_expand")
+_SEPARABLE = (("conv_dw", "bn1"), ("conv_pw", "bn2"))
+_INVERTED = (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3"))
+# PP-LCNet's stages there: the six blocks of the fourth are two and four.
+_LCNET: dict[tuple[int, ...], tuple[int, ...]] = {(1, 2, 2, 6, 2): (1, 2, 2, 2, 4, 2)}
+
+
+def timm(arch: Arch, classes: int) -> Map:
+    """Return timm's names of PP-LCNet, MobileNetV2, MobileNetV3 and MobileNetV4-conv.
+
+    Raises:
+        PretrainedError: the arch has blocks that timm's networks do not have at that place.
+    """
+    stem, *body, head = _parts(arch, classes)
+    _expect(stem, blocks.ConvNormAct)
+    _expect(head, Classifier, DenseHead)
+    made = _block(TIMM, stem, "", [("conv_stem", "bn1")], _TIMM_SQUEEZE)
+    convs = [("conv_head", "norm_head")]
+    if isinstance(
+        head.block, DenseHead
+    ):  # timm's EfficientNet class: the last convolution is the head's
+        last = body.pop()
+        _expect(last, blocks.ConvNormAct)
+        made |= _block(TIMM, last, "", [("conv_head", "bn2")], _TIMM_SQUEEZE)
+    for part, place in zip(body, _timm_places(body), strict=True):
+        made |= _block(TIMM, part, f"blocks.{place}.", _timm_convs(part), _TIMM_SQUEEZE)
+    return made | _head(TIMM, head, convs, "classifier")
+
+
+def _timm_places(body: Sequence[Part]) -> list[str]:
+    """Return "stage.block" of each block."""
+    stages = [part.stage for part in body]
+    sizes = tuple(stages.count(name) for name in dict.fromkeys(stages))
+    if all(isinstance(part.block, blocks.DepthwiseSeparable) for part in body):
+        sizes = _LCNET.get(sizes, sizes)
+    return [f"{i}.{j}" for i, size in enumerate(sizes) for j in range(size)]
+
+
+def _timm_convs(part: Part) -> Sequence[Pair]:
+    match part.block:
+        case blocks.ConvNormAct():
+            return [("conv", "bn1")]
+        case blocks.DepthwiseSeparable():
+            return _SEPARABLE
+        case blocks.InvertedResidual():
+            convs = [leaf for leaf in weighted(part.leaves) if isinstance(leaf.layer, layers.Conv)]
+            return _INVERTED if len(convs) == len(_INVERTED) else _SEPARABLE
+        case blocks.UniversalInvertedBottleneck(kernel=inner, start_kernel=outer):
+            names = ["dw_start"] * bool(outer) + ["pw_exp"] + ["dw_mid"] * bool(inner) + ["pw_proj"]
+            return [(f"{name}.conv", f"{name}.bn") for name in names]
+    raise PretrainedError(
+        f"{part.stage} has the block {part.block.type}, which timm's networks lack"
+    )
+
+
+# -- PaddleClas ------------------------------------------------------------------------------------
+
+
+def _conv_bn(*names: str) -> list[Pair]:
+    return [(f"{name}.conv", f"{name}.bn") for name in names]
+
+
+def paddle_lcnet(arch: Arch, classes: int) -> Map:
+    """Return PaddleClas's names of PP-LCNet: ``conv1``, ``blocks2`` to ``blocks6``, ``last_conv``, ``fc``.
+
+    Raises:
+        PretrainedError: the arch is no PP-LCNet.
+    """
+    stem, *body, head = _parts(arch, classes)
+    _expect(stem, blocks.ConvNormAct)
+    _expect(head, Classifier)
+    made = _block(PADDLE, stem, "", _conv_bn("conv1"), ("", ""))
+    stages = [part.stage for part in body]
+    for i, part in enumerate(body):
+        _expect(part, blocks.DepthwiseSeparable)
+        first = stages.index(part.stage)
+        number = 2 + len(set(stages[:first]))
+        names = _conv_bn("dw_conv", "pw_conv")
+        made |= _block(
+            PADDLE, part, f"blocks{number}.{i - first}.", names, ("se.conv1", "se.conv2")
+        )
+    return made | _head(PADDLE, head, [("last_conv", "")], "fc")
+
+
+def paddle_lcnet_v2(arch: Arch, classes: int) -> Map:
+    """Return PaddleClas's names of PP-LCNetV2, with the branches that it trains.
+
+    Raises:
+        PretrainedError: the arch is no PP-LCNetV2.
+    """
+    stem, *body, head = _parts(arch, classes)
+    _expect(stem, blocks.ConvNormAct)
+    _expect(head, Classifier)
+    made = _block(PADDLE, stem, "", _conv_bn("stem.0"), ("", ""))
+    stages = [stem.stage, *(part.stage for part in body)]
+    for i, part in enumerate(body, start=1):
+        _expect(part, blocks.DepthwiseSeparable, blocks.SplitPointwise)
+        prefix = f"{part.stage}.{i - stages.index(part.stage)}."
+        branched = any(isinstance(leaf.layer, layers.Reparam) for leaf in weighted(part.leaves))
+        depthwise = [("dw_conv_list", "")] if branched else _conv_bn("dw_conv")
+        split = isinstance(part.block, blocks.SplitPointwise)
+        pointwise = _conv_bn("pw_conv_1", "pw_conv_2") if split else _conv_bn("pw_conv")
+        names = [*depthwise, *pointwise]
+        made |= _block(PADDLE, part, prefix, names, ("se.conv1", "se.conv2"))
+    return made | _head(PADDLE, head, [("last_conv", "")], "fc")
+
+
+def paddle_mobilenet_v3(arch: Arch, classes: int) -> Map:
+    """Return PaddleClas's names of MobileNetV3: ``conv``, ``blocks``, ``last_second_conv``, ``fc`` ...
+
+    Raises:
+        PretrainedError: the arch is no MobileNetV3.
+    """
+    stem, *body, last, head = _parts(arch, classes)
+    _expect(stem, blocks.ConvNormAct)
+    _expect(last, blocks.ConvNormAct)
+    _expect(head, Classifier)
+    made = _block(PADDLE_V3, stem, "", _conv_bn("conv"), ("", ""))
+    names = _conv_bn("expand_conv", "bottleneck_conv", "linear_conv")
+    for i, part in enumerate(body):
+        _expect(part, blocks.InvertedResidual)
+        made |= _block(PADDLE_V3, part, f"blocks.{i}.", names, ("mid_se.conv1", "mid_se.conv2"))
+    made |= _block(PADDLE_V3, last, "", _conv_bn("last_second_conv"), ("", ""))
+    return made | _head(PADDLE_V3, head, [("last_conv", "")], "fc")
+
+
+# -- schemes ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A way of naming, and how a file of it is known."""
+
+    name: str
+    markers: tuple[str, ...]  # names that each of its files has
+    names: Callable[[Arch, int], Map]
+    classifier: tuple[str, int]  # a tensor, and the side of it that is the number of classes
+
+    def needless(self, name: str, names: Mapping[str, object]) -> bool:
+        """Return whether a tensor says nothing that the others do not."""
+        if name.endswith(".num_batches_tracked"):
+            return True
+        # PP-LCNetV2 keeps the merged convolution beside its branches.
+        parent, _, last = name.rpartition(".dw_conv.")
+        return last in ("weight", "bias") and f"{parent}.dw_conv_list.0.conv.weight" in names
+
+
+SCHEMES = (
+    Scheme("timm", ("conv_stem.weight",), timm, ("classifier.weight", 0)),
+    Scheme(
+        "PaddleClas's PP-LCNet",
+        ("conv1.conv.weight", "blocks2.0.dw_conv.conv.weight"),
+        paddle_lcnet,
+        ("fc.weight", 1),
+    ),
+    Scheme(
+        "PaddleClas's PP-LCNetV2",
+        ("stem.0.conv.weight", "stage1.0.pw_conv.conv.weight"),
+        paddle_lcnet_v2,
+        ("fc.weight", 1),
+    ),
+    Scheme(
+        "PaddleClas's MobileNetV3",
+        ("conv.conv.weight", "last_second_conv.conv.weight"),
+        paddle_mobilenet_v3,
+        ("fc.weight", 1),
+    ),
+)

@@ -1,0 +1,91 @@
+"""lcnas's own file of weights: safetensors with flat names, the arch and the classes in its metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcnas.arch import Arch
+from lcnas.errors import ArchError, PretrainedError, shorten
+from lcnas.models.pretrained._fit import check_class_names, classes_of, fit
+from lcnas.models.pretrained._program import Weight
+
+KEY = "lcnas"  # of the metadata; one key, since their order in a file is not fixed
+VERSION = 1
+
+
+def save(
+    path: str | Path,
+    arch: Arch,
+    weights: Mapping[str, NDArray[np.float32]],
+    *,
+    class_names: Sequence[str] | None = None,
+    source: str = "",
+) -> None:
+    """Write a network and its weights into one file, which :func:`read` takes back.
+
+    The file is written beside and renamed; equal arguments give equal bytes.
+
+    Args:
+        path: the file, by habit ``.safetensors``.
+        arch: the network.
+        weights: name -> float32 array, as :func:`lcnas.onnx_export.names` lists them.
+        class_names: the name of each class, in order.
+        source: where the weights are from, in words.
+
+    Raises:
+        PretrainedError: weights that do not fit the arch, or a file that cannot be written.
+    """
+    from safetensors.numpy import save as to_bytes
+
+    arrays = {name: np.asarray(array) for name, array in weights.items()}
+    classes = classes_of(arch, arrays)
+    identity = {name: Weight(name) for name in arrays}
+    fitting = fit(arrays, identity, arch, classes, "weights")
+    about: dict[str, Any] = {
+        "version": VERSION,
+        "arch": json.loads(arch.to_json()),
+        "classes": classes,
+        "source": source,
+    }
+    if class_names is not None:
+        about["class_names"] = list(check_class_names(class_names, classes, "class_names"))
+    _write(Path(path), to_bytes(fitting, {KEY: json.dumps(about, ensure_ascii=False)}))
+
+
+def _write(path: Path, data: bytes) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            beside.write_bytes(data)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise PretrainedError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def header(text: str, source: str) -> tuple[Arch, int, tuple[str, ...] | None, str]:
+    """Return arch, classes, their names and the source out of the metadata of an own file.
+
+    Raises:
+        PretrainedError: the metadata are not those that :func:`save` writes.
+    """
+    try:
+        about = json.loads(text)
+        if about["version"] != VERSION:
+            raise ValueError(f"version {shorten(about['version'])} is not {VERSION}")
+        arch = Arch.from_data(about["arch"], "arch")
+        classes, names, words = about["classes"], about.get("class_names"), about["source"]
+        if isinstance(classes, bool) or not isinstance(classes, int) or not isinstance(words, str):
+            raise ValueError("classes or source is of the wrong kind")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        what = error if isinstance(error, ArchError) else shorten(str(error))
+        raise PretrainedError(f"{source}: no file of lcnas's weights: {what}") from None
+    return arch, classes, check_class_names(names, classes, source) if names else None, words

@@ -1,0 +1,494 @@
+"""What a Paddle program computes, as the layers of lcnas with the tensors that belong to them.
+
+A program is followed operation by operation: each value is known by the steps that lead to it from
+the input. So a network is recognised by what it does, not by what its tensors are called, and
+strides, paddings, activations and epsilons are those of the program.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lcnas import layers
+from lcnas.errors import PretrainedError, listing, shorten
+from lcnas.layers import Layer, Padding, Pair, Shape
+from lcnas.onnx_export import EPSILON
+
+OIHW = (2, 3, 1, 0)  # the axes of a kernel (out, in, height, width) in the order of ours
+MAX_OPS = 4096
+_NEAR = 1e-6  # of constants that went through float32
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Which tensor of a file a weight is, and what becomes of it."""
+
+    tensor: str
+    axes: tuple[int, ...] | None = None  # transposition; None: as it is
+    factor: float = 1.0
+    shift: float = 0.0  # added behind the factor
+
+    def source_shape(self, shape: Shape) -> Shape:
+        """Return the shape of the tensor for a weight of ``shape``."""
+        if self.axes is None:
+            return shape
+        made = [0] * len(shape)
+        for ours, theirs in enumerate(self.axes):
+            made[theirs] = shape[ours]
+        return tuple(made)
+
+
+@dataclass(frozen=True)
+class Param:
+    """A tensor that a program reads from the file beside it."""
+
+    name: str
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class Op:
+    """An operation, by Paddle's name; its inputs and its (first) output are names of values."""
+
+    kind: str
+    inputs: tuple[str, ...]
+    output: str
+    attrs: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Program:
+    """Operations in order of execution, and the tensors they read."""
+
+    params: Mapping[str, Param]  # by value
+    ops: tuple[Op, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A layer and its tensors, by the last names of our weights; a sum has steps of its own."""
+
+    layer: Layer
+    weights: Mapping[str, Weight] = field(default_factory=dict)
+    body: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True)
+class Network:
+    """What a program computes: its steps, and the input that it is for."""
+
+    steps: tuple[Step, ...]
+    size: tuple[int, int] | None  # (height, width); None: any
+    dropout: float | None  # the rate, where there is one
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A value of the program: the steps to it, and a factor that the next weights still have to take."""
+
+    steps: tuple[Step, ...]
+    factor: float = 1.0
+    ended: bool = False  # behind the softmax
+
+
+SUM = layers.Add(())  # the input of a sum plus its body, in a Step
+
+_ACTS = {
+    "relu": "relu",
+    "relu6": "relu6",
+    "hardswish": "hard_swish",
+    "sigmoid": "sigmoid",
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+}
+# Attributes that have to have these values, where a program names them.
+_FIXED: dict[str, dict[str, object]] = {
+    "conv2d": {"dilations": [1, 1], "data_format": "NCHW"},
+    "batch_norm": {"data_format": "NCHW"},
+    "relu6": {"threshold": 6.0},
+    "hardswish": {"threshold": 6.0, "scale": 6.0, "offset": 3.0},
+    "swish": {"beta": 1.0},
+    "gelu": {"approximate": False},
+    "pool2d": {"pooling_type": "avg", "data_format": "NCHW"},
+    "flatten": {"start_axis": 1},
+    "matmul": {"transpose_x": False, "transpose_y": False},
+    "scale": {"bias": 0.0},
+}
+
+
+class _Run:
+    """Follows a program; see :func:`trace`."""
+
+    def __init__(self, program: Program) -> None:
+        self.params = dict(program.params)
+        self.values: dict[str, _Value] = {}
+        self.constants: dict[str, object] = {}
+        self.size: tuple[int, int] | None = None
+        self.dropout: float | None = None
+        self.result: _Value | None = None
+
+    # -- inputs --------------------------------------------------------------------------------
+
+    def value(self, op: Op, index: int = 0, carries: bool = False) -> _Value:
+        """Return a value that the operation reads; ``carries``: a factor may pass through it."""
+        name = op.inputs[index] if index < len(op.inputs) else ""
+        if name not in self.values:
+            raise PretrainedError(f"{op.kind} reads {shorten(name)}, which nothing computes")
+        value = self.values[name]
+        if value.ended:
+            raise PretrainedError(f"{op.kind} behind the softmax")
+        if value.factor != 1.0 and not carries:
+            raise PretrainedError(f"{op.kind} behind a scale or a dropout that is none")
+        return value
+
+    def param(self, op: Op, index: int) -> Param:
+        """Return a tensor of the file that the operation reads."""
+        name = op.inputs[index] if index < len(op.inputs) else ""
+        if name not in self.params:
+            raise PretrainedError(
+                f"{op.kind} reads {shorten(name)}, which is no tensor of the file"
+            )
+        return self.params[name]
+
+    def split(self, op: Op) -> tuple[_Value | None, Param | None]:
+        """Return the value and the tensor among two inputs, None for what is not there."""
+        known = [name for name in op.inputs if name in self.params]
+        if len(known) != 1 or len(op.inputs) != 2:
+            return None, None
+        index = op.inputs.index(known[0])
+        return self.value(op, 1 - index), self.params[known[0]]
+
+    # -- layers --------------------------------------------------------------------------------
+
+    def data(self, op: Op) -> _Value:
+        if self.size is not None or self.values:
+            raise PretrainedError("more than one input")
+        shape = _numbers(op, "shape")
+        if len(shape) != 4 or shape[1] != 3:
+            raise PretrainedError(f"an input of the shape {shape}, not (batch, 3, height, width)")
+        if min(shape[2:]) > 0:
+            self.size = (shape[2], shape[3])
+        return _Value(())
+
+    def conv(self, op: Op) -> _Value:
+        before = self.value(op, 0, carries=True)
+        kernel = self.param(op, 1)
+        if len(kernel.shape) != 4:
+            raise PretrainedError(f"a kernel of the shape {kernel.shape}")
+        layer = layers.Conv(
+            kernel.shape[0],
+            (kernel.shape[2], kernel.shape[3]),
+            _pair(op, "strides"),
+            _padding(op),
+            groups=_number(op, "groups", 1),
+            norm=False,
+        )
+        return _then(before, Step(layer, {"kernel": Weight(kernel.name, OIHW, before.factor)}))
+
+    def norm(self, op: Op) -> _Value:
+        before = self.value(op)
+        conv = _bare(op, before)
+        epsilon = _float(op, "epsilon", EPSILON)
+        shift = 0.0 if math.isclose(epsilon, EPSILON, rel_tol=_NEAR) else epsilon - EPSILON
+        mean, var, scale, offset = (self.param(op, i).name for i in range(1, 5))
+        weights = {
+            "scale": Weight(scale),
+            "shift": Weight(offset),
+            "mean": Weight(mean),
+            "var": Weight(var, shift=shift),
+        }
+        return _instead(before, dataclasses.replace(conv, norm=True), weights)
+
+    def act(self, op: Op) -> _Value:
+        return _activated(self.value(op), _ACTS[op.kind])
+
+    def hard_sigmoid(self, op: Op) -> _Value:
+        """Clip(slope x + 1/2): ours has the slope 1/6, so that the layer before takes the rest."""
+        before = self.value(op)
+        slope, offset = _float(op, "slope", 1 / 6), _float(op, "offset", 0.5)
+        if not math.isclose(offset, 0.5, rel_tol=_NEAR) or not slope > 0:
+            raise PretrainedError(f"a hard sigmoid of slope {slope} and offset {offset}")
+        if not math.isclose(slope * 6, 1.0, rel_tol=_NEAR):
+            before = _scaled(op, before, slope * 6)
+        return _activated(before, "hard_sigmoid")
+
+    def add(self, op: Op) -> _Value:
+        before, bias = self.split(op)
+        if before is not None and bias is not None:
+            return _biased(op, before, bias)
+        first, second = self.value(op, 0), self.value(op, 1)
+        short, long = sorted((first, second), key=lambda value: len(value.steps))
+        body = _behind(short, long)
+        if not body:
+            raise PretrainedError("a sum of two branches, where only a shortcut is known")
+        return _then(short, Step(SUM, body=body))
+
+    def multiply(self, op: Op) -> _Value:
+        first, second = self.value(op, 0), self.value(op, 1)
+        short, long = sorted((first, second), key=lambda value: len(value.steps))
+        return _then(short, _squeeze_excite(_behind(short, long)))
+
+    def pool(self, op: Op) -> _Value:
+        before = self.value(op, carries=True)
+        kernel = self.constants.get(op.inputs[1]) if len(op.inputs) > 1 else op.attrs.get("ksize")
+        everything = op.attrs.get("adaptive") is True and kernel in ([1, 1], [1])
+        if not everything and op.attrs.get("global_pooling") is not True:
+            raise PretrainedError("a pooling that is not the mean of the whole map")
+        return _then(before, Step(layers.GlobalPool()))
+
+    def flatten(self, op: Op) -> _Value:
+        if _number(op, "stop_axis", -1) not in (-1, 3):
+            raise PretrainedError("a flatten of some sides only")
+        return _then(self.value(op, carries=True), Step(layers.Flatten()))
+
+    def matmul(self, op: Op) -> _Value:
+        before = self.value(op, carries=True)
+        kernel = self.param(op, 1)
+        if len(kernel.shape) != 2:
+            raise PretrainedError(f"a linear layer of the shape {kernel.shape}")
+        weights = {"kernel": Weight(kernel.name, None, before.factor)}
+        return _then(before, Step(layers.Linear(kernel.shape[1]), weights))
+
+    def drop(self, op: Op) -> _Value:
+        """Nothing, or the factor 1 - rate of Paddle's "downgrade_in_infer"."""
+        before = self.value(op, carries=True)
+        rate = self.constants.get(op.inputs[2]) if len(op.inputs) > 2 else op.attrs.get("p")
+        if not isinstance(rate, int | float) or not 0 <= rate < 1:
+            raise PretrainedError(f"a dropout of rate {shorten(rate)}")
+        self.dropout = float(np.float32(rate))
+        if op.attrs.get("mode", "downgrade_in_infer") == "upscale_in_train":
+            return before
+        return dataclasses.replace(before, factor=before.factor * (1 - rate))
+
+    def scale(self, op: Op) -> _Value:
+        before = self.value(op, carries=True)
+        factor = self.constants.get(op.inputs[1]) if len(op.inputs) > 1 else op.attrs.get("scale")
+        if not isinstance(factor, int | float) or not math.isfinite(factor):
+            raise PretrainedError(f"a scale by {shorten(factor)}")
+        return dataclasses.replace(before, factor=before.factor * factor)
+
+    def softmax(self, op: Op) -> _Value:
+        return dataclasses.replace(self.value(op), ended=True)
+
+    # -- the run -------------------------------------------------------------------------------
+
+    def constant(self, op: Op) -> None:
+        self.constants[op.output] = op.attrs.get("value")
+
+    def reshape(self, op: Op) -> None:
+        """Give a bias the shape in which it is added; a map keeps its own."""
+        param = self.param(op, 0)
+        if math.prod(param.shape) != max(param.shape, default=0):
+            raise PretrainedError(f"a reshape of {shorten(param.name)}, which is no bias")
+        self.params[op.output] = param
+
+    def fetch(self, op: Op) -> None:
+        if self.result is not None:
+            raise PretrainedError("more than one output")
+        value = self.values.get(op.inputs[0] if op.inputs else "")
+        if value is None or value.factor != 1.0:
+            raise PretrainedError("an output that nothing computes")
+        self.result = value
+
+    def follow(self, op: Op) -> None:
+        """Take one operation."""
+        for name, value in _FIXED.get(op.kind.removeprefix("depthwise_"), {}).items():
+            if name in op.attrs and not _same(op.attrs[name], value):
+                raise PretrainedError(
+                    f"{op.kind} with {name} {shorten(op.attrs[name])}, where only {value} is known"
+                )
+        if op.kind in _QUIET:
+            _QUIET[op.kind](self, op)
+        elif op.kind in _LAYERS:
+            self.values[op.output] = _LAYERS[op.kind](self, op)
+        else:
+            raise PretrainedError(
+                f"the operation {shorten(op.kind)} is not among {listing(sorted(_LAYERS))}"
+            )
+
+
+_LAYERS: dict[str, Callable[[_Run, Op], _Value]] = {
+    "data": _Run.data,
+    "conv2d": _Run.conv,
+    "depthwise_conv2d": _Run.conv,
+    "batch_norm": _Run.norm,
+    **dict.fromkeys(_ACTS, _Run.act),
+    "hardsigmoid": _Run.hard_sigmoid,
+    "add": _Run.add,
+    "multiply": _Run.multiply,
+    "pool2d": _Run.pool,
+    "flatten": _Run.flatten,
+    "matmul": _Run.matmul,
+    "dropout": _Run.drop,
+    "scale": _Run.scale,
+    "softmax": _Run.softmax,
+}
+_QUIET: dict[str, Callable[[_Run, Op], None]] = {
+    "full": _Run.constant,
+    "full_int_array": _Run.constant,
+    "reshape": _Run.reshape,
+    "fetch": _Run.fetch,
+}
+
+
+def trace(program: Program, source: str) -> Network:
+    """Return what a program computes up to its logits; a softmax at the end is left out.
+
+    Args:
+        program: the operations.
+        source: what to call it in errors.
+
+    Raises:
+        PretrainedError: an operation, or a use of one, that is none of the layers that lcnas has.
+    """
+    run = _Run(program)
+    if len(program.ops) > MAX_OPS:
+        raise PretrainedError(f"{source}: {len(program.ops)} operations, more than {MAX_OPS}")
+    try:
+        for op in program.ops:
+            run.follow(op)
+        if run.result is None:
+            raise PretrainedError("no output")
+    except PretrainedError as error:
+        raise PretrainedError(f"{source}: {error}") from None
+    return Network(run.result.steps, run.size, run.dropout)
+
+
+# -- steps -----------------------------------------------------------------------------------------
+
+
+def _then(value: _Value, step: Step) -> _Value:
+    """Return the value behind one more step; a factor passes where the step has no weights to take it."""
+    return _Value((*value.steps, step), 1.0 if step.weights else value.factor)
+
+
+def _instead(value: _Value, layer: Layer, weights: Mapping[str, Weight]) -> _Value:
+    """Return the value whose last step is ``layer``, with more weights."""
+    last = value.steps[-1]
+    step = Step(layer, {**last.weights, **weights}, last.body)
+    return dataclasses.replace(value, steps=(*value.steps[:-1], step))
+
+
+def _bare(op: Op, value: _Value) -> layers.Conv:
+    """Return the last layer, a convolution without batch norm, bias and activation."""
+    last = value.steps[-1].layer if value.steps else None
+    if not isinstance(last, layers.Conv):
+        raise PretrainedError(f"{op.kind} that is not behind a convolution")
+    if last.norm or last.bias or last.act != "identity":
+        raise PretrainedError(f"{op.kind} that is not right behind its convolution")
+    return last
+
+
+def _activated(value: _Value, act: str) -> _Value:
+    last = value.steps[-1].layer if value.steps else None
+    if isinstance(last, layers.Conv | layers.Linear | layers.Add) and last.act == "identity":
+        return _instead(value, dataclasses.replace(last, act=act), {})
+    return _then(value, Step(layers.Act(act)))
+
+
+def _biased(op: Op, value: _Value, bias: Param) -> _Value:
+    last = value.steps[-1].layer if value.steps else None
+    more = {"bias": Weight(bias.name)}
+    if isinstance(last, layers.Linear) and "bias" not in value.steps[-1].weights:
+        return _instead(value, last, more)
+    return _instead(value, dataclasses.replace(_bare(op, value), bias=True), more)
+
+
+def _scaled(op: Op, value: _Value, factor: float) -> _Value:
+    """Return the value times a factor, which the kernel and the bias of the last step take."""
+    last = value.steps[-1] if value.steps else None
+    conv = last.layer if last else None
+    plain = isinstance(conv, layers.Conv) and not conv.norm and conv.act == "identity"
+    if last is None or not plain:
+        raise PretrainedError(
+            f"{op.kind} of another slope than 1/6 that is not behind a convolution"
+        )
+    taken = {
+        name: dataclasses.replace(weight, factor=weight.factor * factor)
+        for name, weight in last.weights.items()
+    }
+    return _instead(value, last.layer, taken)
+
+
+def _behind(short: _Value, long: _Value) -> tuple[Step, ...]:
+    """Return the steps from one value to the other, or none where they part before it."""
+    count = len(short.steps)
+    return long.steps[count:] if long.steps[:count] == short.steps else ()
+
+
+def _squeeze_excite(steps: tuple[Step, ...]) -> Step:
+    """Return the layer of the steps pool, 1x1, act, 1x1, gate, whose output multiplies their input."""
+    shape = [type(step.layer) for step in steps]
+    if shape != [layers.GlobalPool, layers.Conv, layers.Conv]:
+        raise PretrainedError("a product that is no squeeze-and-excite")
+    reduce, expand = steps[1], steps[2]
+    if not (isinstance(reduce.layer, layers.Conv) and isinstance(expand.layer, layers.Conv)):
+        raise AssertionError("the types were compared")
+    for conv in (reduce.layer, expand.layer):
+        plain = layers.Conv(conv.width, bias=True, norm=False, act=conv.act)
+        if conv != plain:
+            raise PretrainedError("a squeeze-and-excite whose convolutions are not 1x1 with a bias")
+    layer = layers.SqueezeExcite(reduce.layer.width, reduce.layer.act, expand.layer.act)
+    named = {f"reduce/{name}": weight for name, weight in reduce.weights.items()}
+    return Step(
+        layer, named | {f"expand/{name}": weight for name, weight in expand.weights.items()}
+    )
+
+
+# -- attributes ------------------------------------------------------------------------------------
+
+
+def _same(given: object, wanted: object) -> bool:
+    if isinstance(wanted, float) and isinstance(given, int | float):
+        return math.isclose(given, wanted, rel_tol=_NEAR, abs_tol=0.0)
+    if wanted == "NCHW":
+        return given in ("NCHW", "AnyLayout")
+    return given == wanted
+
+
+def _numbers(op: Op, name: str) -> list[int]:
+    given = op.attrs.get(name)
+    if not isinstance(given, list) or not all(isinstance(n, int) for n in given):
+        raise PretrainedError(f"{op.kind}: {name}: {shorten(given)} is not a list of numbers")
+    return given
+
+
+def _number(op: Op, name: str, default: int) -> int:
+    given = op.attrs.get(name, default)
+    if not isinstance(given, int):
+        raise PretrainedError(f"{op.kind}: {name}: {shorten(given)} is not a whole number")
+    return given
+
+
+def _float(op: Op, name: str, default: float) -> float:
+    given = op.attrs.get(name, default)
+    if not isinstance(given, int | float) or not math.isfinite(given):
+        raise PretrainedError(f"{op.kind}: {name}: {shorten(given)} is not a number")
+    return float(given)
+
+
+def _pair(op: Op, name: str) -> Pair:
+    given = _numbers(op, name)
+    if len(given) != 2 or min(given) < 1:
+        raise PretrainedError(f"{op.kind}: {name}: {given} is no pair")
+    return (given[0], given[1])
+
+
+def _padding(op: Op) -> Padding:
+    """Return (top, bottom, left, right)."""
+    algorithm = op.attrs.get("padding_algorithm", "EXPLICIT")
+    if algorithm == "VALID":
+        return (0, 0, 0, 0)
+    given = _numbers(op, "paddings")
+    if algorithm != "EXPLICIT" or len(given) not in (2, 4) or min(given) < 0:
+        raise PretrainedError(f"{op.kind} with the padding {shorten(algorithm)} {given}")
+    top, bottom, left, right = (
+        given if len(given) == 4 else (given[0], given[0], given[1], given[1])
+    )
+    return (top, bottom, left, right)

@@ -1,0 +1,316 @@
+"""Reading a file of published weights, whatever its format and its names."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcnas import layers
+from lcnas.arch import Arch
+from lcnas.errors import LcnasError, PretrainedError, listing, nearest, shorten
+from lcnas.models.pretrained import _archs, _own
+from lcnas.models.pretrained._files import Arrays, Content, paddle_pickle, safetensors, torch_pickle
+from lcnas.models.pretrained._fit import Differences, check_class_names, differences, fit
+from lcnas.models.pretrained._names import SCHEMES, Map, Scheme
+from lcnas.models.pretrained._paddle import Inference, inference
+from lcnas.models.pretrained._program import Network, Step, Weight, trace
+from lcnas.models.pretrained._tree import Leaf, parts
+from lcnas.onnx_export import EPSILON, names
+
+_READERS: dict[str, Callable[[Path], Content]] = {
+    ".pdparams": paddle_pickle,
+    ".safetensors": safetensors,
+    ".pth": torch_pickle,
+    ".pt": torch_pickle,
+    ".bin": torch_pickle,
+    ".tar": torch_pickle,  # "model_best.pth.tar"
+}
+_PROGRAMS = (".pdiparams", ".json", ".pdmodel")
+# What wrappers put before every name of a state dict.
+_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
+
+
+@dataclass(frozen=True, eq=False)
+class Pretrained:
+    """A network and its weights, out of a file."""
+
+    arch: Arch
+    classes: int  # outputs of the last layer
+    weights: dict[str, NDArray[np.float32]]  # by the names of lcnas.onnx_export.names
+    source: str  # what was read, in words
+    class_names: tuple[str, ...] | None = (
+        None  # in the order of the outputs, where the file has them
+    )
+
+
+def read(path: str | Path, arch: Arch | None = None, *, epsilon: float = EPSILON) -> Pretrained:
+    """Return the network and the weights of a file; nothing in the file is run.
+
+    By its suffix the file is taken for
+
+    - ``.pdiparams``: Paddle's inference model, with its program (``.json`` or ``.pdmodel``) beside it;
+    - ``.pdparams``: PaddleClas's weights of PP-LCNet, PP-LCNetV2 or MobileNetV3;
+    - ``.safetensors``: timm's weights, or a file of :func:`lcnas.models.pretrained.save`;
+    - ``.pth``, ``.pt``, ``.bin``, ``.tar``: timm's weights as PyTorch saves them.
+
+    Args:
+        path: the file.
+        arch: the network, where the file does not tell it: a program tells all, names and shapes tell
+            a network that is published under them. Its resolution is kept.
+        epsilon: of the batch norms, where it is not lcnas's own and the file does not tell it.
+
+    Raises:
+        PretrainedError: the file cannot be read, holds anything but arrays, is for no network that lcnas
+            knows, or does not fit the arch; says what is missing, unexpected or of another shape.
+    """
+    file = Path(path)
+    if arch is not None and not isinstance(arch, Arch):
+        raise PretrainedError(
+            f"arch: {shorten(arch)} is no Arch; lcnas.zoo.load() gives one by name"
+        )
+    if not math.isfinite(epsilon) or epsilon < 0:
+        raise PretrainedError(f"epsilon: {shorten(epsilon)} is not a number of at least 0")
+    if not file.is_file():
+        raise PretrainedError(f"{file}: {_why_no_file(file)}")
+    suffix = file.suffix.lower()
+    if suffix in _PROGRAMS:
+        _only_without(epsilon, file)
+        return _of_program(file.with_suffix(".pdiparams"), arch)
+    if suffix not in _READERS:
+        known = [*_PROGRAMS, *_READERS]
+        raise PretrainedError(
+            f"{file}: the suffix {suffix!r} is not among {listing(known)}{nearest(suffix, known)}"
+        )
+    content = _READERS[suffix](file)
+    if _own.KEY in content.about:
+        _only_without(epsilon, file)
+        return _of_own(file, content, arch)
+    return _of_names(file, content, arch, epsilon)
+
+
+def _why_no_file(file: Path) -> str:
+    if not file.is_dir():
+        return "there is no such file"
+    suffixes = (*_PROGRAMS[:1], *_READERS)
+    inside = sorted(f.name for f in file.iterdir() if f.suffix.lower() in suffixes)
+    return f"is a folder; its files of weights: {listing(inside)}"
+
+
+def _only_without(epsilon: float, file: Path) -> None:
+    if epsilon != EPSILON:
+        raise PretrainedError(
+            f"epsilon: {epsilon} is not taken for {file.name}, which tells its own"
+        )
+
+
+# -- programs --------------------------------------------------------------------------------------
+
+
+def _of_program(file: Path, arch: Arch | None) -> Pretrained:
+    made = inference(file)
+    network = trace(made.program, made.content.kind)
+    classes = _outputs(network, file)
+    if arch is None:
+        arch = _arch_of(network, made, classes, file)
+    wanted = _matched(network, arch, classes, str(file))
+    weights = fit(made.content.arrays, wanted, arch, classes, str(file))
+    given = made.class_names
+    notes = str(file.with_suffix(".yml"))
+    class_names = check_class_names(given, classes, notes) if given else None
+    source = f"{made.content.kind} with {file.name}"
+    return Pretrained(arch, classes, weights, source, class_names)
+
+
+def _outputs(network: Network, file: Path) -> int:
+    last = network.steps[-1].layer if network.steps else None
+    if not isinstance(last, layers.Linear) or not last.width:
+        raise PretrainedError(f"{file}: its program does not end in a linear layer of classes")
+    return last.width
+
+
+def _arch_of(network: Network, made: Inference, classes: int, file: Path) -> Arch:
+    found = _archs.from_program(network, made.name)
+    if found is not None:
+        return found
+    for candidate in _archs.program_candidates():
+        arch = candidate.build().at(network.size or 224)
+        try:
+            _matched(network, arch, classes, "")
+        except LcnasError:
+            continue
+        return arch if arch.name else arch.named(candidate.name)
+    raise PretrainedError(
+        f"{file}: its program is neither a PP-LCNet nor a MobileNet that PaddleClas publishes; "
+        "give the network as arch="
+    )
+
+
+def _matched(network: Network, arch: Arch, classes: int, source: str) -> dict[str, Weight]:
+    """Return our name -> tensor, where the program does what the arch does, layer by layer."""
+    leaves = [leaf for part in parts(arch, classes) for leaf in part.leaves]
+    try:
+        return _paired(network.steps, leaves)
+    except PretrainedError as error:
+        raise PretrainedError(
+            f"{source}: does not fit {arch.name or repr(arch)}: {error}"
+        ) from None
+
+
+def _paired(steps: Sequence[Step], leaves: Sequence[Leaf]) -> dict[str, Weight]:
+    made: dict[str, Weight] = {}
+    for step, leaf in zip(steps, leaves, strict=False):
+        if step.layer != leaf.layer:
+            raise PretrainedError(f"{leaf.path}: {_difference(step.layer, leaf.layer)}")
+        made |= {f"{leaf.path}/{name}": weight for name, weight in step.weights.items()}
+        made |= _paired(step.body, leaf.body)
+    if len(steps) > len(leaves):
+        kind = _a(steps[len(leaves)].layer.kind)
+        raise PretrainedError(f"the program goes on with {kind} where the network ends")
+    if len(steps) < len(leaves):
+        raise PretrainedError(f"the program ends before {leaves[len(steps)].path}")
+    return made
+
+
+def _difference(theirs: layers.Layer, ours: layers.Layer) -> str:
+    """Return how a layer of the program differs from that of the network."""
+    if type(theirs) is not type(ours):
+        return f"the program has {_a(theirs.kind)}, the network {_a(ours.kind)}"
+    mine = vars(ours)
+    differing = [f"{k} {v} for {mine[k]}" for k, v in vars(theirs).items() if v != mine[k]]
+    return f"the program's {ours.kind} has {', '.join(differing)}"
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
+
+
+# -- our own files ---------------------------------------------------------------------------------
+
+
+def _of_own(file: Path, content: Content, arch: Arch | None) -> Pretrained:
+    found, classes, class_names, source = _own.header(content.about[_own.KEY], str(file))
+    if arch is not None and arch.blocks != found.blocks:
+        raise PretrainedError(
+            f"{file}: its network is {found.name or repr(found)}, not {arch.name or repr(arch)}"
+        )
+    arch = found if arch is None else arch
+    wanted = {name: Weight(name) for name in names(arch, classes)}
+    weights = fit(content.arrays, wanted, arch, classes, str(file))
+    return Pretrained(arch, classes, weights, source or f"lcnas's {file.name}", class_names)
+
+
+# -- files with the names of timm and PaddleClas ---------------------------------------------------
+
+
+def _of_names(file: Path, content: Content, arch: Arch | None, epsilon: float) -> Pretrained:
+    arrays = _stripped(content.arrays)
+    scheme = _scheme(arrays, file)
+    if scheme.name == "timm":
+        _refuse_tensorflow(file)
+    arrays = {name: a for name, a in arrays.items() if not scheme.needless(name, arrays)}
+    classes = _classes(arrays, scheme, file)
+    if arch is None:
+        arch = _known(arrays, scheme, classes, file)
+    wanted = _with_epsilon(_names(scheme, arch, classes, file), epsilon)
+    weights = fit(arrays, wanted, arch, classes, str(file))
+    source = f"{scheme.name} in {content.kind}, {file.name}"
+    return Pretrained(arch, classes, weights, source)
+
+
+def _stripped(arrays: Arrays) -> Arrays:
+    """Return the arrays without a prefix that all names have."""
+    for prefix in _PREFIXES:
+        if arrays and all(name.startswith(prefix) for name in arrays):
+            return _stripped({name.removeprefix(prefix): a for name, a in arrays.items()})
+    return arrays
+
+
+def _scheme(arrays: Arrays, file: Path) -> Scheme:
+    for scheme in SCHEMES:
+        if all(marker in arrays for marker in scheme.markers):
+            return scheme
+    some = listing(map(shorten, sorted(arrays)[:3]))
+    raise PretrainedError(
+        f"{file}: names such as {some} are not those of "
+        f"{listing(scheme.name for scheme in SCHEMES)}"
+    )
+
+
+def _refuse_tensorflow(file: Path) -> None:
+    """Refuse timm's ports of TensorFlow's weights: they pad on one side, which lcnas's blocks do not.
+
+    Only the model's name tells, which the file or the config.json beside it (Hugging Face) has.
+    """
+    config = file.with_name("config.json")
+    name = file.stem
+    if config.is_file() and file.stem in ("model", "pytorch_model"):
+        try:
+            about = json.loads(config.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return  # nobody asked for it
+        name = str(about.get("architecture", "")) if isinstance(about, dict) else ""
+    if name.startswith("tf_"):
+        raise PretrainedError(
+            f"{file}: {shorten(name)} pads as TensorFlow does, more behind than before, "
+            "which no block of lcnas can"
+        )
+
+
+def _classes(arrays: Arrays, scheme: Scheme, file: Path) -> int:
+    name, side = scheme.classifier
+    if name not in arrays or arrays[name].ndim != 2 or not arrays[name].shape[side]:
+        raise PretrainedError(
+            f"{file}: {name!r}, the kernel of the last layer, is missing or no matrix"
+        )
+    return int(arrays[name].shape[side])
+
+
+def _names(scheme: Scheme, arch: Arch, classes: int, file: Path) -> Map:
+    try:
+        return scheme.names(arch, classes)
+    except PretrainedError as error:
+        what = arch.name or repr(arch)
+        raise PretrainedError(
+            f"{file}: has the names of {scheme.name}, {what} has none: {error}"
+        ) from None
+
+
+def _with_epsilon(wanted: Map, epsilon: float) -> Map:
+    """Return the map with variances that take up another epsilon than ours."""
+    if epsilon == EPSILON:
+        return wanted
+    return {
+        name: dataclasses.replace(weight, shift=epsilon - EPSILON)
+        if name.endswith("/var")
+        else weight
+        for name, weight in wanted.items()
+    }
+
+
+def _known(arrays: Arrays, scheme: Scheme, classes: int, file: Path) -> Arch:
+    """Return the published network whose names and shapes these are."""
+    shapes = {name: array.shape for name, array in arrays.items()}
+    found: dict[str, Differences] = {}
+    for candidate in _archs.candidates(scheme.name):
+        arch = candidate.build()
+        found[candidate.name] = _apart(shapes, scheme, arch, classes)
+        if not found[candidate.name]:
+            return arch if arch.name else arch.named(candidate.name)
+    closest = min(found, key=lambda name: len(found[name]))
+    raise PretrainedError(
+        f"{file}: is none of the networks that are known with the names of {scheme.name}; give it as "
+        f"arch=. From {closest} it differs in {len(found[closest])}: {found[closest]}"
+    )
+
+
+def _apart(
+    shapes: Mapping[str, tuple[int, ...]], scheme: Scheme, arch: Arch, classes: int
+) -> Differences:
+    return differences(shapes, scheme.names(arch, classes), names(arch, classes))

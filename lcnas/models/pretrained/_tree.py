@@ -1,0 +1,65 @@
+"""The layers of an arch that have to do with weights, each with its path in the names of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lcnas import layers
+from lcnas.arch import Arch, walk
+from lcnas.blocks import Block
+from lcnas.layers import Layer
+from lcnas.models.pretrained._program import SUM
+from lcnas.onnx_export import block_names
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A layer at its place; of a sum of the input and a chain the body is that chain."""
+
+    path: str  # such as "stage4_block_2/0"
+    layer: Layer
+    body: tuple[Leaf, ...] = ()
+
+
+@dataclass(frozen=True)
+class Part:
+    """A block, and its leaves in order of execution."""
+
+    stage: str
+    block: Block
+    leaves: tuple[Leaf, ...]
+
+
+def parts(arch: Arch, classes: int) -> tuple[Part, ...]:
+    """Return the blocks of a network with their leaves; identities and dropout are left out."""
+    stages = [stage.name for stage in arch.stages for _ in stage.blocks]
+    placed = zip(stages, block_names(arch), walk(arch, classes=classes), strict=True)
+    return tuple(
+        Part(stage, block.block, tuple(leaves(block.layer, name))) for stage, name, block in placed
+    )
+
+
+def leaves(layer: Layer, path: str) -> Iterator[Leaf]:
+    """Yield the leaves of a layer, chains unrolled."""
+    match layer:
+        case layers.Chain():
+            for i, inner in enumerate(layer.layers):
+                yield from leaves(inner, f"{path}/{i}")
+        case layers.Identity() | layers.Dropout():
+            return
+        case layers.Add(branches=(layers.Identity(), body)):
+            yield Leaf(path, layers.Add(SUM.branches, layer.act), tuple(leaves(body, f"{path}/1")))
+        case _:
+            yield Leaf(path, layer)
+
+
+def weighted(found: tuple[Leaf, ...]) -> Iterator[Leaf]:
+    """Yield the leaves that have weights, those inside sums too."""
+    for leaf in found:
+        if leaf.body:
+            yield from weighted(leaf.body)
+        elif isinstance(
+            leaf.layer, layers.Conv | layers.Reparam | layers.SqueezeExcite | layers.Linear
+        ):
+            yield leaf
