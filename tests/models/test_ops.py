@@ -185,7 +185,7 @@ def _plain_act(u, name):
     }[name]()
 
 
-def given(dtype=np.float32, shape=(4, 5, 6, 3)):
+def given(dtype: Any = np.float32, shape: Any = (4, 5, 6, 3)) -> tuple[Any, Any, Any]:
     x = draw(shape, 3, dtype) * 2 + draw(shape[-1:], 4, dtype)[None, None, None] * 3
     return x, draw(shape[-1:], 5, dtype) + 1, draw(shape[-1:], 6, dtype)
 
@@ -208,7 +208,7 @@ def test_norm_and_activation_are_the_plain_ones(name, layout):
     for mine, its in zip(run(*args), plain_norm_act(*args, name), strict=True):
         close(mine, its, 1e-5)
     _, gradients = with_gradients(lambda *a: run(*a)[0], *args)
-    _, rights = with_gradients(lambda *a: plain_norm_act(*a, name)[0], *args)
+    _, rights = with_gradients(lambda x, s, b: plain_norm_act(x, s, b, name)[0], *args)
     for mine, its in zip(gradients, rights, strict=True):
         close(mine, its, 2e-5)
 
