@@ -1,0 +1,303 @@
+"""Command line: train a network, export it, and say how good it is.
+
+python -m lcnas.train --arch pplcnet_0.5x --data cifar10:DIR --recipe cifar10 --out runs/first
+python -m lcnas.train --arch my_network.json --init weights.safetensors --freeze stem,stage1 ...
+python -m lcnas.train --teacher teacher.onnx --distill js --distill-weight 0.9 ...
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lcnas import _cli, cost
+from lcnas.arch import Arch, height_width
+from lcnas.errors import TrainingFailure
+from lcnas.latency.machine import pinned, this_machine
+from lcnas.training import recipes
+from lcnas.training.recipes import Recipe
+
+if TYPE_CHECKING:
+    from lcnas.training.data import Data
+    from lcnas.training.run import Result
+
+PROG = "lcnas.train"
+_PATIENCE = 5.0  # seconds between two lines while pictures are read
+_SETTINGS = "recipe_"  # what the recipe's options begin with among the parsed arguments
+
+
+def main(argv: list[str], keep_memory: bool = False) -> int:
+    """Run the command; returns the exit code.
+
+    Args:
+        argv: the arguments.
+        keep_memory: whether the process is for training alone and may keep what memory it frees.
+    """
+    args = _parser(argv).parse_args(argv)
+    _cli.load_blocks(args.blocks)
+    if keep_memory:
+        from lcnas.models import memory
+
+        memory.keep_freed_memory()
+    recipe = recipes.load(args.recipe, **_changes(args))
+    arch = _cli.network(args.arch)
+    arch = arch if recipe.resolution is None else arch.at(recipe.resolution)
+    out = Path(args.out or f"runs/{arch.name or arch.id[:8]}-{recipe.name}-s{args.seed}")
+    with _threads(args.threads):
+        _compile_cache(args.cache)
+        return _trained(args, arch, recipe, out)
+
+
+def _trained(args: argparse.Namespace, arch: Arch, recipe: Recipe, out: Path) -> int:
+    from lcnas import training
+
+    if args.coordinator:
+        training.join(args.coordinator, args.hosts, args.host)
+    with _data(args, arch, recipe) as data:
+        print(plan(arch, recipe, data, out), flush=True)
+        chosen: dict[str, Any] = {
+            "seed": args.seed,
+            "init": args.init,
+            "freeze": [name for name in args.freeze.split(",") if name],
+            "teacher": args.teacher,
+            "devices": training.find_devices(args.devices),
+        }
+        if args.dry_run:
+            training.check(arch, data, recipe, out, **chosen)
+            print("all fits; nothing was trained or written")
+            return 0
+        limits = {"test": args.test, "keep": args.keep, "save_minutes": args.save_minutes}
+        try:
+            result = training.fit(arch, data, recipe, out, **chosen, **limits)
+        except training.Stopped as stop:
+            print(f"{stop}; the same command goes on from there", file=sys.stderr)
+            return 128 + stop.signal
+        except TrainingFailure as failure:
+            print(f"python -m {PROG}: {failure}", file=sys.stderr)
+            return _cli.FAILURE
+    print(summary(result))
+    return 0
+
+
+def _data(args: argparse.Namespace, arch: Arch, recipe: Recipe) -> Data:
+    from lcnas import training
+    from lcnas.training.data import IMAGENET
+
+    augment = recipe.augment
+    return training.load_data(
+        args.data,
+        size=_sides(arch, recipe),
+        seed=args.data_seed,
+        workers=args.workers,
+        scale=augment.scale if augment.crop == "resized" else None,
+        ratio=augment.ratio,
+        normalization=IMAGENET if args.normalization == "imagenet" else None,
+        unlabelled=args.unlabelled,
+        progress=_Reading(),
+    )
+
+
+class _Reading:
+    """Tells now and then how many pictures have been read."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + _PATIENCE
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() > self._next:
+            self._next = time.monotonic() + _PATIENCE
+            print(f"reading pictures: {done:,}/{total:,}", file=sys.stderr, flush=True)
+
+
+# -- options ---------------------------------------------------------------------------------------
+
+
+def _parser(argv: list[str]) -> _cli.Parser:
+    parser = _cli.Parser(
+        PROG,
+        "Train a network. The folder then holds the best and the last model (ONNX, safetensors), metrics\n"
+        "(JSON lines, TensorBoard), stored states and result.json. Stop it at any moment (Ctrl-C, a\n"
+        "kill): the same command goes on where it was, and ends with the same weights.",
+    )
+    add = parser.add_argument
+    add("--arch", default="pplcnet_0.5x", metavar="NET", help="zoo name or .json file")
+    add(
+        "--data",
+        default="synthetic",
+        metavar="SET",
+        help="synthetic, cifar10:DIR, imagefolder:DIR or npz:FILE",
+    )
+    add(
+        "--recipe",
+        default="proxy",
+        metavar="NAME",
+        help=f"{', '.join(recipes.names())}, or a .json file",
+    )
+    add("--out", metavar="FOLDER", help="of the run (default: runs/ARCH-RECIPE-sSEED)")
+    add("--seed", type=int, default=0, help="of the weights, the order and all draws")
+    add("--data-seed", type=int, default=0, help="of the split into training and validation")
+    add(
+        "--normalization",
+        choices=("own", "imagenet"),
+        default="own",
+        help="mean and deviation of the set's own training images, or those that published weights expect",
+    )
+    add("--init", metavar="FILE", help="weights to start from: .safetensors, .pdparams, .pdiparams")
+    add("--unlabelled", metavar="FOLDER", help="pictures without labels, for the teacher alone")
+    add("--freeze", default="", metavar="A,B", help="stages or blocks that keep their weights")
+    add("--teacher", metavar="FILE", help="whom to learn from as well: .onnx, or weights of ours")
+    add(
+        "--test",
+        choices=("best", "last", "none"),
+        default="best",
+        help="which network reads the test images, once, at the end: that with the best validation "
+        "accuracy, the last, or none",
+    )
+    add("--keep", type=int, default=2, metavar="N", help="newest states to keep, beside the best")
+    add("--save-minutes", type=float, default=10.0, metavar="M", help="at most this long is lost")
+    add("--threads", type=int, metavar="N", help="cores to use (default: all)")
+    add("--workers", type=int, metavar="N", help="processes that decode pictures")
+    add("--devices", type=int, metavar="N", help="devices that share each batch (default: all)")
+    add(
+        "--cache",
+        default="auto",
+        metavar="FOLDER",
+        help="where compiled programs are kept; none: nowhere; auto: the user's cache",
+    )
+    add("--coordinator", metavar="ADDRESS:PORT", help="of the first of several hosts")
+    add("--hosts", type=int, default=1, metavar="N", help="how many train together")
+    add("--host", type=int, default=0, metavar="I", help="which of them this is")
+    add(
+        "--blocks",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="Python file with blocks of your own",
+    )
+    add("--dry-run", action="store_true", help="check all, show the plan, train nothing")
+    _add_settings(parser, argv)
+    return parser
+
+
+def _add_settings(parser: _cli.Parser, argv: list[str]) -> None:
+    """Add an option for each field of a recipe; the help shows the values of the recipe named."""
+    name = _option(argv, "--recipe", "proxy")
+    known = name in recipes.names()
+    now = recipes.values(recipes.load(name)) if known else {}
+    group = parser.add_argument_group(
+        "fields of the recipe", f"each with its value in {name}" if known else ""
+    )
+    for setting in recipes.settings():
+        shown = f" (here: {_text(now[setting.name])})" if known else ""
+        words = f"{setting.kind_in_words}: {setting.about.words}{shown}"
+        group.add_argument(
+            f"--{setting.name.replace('_', '-')}",
+            dest=_SETTINGS + setting.name,
+            metavar="V",
+            default=None,
+            help=words.replace("%", "%%"),
+        )
+
+
+def _option(argv: list[str], name: str, default: str) -> str:
+    for i, word in enumerate(argv):
+        if word.startswith(f"{name}="):
+            return word.partition("=")[2]
+        if word == name and i + 1 < len(argv):
+            return argv[i + 1]
+    return default
+
+
+def _text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(_text, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def _changes(args: argparse.Namespace) -> dict[str, str]:
+    return {
+        key.removeprefix(_SETTINGS): value
+        for key, value in vars(args).items()
+        if key.startswith(_SETTINGS) and value is not None
+    }
+
+
+def _sides(arch: Arch, recipe: Recipe) -> tuple[int, int]:
+    """Return (height, width) at which pictures are wanted: the larger of training and testing."""
+    tested = height_width(arch.resolution)
+    trained = height_width(recipe.train_resolution or arch.resolution)
+    return (max(tested[0], trained[0]), max(tested[1], trained[1]))
+
+
+@contextlib.contextmanager
+def _threads(threads: int | None) -> Iterator[None]:
+    """Keep the process on so many cores; JAX takes as many threads as it finds when it starts."""
+    if threads is None:
+        yield
+        return
+    with pinned(threads):
+        yield
+
+
+def _compile_cache(folder: str) -> None:
+    """Let JAX keep compiled programs, so that the next start compiles nothing."""
+    import jax
+
+    if folder == "none" or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    machine = this_machine()
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    # A program is compiled for one processor: a shared home folder may serve several.
+    own = home / "lcnas" / "jax" / f"{machine.slug}-{machine.isa}"
+    chosen = str(own if folder == "auto" else folder)
+    jax.config.update("jax_compilation_cache_dir", chosen)  # type: ignore[no-untyped-call]
+
+
+# -- what is printed -------------------------------------------------------------------------------
+
+
+def plan(arch: Arch, recipe: Recipe, data: Data, out: Path) -> str:
+    """Return what is about to happen, in lines."""
+    height, width = height_width(arch.resolution)
+    steps = data.train.steps(recipe.batch)
+    params = cost.params(arch, data.classes, training=True)
+    images = len(data.train), len(data.validation), len(data.test)
+    rows = {
+        "network": f"{arch.name or arch.id[:8]}, {height}x{width} px, {params:,} params, "
+        f"{cost.macs(arch, classes=data.classes) / 1e6:,.1f} M MACs",
+        "data": f"{data.spec}, {data.classes} classes; {images[0]:,} images to train, "
+        f"{images[1]:,} to validate, {images[2]:,} to test",
+        "recipe": f"{recipe.name}, {recipe.epochs} epochs of {steps:,} steps with {recipe.batch} "
+        f"images, {recipe.optimizer} {recipe.learning_rate:g}",
+        "out": str(out),
+    }
+    if data.skipped:
+        name, why = next(iter(data.skipped.items()))
+        rows["skipped"] = f"{len(data.skipped)} damaged images, such as {name} ({why})"
+    return "\n".join(f"{name:<8} {text}" for name, text in rows.items())
+
+
+def summary(result: Result) -> str:
+    """Return what came out, in lines."""
+    lines = [f"validation (epoch {result.best_epoch}, the best): {result.validation}"]
+    if result.test is not None:
+        lines.append(f"test ({result.tested} network): {result.test}")
+    lines.append(
+        f"{result.images_s:,.0f} images/s, {result.seconds:,.0f} s of training, "
+        f"{result.compile_seconds:,.1f} s of compiling"
+    )
+    lines.append(f"written: {result.out}/best.onnx, last.onnx, result.json")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    _cli.run(PROG, functools.partial(main, keep_memory=True))

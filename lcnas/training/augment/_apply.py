@@ -1,0 +1,177 @@
+"""The whole of an augmentation, traced into one program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lcnas.training.augment import _colour, _crop, _mix, _rand
+
+if TYPE_CHECKING:
+    from lcnas.training.augment import Augment, MeanStd
+
+Array = jax.Array
+Shape = tuple[int, int]  # height, width
+
+
+def train(
+    augment: Augment,
+    images: Any,
+    labels: Any,
+    key: Array,
+    shape: Shape,
+    classes: int,
+    normalization: MeanStd,
+    aspect: Any,
+    cropped: bool,
+    first: Any,
+) -> tuple[Array, Array]:
+    """Return pictures to train on and their targets; see :meth:`Augment.apply`."""
+    images, labels = jnp.asarray(images), jnp.asarray(labels)
+    targets = jax.nn.one_hot(labels, classes, dtype=jnp.float32)
+    aspects = _aspects(images, aspect)
+    draws = _Draws(augment, key, len(images), first)
+
+    def placed() -> Array:
+        return _placed(augment, images, draws, shape, aspects, cropped).astype(jnp.float32)
+
+    def finished() -> tuple[Array, Array]:
+        x = _settled(placed, lambda: _blank(images, shape), images)
+        return _mixed(augment, _coloured(augment, x, draws, normalization), targets, draws)
+
+    return _settled(finished, lambda: (_blank(images, shape), targets), images)
+
+
+def evaluate(
+    augment: Augment, images: Any, shape: Shape, normalization: MeanStd, aspect: Any
+) -> Array:
+    """Return pictures as an evaluation sees them; see :meth:`Augment.evaluate`."""
+    images = jnp.asarray(images)
+    _, height, width, _ = images.shape
+    tall, wide = height * augment.evaluate_crop, width * augment.evaluate_crop
+    top, left = (height - shape[0]) / 2, (width - shape[1]) / 2
+    exact = abs(tall - shape[0]) < 1 and abs(wide - shape[1]) < 1
+    if aspect is None and exact and top.is_integer() and left.is_integer():
+        part = images[:, int(top) : int(top) + shape[0], int(left) : int(left) + shape[1]]
+        return _normalised(part.astype(jnp.float32), normalization)
+    boxes = _crop.centre_boxes(_aspects(images, aspect), shape[1] / shape[0], augment.evaluate_crop)
+    return _settled(
+        lambda: _normalised(_crop.resample(images, boxes, shape), normalization),
+        lambda: _blank(images, shape),
+        images,
+    )
+
+
+T = TypeVar("T")
+
+
+def _settled(compute: Callable[[], T], blank: Callable[[], T], images: Array) -> T:
+    """Return what ``compute`` returns, computed once; ``blank`` returns anything of the same shapes and types.
+
+    XLA's CPU compiler fuses a producer into each of its readers: a crop would be interpolated again for the
+    mean of the colours, for the neighbour that it is mixed with, and for each tap of the first convolution,
+    and ``optimization_barrier`` does not change that. It does not fuse through a conditional. This one
+    always goes one way, but the compiler cannot know.
+    """
+    if jax.default_backend() != "cpu" or not images.size:
+        return compute()
+    always = images[0, 0, 0, 0].astype(jnp.float32) > -1
+    out: T = jax.lax.cond(always, compute, blank)
+    return out
+
+
+def _blank(images: Array, shape: Shape) -> Array:
+    """Return pictures of one colour; it is taken from ``images``, so that they are on the same devices."""
+    return jnp.full((len(images), *shape, 3), images[0, 0, 0, 0].astype(jnp.float32))
+
+
+class _Draws:
+    """The random numbers of a batch, (n, count) for each thing that is asked for, drawn in one go.
+
+    Those of a picture depend on the key and on its place alone.
+    """
+
+    def __init__(self, augment: Augment, key: Array, n: int, first: Any) -> None:
+        counts = {
+            "flip": 1 if augment.flip else 0,
+            "crop": {"none": 0, "resized": _crop.DRAWS, "shift": 2}[augment.crop],
+            "jitter": _colour.JITTER_DRAWS if augment.jitter or augment.hue else 0,
+            "rand": _rand.DRAWS * augment.rand_augment,
+            "erase": _colour.ERASE_DRAWS if augment.erase else 0,
+            "mix": _mix.DRAWS if augment.mixes else 0,
+        }
+        total = sum(counts.values())
+        values = _uniform(key, n, total, first) if total else jnp.zeros((n, 0), jnp.float32)
+        ends = np.cumsum(list(counts.values()))
+        self._of = {
+            name: values[:, end - count : end]
+            for (name, count), end in zip(counts.items(), ends.tolist(), strict=True)
+        }
+
+    def __getitem__(self, name: str) -> Array:
+        return self._of[name]
+
+
+def _uniform(key: Array, n: int, count: int, first: Any) -> Array:
+    places = jnp.arange(n, dtype=jnp.int32) + jnp.asarray(first).astype(jnp.int32)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places)
+    draw: Any = jax.vmap(lambda one: jax.random.uniform(one, (count,), jnp.float32))
+    values: Array = draw(keys)
+    return values
+
+
+def _aspects(images: Array, aspect: Any) -> Array:
+    n, height, width, _ = images.shape
+    if aspect is None:
+        return jnp.full(n, width / height, jnp.float32)
+    return jnp.asarray(aspect).astype(jnp.float32)
+
+
+def _placed(
+    augment: Augment, images: Array, draws: _Draws, shape: Shape, aspect: Array, cropped: bool
+) -> Array:
+    """Return crops of the pictures, at size, some of them mirrored."""
+    mirrored = draws["flip"][:, 0] < augment.flip if augment.flip else None
+    same = images.shape[1:3] == shape
+    if augment.crop == "resized" and not cropped:
+        relative = shape[1] / shape[0]
+        ratio = (augment.ratio[0] * relative, augment.ratio[1] * relative)
+        boxes = _crop.random_boxes(draws["crop"], aspect, augment.scale, ratio)
+        return _crop.resample(images, boxes, shape, mirrored)
+    if augment.crop == "shift":
+        if not same:
+            images = _crop.resample(images, _crop.whole_boxes(len(images)), shape)
+        return _crop.shifted(images, draws["crop"], augment.pad, augment.pad_mode, mirrored)
+    if not same:
+        return _crop.resample(images, _crop.whole_boxes(len(images)), shape, mirrored)
+    return images if mirrored is None else _crop.flipped(images, mirrored)
+
+
+def _coloured(augment: Augment, x: Array, draws: _Draws, normalization: MeanStd) -> Array:
+    """Return pictures with their colours changed, normalised, and parts of some erased."""
+    if augment.jitter or augment.hue:
+        x = _colour.jitter(x, draws["jitter"], augment.jitter, augment.hue)
+    if augment.rand_augment:
+        x = _rand.apply(
+            x, draws["rand"], augment.rand_augment, augment.rand_magnitude, augment.rand_std
+        )
+    x = _normalised(x, normalization)
+    if not augment.erase:
+        return x
+    return _colour.erase(x, draws["erase"], augment.erase, augment.erase_area, augment.erase_ratio)
+
+
+def _mixed(augment: Augment, x: Array, targets: Array, draws: _Draws) -> tuple[Array, Array]:
+    if not augment.mixes:
+        return x, targets
+    return _mix.mix(x, targets, draws["mix"], augment.mixup, augment.cutmix, augment.mix_share)
+
+
+def _normalised(x: Array, normalization: MeanStd) -> Array:
+    mean = 255 * np.array(normalization.mean, np.float32)
+    scale = 1 / (255 * np.array(normalization.std, np.float32))
+    return (x - mean[None, None, None]) * scale[None, None, None]

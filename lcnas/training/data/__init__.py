@@ -1,0 +1,46 @@
+"""Pictures to train on: made by rule, CIFAR-10, folders of files, or arrays.
+
+:func:`load` gives a :class:`Data` with three splits of distinct types. Training pictures come as uint8, in
+an order that seed and epoch decide; :mod:`lcnas.training.augment` does the rest on the device.
+
+Example:
+    >>> found = load("synthetic:classes=8,train=100,test=16", size=32)
+    >>> len(found.train), len(found.validation), len(found.test)
+    (80, 20, 16)
+    >>> batch = next(found.train.batches(16, seed=0, epoch=0))
+    >>> batch.images.shape, batch.images.dtype.name, batch.labels.dtype.name
+    ((16, 32, 32, 3), 'uint8', 'int32')
+"""
+
+from lcnas.training.data._data import Data
+from lcnas.training.data._decode import CROP_ATTEMPTS, open_rgb
+from lcnas.training.data._load import KINDS, MAX_BAD, MEMORY_MB, load
+from lcnas.training.data._order import TEST, VALIDATION
+from lcnas.training.data._types import (
+    IMAGENET,
+    Batch,
+    Normalization,
+    Test,
+    Train,
+    Validation,
+    require,
+)
+
+__all__ = [
+    "load",
+    "Data",
+    "Train",
+    "Validation",
+    "Test",
+    "require",
+    "Batch",
+    "Normalization",
+    "IMAGENET",
+    "open_rgb",
+    "CROP_ATTEMPTS",
+    "KINDS",
+    "MAX_BAD",
+    "MEMORY_MB",
+    "TEST",
+    "VALIDATION",
+]

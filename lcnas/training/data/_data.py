@@ -1,0 +1,193 @@
+"""A loaded set, and what all kinds of sets need to become one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from lcnas.errors import DataError
+from lcnas.training.data import _folder, _order
+from lcnas.training.data._decode import Cut, Decoders, Faults, Pair, Shape
+from lcnas.training.data._memory import Memory, Pixels, Progress, decode
+from lcnas.training.data._order import Rows
+from lcnas.training.data._synthetic import Made
+from lcnas.training.data._types import Labels, Normalization, Test, Train, Validation
+
+# What a seed is used for, so that no two uses draw the same numbers.
+SPLIT, HELD, PERMUTE, DRAW, PICK = range(1, 6)
+
+SAMPLE = 2000  # training pictures that the constants rest on, where not all are in memory
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A set of pictures with classes, in three splits.
+
+    A context manager: at its end, as by :meth:`close`, the worker processes end.
+    """
+
+    spec: str  # as it was asked for
+    size: Shape  # height, width in pixels that it was loaded for
+    class_names: tuple[str, ...]
+    normalization: Normalization  # of the training split
+    train: Train
+    validation: Validation
+    test: Test
+    fingerprint: str  # of the set and its split: another one is other data
+    decoders: Decoders = field(repr=False)
+    faults: Faults = field(repr=False)
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """The pictures found damaged so far, and why; of streamed ones only those that were met."""
+        return dict(self.faults.reasons)
+
+    def close(self) -> None:
+        """End the worker processes."""
+        self.decoders.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class Options:
+    """What :func:`lcnas.training.data.load` was asked for, checked."""
+
+    spec: str
+    size: Shape | None
+    seed: int
+    memory_mb: float
+    cache: bool
+    permute_labels: bool
+    scale: Pair | None
+    ratio: Pair
+    normalization: Normalization | None
+    unlabelled: Path | None
+    progress: Progress | None
+    decoders: Decoders
+    faults: Faults
+
+    def fits(self, pictures: int, shape: Shape) -> bool:
+        """Return whether so many pictures may be kept in memory."""
+        return mib(pictures, shape) <= self.memory_mb
+
+    def permuted(self, labels: Labels, part: int) -> Labels:
+        """Return the labels, or for a control the same labels dealt out at random."""
+        if not self.permute_labels:
+            return labels
+        return labels[_order.permutation(len(labels), self.seed, PERMUTE, part)]
+
+
+def mib(pictures: int, shape: Shape) -> float:
+    """Return the MiB that decoded pictures take."""
+    return pictures * shape[0] * shape[1] * 3 / 2**20
+
+
+def decoded(root: Path, names: Sequence[str], cut: Cut, options: Options) -> Pixels:
+    """Return pictures decoded, from the cache where they are in it, and note the damaged ones."""
+    paths = [str(root / name) for name in names]
+    key = None
+    if options.cache:
+        states = [Path(path).stat() for path in paths]
+        told = [f"{n} {s.st_size} {s.st_mtime_ns}" for n, s in zip(names, states, strict=True)]
+        key = f"pictures-{_order.fingerprint((repr(cut), *told))}"
+    found = decode(paths, cut, options.decoders, key=key, progress=options.progress)
+    options.faults.add((name, str(why)) for name, why in zip(names, found.reasons, strict=True))
+    return found
+
+
+def unlabelled_names(root: Path) -> list[str]:
+    """Return the pictures at any depth below a folder."""
+    names = sorted(_folder.unsorted(root, ""))
+    if not names:
+        raise DataError(f"unlabelled: {root} has no pictures ({', '.join(_folder.SUFFIXES)})")
+    return names
+
+
+def with_unlabelled(source: Memory | Made, rows: Rows, shape: Shape, options: Options) -> Train:
+    """Return the training split, joined by the pictures without labels if there are any."""
+    if options.unlabelled is None:
+        return Train(source, rows)
+    names = unlabelled_names(options.unlabelled)
+    n = len(source.labels)
+    if not options.fits(n + len(names), shape):
+        raise DataError(
+            f"unlabelled: {len(names)} pictures take {mib(len(names), shape):.0f} MiB, with the others more "
+            f"than memory_mb ({options.memory_mb:g}); raise it, or take fewer"
+        )
+    options.faults.total += len(names)
+    found = decoded(options.unlabelled, names, Cut("whole", shape), options)
+    extra = Memory(found.images, np.full(len(names), -1, np.int32), found.aspect)
+    whole = _as_memory(source, shape).joined(extra)
+    return Train(whole, np.concatenate([rows, n + np.flatnonzero(found.good)]))
+
+
+def _as_memory(source: Memory | Made, shape: Shape) -> Memory:
+    if isinstance(source, Memory):
+        return source
+    n = len(source.labels)
+    images = source.images(np.arange(n))
+    return Memory(images, source.labels, np.full(n, shape[1] / shape[0], np.float32))
+
+
+def assembled(
+    options: Options,
+    *,
+    shape: Shape,
+    class_names: tuple[str, ...],
+    constants: Normalization,
+    train: Train,
+    validation: Validation,
+    test: Test,
+    parts: Sequence[Any],
+) -> Data:
+    """Return the set, if no split is empty.
+
+    Args:
+        options: what was asked for.
+        shape: the size it was loaded for.
+        class_names: in the order of the labels.
+        constants: of the training split.
+        train: the training split.
+        validation: the validation split.
+        test: the test split.
+        parts: texts and arrays that say what the set is, and how it is split.
+    """
+    for split in (train, validation, test):
+        if not len(split):
+            raise DataError(
+                f"data: {options.spec}: the {type(split).__name__.lower()} split is empty; each class needs "
+                "at least 2 pictures to train, one of which goes to validation"
+            )
+    extra = [] if options.unlabelled is None else [f"unlabelled {len(train)}"]
+    return Data(
+        spec=options.spec,
+        size=shape,
+        class_names=class_names,
+        normalization=options.normalization or constants,
+        train=train,
+        validation=validation,
+        test=test,
+        fingerprint=_order.fingerprint((*parts, *extra)),
+        decoders=options.decoders,
+        faults=options.faults,
+    )

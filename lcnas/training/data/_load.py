@@ -1,0 +1,237 @@
+"""From a word on the command line to the three splits."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from lcnas.arch import Resolution, check_resolution, height_width
+from lcnas.errors import ArchError, DataError, not_among, shorten
+from lcnas.training.data import _cifar10, _folder, _imagefolder, _npz, _order, _synthetic
+from lcnas.training.data._data import DRAW, SAMPLE, SPLIT, Data, Options, assembled, with_unlabelled
+from lcnas.training.data._decode import Decoders, Faults, Pair, Shape
+from lcnas.training.data._memory import Memory, Pixels, Progress, moments, normalization
+from lcnas.training.data._order import VALIDATION
+from lcnas.training.data._types import Labels, Normalization, Test, Validation
+
+MEMORY_MB = 2048  # MiB that the decoded pictures of a set may take before they are streamed instead
+MAX_BAD = 0.01  # share of a set's pictures that may be damaged
+
+_SYNTHETIC = {"train": 10_000, "test": 2_000, "classes": 12}  # validation's are among train's
+_SIDE = 32  # of synthetic pictures, where none is asked for
+_MOST_WORKERS = 256
+
+
+def load(
+    spec: str = "synthetic",
+    *,
+    size: Resolution | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    memory_mb: float = MEMORY_MB,
+    max_bad: float = MAX_BAD,
+    cache: bool = True,
+    permute_labels: bool = False,
+    scale: Pair | None = (0.08, 1.0),
+    ratio: Pair = (3 / 4, 4 / 3),
+    normalization: Normalization | None = None,
+    unlabelled: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Data:
+    """Load a set of pictures and split it.
+
+    Args:
+        spec: "synthetic", "synthetic:20000" or "synthetic:train=20000,test=2000,classes=12";
+            "cifar10:FOLDER"; "imagefolder:FOLDER"; "npz:FILE". See docs/data.md.
+        size: pixels (a side, or height and width) to train at. It decides how large synthetic pictures are
+            made, and at what size those of folders are kept; the other sets stay as they are, and the
+            device resizes. None: 32; 224, or less where the pictures are smaller.
+        seed: of the split, and of synthetic pictures.
+        workers: processes that decode files; None: one a core, 0: none, the caller decodes.
+        memory_mb: MiB that all pictures of a folder may take decoded; beyond, training pictures are
+            read, cropped and shuffled from their files again and again. The same bound decides whether
+            synthetic pictures are kept or made anew.
+        max_bad: share of the pictures that may be damaged; they are left out.
+        cache: whether decoded pictures are kept for the next time (in `$LCNAS_CACHE` or
+            `~/.cache/lcnas`).
+        permute_labels: for a control: the right labels, dealt out at random, in all splits.
+        scale: of the random-resized crop that workers make where pictures are streamed: its share of
+            the area; None: workers crop nothing. ``train.cropped`` tells whether they do.
+        ratio: of that crop: its width / height, relative to the size's.
+        normalization: instead of the constants of the set, such as :data:`IMAGENET` for weights that were
+            trained with these.
+        unlabelled: a folder of pictures at any depth that join the training split with the label -1.
+        progress: called now and then with (pictures read, pictures in all) where many are decoded.
+
+    Returns:
+        The set; 20 % of each class of its training pictures are the validation split.
+
+    Raises:
+        DataError: the set is missing, damaged, or not what it should be.
+        OSError: a worker process died, or a file cannot be read.
+    """
+    kind, _, rest = _text(spec).partition(":")
+    if kind not in KINDS:
+        hint = f"; for a folder of pictures write imagefolder:{spec}" if Path(spec).is_dir() else ""
+        raise DataError(not_among("data", kind, KINDS) + hint)
+    options = Options(
+        spec=spec,
+        size=_shape(size),
+        seed=_order.check_whole("seed", seed, 0),
+        memory_mb=_number("memory_mb", memory_mb, 0, math.inf),
+        cache=cache,
+        permute_labels=permute_labels,
+        scale=None if scale is None else _range("scale", scale, 1.0),
+        ratio=_range("ratio", ratio, math.inf),
+        normalization=normalization,
+        unlabelled=None
+        if unlabelled is None
+        else _folder.existing_folder("unlabelled", str(unlabelled)),
+        progress=progress,
+        decoders=Decoders(_workers(workers)),
+        faults=Faults(kind, 0, _number("max_bad", max_bad, 0, 1)),
+    )
+    return _LOADERS[kind](rest, options)
+
+
+# -- what was asked for ------------------------------------------------------------------------------
+
+
+def _text(spec: object) -> str:
+    if not isinstance(spec, str) or not spec:
+        raise DataError(f"data: {shorten(spec)} is not a text such as synthetic or cifar10:FOLDER")
+    return spec
+
+
+def _shape(size: Resolution | None) -> Shape | None:
+    if size is None:
+        return None
+    try:
+        return height_width(check_resolution(size, "size"))
+    except ArchError as error:
+        raise DataError(str(error)) from None
+
+
+def _number(what: str, value: object, low: float, high: float) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+        raise DataError(f"{what}: {shorten(value)} is not a number of {low:g} to {high:g}")
+    return float(value)
+
+
+def _range(what: str, value: Pair, most: float) -> Pair:
+    if len(value) != 2 or not 0 < value[0] <= value[1] <= most or not math.isfinite(value[1]):
+        upper = f" <= {most:g}" if math.isfinite(most) else ""
+        raise DataError(f"{what}: 0 < low <= high{upper} must hold, got {shorten(value)}")
+    return float(value[0]), float(value[1])
+
+
+def _workers(workers: int | None) -> int:
+    if workers is not None:
+        return _order.check_whole("workers", workers, 0, _MOST_WORKERS)
+    if hasattr(os, "sched_getaffinity"):
+        return min(len(os.sched_getaffinity(0)), _MOST_WORKERS)
+    return min(os.cpu_count() or 1, _MOST_WORKERS)
+
+
+# -- synthetic ---------------------------------------------------------------------------------------
+
+
+def _load_synthetic(rest: str, options: Options) -> Data:
+    train, test, classes = _synthetic_options(rest)
+    shape = options.size or (_SIDE, _SIDE)
+    maker = _synthetic.Maker(shape, classes, options.seed)
+    keep = options.fits(train + test, shape)
+    sources = []
+    for part, (first, n) in enumerate(((0, train), (train, test))):
+        drawn = _synthetic.balanced_labels(n, classes, options.seed, DRAW, part)
+        told = options.permuted(drawn, part)
+        sources.append(_synthetic.Made(maker, first, drawn, told, keep))
+    rows, held = _order.stratified(sources[0].labels, VALIDATION, options.seed, SPLIT)
+    sample = rows[:SAMPLE]
+    sums = moments(sources[0].images(sample))
+    made = f"{_synthetic.VERSION} {shape} {train} {test} {classes} {options.seed}"
+    return assembled(
+        options,
+        shape=shape,
+        class_names=_synthetic.class_names(classes),
+        constants=normalization(sums, shape[0] * shape[1]),
+        train=with_unlabelled(sources[0], rows, shape, options),
+        validation=Validation(sources[0], held),
+        test=Test(sources[1], np.arange(test)),
+        parts=("synthetic", made, *(source.labels for source in sources), rows),
+    )
+
+
+def _synthetic_options(rest: str) -> tuple[int, int, int]:
+    """Return pictures to train, pictures to test, and classes, of "20000" or "train=20000,test=500"."""
+    values = dict(_SYNTHETIC)
+    for item in rest.split(",") if rest else ():
+        key, equals, value = item.partition("=")
+        key, value = (key, value) if equals else ("train", key)
+        if key not in values:
+            raise DataError(not_among("synthetic: option", key, values))
+        if not (value.isascii() and value.isdigit()) or len(value) > 12:
+            raise DataError(f"synthetic: {key}: {shorten(value)} is not a whole number")
+        values[key] = int(value)
+    classes = _order.check_whole(
+        "synthetic: classes", values["classes"], 2, _synthetic.MOST_CLASSES
+    )
+    train = _order.check_whole("synthetic: train", values["train"], 2 * classes, 10**9)
+    return train, _order.check_whole("synthetic: test", values["test"], classes, 10**9), classes
+
+
+# -- sets that are arrays ----------------------------------------------------------------------------
+
+
+def _load_cifar10(rest: str, options: Options) -> Data:
+    train, test = _cifar10.read(
+        _folder.existing_folder("cifar10", rest),
+        options.decoders,
+        options.faults,
+        cache=options.cache,
+        progress=options.progress,
+    )
+    return _of_arrays(train, test, _cifar10.CLASS_NAMES, options)
+
+
+def _load_npz(rest: str, options: Options) -> Data:
+    return _of_arrays(*_npz.read(_folder.existing_file("npz", rest)), options)
+
+
+def _of_arrays(
+    train: tuple[Pixels, Labels],
+    test: tuple[Pixels, Labels],
+    class_names: tuple[str, ...],
+    options: Options,
+) -> Data:
+    (found, labels), (found_test, labels_test) = train, test
+    labels, labels_test = options.permuted(labels, 0), options.permuted(labels_test, 1)
+    rows, held = _order.stratified(labels, VALIDATION, options.seed, SPLIT)
+    # Damaged pictures leave after the split, so that they move no others.
+    rows, held = rows[found.good[rows]], held[found.good[held]]
+    source = Memory(found.images, labels, found.aspect)
+    source_test = Memory(found_test.images, labels_test, found_test.aspect)
+    shape = (found.images.shape[1], found.images.shape[2])
+    return assembled(
+        options,
+        shape=options.size or shape,
+        class_names=class_names,
+        constants=normalization(found.moments[rows], shape[0] * shape[1]),
+        train=with_unlabelled(source, rows, shape, options),
+        validation=Validation(source, held),
+        test=Test(source_test, np.flatnonzero(found_test.good)),
+        parts=(found.images, labels, found_test.images, labels_test, rows, held),
+    )
+
+
+_LOADERS: dict[str, Callable[[str, Options], Data]] = {
+    "synthetic": _load_synthetic,
+    "cifar10": _load_cifar10,
+    "imagefolder": _imagefolder.load,
+    "npz": _load_npz,
+}
+KINDS = tuple(_LOADERS)

@@ -1,0 +1,160 @@
+"""Pictures in memory, as uint8."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcnas.training.data import _cache
+from lcnas.training.data._decode import CHUNK, Cut, Decoded, Decoders, Encoded, Task, run
+from lcnas.training.data._order import Rows
+from lcnas.training.data._types import Batch, Images, Labels, Normalization, View
+
+Progress = Callable[[int, int], None]  # pictures read so far, pictures in all
+Moments = NDArray[np.int64]  # (n, 2, 3): sum and sum of squares of each picture's channels, exact
+
+_AT_ONCE = 1 << 15  # pixels whose moments are taken together
+_FEW = 200  # pictures that are read in less time than processes take to start
+_LEAST_STD = 1 / 255  # of pictures of one colour, which nothing may be divided by
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """Decoded pictures, and what is known of each."""
+
+    images: Images  # (n, height, width, 3); black where a picture could not be read
+    aspect: NDArray[np.float32]  # (n,): width / height of what is shown
+    moments: Moments = field(repr=False)
+    reasons: NDArray[np.str_] = field(repr=False)  # (n,): why a picture could not be read, or ""
+
+    @property
+    def good(self) -> NDArray[np.bool_]:
+        """Which pictures could be read, (n,)."""
+        return np.equal(self.reasons, "")
+
+
+def pixels(images: Images) -> Pixels:
+    """Return pictures that are there already, shown as they are."""
+    n, height, width, _ = images.shape
+    aspect = np.full(n, width / height, np.float32)
+    return Pixels(images, aspect, moments(images), np.full(n, ""))
+
+
+def moments(images: Images) -> Moments:
+    """Return the sums and the sums of squares of each picture's channels, (n, 2, 3)."""
+    n, height, width, _ = images.shape
+    out = np.empty((n, 2, 3), np.int64)
+    chunk = max(1, _AT_ONCE // (height * width))
+    for i in range(0, n, chunk):
+        part = images[i : i + chunk].reshape(-1, height * width, 3).transpose(0, 2, 1)
+        values = part.astype(np.float64, order="C")  # whole numbers below 2^53 are exact
+        out[i : i + chunk, 0] = values.sum(2)
+        out[i : i + chunk, 1] = np.einsum("ncp,ncp->nc", values, values)
+    return out
+
+
+def normalization(found: Moments, pixels_each: int) -> Normalization:
+    """Return mean and deviation over all pixels of the pictures whose moments are given."""
+    first, second = found.sum(0) / (255.0 * pixels_each * len(found)) / np.array([[1.0], [255.0]])
+    std = np.maximum(np.sqrt(np.maximum(second - first**2, 0)), _LEAST_STD)
+    return Normalization(tuple(first), tuple(std))
+
+
+def decode(
+    sources: Sequence[Encoded],
+    cut: Cut,
+    decoders: Decoders,
+    *,
+    key: str | None = None,
+    progress: Progress | None = None,
+) -> Pixels:
+    """Read pictures into memory, or take them from the cache.
+
+    Args:
+        sources: paths or contents of the files.
+        cut: what of each is wanted.
+        decoders: the processes that read them.
+        key: of the cache; None: neither look there nor keep anything.
+        progress: told now and then how many have been read.
+    """
+    if key is None:
+        return Pixels(**decoded(sources, cut, decoders, progress))
+    wanted = shapes(len(sources), cut)
+    found = _cache.arrays(key, wanted, lambda: decoded(sources, cut, decoders, progress))
+    return Pixels(**{name: found[name] for name in wanted})
+
+
+def shapes(n: int, cut: Cut) -> dict[str, tuple[int, ...]]:
+    """Return name and shape of what :func:`decoded` gives."""
+    return {"images": (n, *cut.shape, 3), "aspect": (n,), "moments": (n, 2, 3), "reasons": (n,)}
+
+
+def decoded(
+    sources: Sequence[Encoded], cut: Cut, decoders: Decoders, progress: Progress | None
+) -> dict[str, NDArray[Any]]:
+    """Read pictures: what makes up :class:`Pixels`, by name."""
+    n = len(sources)
+    images = np.empty((n, *cut.shape, 3), np.uint8)
+    aspect = np.empty(n, np.float32)
+    sums = np.empty((n, 2, 3), np.int64)
+    reasons: list[str] = []
+    tasks = (
+        Task(tuple(sources[i : i + CHUNK]), ((),) * len(sources[i : i + CHUNK]), cut)
+        for i in range(0, n, CHUNK)
+    )
+    if n < _FEW:
+        decoders = Decoders(0)
+    for part, part_moments in decoders.map(_run_and_sum, tasks, ahead=8 + 4 * decoders.workers):
+        start, end = len(reasons), len(reasons) + len(part.images)
+        images[start:end], aspect[start:end], sums[start:end] = (
+            part.images,
+            part.aspect,
+            part_moments,
+        )
+        reasons.extend(part.reasons)
+        if progress is not None:
+            progress(end, n)
+    return {
+        "images": images,
+        "aspect": aspect,
+        "moments": sums,
+        "reasons": np.array(reasons, np.str_),
+    }
+
+
+def _run_and_sum(task: Task) -> tuple[Decoded, Moments]:
+    done = run(task)
+    return done, moments(done.images)
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """A source whose pictures are in memory; a random crop is left to the device."""
+
+    images: Images
+    labels: Labels
+    aspect: NDArray[np.float32]
+    cropped: bool = False
+
+    def read(self, plan: Sequence[Rows], view: View) -> Iterator[Batch]:
+        """Yield a batch for each part of the plan."""
+        del view  # the same pixels serve all
+        for rows in plan:
+            yield Batch(
+                np.take(self.images, rows, axis=0),
+                self.labels[rows],
+                np.ones(len(rows), bool),
+                self.aspect[rows],
+            )
+
+    def joined(self, other: Memory) -> Memory:
+        """Return both, one behind the other."""
+        return Memory(
+            np.concatenate([self.images, other.images]),
+            np.concatenate([self.labels, other.labels]),
+            np.concatenate([self.aspect, other.aspect]),
+        )

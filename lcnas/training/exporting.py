@@ -1,0 +1,100 @@
+"""Trained weights as files that others use: ONNX and safetensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from lcnas import models, onnx_export
+from lcnas.arch import Arch
+from lcnas.models import Network, pretrained
+from lcnas.training import views
+from lcnas.training.augment import Augment
+from lcnas.training.data import Data
+from lcnas.training.functional import Functional
+
+Array = NDArray[np.float32]
+_CHECKED = 8  # pictures of the validation split on which a file must agree with the network
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A network with weights, as the export takes one: arch, classes, weights, and a call."""
+
+    arch: Arch
+    classes: int
+    found: Mapping[str, Array]
+    forward: Callable[[Mapping[str, Array], Array], Any]
+
+    def weights(self) -> Mapping[str, Array]:
+        return self.found
+
+    def __call__(self, x: Array) -> Any:
+        return self.forward(self.found, x)
+
+
+def export(
+    folder: Path, named: Mapping[str, Mapping[str, Array]], arch: Arch, data: Data, augment: Augment
+) -> None:
+    """Write ``NAME.onnx`` and ``NAME.safetensors`` for each network.
+
+    Every ONNX file is compared with the network on pictures of the validation split before it is written.
+
+    Args:
+        folder: where.
+        named: name -> weights by name.
+        arch: of all of them.
+        data: what they were trained on: class names and normalisation go into the file.
+        augment: how much of a picture a test sees goes into the file too.
+
+    Raises:
+        ExportError: a file differs from its network, or cannot be written.
+    """
+    forward = _forward(arch, data.classes)
+    pictures = _pictures(arch, data, augment)
+    for name, weights in named.items():
+        source = f"lcnas training, the {name} network on {data.spec.partition(':')[0]}"
+        pretrained.save(
+            folder / f"{name}.safetensors",
+            arch,
+            weights,
+            class_names=data.class_names,
+            source=source,
+        )
+        onnx_export.export(
+            _Trained(arch, data.classes, weights, forward),
+            folder / f"{name}.onnx",
+            batch=None,
+            class_names=data.class_names,
+            normalization=data.normalization,
+            crop=augment.evaluate_crop,
+            inputs=pictures,
+        )
+
+
+def compiled(model: Network) -> onnx_export.Model:
+    """Return a network as it is in evaluation mode, compiled as a whole."""
+    net = Functional.of(model)
+    test = jax.jit(net.test)
+    weights = model.weights()
+    return _Trained(model.arch, model.classes, weights, lambda given, x: test(*net.split(given), x))
+
+
+def _forward(arch: Arch, classes: int) -> Callable[[Mapping[str, Array], Array], Any]:
+    """Return the network in float32, whatever it was trained in."""
+    net = Functional.of(models.build(arch, classes))
+    test = jax.jit(net.test)
+    return lambda weights, x: test(*net.split(weights), x)
+
+
+def _pictures(arch: Arch, data: Data, augment: Augment) -> Array:
+    batch = next(data.validation.batches(_CHECKED))
+    images, _, aspect = views.arrays(batch)
+    view = views.testing(augment, arch, data.normalization)
+    return np.asarray(jax.jit(view)(images, aspect))

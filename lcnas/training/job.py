@@ -1,0 +1,201 @@
+"""What a training needs, checked, built and ready to start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from numpy.typing import NDArray
+
+from lcnas import models, onnx_export
+from lcnas.arch import Arch
+from lcnas.errors import TrainingError, shorten
+from lcnas.latency.machine import usable_cores
+from lcnas.models import Network
+from lcnas.training import evaluation, exporting, run, step, teachers, views
+from lcnas.training.data import Batch, Data, Test, Validation
+from lcnas.training.devices import Devices
+from lcnas.training.evaluation import Scores
+from lcnas.training.functional import Functional, blocks_of, is_in, with_dropout
+from lcnas.training.recipes import Recipe
+from lcnas.training.run import Identity
+from lcnas.training.step import Length, Program, Report, State
+from lcnas.training.teachers import Teacher
+
+Weights = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a training needs, checked and built."""
+
+    identity: Identity
+    data: Data
+    recipe: Recipe
+    devices: Devices
+    length: Length
+    net: Functional
+    weights: Weights  # at the start
+    program: Program
+    counted: Any  # compiled evaluation of a batch
+    teacher: Teacher | None
+
+    def start(self) -> State:
+        """Return the state before the first step, on the devices."""
+        made: State = self.devices.share(self.program.start(*self.net.split(self.weights)))
+        return made
+
+    def step(self, state: State, number: int, batch: Batch) -> tuple[State, Report]:
+        """Take a step."""
+        arrays = self.devices.split(*views.arrays(batch))
+        if self.program.prepare is None:
+            return self.program.step(state, *arrays)
+        pictures, targets = self.program.prepare(np.int32(number), *arrays)
+        if self.teacher is None:
+            return self.program.step(state, pictures, targets)
+        seen = views.pixels(np.asarray(pictures), self.data.normalization)
+        (logits,) = self.devices.split(self.teacher.logits(seen))
+        return self.program.step(state, pictures, targets, logits)
+
+    def scores(self, state: State, split: Validation | Test) -> Scores:
+        """Return how the weights to be tested do on the validation or the test images."""
+        return evaluation.over(self.counted, self.program.tested(state), split, self.devices)
+
+
+def prepared(
+    network: Arch | Network,
+    data: Data,
+    recipe: Recipe,
+    seed: int,
+    init: str | Path | Weights | None,
+    freeze: Sequence[str],
+    teacher: str | Path | Teacher | None,
+    devices: Devices,
+) -> Job:
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 31:
+        raise TrainingError(f"seed: {shorten(seed)} is not a whole number of 0 to {(1 << 31) - 1}")
+    devices.check_batch(recipe.batch, recipe.accumulate)
+    arch = network.arch if isinstance(network, Network) else network
+    arch = arch if recipe.resolution is None else arch.at(recipe.resolution)
+    _check_train_resolution(arch, recipe, data.classes)
+    frozen = blocks_of(arch, freeze)
+    length = Length.of(recipe, data.train.steps(recipe.batch))
+    opened = _teacher(teacher, data, recipe, devices)
+    model = _built(arch, data.classes, recipe, seed, devices)
+    given = _initial(network, init, arch, data.classes, seed)
+    weights = model.weights() if given is None else given
+    net = Functional.of(model, frozen)
+    identity = Identity(
+        arch=arch,
+        classes=data.classes,
+        recipe=recipe,
+        data=_data_fingerprint(data),
+        seed=seed,
+        freeze=frozen,
+        init="" if given is None else run.fingerprint(given),
+        teacher=_teacher_fingerprint(teacher),
+    )
+    program = step.build(
+        net,
+        recipe,
+        length,
+        augment=views.training(recipe, arch, data),
+        devices=devices,
+        seed=seed,
+        frozen=frozenset(name for name in net.params.names if is_in(name, frozen)),
+        # A teacher looks at the augmented pictures before the step does.
+        apart=opened is not None,
+    )
+    counted = evaluation.build(
+        net, views.testing(recipe.augment, arch, data.normalization), devices
+    )
+    return Job(identity, data, recipe, devices, length, net, weights, program, counted, opened)
+
+
+def _check_train_resolution(arch: Arch, recipe: Recipe, classes: int) -> None:
+    if recipe.train_resolution is None:
+        return
+    own = onnx_export.names(arch, classes)
+    if onnx_export.names(arch, classes, recipe.train_resolution) != own:
+        raise TrainingError(
+            f"train_resolution: {recipe.train_resolution} gives the network other weights than its own "
+            f"resolution, {arch.resolution}; its head does not pool, so it trains at that alone"
+        )
+
+
+def _built(arch: Arch, classes: int, recipe: Recipe, seed: int, devices: Devices) -> Network:
+    dtype = jnp.bfloat16 if recipe.precision == "bfloat16" else None
+    model = models.build(arch, classes, nnx.Rngs(seed), dtype=dtype, axis_name=devices.axis)
+    return with_dropout(model, recipe.dropout)
+
+
+def _initial(
+    network: Arch | Network, init: str | Path | Weights | None, arch: Arch, classes: int, seed: int
+) -> Weights | None:
+    """Return the weights to start from, None where they are drawn from the seed."""
+    if isinstance(init, str | Path):
+        return models.load_pretrained(init, arch, classes=classes, rngs=nnx.Rngs(seed)).weights()
+    if init is not None:
+        checked = models.build(arch, classes)
+        checked.set_weights(init)
+        return checked.weights()
+    if not isinstance(network, Network):
+        return None
+    if network.classes != classes:
+        raise TrainingError(
+            f"network: it has {network.classes} classes, the data have {classes}; save its weights "
+            "and give them as init, which draws the last layer anew"
+        )
+    return network.weights()
+
+
+def _teacher(
+    teacher: str | Path | Teacher | None, data: Data, recipe: Recipe, devices: Devices
+) -> Teacher | None:
+    if teacher is None:
+        unlabelled = int((data.train.labels < 0).sum())
+        if unlabelled:
+            raise TrainingError(f"data: {unlabelled} images have no label, and there is no teacher")
+        if recipe.needs_teacher:
+            raise TrainingError(f"teacher: the recipe {recipe.name} needs one (--teacher FILE)")
+        return None
+    if devices.hosts > 1:
+        raise TrainingError("teacher: works on one host only, not on several")
+    if isinstance(teacher, str | Path):
+        return teachers.load(
+            teacher,
+            normalization=data.normalization,
+            classes=data.classes,
+            class_names=data.class_names,
+            threads=len(usable_cores()),
+            read=_read,
+        )
+    if teacher.classes != data.classes:
+        raise TrainingError(
+            f"teacher: it has {teacher.classes} classes, the data have {data.classes}"
+        )
+    return teacher
+
+
+def _data_fingerprint(data: Data) -> str:
+    """Return what tells data apart: the images, their split, and how they are shown to a network."""
+    constants = data.normalization
+    shown = ",".join(f"{v:.9g}" for v in (*data.size, *constants.mean, *constants.std))
+    return f"{data.fingerprint}/{shown}"
+
+
+def _read(path: Path) -> onnx_export.Model:
+    return exporting.compiled(models.load_pretrained(path))
+
+
+def _teacher_fingerprint(teacher: str | Path | Teacher | None) -> str:
+    if teacher is None:
+        return ""
+    if isinstance(teacher, str | Path):
+        return run.file_fingerprint(Path(teacher))
+    return "an object"  # of which nothing can be told apart

@@ -1,0 +1,205 @@
+"""What a training tells while it runs: lines of JSON, TensorBoard's files, and a bar or lines for people."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, Self
+
+from lcnas.errors import TrainingFailure
+from lcnas.training import run
+from lcnas.training.checkpoints import full, is_full
+
+FILE = "metrics.jsonl"
+
+
+class Log:
+    """Lines of metrics, only ever appended, each (kind, step) once.
+
+    A run that was killed goes on from its last checkpoint and meets some steps again. It computes the
+    same numbers for them, so lines that are in the file already are not written twice. A line that was
+    cut off by the kill is cut away.
+    """
+
+    def __init__(self, folder: Path, start: int = 0, active: bool = True) -> None:
+        """Open the log.
+
+        Args:
+            folder: of the run.
+            start: step from which the run goes on; TensorBoard forgets what came later.
+            active: False: nothing is written (another process does it).
+        """
+        self._path = folder / FILE
+        self._seen: set[tuple[str, int]] = set()
+        self._file: IO[str] | None = None
+        self._board: Any = None
+        if active:
+            _cut_torn(self._path)
+            self._seen = {(line["kind"], line["step"]) for line in read(folder)}
+            self._file = self._path.open("a", encoding="utf-8")
+            self._board = _board(folder / "tensorboard", start)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Append a line.
+
+        Args:
+            kind: "step" or "epoch".
+            step: steps done.
+            values: numbers by name.
+
+        Raises:
+            TrainingFailure: the disk is full.
+        """
+        if self._file is None:
+            return
+        for name, value in values.items():
+            if isinstance(value, int | float) and math.isfinite(value) and name != "epoch":
+                self._board.add_scalar(f"{kind}/{name}", value, step)
+        if (kind, step) in self._seen:
+            return
+        self._seen.add((kind, step))
+        line = json.dumps({"kind": kind, "step": step, **values})
+        try:
+            self._file.write(line + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise _unwritable(self._path, error) from error
+
+    def sync(self) -> None:
+        """Make sure that all lines are on the disk, before a checkpoint takes them for granted."""
+        if self._file is not None:
+            try:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._board.flush()
+            except OSError as error:
+                raise _unwritable(self._path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> TrainingFailure:
+    if is_full(error):
+        return full(path.parent)
+    return TrainingFailure(f"{path}: cannot be written: {error.strerror}")
+
+
+def _board(folder: Path, start: int) -> Any:
+    from tensorboardX import SummaryWriter
+
+    purge = start + 1 if start else None
+    # Files are read in the order of their names, which else tell starts within one second not apart.
+    return SummaryWriter(str(folder), purge_step=purge, filename_suffix=f".{start:012d}")
+
+
+def _cut_torn(path: Path) -> None:
+    """Cut away a last line without an end."""
+    if not path.is_file():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with path.open("r+b") as file:
+            file.truncate(whole)
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's metrics; a torn last line is left out."""
+    return run.entries(folder / FILE)
+
+
+# -- for people ------------------------------------------------------------------------------------
+
+
+class Progress:
+    """A bar with images/s and the time left; plain lines where the output is no terminal."""
+
+    def __init__(self, total: int, done: int, active: bool = True) -> None:
+        """Prepare it.
+
+        Args:
+            total: steps of the whole training.
+            done: steps done before this process.
+            active: False: says nothing.
+        """
+        self._total, self._done = total, done
+        self._active = active
+        self._bar: Any = None
+        self._task: Any = None
+        self._started = time.monotonic()
+        self._first = done
+
+    def __enter__(self) -> Self:
+        if self._active and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+            self._bar = Progress(
+                TextColumn("training"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("steps  {task.description}"),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task("", total=self._total, completed=self._done)
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        if not self._active:
+            return
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False, markup=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def begin(self) -> None:
+        """Start the clock anew: what came before, such as compiling, says nothing of the time left."""
+        self._started, self._first = time.monotonic(), self._done
+
+    def step(self, done: int, words: str = "") -> None:
+        """Tell how many steps are done; ``words``, where given, are shown (as a line, off a terminal)."""
+        self._done = done
+        if self._bar is not None:
+            if words:
+                self._bar.update(self._task, description=f"{words}, {self._left()} left")
+            self._bar.update(self._task, completed=done)
+        elif words:
+            self.say(f"step {done}/{self._total}  {words}, {self._left()} left")
+
+    def _left(self) -> str:
+        steps = self._done - self._first
+        if steps <= 0:
+            return "unknown time"
+        return duration((time.monotonic() - self._started) / steps * (self._total - self._done))
+
+
+def duration(seconds: float) -> str:
+    """Return a time span for people.
+
+    Example:
+        >>> duration(59.6), duration(3 * 3600 + 62)
+        ('1 min', '3 h 1 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,54 @@
+"""Optimisers: from gradients to new weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import jax
+import optax
+
+from lcnas import models
+from lcnas.training.recipes import Recipe
+
+Weights = dict[str, jax.Array]
+
+
+def build(recipe: Recipe, names: Iterable[str]) -> optax.GradientTransformation:
+    """Return the recipe's optimiser over weights of these names, but for the learning rate.
+
+    Clipping comes first; SGD's decay joins the gradient before the momentum (as in PyTorch and Paddle),
+    AdamW's is apart from the moments. Only kernels decay.
+    """
+    parts = [optax.clip_by_global_norm(recipe.clip)] if recipe.clip else []
+    decay = optax.add_decayed_weights(
+        recipe.weight_decay, mask={name: models.decays(name) for name in names}
+    )
+    if recipe.optimizer == "sgd":
+        parts += [decay, optax.trace(recipe.momentum, nesterov=recipe.nesterov)]
+    else:
+        adam = optax.scale_by_adam(recipe.beta1, recipe.beta2, recipe.epsilon)
+        parts += [adam, decay]
+    return optax.chain(*parts)
+
+
+def init(optimizer: optax.GradientTransformation, weights: Weights) -> Any:
+    """Return the optimiser's state before the first step."""
+    return optimizer.init(weights)
+
+
+def apply(
+    optimizer: optax.GradientTransformation,
+    gradients: Weights,
+    state: Any,
+    weights: Weights,
+    learning_rate: jax.Array,
+) -> tuple[Weights, Any]:
+    """Return the weights after a step, and the optimiser's state."""
+    # Optax's Adam mixes its whole-numbered count with floats, which strict promotion refuses. It is the
+    # only place where strictness is lifted; all arrays here are float32 but that count.
+    with jax.numpy_dtype_promotion("standard"):
+        made, state = optimizer.update(gradients, state, weights)
+    updates = cast("Weights", made)
+    moved = {name: w - learning_rate * updates[name] for name, w in weights.items()}
+    return moved, state

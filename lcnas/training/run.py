@@ -1,0 +1,288 @@
+"""The folder of a run: what it is a run of, who works in it, and what came out."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import lcnas
+from lcnas import latency
+from lcnas.arch import Arch
+from lcnas.errors import LcnasError, TrainingError, TrainingFailure, shorten
+from lcnas.training.checkpoints import full, is_full
+from lcnas.training.evaluation import Scores
+from lcnas.training.recipes import Recipe
+
+VERSION = 1  # of run.json and of result.json
+RUN, RESULT, RECIPE, ARCH, SESSIONS = (
+    "run.json",
+    "result.json",
+    "recipe.json",
+    "arch.json",
+    "sessions.jsonl",
+)
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "onnx")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a run is a run of; the same identity gives the same weights."""
+
+    arch: Arch
+    classes: int
+    recipe: Recipe
+    data: str  # fingerprint of the data, of their split, and of how they are normalised
+    seed: int
+    freeze: tuple[str, ...] = ()  # blocks
+    init: str = ""  # fingerprint of the weights that it starts from; "": drawn from the seed
+    teacher: str = ""  # fingerprint of the teacher's file; "": none
+
+    def to_data(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {
+            "arch": json.loads(self.arch.to_json()),
+            "arch_id": self.arch.id,
+            "classes": self.classes,
+            "recipe": self.recipe.to_data(),
+            "data": self.data,
+            "seed": self.seed,
+            "freeze": list(self.freeze),
+            "init": self.init,
+            "teacher": self.teacher,
+        }
+
+    def differences(self, there: Mapping[str, Any], source: str) -> list[str]:
+        """Return in words what is different in the ``to_data`` of another run."""
+        mine = self.to_data()
+        out = []
+        if there["arch_id"] != self.arch.id:
+            other = Arch.from_data(there["arch"], source)
+            out.append(f"the network is {_called(other)} there and {_called(self.arch)} here")
+        out += self.recipe.differences(Recipe.from_data(there["recipe"], source))
+        if there["data"] != self.data:
+            out.append("the data or their split are others")
+        for name, words in (("init", "the initial weights"), ("teacher", "the teacher")):
+            if there[name] != mine[name]:
+                out.append(f"{words} {'is another' if name == 'teacher' else 'are others'}")
+        for name in ("classes", "seed", "freeze"):
+            if there[name] != mine[name]:
+                out.append(f"{name} is {there[name]} there and {mine[name]} here")
+        return out
+
+
+def _called(arch: Arch) -> str:
+    return f"{arch.name} ({arch.id[:8]})" if arch.name else arch.id[:8]
+
+
+def fingerprint(weights: Mapping[str, Any]) -> str:
+    """Return 20 hex digits of weights by name."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        array = np.ascontiguousarray(weights[name], np.float32)
+        digest.update(f"{name}{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:20]
+
+
+def file_fingerprint(path: Path) -> str:
+    """Return 20 hex digits of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:20]
+
+
+# -- the folder ------------------------------------------------------------------------------------
+
+
+def check(out: Path, identity: Identity) -> bool:
+    """Return whether the folder holds this very run, begun before.
+
+    Raises:
+        TrainingError: it holds another run (and what is different), or other files.
+    """
+    if out.exists() and not out.is_dir():
+        raise TrainingError(f"out: {out} is not a folder")
+    if not (out / RUN).is_file():
+        others = [p.name for p in out.iterdir() if p.name != _LOCK] if out.is_dir() else []
+        if others:
+            raise TrainingError(
+                f"out: {out} holds files and is no run of lcnas ({others[0]}, ...); "
+                "give an empty folder, or one that does not exist"
+            )
+        return False
+    try:
+        there = json.loads((out / RUN).read_text(encoding="utf-8"))
+        found = identity.differences(there["identity"], f"{out / RUN}")
+    except LcnasError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"out: {out / RUN} cannot be read: {shorten(str(error))}") from None
+    if found:
+        raise TrainingError(
+            f"out: {out} holds another run: {'; '.join(found)}; give another folder, or delete it"
+        )
+    return True
+
+
+def begin(out: Path, identity: Identity) -> None:
+    """Write what the run is a run of."""
+    about = {"format": "lcnas-run", "version": VERSION, "identity": identity.to_data()}
+    write(out / RECIPE, identity.recipe.to_json())
+    write(out / ARCH, identity.arch.to_json())
+    write(out / RUN, json.dumps(about, indent=1) + "\n")
+
+
+_LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold the folder; refused while another process trains in it."""
+    with _unwritable(out):
+        out.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # Windows: no such lock
+        yield
+        return
+    with (out / _LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise TrainingError(f"out: another process trains in {out} right now") from None
+        yield
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file beside its place, then rename it."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with _unwritable(path.parent):
+        try:
+            beside.write_text(text, encoding="utf-8")
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def append(path: Path, data: Mapping[str, Any]) -> None:
+    """Append a line of JSON."""
+    with _unwritable(path.parent), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(data) + "\n")
+
+
+def entries(path: Path) -> list[dict[str, Any]]:
+    """Return the whole lines of a file of JSON lines; none where there is no file."""
+    if not path.is_file():
+        return []
+    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+    return [json.loads(line) for line in whole.splitlines() if line]
+
+
+@contextlib.contextmanager
+def _unwritable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            raise full(folder) from error
+        raise TrainingFailure(f"{folder}: cannot be written: {error.strerror}") from error
+
+
+# -- where and with what ---------------------------------------------------------------------------
+
+
+def surroundings() -> dict[str, Any]:
+    """Return versions, machine and devices, for result files."""
+    import jax
+
+    devices = jax.devices()
+    return {
+        "lcnas": lcnas.__version__,
+        "python": platform.python_version(),
+        "libraries": {name: metadata.version(name) for name in _LIBRARIES},
+        "machine": dataclasses.asdict(latency.this_machine()),
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+    }
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out of a training."""
+
+    out: Path
+    arch: Arch
+    recipe: Recipe
+    seed: int
+    epochs: tuple[dict[str, Any], ...]  # metrics of each epoch that was looked at
+    best_epoch: int  # counted from 1
+    validation: Scores  # of the best epoch
+    tested: (
+        str  # "best" or "last": whose test scores these are; "": the test pictures were not read
+    )
+    test: Scores | None
+    params: int  # trained, batch norm included
+    steps: int
+    seconds: float  # of training, without compiling and evaluating, all sessions
+    images_s: float  # over these
+    compile_seconds: float  # of all sessions
+    surroundings: dict[str, Any]
+
+    def to_data(self) -> dict[str, Any]:
+        """Return it as plain data, without the folder."""
+        made = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        del made["out"]
+        scores = {
+            "validation": self.validation.to_data(),
+            "test": None if self.test is None else self.test.to_data(),
+        }
+        return {
+            "format": "lcnas-training-result",
+            "version": VERSION,
+            **made,
+            **scores,
+            "arch": json.loads(self.arch.to_json()),
+            "arch_id": self.arch.id,
+            "recipe": self.recipe.to_data(),
+            "epochs": list(self.epochs),
+        }
+
+    def save(self) -> None:
+        """Write it into the run's folder."""
+        write(self.out / RESULT, json.dumps(self.to_data(), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, out: str | Path) -> Result:
+        """Return the result in a run's folder.
+
+        Raises:
+            TrainingError: there is none.
+        """
+        path = Path(out) / RESULT
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            named = {f.name: data[f.name] for f in dataclasses.fields(cls) if f.name in data}
+            named |= {
+                "out": Path(out),
+                "arch": Arch.from_data(data["arch"], str(path)),
+                "recipe": Recipe.from_data(data["recipe"], str(path)),
+                "epochs": tuple(data["epochs"]),
+                "validation": Scores.from_data(data["validation"]),
+                "test": None if data["test"] is None else Scores.from_data(data["test"]),
+            }
+            return cls(**named)
+        except LcnasError:
+            raise
+        except OSError as error:
+            raise TrainingError(f"{path}: cannot be read: {error.strerror}") from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise TrainingError(f"{path}: not a result: {shorten(str(error))}") from None

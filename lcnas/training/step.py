@@ -1,0 +1,297 @@
+"""One step of training and one of evaluation, compiled once each.
+
+Everything that changes is one pytree, :class:`State`, which the step is given for good (donated) and gives
+back changed. Every random draw comes from the seed and the number of the step, so that a run that goes on
+from a stored state draws what the run without a break draws.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lcnas.training import ema, losses, optimizers, schedules
+from lcnas.training.devices import SPLIT, Devices
+from lcnas.training.functional import Functional, Weights
+from lcnas.training.recipes import Recipe
+
+Array = jax.Array
+Loss = Callable[[Array, Array, Array | None], Array]  # logits, targets, teacher's logits -> (n,)
+Augmentation = Callable[..., tuple[Array, Array]]  # *batch, key, first -> pictures, targets
+
+
+class Sums(NamedTuple):
+    """What is summed over steps, all ()."""
+
+    loss: Any  # of each step's mean, float32
+    correct: Any  # images whose likeliest class is the likeliest target, int32
+    labelled: Any  # images with a label, int32
+    steps: Any  # int32
+
+
+def zero() -> Sums:
+    """Return empty sums."""
+    count = np.zeros((), np.int32)
+    return Sums(np.zeros((), np.float32), count, count, count)
+
+
+def _added(total: Sums, more: Sums, reset: Array) -> Sums:
+    """Return ``total + more``, or ``more`` alone where a new span begins."""
+    return Sums(*(jnp.where(reset, 0, a) + b for a, b in zip(total, more, strict=True)))
+
+
+class State(NamedTuple):
+    """All that training changes; arrays on the devices, or NumPy's before and between."""
+
+    step: Any  # steps done, (), int32
+    params: Weights  # those that are trained, and the frozen ones
+    stats: Weights  # running means and variances
+    optimizer: Any
+    average: Weights  # of params and stats; empty where the recipe has none
+    epoch: Sums  # since the epoch began
+    window: Sums  # since the last line of metrics
+
+
+class Report(NamedTuple):
+    """What a step tells; read some steps later, so that nothing waits."""
+
+    epoch: Sums
+    window: Sums
+    norm: Array  # of the gradient before clipping, ()
+    learning_rate: Array  # ()
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a training is."""
+
+    epoch_steps: int  # steps an epoch
+    total_steps: int
+    warmup_steps: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, epoch_steps: int) -> Length:
+        total = recipe.epochs * epoch_steps
+        return cls(epoch_steps, total, min(round(recipe.warmup_epochs * epoch_steps), total))
+
+
+@dataclass(frozen=True)
+class Program:
+    """The compiled parts of a training."""
+
+    start: Callable[
+        [Weights, Weights], State
+    ]  # params and stats -> the state before the first step
+    prepare: (
+        Callable[..., tuple[Array, Array]] | None
+    )  # with a teacher: pictures and targets of a step
+    step: Callable[..., tuple[State, Report]]
+    tested: Callable[[State], tuple[Weights, Weights]]  # params and stats that are evaluated
+
+
+def build(
+    net: Functional,
+    recipe: Recipe,
+    length: Length,
+    *,
+    augment: Augmentation,
+    devices: Devices,
+    seed: int,
+    frozen: frozenset[str] = frozenset(),
+    apart: bool = False,
+) -> Program:
+    """Return the program of a training.
+
+    Args:
+        net: the network.
+        recipe: how it is trained.
+        length: of the training.
+        augment: ``(*batch, key, first) -> (pictures, targets)``, traced with the step; what it draws for
+            an image depends on the key and on the image's place in the whole batch, so that it does not
+            matter how many devices share the batch.
+        devices: that share each batch.
+        seed: of all draws.
+        frozen: names of weights that stay as they are.
+        apart: whether pictures are made by a program of their own, ``prepare``, so that a teacher can look
+            at them before the step; the step then takes its logits as well, if there are any.
+    """
+    trained = [name for name in net.params.names if name not in frozen]
+    optimizer = optimizers.build(recipe, trained)
+    core = functools.partial(
+        _step, net, recipe, length, optimizer, frozenset(trained), devices, seed
+    )
+
+    def start(params: Weights, stats: Weights) -> State:
+        memory = jax.jit(optimizer.init)({name: params[name] for name in trained})
+        average = {**params, **stats} if recipe.ema else {}
+        none = zero()
+        return State(np.zeros((), np.int32), params, stats, memory, average, none, none)
+
+    def prepare(step: Array, *batch: Array) -> tuple[Array, Array]:
+        first = devices.first(batch[0].shape[0])
+        return augment(*batch, _key(seed, step, "augment"), first)
+
+    def whole(state: State, *batch: Array) -> tuple[State, Report]:
+        return core(state, *prepare(state.step, *batch))
+
+    pictures = jax.jit(devices.mapped(prepare, shared=1, result=SPLIT))
+    return Program(
+        start=start,
+        prepare=pictures if apart else None,
+        step=jax.jit(devices.mapped(core if apart else whole, shared=1), donate_argnums=0),
+        tested=_tested,
+    )
+
+
+_STREAMS = {"augment": 0, "dropout": 1}
+
+
+def _key(seed: int, step: Array, stream: str) -> Array:
+    """Return the key of a step's draws of one kind."""
+    of_step = jax.random.fold_in(jax.random.key(seed), step)
+    return jax.random.fold_in(of_step, _STREAMS[stream])
+
+
+def _tested(state: State) -> tuple[Weights, Weights]:
+    if not state.average:
+        return state.params, state.stats
+    return (
+        {name: state.average[name] for name in state.params},
+        {name: state.average[name] for name in state.stats},
+    )
+
+
+# -- a step, as one device computes it -------------------------------------------------------------
+
+
+def _step(
+    net: Functional,
+    recipe: Recipe,
+    length: Length,
+    optimizer: optax.GradientTransformation,
+    trained: frozenset[str],
+    devices: Devices,
+    seed: int,
+    state: State,
+    pictures: Array,
+    targets: Array,
+    teacher: Array | None = None,
+) -> tuple[State, Report]:
+    key = _key(seed, state.step, "dropout")
+    if devices.axis is not None:
+        key = jax.random.fold_in(key, jax.lax.axis_index(devices.axis))
+    learning = {name: w for name, w in state.params.items() if name in trained}
+    still = {name: w for name, w in state.params.items() if name not in trained}
+    objective = functools.partial(_objective, net, _loss(recipe), still, recipe.batch)
+    batch = (pictures, targets, teacher)
+    gradients, stats, sums = _gradients(
+        objective, learning, state.stats, batch, key, recipe.accumulate
+    )
+    gradients, sums = devices.total((gradients, sums))
+    rate = _learning_rate(recipe, length, state.step)
+    norm = optax.tree.norm(gradients)
+    learning, memory = optimizers.apply(optimizer, gradients, state.optimizer, learning, rate)
+    return _moved(recipe, length, state, {**still, **learning}, stats, memory, sums, norm, rate)
+
+
+def _loss(recipe: Recipe) -> Loss:
+    return functools.partial(
+        losses.distilled,
+        smoothing=recipe.label_smoothing,
+        divergence=recipe.distill,
+        weight=recipe.distill_weight,
+        temperature=recipe.temperature,
+    )
+
+
+def _learning_rate(recipe: Recipe, length: Length, step: Array) -> Array:
+    return schedules.warmup_cosine(
+        step.astype(jnp.float32),
+        peak=recipe.learning_rate,
+        final=recipe.final_learning_rate,
+        warmup_steps=length.warmup_steps,
+        total_steps=length.total_steps,
+    )
+
+
+def _objective(
+    net: Functional,
+    loss: Loss,
+    still: Weights,
+    total: int,
+    learning: Weights,
+    stats: Weights,
+    batch: tuple[Array, Array, Array | None],
+    key: Array,
+) -> tuple[Array, tuple[Weights, Sums]]:
+    """Return this part's share of the whole batch's mean loss, the statistics, and what is counted."""
+    pictures, targets, teacher = batch
+    logits, stats = net.train({**still, **learning}, stats, pictures, key)
+    share = jnp.sum(loss(logits, targets, teacher)) / total
+    has_label = jnp.sum(targets, axis=-1) > 0
+    right = (jnp.argmax(logits, axis=-1) == jnp.argmax(targets, axis=-1)) & has_label
+    count = functools.partial(jnp.sum, dtype=jnp.int32)
+    steps = jnp.zeros((), jnp.int32)  # counted once a step, not once a part
+    return share, (stats, Sums(share, count(right), count(has_label), steps))
+
+
+def _gradients(
+    objective: Callable[..., tuple[Array, tuple[Weights, Sums]]],
+    learning: Weights,
+    stats: Weights,
+    batch: Any,
+    key: Array,
+    parts: int,
+) -> tuple[Weights, Weights, Sums]:
+    """Return gradients, statistics and sums of a batch, taken in ``parts`` micro-batches one by one."""
+    gradient = jax.grad(objective, has_aux=True)
+    if parts == 1:
+        found, (stats, sums) = gradient(learning, stats, batch, key)
+        return found, stats, sums
+
+    def part(carry: Any, given: Any) -> tuple[Any, None]:
+        total, stats, sums = carry
+        number, micro = given
+        found, (stats, more) = gradient(learning, stats, micro, jax.random.fold_in(key, number))
+        total, sums = jax.tree.map(jnp.add, (total, sums), (found, more))
+        return (total, stats, sums), None
+
+    def cut(x: Array) -> Array:
+        return x.reshape(parts, x.shape[0] // parts, *x.shape[1:])
+
+    nothing = jax.tree.map(jnp.zeros_like, learning)
+    empty = jax.tree.map(jnp.asarray, zero())
+    numbers = jnp.arange(parts, dtype=jnp.int32)
+    micros = jax.tree.map(cut, batch)
+    (found, stats, sums), _ = jax.lax.scan(part, (nothing, stats, empty), (numbers, micros))
+    return found, stats, sums
+
+
+def _moved(
+    recipe: Recipe,
+    length: Length,
+    state: State,
+    params: Weights,
+    stats: Weights,
+    memory: Any,
+    sums: Sums,
+    norm: Array,
+    rate: Array,
+) -> tuple[State, Report]:
+    """Return the state after a step, and what there is to tell."""
+    average = state.average
+    if average:
+        decay = ema.decay_at(state.step.astype(jnp.float32), recipe.ema)
+        average = ema.update(average, {**params, **stats}, decay)
+    sums = sums._replace(steps=jnp.ones((), jnp.int32))
+    epoch = _added(state.epoch, sums, state.step % length.epoch_steps == 0)
+    window = _added(state.window, sums, state.step % recipe.log_steps == 0)
+    new = State(state.step + 1, params, stats, memory, average, epoch, window)
+    return new, Report(epoch, window, norm, rate)

@@ -1,0 +1,204 @@
+"""Teachers to distil from: any ONNX classifier, or a model of ours.
+
+A teacher sees the very pictures that the student sees, augmented and not yet normalised, and prepares them
+its own way: its own size, its own normalisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcnas import onnx_export
+from lcnas.arch import check_resolution, height_width
+from lcnas.errors import LcnasError, OnnxError, TeacherError, shorten
+from lcnas.latency import engines
+from lcnas.onnx_export import Classifier, Interface, MeanStd, Model, Preprocessing
+
+Array = NDArray[np.float32]
+Pictures = NDArray[Any]  # (n, any height, any width, 3): uint8, or float32 from 0 to 255
+Size = int | tuple[int, int]  # pixels: a side, or (height, width)
+
+
+class Teacher(Protocol):
+    """What a student learns from."""
+
+    @property
+    def classes(self) -> int:
+        """The number of its outputs, those of the data."""
+
+    def logits(self, images: Pictures) -> Array:
+        """Return logits, up to a constant a picture, (n, classes) float32.
+
+        Args:
+            images: the student's pictures before normalisation, (n, height, width, 3), uint8, or float32 from
+                0 to 255. They are shown whole: resized where the teacher wants another size, never cropped.
+        """
+
+
+@dataclass(frozen=True)
+class _Teacher:
+    what: str  # as messages call it
+    classes: int
+    prepare: Preprocessing
+    forward: Callable[
+        [Array], Any
+    ]  # normalised pictures (n, height, width, 3) -> logits (n, classes)
+
+    def logits(self, images: Pictures) -> Array:
+        given = onnx_export.check_pictures(images)
+        made = np.asarray(self.forward(self.prepare(given)), np.float32)
+        if made.shape != (len(given), self.classes):
+            raise TeacherError(
+                f"{self.what}: gives {made.shape}, not {(len(given), self.classes)}: "
+                f"{len(given)} pictures, {self.classes} classes"
+            )
+        if not np.isfinite(made).all():
+            raise TeacherError(f"{self.what}: gives logits that are not finite")
+        return made
+
+
+def load(
+    path: str | Path,
+    *,
+    normalization: MeanStd | None = None,
+    size: Size | None = None,
+    classes: int | None = None,
+    class_names: Sequence[str] | None = None,
+    engine: str | None = None,
+    threads: int = 1,
+    read: Callable[[Path], Model] | None = None,
+) -> Teacher:
+    """Return the teacher in a file.
+
+    Of an ONNX file layout and batch are found from the graph, and outputs that are probabilities are taken
+    back to logits. What the file itself says (its size; in files of ours normalisation and class names too)
+    goes before what is given here.
+
+    Args:
+        path: an ONNX file, or one that ``read`` reads.
+        normalization: of the teacher's own training set, where the file does not record it.
+        size: pixels at which it looks at the pictures, where the file leaves them open.
+        classes: of the data; the teacher must have as many.
+        class_names: of the data; a teacher that records names must have the same in the same order.
+        engine: that runs an ONNX file, one of :func:`lcnas.latency.engines.names`; None: the default.
+        threads: that compute.
+        read: how any file that is not called .onnx becomes a model in evaluation mode: checkpoints,
+            safetensors.
+
+    Raises:
+        TeacherError: no such file, not a classifier, other classes than the data's, or no normalisation.
+        EngineError: the engine is not here, or refuses the file.
+    """
+    file = Path(path)
+    if not file.exists():
+        raise TeacherError(f"teacher: there is no file {path}")
+    if read is not None and file.suffix != ".onnx":
+        model = read(file)
+        return from_model(model, normalization, size, classes=classes, what=f"teacher {path}")
+    try:
+        return _of_onnx(file, normalization, size, classes, class_names, engine, threads)
+    except OnnxError as error:
+        raise TeacherError(f"teacher {error}") from None
+
+
+def from_model(
+    model: Model,
+    normalization: MeanStd | None,
+    size: Size | None = None,
+    *,
+    classes: int | None = None,
+    what: str = "teacher",
+) -> Teacher:
+    """Return a model of ours as a teacher.
+
+    Args:
+        model: in evaluation mode, called with normalised pictures (n, height, width, 3) float32.
+        normalization: of its training set.
+        size: pixels at which it looks at the pictures; None: its arch's resolution.
+        classes: of the data; the model must have as many.
+        what: what to call it in messages.
+
+    Raises:
+        TeacherError: other classes than the data's, or no normalisation.
+    """
+    _check_classes(what, model.classes, classes)
+    pixels = height_width(model.arch.resolution) if size is None else _pair(size)
+    prepare = Preprocessing(pixels, *_constants(what, normalization), squash=True)
+    return _Teacher(what, model.classes, prepare, model)
+
+
+def _of_onnx(
+    file: Path,
+    normalization: MeanStd | None,
+    size: Size | None,
+    classes: int | None,
+    class_names: Sequence[str] | None,
+    engine: str | None,
+    threads: int,
+) -> Teacher:
+    what = f"teacher {file}"
+
+    def begin(data: bytes, told: Interface) -> Callable[[Array], NDArray[Any]]:
+        return engines.engine(engine, threads=threads, batch=told.batch or 1).open(data).outputs
+
+    classifier = Classifier.of(file, None if size is None else _pair(size), begin)
+    told = classifier.interface
+    _check_classes(what, classifier.classes, classes)
+    _check_names(what, told, class_names)
+    if told.has_normalization:
+        recorded = told.preprocessing(classifier.size)
+        mean, std = recorded.mean, recorded.std
+    else:
+        mean, std = _constants(what, normalization)
+    prepare = Preprocessing(classifier.size, mean, std, squash=True)
+    return _Teacher(what, classifier.classes, prepare, classifier.logits)
+
+
+def _pair(size: Size) -> tuple[int, int]:
+    try:
+        return height_width(check_resolution(size, "size"))
+    except LcnasError as error:
+        raise TeacherError(f"teacher: {error}") from None
+
+
+def _constants(
+    what: str, normalization: MeanStd | None
+) -> tuple[onnx_export.Constants, onnx_export.Constants]:
+    """Return (mean, std)."""
+    if normalization is None:
+        raise TeacherError(
+            f"{what}: does not say how its pictures are normalised; give its mean and std "
+            f"(ImageNet's are {onnx_export.IMAGENET_MEAN} and {onnx_export.IMAGENET_STD})"
+        )
+    try:
+        mean = onnx_export.constants(normalization.mean, "normalization: mean")
+        return mean, onnx_export.constants(normalization.std, "normalization: std")
+    except LcnasError as error:
+        raise TeacherError(f"{what}: {error}") from None
+
+
+def _check_classes(what: str, found: int, wanted: int | None) -> None:
+    if wanted is not None and found != wanted:
+        raise TeacherError(f"{what}: has {found} classes, the data {wanted}")
+
+
+def _check_names(what: str, told: Interface, wanted: Sequence[str] | None) -> None:
+    """Refuse a teacher whose recorded classes are others, or come in another order."""
+    names = told.class_names
+    if names is None or wanted is None or names == tuple(wanted):
+        return
+    pairs = enumerate(zip(names, wanted, strict=False))
+    differing = next(((i, a, b) for i, (a, b) in pairs if a != b), None)
+    if differing is None:
+        raise TeacherError(f"{what}: has {len(names)} class names, the data {len(wanted)}")
+    i, own, other = differing
+    raise TeacherError(
+        f"{what}: calls class {i} {shorten(own)}, the data {shorten(other)}; a teacher's classes are the "
+        "data's, in the same order"
+    )

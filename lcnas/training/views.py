@@ -1,0 +1,67 @@
+"""What the network is shown of a batch, in training and in testing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from numpy.typing import NDArray
+
+from lcnas.arch import Arch
+from lcnas.training.augment import Augment
+from lcnas.training.data import Batch, Data, Normalization
+from lcnas.training.recipes import Recipe
+
+Array = jax.Array
+Training = Callable[[Array, Array, Array, Array, Any], tuple[Array, Array]]
+Testing = Callable[[Array, Array], Array]
+
+
+def arrays(batch: Batch) -> tuple[NDArray[Any], ...]:
+    """Return a batch as (images, labels, aspects); the label of what does not count is -1."""
+    return batch.images, np.where(batch.mask, batch.labels, np.int32(-1)), batch.aspect
+
+
+def training(recipe: Recipe, arch: Arch, data: Data) -> Training:
+    """Return ``(images, labels, aspects, key, first) -> (pictures, targets)``, to be traced.
+
+    ``first`` is the place of the first image in the whole batch, of which others may have other parts.
+    """
+    size = recipe.train_resolution or arch.resolution
+
+    def view(
+        images: Array, labels: Array, aspect: Array, key: Array, first: Any
+    ) -> tuple[Array, Array]:
+        return recipe.augment.apply(
+            images,
+            labels,
+            key,
+            size=size,
+            classes=data.classes,
+            normalization=data.normalization,
+            aspect=aspect,
+            cropped=data.train.cropped,
+            first=first,
+        )
+
+    return view
+
+
+def testing(augment: Augment, arch: Arch, normalization: Normalization) -> Testing:
+    """Return ``(images, aspects) -> pictures``, at the network's own resolution, to be traced."""
+
+    def view(images: Array, aspect: Array) -> Array:
+        return augment.evaluate(
+            images, size=arch.resolution, normalization=normalization, aspect=aspect
+        )
+
+    return view
+
+
+def pixels(pictures: NDArray[np.float32], normalization: Normalization) -> NDArray[np.float32]:
+    """Return normalised pictures as they were before, 0 to 255: what a teacher prepares its own way."""
+    mean, std = (np.array(v, np.float32) for v in (normalization.mean, normalization.std))
+    made: NDArray[np.float32] = np.clip((pictures * std + mean) * np.float32(255), 0, 255)
+    return made

@@ -1,0 +1,192 @@
+"""The train command: a small run, what it refuses, and how it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lcnas import train
+from lcnas.errors import TrainingFailure
+from lcnas.training import Result, loop, metrics
+from tests.training import tiny
+
+DATA = ["--data", "synthetic:classes=3,train=60,test=20", "--workers", "0", "--cache", "none"]
+QUICK = [
+    "--recipe",
+    "proxy",
+    "--resolution",
+    "8",
+    "--epochs",
+    "1",
+    "--batch",
+    "16",
+    "--log-steps",
+    "2",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick():
+    with tiny.quick_compiling():
+        yield
+
+
+@pytest.fixture
+def network(tmp_path):
+    path = tmp_path / "net.json"
+    path.write_text(tiny.arch().to_json())
+    return str(path)
+
+
+def test_a_small_run(network, tmp_path, capsys):
+    out = tmp_path / "runs" / "a"
+    argv = [*DATA, *QUICK, "--arch", network, "--out", str(out), "--seed", "3"]
+    argv += ["--augment.crop", "none", "--test", "last", "--threads", "1"]
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    assert train.main(argv) == 0
+    printed = capsys.readouterr()
+    assert "network  tiny, 8x8 px" in printed.out
+    assert "1 epochs of 3 steps with 16 images" in printed.out
+    assert "test (last network): " in printed.out
+    assert "compiled: step, " in printed.err
+    assert "step 2/3  loss " in printed.err
+    result = Result.load(out)
+    assert (result.seed, result.tested) == (3, "last")
+    assert (result.recipe.batch, result.recipe.augment.crop) == (16, "none")
+    assert (out / "best.onnx").is_file()
+    if cores is not None:
+        assert os.sched_getaffinity(0) == cores
+    assert train.main(argv) == 0  # nothing to do, and it says the same
+    again = capsys.readouterr()
+    assert again.out == printed.out
+    assert "step" not in again.err
+
+
+def test_a_dry_run_checks_everything_and_writes_nothing(network, tmp_path, capsys):
+    argv = [*DATA, *QUICK, "--arch", network, "--out", str(tmp_path / "r"), "--dry-run"]
+    assert train.main(argv) == 0
+    assert "all fits; nothing was trained or written" in capsys.readouterr().out
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--epoch", "5"], "unknown argument '--epoch'; did you mean '--epochs'?"),
+        (
+            ["--augment.mixp", "1"],
+            "unknown argument '--augment.mixp'; did you mean '--augment.mixup'?",
+        ),
+        (["--test", "first"], "invalid choice: 'first'"),
+        (["--seed", "one"], "invalid int value"),
+    ],
+)
+def test_options_that_are_none_leave_with_code_2_and_one_line(argv, message, capsys):
+    with pytest.raises(SystemExit) as caught:
+        train.main(argv)
+    assert caught.value.code == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--epochs", "ten"], "recipe: epochs: 'ten' is not a whole number"),
+        (["--recipe", "cifar"], "'cifar' is not among .*did you mean 'cifar10'"),
+        (["--arch", "pplcnet_0.5"], "'pplcnet_0.5' is not among .*did you mean"),
+        (["--data", "cifar10:nowhere"], "nowhere"),
+        (["--data", "cifar"], "'cifar' is not among .*did you mean 'cifar10'"),
+        (["--freeze", "steam"], "'steam' is not among .*did you mean 'stem'"),
+        (["--teacher", "nowhere.onnx"], "there is no file nowhere.onnx"),
+        (["--batch", "1000"], "batch: 1000 is more than the 48 training pictures"),
+        (["--devices", "9"], "devices: 9 is not among 1 to 1"),
+        (["--recipe", "pplcnet_ssld", "--warmup-epochs", "0"], "needs one"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_and_code_2(
+    argv, message, network, tmp_path, capsys, monkeypatch
+):
+    from lcnas import _cli
+
+    options = [*DATA, *QUICK, "--arch", network, "--out", str(tmp_path / "r"), *argv]
+    monkeypatch.setattr(sys, "argv", ["train", *options])
+    with pytest.raises(SystemExit) as caught:
+        _cli.run(train.PROG, train.main)
+    assert caught.value.code == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert re.search(message, told), told
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_training_that_fails_leaves_with_code_1(network, tmp_path, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise TrainingFailure("the loss is nan at step 7")
+
+    monkeypatch.setattr(loop, "fit", fail)
+    argv = [*DATA, *QUICK, "--arch", network, "--out", str(tmp_path / "r")]
+    assert train.main(argv) == 1
+    told = capsys.readouterr().err
+    assert told == "python -m lcnas.train: the loss is nan at step 7\n"
+
+
+def test_sigterm_ends_the_command_with_143_and_a_stored_state(network, tmp_path, checkout):
+    out = tmp_path / "r"
+    argv = [*DATA, *QUICK, "--arch", network, "--out", str(out), "--epochs", "100000"]
+    env = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": tiny.QUICK_FLAGS}
+    command = [sys.executable, "-m", "lcnas.train", *argv]
+    with subprocess.Popen(
+        command, cwd=checkout, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while process.poll() is None and len(metrics.read(out)) < 4 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 143, told
+    last = told.splitlines()[-1]
+    assert last.startswith("stopped by SIGTERM after step ")
+    step = int(last.split("step ")[1].split(";")[0])
+    assert (out / "checkpoints" / str(step)).is_dir()
+    assert not (out / "result.json").exists()
+    assert json.loads((out / "run.json").read_text())["identity"]["seed"] == 0
+
+
+def test_help_shows_the_recipes_values(capsys):
+    with pytest.raises(SystemExit) as caught:
+        train.main(["--recipe", "modern", "--help"])
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "each with its value in modern" in text
+    assert "--beta1 V a number: of AdamW: decay of the mean gradient (here: 0.6)" in text
+    assert "--coordinator" in text
+
+
+def test_the_compile_cache_is_kept_by_machine(tmp_path, monkeypatch):
+    import jax
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+
+    def now():
+        return getattr(jax.config, "jax_compilation_cache_dir")  # noqa: B009 - set at run time
+
+    before = now()
+    try:
+        train._compile_cache("auto")
+        assert now().startswith(str(tmp_path / "lcnas" / "jax"))
+        train._compile_cache(str(tmp_path / "mine"))
+        assert now() == str(tmp_path / "mine")
+        train._compile_cache("none")
+        assert now() == str(tmp_path / "mine")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)

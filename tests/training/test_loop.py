@@ -1,0 +1,407 @@
+"""Whole trainings, small ones: what they leave behind, kills, and faults."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lcnas import blocks, models
+from lcnas.arch import Arch
+from lcnas.blocks import Block
+from lcnas.errors import TrainingError, TrainingFailure
+from lcnas.models import pretrained
+from lcnas.training import Result, Stopped, check, fit, metrics, session
+from lcnas.training import job as job_module
+from lcnas.training.data import IMAGENET
+from lcnas.training.devices import Devices
+from lcnas.training.functional import Functional
+from tests.training import tiny
+
+ONE = Devices(None)
+STEPS = 3  # an epoch of the tiny recipe
+NAMES = ("best.onnx", "best.safetensors", "last.onnx", "last.safetensors")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """Compile each program once for all tests here, and for the process that is killed."""
+    from jax.experimental.compilation_cache import compilation_cache
+
+    folder = tmp_path_factory.mktemp("cache")
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    compilation_cache.reset_cache()
+    jax.config.update(names[0], str(folder))
+    jax.config.update(names[1], 0.0)
+    with tiny.quick_compiling():
+        yield folder
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def found():
+    return tiny.data()
+
+
+@pytest.fixture(scope="module")
+def straight(found, tmp_path_factory):
+    """A training that nothing disturbed, and which splits it read."""
+    out = tmp_path_factory.mktemp("straight")
+    watched = tiny.watched(found)
+    result = fit(tiny.arch(), watched, tiny.recipe(), out, seed=5, devices=ONE, quiet=True)
+    return result, watched
+
+
+def same_as(straight, out):
+    """Assert that a folder holds the very weights and metrics of the undisturbed training."""
+    for name in NAMES:
+        assert (out / name).read_bytes() == (straight.out / name).read_bytes(), name
+    assert tiny.lines(metrics.read(out)) == tiny.lines(metrics.read(straight.out))
+    here, there = Result.load(out), Result.load(straight.out)
+    for field in ("validation", "test", "best_epoch", "steps", "params", "tested"):
+        assert getattr(here, field) == getattr(there, field)
+
+
+# -- what is left behind ---------------------------------------------------------------------------
+
+
+def test_the_result(straight):
+    result, _ = straight
+    assert result.steps == 2 * STEPS
+    assert [e["epoch"] for e in result.epochs] == [1, 2]
+    accuracies = [e["validation_accuracy"] for e in result.epochs]
+    assert result.validation.accuracy == max(accuracies)
+    assert accuracies[result.best_epoch - 1] == max(accuracies)
+    assert result.tested == "best"
+    assert result.test.images == 20
+    assert result.params == sum(
+        np.size(w)
+        for name, w in pretrained.read(result.out / "best.safetensors").weights.items()
+        if not name.endswith(("/mean", "/var"))
+    )
+    assert Result.load(result.out) == result
+    data = json.loads((result.out / "result.json").read_text())
+    assert data["surroundings"]["libraries"]["jax"] == jax.__version__
+    assert data["surroundings"]["machine"]["cpu"]
+    assert data["recipe"] == json.loads((result.out / "recipe.json").read_text())
+    assert (data["seed"], data["arch_id"]) == (5, tiny.arch().id)
+
+
+def test_the_lines_of_metrics(straight):
+    lines = metrics.read(straight[0].out)
+    assert [(x["kind"], x["step"]) for x in lines] == [
+        ("step", 2),
+        ("epoch", 3),
+        ("step", 4),
+        ("step", 6),
+        ("epoch", 6),
+    ]
+    rates = [x["learning_rate"] for x in lines if x["kind"] == "step"]
+    recipe = tiny.recipe()
+    wanted = [recipe.learning_rate * r for r in (2 / 3, 1.0, 0.5 * (1 + np.cos(np.pi * 2 / 3)))]
+    np.testing.assert_allclose(rates, wanted, rtol=1e-5)
+    assert {x["train_loss"] for x in lines if x["kind"] == "epoch"}
+
+
+def test_the_test_images_are_read_once_at_the_end(straight):
+    _, watched = straight
+    assert watched.reads.count("test") == 1
+    assert watched.reads[-1] == "test"
+    assert watched.reads[:2] == ["validation", "validation"]
+
+
+def test_what_is_exported_computes_the_same_and_says_what_it_is(straight, found):
+    import onnx
+    import onnxruntime
+
+    result, _ = straight
+    path = result.out / "best.onnx"
+    about = {p.key: p.value for p in onnx.load(path).metadata_props}
+    assert json.loads(about["lcnas.class_names"]) == list(found.class_names)
+    assert json.loads(about["lcnas.normalization"])["mean"] == pytest.approx(
+        found.normalization.mean
+    )
+    (batch,) = found.test.batches(len(found.test))
+    mean, std = np.float32(found.normalization.mean), np.float32(found.normalization.std)
+    x = ((batch.images / np.float32(255) - mean) / std).astype(np.float32)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {"input": x.transpose(0, 3, 1, 2)})
+    assert np.mean(logits.argmax(axis=-1) == batch.labels) == pytest.approx(result.test.accuracy)
+    kept = pretrained.read(result.out / "best.safetensors")
+    assert (kept.arch, kept.classes) == (tiny.arch(), 3)
+    net = Functional.of(models.build(kept.arch, 3))
+    flax = jax.jit(net.test)(*net.split(kept.weights), x)
+    np.testing.assert_allclose(logits, flax, rtol=1e-4, atol=1e-5)
+
+
+def test_asked_again_a_finished_run_answers_at_once(straight, found):
+    result, _ = straight
+    watched = tiny.watched(found)
+    again = fit(tiny.arch(), watched, tiny.recipe(), result.out, seed=5, devices=ONE, quiet=True)
+    assert again == result
+    assert watched.train.given == 0
+    assert watched.reads == []
+
+
+# -- stopping and going on -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "at"), [(signal.SIGINT, 2), (signal.SIGTERM, 3)])
+def test_a_signal_stores_the_state_and_leaves_and_the_same_call_goes_on(
+    straight, found, tmp_path, number, at
+):
+    seen = tiny.watched(found, lambda i: signal.raise_signal(number) if i == at + 1 else None)
+    settings: dict[str, Any] = {"seed": 5, "devices": ONE, "quiet": True}
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped) as caught:
+        fit(tiny.arch(), seen, tiny.recipe(), tmp_path, **settings)
+    assert (caught.value.signal, caught.value.step) == (number, at)
+    assert signal.getsignal(number) is before
+    assert (tmp_path / "checkpoints" / str(at)).is_dir()
+    fit(tiny.arch(), found, tiny.recipe(), tmp_path, **settings)
+    same_as(straight[0], tmp_path)
+
+
+KILLED = """
+import os, signal, sys
+from tests.training import tiny
+from lcnas.training import fit
+from lcnas.training.data import IMAGENET
+from lcnas.training.devices import Devices
+out, at = sys.argv[1], int(sys.argv[2])
+die = lambda i: os.kill(os.getpid(), signal.SIGKILL) if i == at + 1 else None
+watched = tiny.watched(tiny.data(), die)
+fit(tiny.arch(), watched, tiny.recipe(), out, seed=5, devices=Devices(None), save_minutes=0)
+"""
+
+
+def test_a_kill_at_any_step_changes_no_bit_of_the_result(
+    straight, found, tmp_path, cache, checkout
+):
+    at = np.random.default_rng().integers(1, 2 * STEPS)
+    env = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    command = [sys.executable, "-c", KILLED, str(tmp_path), str(at)]
+    done = subprocess.run(command, cwd=checkout, env=env, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (tmp_path / "result.json").exists()
+    fit(tiny.arch(), found, tiny.recipe(), tmp_path, seed=5, devices=ONE, quiet=True)
+    same_as(straight[0], tmp_path)
+
+
+# -- starting from weights, freezing, a teacher ----------------------------------------------------
+
+
+def test_weights_to_start_from_frozen_blocks_and_an_onnx_teacher(straight, found, tmp_path):
+    source = straight[0].out
+    start = pretrained.read(source / "last.safetensors").weights
+    settings: dict[str, Any] = {
+        "seed": 5,
+        "devices": ONE,
+        "quiet": True,
+        "test": "none",
+        "freeze": ["stem"],
+    }
+    recipe = tiny.recipe(epochs=1, ema=0.0, distill="js", distill_weight=0.9, evaluate_epochs=5)
+    result = fit(
+        tiny.arch(), found, recipe, tmp_path, init=start, teacher=source / "best.onnx", **settings
+    )
+    assert result.test is None
+    assert result.best_epoch == 1
+    after = pretrained.read(tmp_path / "last.safetensors").weights
+    for name, value in after.items():
+        assert np.array_equal(value, start[name]) == name.startswith("stem/"), name
+    with pytest.raises(TrainingError) as caught:
+        fit(tiny.arch(), found, recipe, tmp_path, **settings)
+    assert "the initial weights are others" in str(caught.value)
+    assert "the teacher is another" in str(caught.value)
+
+
+def test_a_file_to_start_from_keeps_all_but_the_head_where_classes_are_others(straight):
+    path = straight[0].out / "last.safetensors"
+    kept = pretrained.read(path).weights
+    arch = tiny.arch().at(12)  # another resolution is no other network to a file of weights
+    for classes in (3, 4):
+        more = tiny.data(classes=classes)
+        job = job_module.prepared(arch, more, tiny.recipe(), 0, path, (), None, ONE)
+        assert job.weights.keys() == kept.keys()
+        for name, value in job.weights.items():
+            same = value.shape == kept[name].shape and np.array_equal(value, kept[name])
+            assert same == (classes == 3 or not name.startswith("head/")), name
+
+
+def test_weights_of_ours_teach_as_well(straight, found):
+    path = straight[0].out / "last.safetensors"
+    job = job_module.prepared(tiny.arch(), found, tiny.recipe(), 0, None, (), path, ONE)
+    images = next(found.validation.batches(4)).images
+    net = Functional.of(models.build(tiny.arch(), 3))
+    mean, std = np.float32(found.normalization.mean), np.float32(found.normalization.std)
+    x = (images / np.float32(255) - mean) / std
+    wanted = jax.jit(net.test)(*net.split(pretrained.read(path).weights), x)
+    assert job.teacher is not None
+    np.testing.assert_allclose(job.teacher.logits(images), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_with_weights_goes_on_from_them(straight, found):
+    weights = pretrained.read(straight[0].out / "last.safetensors").weights
+    model = models.build(tiny.arch(), 3)
+    model.set_weights(weights)
+    job = job_module.prepared(model, found, tiny.recipe(), 0, None, (), None, ONE)
+    assert job.weights.keys() == weights.keys()
+    for name, value in job.weights.items():
+        np.testing.assert_array_equal(value, weights[name])
+    with pytest.raises(TrainingError, match="it has 4 classes, the data have 3"):
+        check(models.build(tiny.arch(), 4), found, tiny.recipe(), "nowhere", devices=ONE)
+
+
+class Fixed:
+    """A teacher of three classes that keeps what it saw."""
+
+    classes = 3
+
+    def logits(self, images):
+        self.seen = images
+        return np.zeros((len(images), 3), np.float32)
+
+
+def test_a_teacher_sees_the_students_pictures_before_normalisation(found):
+    teacher = Fixed()
+    recipe = tiny.with_augment(tiny.recipe(), flip=0.0)
+    job = job_module.prepared(tiny.arch(), found, recipe, 0, None, (), teacher, ONE)
+    batch = next(found.train.batches(16, seed=0, epoch=0))
+    job.step(job.start(), 0, batch)
+    np.testing.assert_allclose(teacher.seen, batch.images, atol=1e-2)
+    assert teacher.seen.dtype == np.float32
+
+
+def test_a_teacher_that_does_not_fit_or_is_missing(found):
+    teacher = Fixed()
+    teacher.classes = 5
+    for recipe, given, message in (
+        (tiny.recipe(), teacher, "it has 5 classes, the data have 3"),
+        (tiny.recipe(needs_teacher=True), None, "the recipe tiny needs one"),
+    ):
+        with pytest.raises(TrainingError, match=message):
+            check(tiny.arch(), found, recipe, "nowhere", teacher=given, devices=ONE)
+
+
+def test_images_without_labels_need_a_teacher(tmp_path):
+    from PIL import Image
+
+    from lcnas.training import load_data
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with load_data(
+        "synthetic:classes=3,train=60,test=20", size=8, workers=0, unlabelled=tmp_path, cache=False
+    ) as more:
+        with pytest.raises(TrainingError, match="1 images have no label, and there is no teacher"):
+            check(tiny.arch(), more, tiny.recipe(), "nowhere", devices=ONE)
+        check(tiny.arch(), more, tiny.recipe(), "nowhere", teacher=Fixed(), devices=ONE)
+
+
+# -- what is refused -------------------------------------------------------------------------------
+
+
+def test_a_folder_of_another_run_names_what_differs(straight, found):
+    out = straight[0].out
+    cases = [
+        (
+            (tiny.arch(dropout=0.1), found, tiny.recipe(), 5),
+            "the network is tiny .* there and tiny",
+        ),
+        ((tiny.arch(), tiny.data(seed=1), tiny.recipe(), 5), "the data or their split are others"),
+        (
+            (tiny.arch(), dataclasses.replace(found, normalization=IMAGENET), tiny.recipe(), 5),
+            "the data or their split are others",
+        ),
+        ((tiny.arch(), found, tiny.recipe(epochs=3), 5), "epochs is 2 there and 3 here"),
+        ((tiny.arch(), found, tiny.recipe(), 6), "seed is 5 there and 6 here"),
+    ]
+    for (arch, data, recipe, seed), message in cases:
+        with pytest.raises(TrainingError, match=f"holds another run: {message}") as caught:
+            fit(arch, data, recipe, out, seed=seed, devices=ONE)
+        assert "\n" not in str(caught.value)
+
+
+def test_folders_that_are_none_of_ours(found, tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(TrainingError, match=r"holds files and is no run of lcnas \(notes.txt"):
+        fit(tiny.arch(), found, tiny.recipe(), tmp_path, devices=ONE)
+    with pytest.raises(TrainingError, match="is not a folder"):
+        check(tiny.arch(), found, tiny.recipe(), tmp_path / "notes.txt", devices=ONE)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(TrainingError, match=r"run.json cannot be read"):
+        check(tiny.arch(), found, tiny.recipe(), tmp_path, devices=ONE)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_two_trainings_in_one_folder(found, tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    with (tmp_path / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(TrainingError, match="another process trains in"):
+            fit(tiny.arch(), found, tiny.recipe(), tmp_path, devices=ONE)
+
+
+def test_a_head_that_does_not_pool_trains_at_its_own_resolution(found, tmp_path):
+    stages: dict[str, list[Block]] = {
+        "stem": [blocks.ConvNormAct(4)],
+        "head": [blocks.DenseHead(pool=False)],
+    }
+    arch = Arch.of(stages, resolution=tiny.SIDE)
+    check(arch, found, tiny.recipe(train_resolution=tiny.SIDE), tmp_path, devices=ONE)
+    with pytest.raises(TrainingError, match="train_resolution: 6 gives the network other weights"):
+        check(arch, found, tiny.recipe(train_resolution=6), tmp_path, devices=ONE)
+
+
+def test_arguments_out_of_range(found, tmp_path):
+    for settings, message in (
+        ({"seed": -1}, "seed: -1 is not a whole number of 0"),
+        ({"test": "first"}, "'first' is not among best, last, none"),
+        ({"freeze": ["steam"]}, r"'steam' is not among .*did you mean 'stem'"),
+    ):
+        with pytest.raises(TrainingError, match=message):
+            fit(tiny.arch(), found, tiny.recipe(), tmp_path, devices=ONE, **settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- faults ----------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_no_number_stops_with_what_to_try_and_stores_nothing(found, tmp_path):
+    recipe = tiny.recipe(learning_rate=1e30, log_steps=1)
+    with pytest.raises(TrainingFailure) as caught:
+        fit(tiny.arch(), found, recipe, tmp_path, devices=ONE, quiet=True, save_minutes=0)
+    message = str(caught.value)
+    assert "the loss is nan at step" in message or "the loss is inf at step" in message
+    assert "--learning-rate 3.3e+29" in message
+    assert "--clip 1" in message
+    for folder in (tmp_path / "checkpoints").glob("[0-9]*"):
+        assert int(folder.name) <= 1  # the first step's loss was a number
+    lines = metrics.read(tmp_path)
+    assert all(np.isfinite(line["loss"]) for line in lines)
+
+
+def test_no_memory_is_one_line_on_what_to_lower():
+    with pytest.raises(TrainingFailure) as caught, session.memory(tiny.recipe()):
+        jnp.zeros((1 << 45,), jnp.float32).block_until_ready()
+    assert "out of memory" in str(caught.value)
+    assert "--accumulate 2" in str(caught.value)
+    assert "--batch 8" in str(caught.value)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), session.memory(tiny.recipe()):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")

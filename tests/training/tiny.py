@@ -1,0 +1,132 @@
+"""A network, data and a recipe so small that a training takes moments, most of them compiling."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from lcnas import blocks
+from lcnas.arch import Arch
+from lcnas.blocks import Block
+from lcnas.training import data as data_module
+from lcnas.training.augment import Augment
+from lcnas.training.recipes import Recipe
+
+SIDE = 8
+QUICK_FLAGS = "--xla_cpu_use_fusion_emitters=false"  # of XLA: compiles faster, runs slower
+
+
+@contextlib.contextmanager
+def quick_compiling():
+    """Have XLA optimise little: programs this small are compiled for longer than they run."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
+def arch(dropout=0.0, norm=True) -> Arch:
+    """Return a stem and a head, with or without dropout and batch norm."""
+    stages: dict[str, list[Block]] = {
+        "stem": [blocks.ConvNormAct(4, stride=2, norm=norm)],
+        "stage1": [blocks.ConvNormAct(6, kernel=1, norm=norm, act="hard_swish")],
+        "head": [blocks.DenseHead(dropout=dropout)],
+    }
+    return Arch.of(stages, resolution=SIDE, name="tiny")
+
+
+def data(train=60, classes=3, seed=0):
+    """Return synthetic pictures; a fifth of them is for validation."""
+    spec = f"synthetic:classes={classes},train={train},test=20"
+    return data_module.load(spec, size=SIDE, seed=seed, workers=0)
+
+
+def recipe(**changes):
+    """Return two epochs of three steps."""
+    plain = Recipe(
+        name="tiny",
+        epochs=2,
+        batch=16,
+        augment=Augment(crop="none", flip=0.5, evaluate_crop=1.0),
+        learning_rate=0.05,
+        warmup_epochs=1,
+        label_smoothing=0.1,
+        ema=0.9,
+        log_steps=2,
+    )
+    return plain.override(changes)
+
+
+def batches(n, batch=16, classes=3, seed=0):
+    """Return n batches of noise: (images uint8, labels, aspects)."""
+    rng = np.random.default_rng(seed)
+    return [
+        (
+            rng.integers(0, 256, (batch, SIDE, SIDE, 3), np.uint8),
+            rng.integers(0, classes, batch, np.int32),
+            np.ones(batch, np.float32),
+        )
+        for _ in range(n)
+    ]
+
+
+def watched(found, on_batch=lambda number: None) -> Any:
+    """Return data that tell of each training batch and of each split that is read."""
+    return _Watched(found, on_batch)
+
+
+class _Watched:
+    """Data whose training batches and splits tell when they are read."""
+
+    def __init__(self, found, on_batch):
+        self._found = found
+        self._on_batch = on_batch
+        self.reads: list[str] = []
+        self.train = _Train(found.train, self)
+        self.validation = _Split(found.validation, "validation", self.reads)
+        self.test = _Split(found.test, "test", self.reads)
+
+    def __getattr__(self, name):
+        return getattr(self._found, name)
+
+
+class _Train:
+    def __init__(self, split, owner):
+        self._split, self._owner, self.given = split, owner, 0
+
+    def __getattr__(self, name):
+        return getattr(self._split, name)
+
+    def batches(self, *args, **kwargs):
+        for batch in self._split.batches(*args, **kwargs):
+            self.given += 1
+            self._owner._on_batch(self.given)
+            yield batch
+
+
+class _Split:
+    def __init__(self, split, name, reads):
+        self._split, self._name, self._reads = split, name, reads
+
+    def __getattr__(self, name):
+        return getattr(self._split, name)
+
+    def batches(self, *args, **kwargs):
+        self._reads.append(self._name)
+        return self._split.batches(*args, **kwargs)
+
+
+def lines(found, timed=("images_s", "seconds")):
+    """Return lines of metrics without what a clock tells."""
+    return [{k: v for k, v in line.items() if k not in timed} for line in found]
+
+
+def with_augment(plain, **changes):
+    """Return a recipe with other augmentation."""
+    return dataclasses.replace(plain, augment=dataclasses.replace(plain.augment, **changes))
