@@ -6,8 +6,9 @@
 The same network, weights, batch and recipe (SGD with momentum, label smoothing, decay of kernels) in every
 column; random pictures that stay in memory. Two ways to use two cores: two processes of one thread, each on a
 core of its own, their images/s summed; and one process with two threads. The columns take turns, some seconds
-each, for some rounds; the median of the rounds' ratios counts. Needs the extra ``bench`` (PyTorch). Writes
-results/train-step.json.
+each, for some rounds; the median of the ratios counts. "torch-kept" is PyTorch in a process that keeps
+its freed memory in large pages, as lcnas's training commands do (lcnas/models/memory.py). Needs the extra
+``bench`` (PyTorch). Writes results/train-step.json.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import numpy as np
 
 BATCHES = {32: 128, 64: 64, 128: 32}  # side in pixels -> pictures a step
 SCALES = (0.25, 0.5, 1.0)
-COLUMNS = ("torch", "lcnas", "xla")
+COLUMNS = ("torch", "lcnas", "xla", "torch-kept")
 CLASSES = 10
 RATE, MOMENTUM, DECAY, SMOOTHING = 0.05, 0.9, 3e-5, 0.1
 
@@ -57,6 +58,8 @@ def torch_step(args: argparse.Namespace) -> Callable[[], float]:
 
     from benchmarks import _torch
 
+    if args.column == "torch-kept":
+        _keep_memory()
     torch.set_num_threads(args.threads)
     arch, pictures, labels = _problem(args)
     model = _torch.network(arch, CLASSES)
@@ -88,9 +91,8 @@ def jax_step(args: argparse.Namespace) -> Callable[[], float]:
     from flax import nnx
 
     from lcnas import models
-    from lcnas.models import memory
 
-    memory.keep_freed_memory()
+    _keep_memory()
     if args.column == "xla":
         _use_xla()
     arch, pictures, labels = _problem(args)
@@ -126,8 +128,13 @@ def jax_step(args: argparse.Namespace) -> Callable[[], float]:
         carry, loss = compiled(carry, x)
         return float(loss)
 
-    step.text = lambda: compiled.lower(carry, x).compile().as_text()  # type: ignore[attr-defined]
     return step
+
+
+def _keep_memory() -> None:
+    from lcnas.models import memory
+
+    memory.keep_freed_memory()
 
 
 def _use_xla() -> None:
@@ -150,7 +157,7 @@ def worker(args: argparse.Namespace) -> None:
     """Compile, then do steps for as long as each line of the input says; a line of JSON for each."""
     os.sched_setaffinity(0, set(args.cores))
     start = time.perf_counter()
-    step = torch_step(args) if args.column == "torch" else jax_step(args)
+    step = torch_step(args) if args.column.startswith("torch") else jax_step(args)
     losses = [step()]
     print(json.dumps({"ready_s": time.perf_counter() - start}), flush=True)
     losses += [step() for _ in range(4)]

@@ -1,0 +1,99 @@
+"""Does a small student learn more from an ONNX teacher than from labels alone? CIFAR-10, three seeds.
+
+    python -m results.distillation --data cifar10:DIR
+
+Trains the teacher (PP-LCNet 1.0x for small pictures), takes its ONNX file as the teacher of PP-LCNet 0.25x,
+and trains that student with and without it: same recipe, epochs and seeds. The test images are read once per
+network, by the last one. Each finished run is appended to results/distillation.jsonl and not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import _report
+
+LOG = Path(__file__).with_name("distillation.jsonl")
+
+
+def train(
+    args: argparse.Namespace, scale: float, seed: int, teacher: Path | None, out: Path
+) -> Any:
+    """Train one network; returns the result."""
+    from lcnas import training, zoo
+    from lcnas.training import recipes
+
+    changes: dict[str, Any] = {"epochs": args.epochs}
+    if teacher is not None:
+        changes |= {"distill_weight": args.weight, "temperature": args.temperature}
+    recipe = recipes.load("cifar10", **changes)
+    data = training.load_data(args.data, size=32)
+    arch = zoo.load(f"pplcnet_32_{scale:g}x", 32)
+    return training.fit(
+        arch, data, recipe, out, seed=seed, teacher=teacher, test="last", quiet=True
+    )
+
+
+def main() -> None:
+    """Run what is missing, append, sum up."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--weight", type=float, default=0.7)
+    parser.add_argument("--temperature", type=float, default=2.0)
+    parser.add_argument("--work", type=Path, default=Path("runs/distillation"))
+    parser.add_argument("--core", type=int, help="the processor core to stay on")
+    args = parser.parse_args()
+    if args.core is not None:
+        os.sched_setaffinity(0, {args.core})
+    from lcnas.models import memory
+
+    memory.keep_freed_memory()
+    done = [json.loads(line) for line in LOG.read_text().splitlines()] if LOG.is_file() else []
+    known = {(r["what"], r["seed"], r["epochs"]) for r in done}
+
+    def note(what: str, seed: int, made: Any) -> None:
+        entry = {"what": what, "seed": seed, "epochs": args.epochs, "test": made.test.accuracy}
+        done.append(entry)
+        with LOG.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+        print(entry, flush=True)
+
+    folder = args.work / f"{args.epochs}-epochs"
+    teacher = train(args, 1.0, 0, None, folder / "teacher")
+    if ("teacher", 0, args.epochs) not in known:
+        note("teacher", 0, teacher)
+    for seed in args.seeds:
+        for what, given in (("alone", None), ("distilled", folder / "teacher" / "last.onnx")):
+            if (what, seed, args.epochs) not in known:
+                note(what, seed, train(args, 0.25, seed, given, folder / f"{what}-{seed}"))
+    groups = {
+        what: [r["test"] for r in done if (r["what"], r["epochs"]) == (what, args.epochs)]
+        for what in ("teacher", "alone", "distilled")
+    }
+    made: dict[str, Any] = {
+        what: {
+            "n": len(v),
+            "mean": round(float(np.mean(v)), 5),
+            "std": round(float(np.std(v, ddof=1)), 5) if len(v) > 1 else None,
+        }
+        for what, v in groups.items()
+    }
+    gains = np.array(groups["distilled"]) - np.array(groups["alone"])
+    made["gain"] = {"mean": round(float(gains.mean()), 5), "of_each_seed": gains.round(5).tolist()}
+    conditions = _report.conditions(args.seeds)
+    conditions["command"] = conditions["command"].replace(args.data, "cifar10:DIR")
+    settings = {"epochs": args.epochs, "weight": args.weight, "temperature": args.temperature}
+    _report.write("distillation", {**conditions, **settings, "test_accuracy": made})
+    print(json.dumps(made, indent=1))
+
+
+if __name__ == "__main__":
+    main()
