@@ -88,7 +88,7 @@ class TrainingError(LcnasError):
     """Training cannot start: what it was given does not fit together, or the folder holds another run."""
 
 
-class TrainingFailure(LcnasError):
+class TrainingFailedError(LcnasError):
     """Training had to stop: a loss that is no number, no memory, no space; says what to try."""
 
 

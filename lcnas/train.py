@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from lcnas import _cli, cost
 from lcnas.arch import Arch, height_width
-from lcnas.errors import TrainingFailure
+from lcnas.errors import TrainingFailedError
 from lcnas.latency.machine import pinned, this_machine
 from lcnas.training import recipes
 from lcnas.training.recipes import Recipe
@@ -79,7 +79,7 @@ def _trained(args: argparse.Namespace, arch: Arch, recipe: Recipe, out: Path) ->
         except training.Stopped as stop:
             print(f"{stop}; the same command goes on from there", file=sys.stderr)
             return 128 + stop.signal
-        except TrainingFailure as failure:
+        except TrainingFailedError as failure:
             print(f"python -m {PROG}: {failure}", file=sys.stderr)
             return _cli.FAILURE
     print(summary(result))

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from lcnas import train
-from lcnas.errors import TrainingFailure
+from lcnas.errors import TrainingFailedError
 from lcnas.training import Result, loop, metrics
 from tests.training import tiny
 
@@ -130,7 +130,7 @@ def test_what_does_not_fit_is_one_line_and_code_2(
 
 def test_a_training_that_fails_leaves_with_code_1(network, tmp_path, capsys, monkeypatch):
     def fail(*_, **__):
-        raise TrainingFailure("the loss is nan at step 7")
+        raise TrainingFailedError("the loss is nan at step 7")
 
     monkeypatch.setattr(loop, "fit", fail)
     argv = [*DATA, *QUICK, "--arch", network, "--out", str(tmp_path / "r")]

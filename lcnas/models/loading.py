@@ -43,5 +43,5 @@ def load_pretrained(
     else:
         kept = pretrained.without_head(found.weights, found.arch)
         model.set_weights({**model.weights(), **kept})
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
     return model

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from lcnas.errors import TrainingError, TrainingFailure, shorten
+from lcnas.errors import TrainingError, TrainingFailedError, shorten
 from lcnas.training.step import State
 
 Tree = dict[str, Any]
@@ -79,7 +79,7 @@ class Checkpoints:
             best: step of the best state so far, which is not pruned.
 
         Raises:
-            TrainingFailure: the disk is full, or cannot be written.
+            TrainingFailedError: the disk is full, or cannot be written.
         """
         self._keep.best = best
         tree = to_tree(state)
@@ -194,20 +194,20 @@ def is_full(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Turn a failed write into a TrainingFailure."""
+    """Turn a failed write into a TrainingFailedError."""
     try:
         yield
     except Exception as error:
         if is_full(error):
             raise full(folder) from error
         if isinstance(error, OSError):
-            raise TrainingFailure(f"{folder}: cannot be written: {error.strerror}") from error
+            raise TrainingFailedError(f"{folder}: cannot be written: {error.strerror}") from error
         raise
 
 
-def full(folder: Path) -> TrainingFailure:
+def full(folder: Path) -> TrainingFailedError:
     """Return the failure of a full disk."""
-    return TrainingFailure(
+    return TrainingFailedError(
         f"{folder}: the disk is full; free some space and repeat the command, which goes on from the "
         "last whole checkpoint (--keep 1 stores fewer)"
     )

@@ -74,7 +74,7 @@ def fit(
 
     Raises:
         TrainingError: things that do not fit together, or a folder of another run.
-        TrainingFailure: a loss that is no number, no memory, no space.
+        TrainingFailedError: a loss that is no number, no memory, no space.
         Stopped: by SIGTERM or Ctrl-C, after the state was stored.
     """
     out = Path(out)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
-from lcnas.errors import TrainingFailure
+from lcnas.errors import TrainingFailedError
 from lcnas.training import run
 from lcnas.training.checkpoints import full, is_full
 
@@ -62,7 +62,7 @@ class Log:
             values: numbers by name.
 
         Raises:
-            TrainingFailure: the disk is full.
+            TrainingFailedError: the disk is full.
         """
         if self._file is None:
             return
@@ -90,10 +90,10 @@ class Log:
                 raise _unwritable(self._path, error) from error
 
 
-def _unwritable(path: Path, error: OSError) -> TrainingFailure:
+def _unwritable(path: Path, error: OSError) -> TrainingFailedError:
     if is_full(error):
         return full(path.parent)
-    return TrainingFailure(f"{path}: cannot be written: {error.strerror}")
+    return TrainingFailedError(f"{path}: cannot be written: {error.strerror}")
 
 
 def _board(folder: Path, start: int) -> Any:

@@ -19,7 +19,7 @@ import numpy as np
 import lcnas
 from lcnas import latency
 from lcnas.arch import Arch
-from lcnas.errors import LcnasError, TrainingError, TrainingFailure, shorten
+from lcnas.errors import LcnasError, TrainingError, TrainingFailedError, shorten
 from lcnas.training.checkpoints import full, is_full
 from lcnas.training.evaluation import Scores
 from lcnas.training.recipes import Recipe
@@ -195,7 +195,7 @@ def _unwritable(folder: Path) -> Iterator[None]:
     except OSError as error:
         if is_full(error):
             raise full(folder) from error
-        raise TrainingFailure(f"{folder}: cannot be written: {error.strerror}") from error
+        raise TrainingFailedError(f"{folder}: cannot be written: {error.strerror}") from error
 
 
 # -- where and with what ---------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from lcnas.errors import TrainingFailure
+from lcnas.errors import TrainingFailedError
 from lcnas.training import run
 from lcnas.training.checkpoints import Checkpoints
 from lcnas.training.data import Batch
@@ -179,7 +179,7 @@ def check_loss(loss: float, at: int, recipe: Recipe, length: Length) -> None:
         tries.append("clipped gradients (--clip 1)")
     if recipe.precision != "float32":
         tries.append("--precision float32")
-    raise TrainingFailure(
+    raise TrainingFailedError(
         f"the loss is {loss} at step {at} (epoch {epoch}); try {', '.join(tries)}, in another folder"
     )
 
@@ -192,7 +192,7 @@ def memory(recipe: Recipe) -> Iterator[None]:
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
         if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise TrainingFailure(
+        raise TrainingFailedError(
             f"out of memory; lower what a step holds: --accumulate {2 * recipe.accumulate} takes the "
             f"batch of {recipe.batch} in more parts, --batch {max(recipe.batch // 2, 1)} makes it "
             "smaller (lower the learning rate in proportion), --precision bfloat16 and a smaller "

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lcnas.errors import TrainingError, TrainingFailure
+from lcnas.errors import TrainingError, TrainingFailedError
 from lcnas.training import checkpoints, optimizers
 from lcnas.training.checkpoints import Checkpoints
 from lcnas.training.recipes import Recipe
@@ -128,6 +128,6 @@ def test_a_disk_that_takes_nothing(tmp_path, monkeypatch, error, message):
             raise error
 
         monkeypatch.setattr(found._manager, "save", fail)
-        with pytest.raises(TrainingFailure, match=message) as caught:
+        with pytest.raises(TrainingFailedError, match=message) as caught:
             found.save(state(1), {}, None)
     assert "\n" not in str(caught.value)

@@ -18,7 +18,7 @@ import pytest
 from lcnas import blocks, models
 from lcnas.arch import Arch
 from lcnas.blocks import Block
-from lcnas.errors import TrainingError, TrainingFailure
+from lcnas.errors import TrainingError, TrainingFailedError
 from lcnas.models import pretrained
 from lcnas.training import Result, Stopped, check, fit, metrics, session
 from lcnas.training import job as job_module
@@ -385,7 +385,7 @@ def test_arguments_out_of_range(found, tmp_path):
 
 def test_a_loss_that_is_no_number_stops_with_what_to_try_and_stores_nothing(found, tmp_path):
     recipe = tiny.recipe(learning_rate=1e30, log_steps=1)
-    with pytest.raises(TrainingFailure) as caught:
+    with pytest.raises(TrainingFailedError) as caught:
         fit(tiny.arch(), found, recipe, tmp_path, devices=ONE, quiet=True, save_minutes=0)
     message = str(caught.value)
     assert "the loss is nan at step" in message or "the loss is inf at step" in message
@@ -398,7 +398,7 @@ def test_a_loss_that_is_no_number_stops_with_what_to_try_and_stores_nothing(foun
 
 
 def test_no_memory_is_one_line_on_what_to_lower():
-    with pytest.raises(TrainingFailure) as caught, session.memory(tiny.recipe()):
+    with pytest.raises(TrainingFailedError) as caught, session.memory(tiny.recipe()):
         jnp.zeros((1 << 45,), jnp.float32).block_until_ready()
     assert "out of memory" in str(caught.value)
     assert "--accumulate 2" in str(caught.value)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lcnas.errors import TrainingFailure
+from lcnas.errors import TrainingFailedError
 from lcnas.training import metrics
 
 
@@ -70,7 +70,7 @@ def test_a_full_disk_is_one_line(tmp_path):
         log._file.close()
         full: Any = Full()
         log._file = full
-        with pytest.raises(TrainingFailure, match="the disk is full; free some space"):
+        with pytest.raises(TrainingFailedError, match="the disk is full; free some space"):
             log.write("step", 1, {"loss": 1.0})
 
 

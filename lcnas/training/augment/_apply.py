@@ -51,18 +51,27 @@ def evaluate(
 ) -> Array:
     """Return pictures as an evaluation sees them; see :meth:`Augment.evaluate`."""
     images = jnp.asarray(images)
-    _, height, width, _ = images.shape
-    tall, wide = height * augment.evaluate_crop, width * augment.evaluate_crop
-    top, left = (height - shape[0]) / 2, (width - shape[1]) / 2
-    exact = abs(tall - shape[0]) < 1 and abs(wide - shape[1]) < 1
-    if aspect is None and exact and top.is_integer() and left.is_integer():
-        part = images[:, int(top) : int(top) + shape[0], int(left) : int(left) + shape[1]]
+    top, left = (images.shape[1] - shape[0]) // 2, (images.shape[2] - shape[1]) // 2
+    exact = _is_exact(images, shape, augment.evaluate_crop)
+    if exact and aspect is None:
+        part = images[:, top : top + shape[0], left : left + shape[1]]
         return _normalised(part.astype(jnp.float32), normalization)
-    boxes = _crop.centre_boxes(_aspects(images, aspect), shape[1] / shape[0], augment.evaluate_crop)
-    return _settled(
-        lambda: _normalised(_crop.resample(images, boxes, shape), normalization),
-        lambda: _blank(images, shape),
-        images,
+
+    def middle() -> Array:
+        aspects = _aspects(images, aspect)
+        boxes = _crop.centre_boxes(aspects, shape[1] / shape[0], augment.evaluate_crop)
+        if exact:
+            boxes = _crop.pixel_boxes(images, aspects, boxes, (top, left), shape)
+        return _normalised(_crop.resample(images, boxes, shape), normalization)
+
+    return _settled(middle, lambda: _blank(images, shape), images)
+
+
+def _is_exact(images: Array, shape: Shape, share: float) -> bool:
+    """Return whether that share of a picture has, to within a pixel, the size that is wanted."""
+    return all(
+        abs(side * share - wanted) < 1
+        for side, wanted in zip(images.shape[1:3], shape, strict=True)
     )
 
 
@@ -70,7 +79,7 @@ T = TypeVar("T")
 
 
 def _settled(compute: Callable[[], T], blank: Callable[[], T], images: Array) -> T:
-    """Return what ``compute`` returns, computed once; ``blank`` returns anything of the same shapes and types.
+    """Return what ``compute`` returns, computed once; ``blank`` has the same shapes and types.
 
     XLA's CPU compiler fuses a producer into each of its readers: a crop would be interpolated again for the
     mean of the colours, for the neighbour that it is mixed with, and for each tap of the first convolution,

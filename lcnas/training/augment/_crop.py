@@ -66,6 +66,18 @@ def centre_boxes(aspect: Array, ratio: float, share: float) -> Spans:
     return Spans((1 - height) / 2, (1 - width) / 2, height, width)
 
 
+def pixel_boxes(
+    images: Array, aspect: Array, otherwise: Spans, corner: tuple[int, int], shape: Shape
+) -> Spans:
+    """Return the box of these very pixels where a picture is not squashed, else ``otherwise``."""
+    _, height, width, _ = images.shape
+    plain = jnp.abs(aspect * (height / width) - 1) < 1e-3
+    box = corner[0] / height, corner[1] / width, shape[0] / height, shape[1] / width
+    return Spans(
+        *(jnp.where(plain, exact, other) for exact, other in zip(box, otherwise, strict=True))
+    )
+
+
 def whole_boxes(n: int) -> Spans:
     """Return the whole of each picture."""
     zero, one = jnp.zeros(n, jnp.float32), jnp.ones(n, jnp.float32)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 Arrays = Mapping[str, NDArray[Any]]
 
-KEPT = 12  # files; those not used for the longest time go first
+MOST_MB = 8192  # MiB of all files; those not used for the longest time go first
 
 
 def folder() -> Path | None:
@@ -82,6 +82,10 @@ def _write(path: Path, made: Arrays) -> None:
 
 
 def _prune(base: Path) -> None:
+    """Delete files until the rest takes at most MOST_MB; the one used last always stays."""
     by_use = sorted(base.glob("*.npz"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in by_use[KEPT:]:
-        path.unlink(missing_ok=True)
+    total = 0
+    for i, path in enumerate(by_use):
+        total += path.stat().st_size
+        if i and total > MOST_MB * 2**20:
+            path.unlink(missing_ok=True)

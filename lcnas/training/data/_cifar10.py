@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lcnas.errors import DataError, listing
 from lcnas.training.data import _cache
 from lcnas.training.data._decode import Cut, Decoders, Faults
-from lcnas.training.data._memory import Pixels, Progress, decoded, pixels, shapes
+from lcnas.training.data._memory import Pixels, Progress, pixels, read_arrays, shapes
 from lcnas.training.data._order import fingerprint
 from lcnas.training.data._types import Labels
 
@@ -102,7 +102,7 @@ def _read_parquet(
         tables = [_columns(path) for path in paths]
         sources = [content for contents, _ in tables for content in contents]
         labels = np.concatenate([labels for _, labels in tables])
-        return {"labels": labels, **decoded(sources, cut, decoders, progress)}
+        return {"labels": labels, **read_arrays(sources, cut, decoders, progress)}
 
     cut = Cut("whole", (SIDE, SIDE))
     names = shapes(sum(map(_rows, paths)), cut)

@@ -178,7 +178,10 @@ def assembled(
                 f"data: {options.spec}: the {type(split).__name__.lower()} split is empty; each class needs "
                 "at least 2 pictures to train, one of which goes to validation"
             )
-    extra = [] if options.unlabelled is None else [f"unlabelled {len(train)}"]
+    extra: list[str] = []
+    if options.unlabelled is not None:
+        names = unlabelled_names(options.unlabelled)
+        extra = ["unlabelled", *_folder.sizes(options.unlabelled, names)]
     return Data(
         spec=options.spec,
         size=shape,

@@ -65,7 +65,7 @@ def load(
         normalization: instead of the constants of the set, such as :data:`IMAGENET` for weights that were
             trained with these.
         unlabelled: a folder of pictures at any depth that join the training split with the label -1.
-        progress: called now and then with (pictures read, pictures in all) where many are decoded.
+        progress: called now and then with (pictures read, pictures in all) of the part that is being decoded.
 
     Returns:
         The set; 20 % of each class of its training pictures are the validation split.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lcnas.errors import DataError
 from lcnas.training.data import _cache
 from lcnas.training.data._decode import CHUNK, Cut, Decoded, Decoders, Encoded, Task, run
 from lcnas.training.data._order import Rows
@@ -58,7 +59,13 @@ def moments(images: Images) -> Moments:
 
 
 def normalization(found: Moments, pixels_each: int) -> Normalization:
-    """Return mean and deviation over all pixels of the pictures whose moments are given."""
+    """Return mean and deviation over all pixels of the pictures whose moments are given.
+
+    Raises:
+        DataError: if there are none.
+    """
+    if not len(found):
+        raise DataError("data: not one training picture can be read")
     first, second = found.sum(0) / (255.0 * pixels_each * len(found)) / np.array([[1.0], [255.0]])
     std = np.maximum(np.sqrt(np.maximum(second - first**2, 0)), _LEAST_STD)
     return Normalization(tuple(first), tuple(std))
@@ -82,18 +89,18 @@ def decode(
         progress: told now and then how many have been read.
     """
     if key is None:
-        return Pixels(**decoded(sources, cut, decoders, progress))
+        return Pixels(**read_arrays(sources, cut, decoders, progress))
     wanted = shapes(len(sources), cut)
-    found = _cache.arrays(key, wanted, lambda: decoded(sources, cut, decoders, progress))
+    found = _cache.arrays(key, wanted, lambda: read_arrays(sources, cut, decoders, progress))
     return Pixels(**{name: found[name] for name in wanted})
 
 
 def shapes(n: int, cut: Cut) -> dict[str, tuple[int, ...]]:
-    """Return name and shape of what :func:`decoded` gives."""
+    """Return name and shape of what :func:`read_arrays` gives."""
     return {"images": (n, *cut.shape, 3), "aspect": (n,), "moments": (n, 2, 3), "reasons": (n,)}
 
 
-def decoded(
+def read_arrays(
     sources: Sequence[Encoded], cut: Cut, decoders: Decoders, progress: Progress | None
 ) -> dict[str, NDArray[Any]]:
     """Read pictures: what makes up :class:`Pixels`, by name."""

@@ -112,14 +112,16 @@ def test_the_folder_can_be_chosen_or_switched_off(monkeypatch, tmp_path):
     assert _cache.folder() == tmp_path / "home" / ".cache" / "lcnas"
 
 
-def test_what_was_not_used_for_long_goes(cache):
+def test_what_was_not_used_for_long_goes(cache, monkeypatch):
     maker = Maker()
-    for i in range(_cache.KEPT):
+    for i in range(5):
         ask(maker, key=f"k{i}")
         os.utime(cache / f"k{i}.npz", (i, i))
     ask(maker, key="k0")  # used just now, so it stays
+    one = (cache / "k0.npz").stat().st_size
+    monkeypatch.setattr(_cache, "MOST_MB", 3.5 * one / 2**20)
     ask(maker, key="new")
-    names = {path.stem for path in cache.iterdir()}
-    assert len(names) == _cache.KEPT
-    assert {"k0", "new"} <= names
-    assert "k1" not in names
+    assert {path.stem for path in cache.iterdir()} == {"k0", "k4", "new"}
+    monkeypatch.setattr(_cache, "MOST_MB", 0)
+    ask(maker, key="newer")
+    assert [path.stem for path in cache.iterdir()] == ["newer"]

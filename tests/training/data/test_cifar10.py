@@ -101,7 +101,7 @@ def test_the_fingerprint_is_of_contents_and_split(parquet, binary):
 def test_what_is_decoded_is_kept_and_found_again(parquet, cache, monkeypatch):
     first = data.load(f"cifar10:{parquet}")
     assert len(list(cache.glob("cifar10-*.npz"))) == 2
-    monkeypatch.setattr(_cifar10, "decoded", None)
+    monkeypatch.setattr(_cifar10, "read_arrays", None)
     again = data.load(f"cifar10:{parquet}")
     assert again.fingerprint == first.fingerprint
     with pytest.raises(TypeError):
