@@ -81,7 +81,12 @@ def draws(n, count, seed=0):
     return np.random.default_rng(seed).random((n, count), np.float32)
 
 
-resample = jax.jit(_crop.resample, static_argnums=2)
+resample = jax.jit(
+    lambda images, boxes, shape: _crop.resample(
+        images, _crop.plan(boxes, images.shape[1:3], shape)
+    ),
+    static_argnums=2,
+)
 random_boxes = jax.jit(_crop.random_boxes, static_argnums=(2, 3))
 shifted = jax.jit(_crop.shifted, static_argnums=(2, 3))
 jitter = jax.jit(_colour.jitter, static_argnums=(2, 3))
@@ -123,7 +128,7 @@ def test_what_is_not_asked_for_is_not_in_the_program():
     assert "scan" in primitives(dataclasses.replace(NOTHING, rand_augment=1))
 
 
-EVERYTHING = Augment(jitter=0.3, mixup=0.3, cutmix=1.0, erase=0.5, rand_augment=1)
+EVERYTHING = Augment(jitter=0.3, mixup=0.3, cutmix=1.0, erase=0.5)
 
 
 def test_one_draw_is_the_same_each_time_and_another_key_another_draw():
@@ -140,8 +145,7 @@ def test_parts_of_a_batch_are_what_the_whole_gives():
     for start in (0, 2, 4, 6):
         part = slice(start, start + 2)
         x, targets = apply(EVERYTHING, images[part], labels=labels[part], first=start)
-        off = np.abs(x - whole[0][part])
-        assert (off > 1e-3).mean() < 0.01  # a rounding may fall the other way
+        np.testing.assert_allclose(x, whole[0][part], atol=1e-3)
         np.testing.assert_allclose(targets, whole[1][part], atol=1e-6)
 
 
@@ -164,10 +168,8 @@ def test_equal_pictures_become_different_ones():
 @pytest.mark.parametrize(
     ("augment", "size"),
     [
-        (Augment(), (12, 20)),
-        (Augment(mixup=1.0), 24),
-        (Augment(crop="shift", pad=2), 8),
-        (Augment(crop="none"), (24, 8)),
+        (Augment(mixup=1.0), (12, 20)),
+        (Augment(crop="shift", pad=2), 24),
     ],
 )
 def test_any_size(augment, size):

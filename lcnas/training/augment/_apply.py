@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lcnas.training.augment import _colour, _crop, _mix, _rand
+from lcnas.training.augment._settle import blank, settled
 
 if TYPE_CHECKING:
     from lcnas.training.augment import Augment, MeanStd
@@ -36,14 +37,13 @@ def train(
     aspects = _aspects(images, aspect)
     draws = _Draws(augment, key, len(images), first)
 
-    def placed() -> Array:
-        return _placed(augment, images, draws, shape, aspects, cropped).astype(jnp.float32)
+    placed = _placing(augment, images, draws, shape, aspects, cropped)
 
     def finished() -> tuple[Array, Array]:
-        x = _settled(placed, lambda: _blank(images, shape), images)
+        x = settled(placed, lambda: blank(images, (*shape, 3)), images)
         return _mixed(augment, _coloured(augment, x, draws, normalization), targets, draws)
 
-    return _settled(finished, lambda: (_blank(images, shape), targets), images)
+    return settled(finished, lambda: (blank(images, (*shape, 3)), targets), images)
 
 
 def evaluate(
@@ -57,14 +57,12 @@ def evaluate(
         part = images[:, top : top + shape[0], left : left + shape[1]]
         return _normalised(part.astype(jnp.float32), normalization)
 
-    def middle() -> Array:
-        aspects = _aspects(images, aspect)
-        boxes = _crop.centre_boxes(aspects, shape[1] / shape[0], augment.evaluate_crop)
-        if exact:
-            boxes = _crop.pixel_boxes(images, aspects, boxes, (top, left), shape)
-        return _normalised(_crop.resample(images, boxes, shape), normalization)
-
-    return _settled(middle, lambda: _blank(images, shape), images)
+    aspects = _aspects(images, aspect)
+    boxes = _crop.centre_boxes(aspects, shape[1] / shape[0], augment.evaluate_crop)
+    if exact:
+        boxes = _crop.pixel_boxes(images, aspects, boxes, (top, left), shape)
+    x = settled(_resampling(images, boxes, shape), lambda: blank(images, (*shape, 3)), images)
+    return _normalised(x, normalization)
 
 
 def _is_exact(images: Array, shape: Shape, share: float) -> bool:
@@ -73,29 +71,6 @@ def _is_exact(images: Array, shape: Shape, share: float) -> bool:
         abs(side * share - wanted) < 1
         for side, wanted in zip(images.shape[1:3], shape, strict=True)
     )
-
-
-T = TypeVar("T")
-
-
-def _settled(compute: Callable[[], T], blank: Callable[[], T], images: Array) -> T:
-    """Return what ``compute`` returns, computed once; ``blank`` has the same shapes and types.
-
-    XLA's CPU compiler fuses a producer into each of its readers: a crop would be interpolated again for the
-    mean of the colours, for the neighbour that it is mixed with, and for each tap of the first convolution,
-    and ``optimization_barrier`` does not change that. It does not fuse through a conditional. This one
-    always goes one way, but the compiler cannot know.
-    """
-    if jax.default_backend() != "cpu" or not images.size:
-        return compute()
-    always = images[0, 0, 0, 0].astype(jnp.float32) > -1
-    out: T = jax.lax.cond(always, compute, blank)
-    return out
-
-
-def _blank(images: Array, shape: Shape) -> Array:
-    """Return pictures of one colour; it is taken from ``images``, so that they are on the same devices."""
-    return jnp.full((len(images), *shape, 3), images[0, 0, 0, 0].astype(jnp.float32))
 
 
 class _Draws:
@@ -140,24 +115,40 @@ def _aspects(images: Array, aspect: Any) -> Array:
     return jnp.asarray(aspect).astype(jnp.float32)
 
 
-def _placed(
+def _placing(
     augment: Augment, images: Array, draws: _Draws, shape: Shape, aspect: Array, cropped: bool
-) -> Array:
-    """Return crops of the pictures, at size, some of them mirrored."""
+) -> Callable[[], Array]:
+    """Return what makes crops of the pictures, at size, some of them mirrored."""
     mirrored = draws["flip"][:, 0] < augment.flip if augment.flip else None
     same = images.shape[1:3] == shape
     if augment.crop == "resized" and not cropped:
         relative = shape[1] / shape[0]
         ratio = (augment.ratio[0] * relative, augment.ratio[1] * relative)
         boxes = _crop.random_boxes(draws["crop"], aspect, augment.scale, ratio)
-        return _crop.resample(images, boxes, shape, mirrored)
+        return _resampling(images, boxes, shape, mirrored)
     if augment.crop == "shift":
         if not same:
-            images = _crop.resample(images, _crop.whole_boxes(len(images)), shape)
-        return _crop.shifted(images, draws["crop"], augment.pad, augment.pad_mode, mirrored)
+            whole = _resampling(images, _crop.whole_boxes(len(images)), shape)
+            images = settled(whole, lambda: blank(images, (*shape, 3)), images)
+        return lambda: _crop.shifted(
+            images, draws["crop"], augment.pad, augment.pad_mode, mirrored
+        ).astype(jnp.float32)
     if not same:
-        return _crop.resample(images, _crop.whole_boxes(len(images)), shape, mirrored)
-    return images if mirrored is None else _crop.flipped(images, mirrored)
+        return _resampling(images, _crop.whole_boxes(len(images)), shape, mirrored)
+    pixels = images if mirrored is None else _crop.flipped(images, mirrored)
+    return lambda: pixels.astype(jnp.float32)
+
+
+def _resampling(
+    images: Array, boxes: _crop.Spans, shape: Shape, mirrored: Array | None = None
+) -> Callable[[], Array]:
+    """Return what brings boxes of the pictures to size.
+
+    What is gathered is decided outside, so that it is there before the conditional of :func:`settled`;
+    inside it would be fused into the gathering, and computed again for every value.
+    """
+    how = _crop.plan(boxes, (images.shape[1], images.shape[2]), shape, mirrored)
+    return lambda: _crop.resample(images, how)
 
 
 def _coloured(augment: Augment, x: Array, draws: _Draws, normalization: MeanStd) -> Array:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lcnas.training.augment._settle import blank, settled
 from lcnas.training.data import CROP_ATTEMPTS
 
 Array = jax.Array
@@ -84,27 +85,41 @@ def whole_boxes(n: int) -> Spans:
     return Spans(zero, zero, one, one)
 
 
-def resample(images: Array, boxes: Spans, shape: Shape, mirrored: Array | None = None) -> Array:
-    """Bring a box of each picture to a size: bilinear, antialiased where that shrinks.
+class Plan(NamedTuple):
+    """Which lines of the pictures the lines of the results rest on, and how much: (n, lines, taps) each."""
+
+    rows: Array
+    row_weights: Array
+    columns: Array
+    column_weights: Array
+
+
+def plan(boxes: Spans, size: Shape, shape: Shape, mirrored: Array | None = None) -> Plan:
+    """Return how boxes are brought to a size: bilinear, antialiased where that shrinks.
 
     The weights are Pillow's: a triangle as wide as two pixels of the coarser of both grids, summing to 1.
 
     Args:
-        images: (n, height, width, 3).
-        boxes: what of each.
-        shape: height and width of the result.
+        boxes: what of each picture.
+        size: height and width of the pictures.
+        shape: height and width of the results.
         mirrored: (n,), which are to be mirrored left and right.
-
-    Returns:
-        (n, *shape, 3), float32.
     """
+    rows = _taps(boxes.top, boxes.height, size[0], shape[0], None)
+    return Plan(*rows, *_taps(boxes.left, boxes.width, size[1], shape[1], mirrored))
+
+
+def resample(images: Array, how: Plan) -> Array:
+    """Return boxes of pictures (n, height, width, 3) at their new size, (n, *shape, 3), float32."""
     n, height, width, _ = images.shape
-    index, weight = _taps(boxes.top, boxes.height, height, shape[0], None)
-    rows = _blended(images.reshape(n, height, width * 3), index, weight)
-    turned = rows.reshape(n, shape[0], width, 3).swapaxes(1, 2).reshape(n, width, shape[0] * 3)
-    index, weight = _taps(boxes.left, boxes.width, width, shape[1], mirrored)
-    columns = _blended(turned, index, weight)
-    return columns.reshape(n, shape[1], shape[0], 3).swapaxes(1, 2)
+    tall = how.rows.shape[1]
+    lines = images.reshape(n, height, width * 3)
+    rows = settled(
+        lambda: _blended(lines, how.rows, how.row_weights, axis=0),
+        lambda: blank(images, (tall, width * 3)),
+        images,
+    )
+    return _blended(rows.reshape(n, tall, width, 3), how.columns, how.column_weights, axis=1)
 
 
 def _taps(
@@ -126,17 +141,22 @@ def _taps(
     return jnp.clip(index, 0, size - 1), weight / total
 
 
-def _blended(lines: Array, index: Array, weight: Array) -> Array:
-    """Return weighted sums of lines, (n, out, values), of (n, lines, values)."""
-    taps = range(index.shape[-1])
-    parts = [_taken(lines, index[..., t]) * weight[..., t, None] for t in taps]
+def _blended(values: Array, index: Array, weight: Array, axis: int) -> Array:
+    """Return weighted sums of lines along an axis of each picture.
+
+    Args:
+        values: (n, lines, …) for axis 0, (n, …, lines, …) for axis 1.
+        index: (n, out, taps).
+        weight: (n, out, taps).
+        axis: of each picture.
+    """
+    take: Any = jax.vmap(lambda one, which: jnp.take(one, which, axis=axis, mode="clip"))
+    parts = []
+    for t in range(index.shape[-1]):
+        found: Array = take(values, index[..., t])
+        by = weight[..., t].reshape(len(values), *(1,) * axis, -1, *(1,) * (values.ndim - axis - 2))
+        parts.append(found.astype(jnp.float32) * by)
     return functools.reduce(operator.add, parts)
-
-
-def _taken(lines: Array, index: Array) -> Array:
-    take: Any = jax.vmap(lambda one, which: jnp.take(one, which, axis=0, mode="clip"))
-    found: Array = take(lines, index)
-    return found.astype(jnp.float32)
 
 
 def shifted(

@@ -198,14 +198,14 @@ def test_missing_files_are_named(tmp_path, parquet):
 
 
 def test_the_real_set_has_the_known_constants(shared_data, tmp_path):
-    for name, step in (("train", 10), ("test", 20)):
+    for name, step in (("train", 25), ("test", 50)):
         table = pq.read_table(shared_data / "cifar10" / f"{name}-00000-of-00001.parquet")
         pq.write_table(table.take(list(range(0, len(table), step))), tmp_path / f"{name}.parquet")
     loaded = data.load(f"cifar10:{tmp_path}")
-    assert (len(loaded.train) + len(loaded.validation), len(loaded.test)) == (5000, 500)
-    # Means of 4,000 pictures, each with a standard deviation of about 0.12 from picture to picture.
-    np.testing.assert_allclose(loaded.normalization.mean, (0.4914, 0.4822, 0.4465), atol=0.006)
-    np.testing.assert_allclose(loaded.normalization.std, (0.2470, 0.2435, 0.2616), atol=0.006)
+    assert (len(loaded.train) + len(loaded.validation), len(loaded.test)) == (2000, 200)
+    # Means of 1,600 pictures, each with a standard deviation of about 0.12 from picture to picture.
+    np.testing.assert_allclose(loaded.normalization.mean, (0.4914, 0.4822, 0.4465), atol=0.01)
+    np.testing.assert_allclose(loaded.normalization.std, (0.2470, 0.2435, 0.2616), atol=0.01)
     assert loaded.class_names == tuple(
         (shared_data / "cifar10" / "classes.txt").read_text().split()
     )
