@@ -6,24 +6,26 @@ python -m lcnas.measure pplcnet_0.5x mobilenet_v3_small runs/found/ their_model.
 from __future__ import annotations
 
 import argparse
+import collections
 import dataclasses
 import functools
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lcnas import _cli, latency
 from lcnas.arch import Arch
-from lcnas.errors import LcnasError, shorten
+from lcnas.errors import LcnasError, TableError, listing, shorten
 from lcnas.latency import Engine, Measurement, Plan, timing
 from lcnas.latency.commandline import add_engine_options, engine_of
 from lcnas.latency.models import Source
-from lcnas.latency.table import LatencyTable, write_text
+from lcnas.latency.table import LatencyTable, destination, write_text
 
 PROG = "lcnas.measure"
 VERSION = 2  # of the file that --json writes; 1 had no noise floor
@@ -71,6 +73,8 @@ def main(argv: list[str]) -> int:
     classes = _cli.classes(args.classes)
     sources = find(args.networks, size)
     plan = _plan(args)
+    if size is not None:
+        _tell_of_files(sources)
     visits = [
         seen
         for run in range(RUNS)
@@ -90,6 +94,14 @@ def main(argv: list[str]) -> int:
         write_text(target, json.dumps(to_data(made), indent=1) + "\n")
         print(f"written: {args.json}")
     return 0
+
+
+def _tell_of_files(sources: Mapping[str, Source]) -> None:
+    """Say which networks --resolution does not change."""
+    files = [_cli.cut(str(source)) for source in sources.values() if isinstance(source, Path)]
+    if files:
+        text = f"resolution: an ONNX file keeps its own; not changed: {listing(files)}"
+        print(f"python -m {PROG}: {text}", file=sys.stderr)
 
 
 def _add_plan_options(parser: _cli.Parser) -> None:
@@ -151,8 +163,11 @@ def _target(text: str) -> Path:
             f"json: {shorten(text)} is not the name of a file of 1 to {LONGEST} characters"
         )
     _cli.check_folder(str(path.parent), "json")
-    if path.is_dir():
-        raise LcnasError(f"json: {_cli.cut(text)} is a folder, not a file")
+    try:
+        target = destination(path)
+    except TableError as error:
+        raise LcnasError(f"json: {error}") from None
+    _cli.check_folder(str(target.parent), "json")  # that of a link's end
     return path
 
 
@@ -191,34 +206,47 @@ class Result:
 
 def find(names: Sequence[str], resolution: Any = None) -> dict[str, Source]:
     """Return the networks of zoo names, files and folders, each under a name of its own."""
-    out: dict[str, Source] = {}
+    found: list[_Found] = []
     for text in names:
         if not text:
             raise LcnasError("network: '' names none; give a name of the zoo, a file or a folder")
-        for name, source in _sources(text):
-            made = (
-                source.at(resolution)
-                if isinstance(source, Arch) and resolution is not None
-                else source
-            )
-            if name in out:
-                raise LcnasError(f"network: {name} is named twice")
-            out[name] = made
+        found += _sources(text)
+    stems = collections.Counter(item.name for item in found)
+    out: dict[str, Source] = {}
+    for item in found:
+        alone = item.path is None or stems[item.name] == 1
+        name = item.name if alone else str(item.path)  # files of one stem go by their paths
+        if name in out:
+            raise LcnasError(f"network: {name} is named twice")
+        source = item.source
+        if isinstance(source, Arch) and resolution is not None:
+            source = source.at(resolution)
+        out[name] = source
     return out
 
 
-def _sources(text: str) -> list[tuple[str, Source]]:
+class _Found(NamedTuple):
+    """A network as it was named."""
+
+    name: str  # of the zoo, or a file's stem
+    source: Source
+    path: Path | None = None  # of a file
+
+
+def _sources(text: str) -> list[_Found]:
     path = Path(text)
     if not _cli.is_file(text) and _is_folder(path):
         files = sorted(p for p in path.iterdir() if p.suffix in (".json", ".onnx"))
         if not files:
             raise LcnasError(f"network: the folder {_cli.cut(text)} has no .json and no .onnx file")
-        return [pair for file in files for pair in _sources(str(file))]
+        return [found for file in files for found in _sources(str(file))]
     if path.suffix == ".onnx":
         if not _cli.is_file(text):
             raise LcnasError(f"network: there is no file {_cli.cut(text)}")
-        return [(path.stem, path)]
-    return [(path.stem if text.endswith(".json") else text, _cli.network(text))]
+        return [_Found(path.stem, path, path)]
+    if path.suffix == ".json":
+        return [_Found(path.stem, _cli.network(text), path)]
+    return [_Found(text, _cli.network(text))]
 
 
 def _is_folder(path: Path) -> bool:

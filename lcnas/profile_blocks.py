@@ -184,9 +184,9 @@ def summary(table: LatencyTable) -> str:
                 for b in e.get("bands", ())
             ]
             lines.append(f"  by latency, {_WHERE[role]}: {', '.join(bands)}")
-        if "held_out" in errors:
-            share = f"{errors['held_out']['coverage_90']:.0%}"
-            lines.append(f"  90 % intervals hold {share} of the held-out networks in bands")
+        for role, e in errors.items():
+            share = f"{e['coverage_90']:.0%} of {e['fit']['n']} networks"
+            lines.append(f"  90 % intervals hold {share}, {_WHERE[role]}")
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ PATH = ROOT / "docs" / "latency-results.md"
 ROLES = {"held_out": "bands", "uniform": "uniform"}
 SETTINGS = [f"{e}-t{t}-{p}" for p in ("fp32", "int8") for e in ("openvino", "mlas") for t in (1, 2)]
 
+COVERAGE = (0.85, 0.95)  # what a 90 % interval is asked to hold
 MARGIN = 0.02  # of a latency: costs that differ by less are called equal
 WIDE = 0.10  # an interval that is wider decides nothing
 FULL = "PP-LCNet 0.5x"
@@ -170,12 +172,54 @@ def committed_tables() -> Iterator[str]:
         rows = []
         for space, roles in data["errors"].items():
             for role, errors in roles.items():
-                for key in ("fit", "noise_floor", "sum"):
-                    e = errors[key]
-                    title = f"{space}, {ROLES[role]}: {METHODS[key]}"
-                    rows.append([title, str(e["n"]), percent(e["mape"]), f"{e['tau']:.3f}"])
-        yield from table(["", "n", "MAPE", "tau"], rows)
+                for key in ("fit", "noise_floor", "networks", "sum"):
+                    rows.append(error_row(f"{space}, {ROLES[role]}: {METHODS[key]}", errors[key]))
+                    rows[-1].append(percent(errors["coverage_90"], 0) if key == "fit" else "")
+        yield from table(
+            ["", "n", "MAPE", "within 5 %", "within 10 %", "tau", "in the 90 % interval"], rows
+        )
         yield ""
+        yield from coverage(data["errors"])
+
+
+def error_row(title: str, e: dict[str, Any]) -> list[str]:
+    """Return the cells of one method's errors over one set of networks."""
+    shares = [percent(e["within_5"], 0), percent(e["within_10"], 0)]
+    return [title, str(e["n"]), percent(e["mape"]), *shares, f"{e['tau']:.3f}"]
+
+
+def coverage(found: dict[str, Any]) -> Iterator[str]:
+    """Yield how many networks the 90 % intervals held, in words, set by set and over all."""
+    sets = [
+        (f"{space}, {ROLES[role]}", errors["fit"]["n"], errors["coverage_90"])
+        for space, roles in found.items()
+        for role, errors in roles.items()
+    ]
+    if not sets:
+        return
+    n = sum(size for _, size, _ in sets)
+    inside = round(sum(size * share for _, size, share in sets))
+    low, high = COVERAGE
+    short = ", fewer than they should" if inside / n < low else ""
+    off = [
+        f"{name} ({percent(share, 1)} of {size}, {'too few' if share < low else 'too many'})"
+        for name, size, share in sets
+        if not low <= share <= high
+    ]
+    sizes = ", ".join(
+        f"{100 * math.sqrt(0.9 * 0.1 / size):.0f} points with {size} networks"
+        for size in sorted({n, *(size for _, size, _ in sets)})
+    )
+    yield (
+        f"The table's 90 % intervals hold {inside} of these {n} networks ({percent(inside / n)}{short}). One pair of bounds serves "
+        "all of a table's spaces: residuals of all its networks to fit, pooled. "
+        + (
+            f"Outside {percent(low, 0)} to {percent(high, 0)}: {'; '.join(off)}. "
+            if off
+            else f"Every set lies within {percent(low, 0)} to {percent(high, 0)}. "
+        )
+        + f"By chance alone such a share has a standard deviation of {sizes}.\n"
+    )
 
 
 def baselines() -> Iterator[str]:
@@ -194,6 +238,7 @@ def baselines() -> Iterator[str]:
             ]
             yield from table(["network", *settings], rows)
             yield ""
+            yield from widths({s: data["settings"][s] for s in settings})
         yield from rules(data["ablation"])
         for setting in (s for s in SETTINGS if s in data["ablation"]):
             found = data["ablation"][setting]
@@ -209,6 +254,21 @@ def baselines() -> Iterator[str]:
             ]
             yield from table(["network", "here", "paper"], rows)
             yield ""
+
+
+def width(entries: dict[str, dict[str, Any]]) -> float:
+    """Return the median width of the intervals of a column, relative to the latency."""
+    own = [(e["interval"][1] - e["interval"][0]) / e["ms"] for e in entries.values()]
+    return statistics.median(own)
+
+
+def widths(found: dict[str, dict[str, Any]]) -> Iterator[str]:
+    """Yield how wide the intervals of each column are."""
+    told = [f"{setting} {percent(width(entries), 0)}" for setting, entries in found.items()]
+    yield (
+        f"Median width of a 90 % interval, relative to the latency: {', '.join(told)}. Where it is tens of per cent, the "
+        "figures tell little but the order of magnitude.\n"
+    )
 
 
 Cost = tuple[float, float, float]  # of a change, relative to the latency without it; 90 % interval
@@ -262,6 +322,7 @@ def rules(ablation: dict[str, Any]) -> Iterator[str]:
         f"{100 * MARGIN:.0f} points above or below.\n"
     )
     rows, words = [], []
+    undecided = dict.fromkeys(settings, 0)
     for rule, steps in RULES.items():
         told: dict[str, list[str]] = {s: [] for s in settings}
         for step, having, lacking in steps:
@@ -272,6 +333,7 @@ def rules(ablation: dict[str, Any]) -> Iterator[str]:
             for setting in settings:
                 here = cost(ablation[setting], having, lacking)
                 told[setting].append(verdict(paper, here))
+                undecided[setting] += told[setting][-1] == "undecided"
                 row.append(f"{shown(here)}: {told[setting][-1]}")
             rows.append(row)
         names = [step for step, _, _ in steps]
@@ -282,6 +344,8 @@ def rules(ablation: dict[str, Any]) -> Iterator[str]:
         words.append(f"- **{rule}** (paper: {costs}). {found}.")
     yield from table(["rule", "paper", *settings], rows)
     yield ""
+    counts = ", ".join(f"{setting} {n}" for setting, n in undecided.items())
+    yield f"Undecided, of {len(rows)}: {counts}.\n"
     yield from words
     yield ""
     yield (

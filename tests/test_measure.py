@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
+import stat
+from pathlib import Path
 
 import pytest
 
 from lcnas import _cli, measure, onnx_export, profile_blocks, zoo
 from lcnas.errors import LcnasError
+from tests.latency.test_models import failing
 
 QUICK = [
     "--engine",
@@ -87,6 +91,65 @@ def test_networks_that_are_none(names, message):
 def test_an_empty_folder(tmp_path):
     with pytest.raises(LcnasError, match=r"has no \.json and no \.onnx file"):
         measure.find([str(tmp_path)])
+
+
+def test_files_of_one_stem_go_by_their_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = zoo.load("pplcnet_0.25x", 32).to_json()
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "net.json").write_text(text)
+    (tmp_path / "a" / "net.onnx").write_bytes(b"")
+    (tmp_path / "pplcnet_0.5x.json").write_text(text)
+    given = ["a", "./b/net.json", "pplcnet_0.5x", "pplcnet_0.5x.json"]
+    named = ["a/net.json", "a/net.onnx", "b/net.json", "pplcnet_0.5x", "pplcnet_0.5x.json"]
+    assert [Path(name) for name in measure.find(given)] == [Path(name) for name in named]
+    assert list(measure.find(["a/net.onnx"])) == ["net"]
+    with pytest.raises(LcnasError, match=r"net\.json is named twice"):
+        measure.find(["a/net.json", "./a/net.json"])
+
+
+def test_a_resolution_that_an_onnx_file_does_not_take_is_told(tmp_path, capsys):
+    onnx_export.export(zoo.load("pplcnet_0.35x", 32), tmp_path / "theirs.onnx", classes=10)
+    argv = [*QUICK, "pplcnet_0.25x", str(tmp_path / "theirs.onnx")]
+    assert measure.main(argv) == 0
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "resolution: an ONNX file keeps its own; not changed: " in err
+    assert "theirs.onnx" in err
+    rest = [word for word in QUICK if word not in ("--resolution", "32")]
+    assert measure.main([*rest, str(tmp_path / "theirs.onnx")]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes with names")
+def test_a_pipe_is_refused_with_code_2_and_a_link_is_followed(tmp_path, monkeypatch, capsys):
+    pipe, link, out = tmp_path / "pipe", tmp_path / "link.json", tmp_path / "out.json"
+    os.mkfifo(pipe)
+    monkeypatch.setattr("sys.argv", ["measure", "pplcnet_0.25x", "--json", str(pipe)])
+    with pytest.raises(SystemExit) as caught:
+        _cli.run(measure.PROG, measure.main)
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "json: " in err
+    assert "pipe: is a pipe, not a file" in err
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    link.symlink_to(out)
+    assert measure.main([*QUICK, "pplcnet_0.25x", "--json", str(link)]) == 0
+    assert link.is_symlink()
+    assert json.loads(out.read_text())["format"] == "lcnas-measurements"
+
+
+def test_a_file_that_cannot_be_run_leaves_with_code_2_and_one_line(tmp_path, monkeypatch, capsys):
+    path = failing(tmp_path / "theirs.onnx")
+    monkeypatch.setattr("sys.argv", ["measure", "--engine", "mlas", str(path)])
+    with pytest.raises(SystemExit) as caught:
+        _cli.run(measure.PROG, measure.main)
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "theirs.onnx: engine mlas: cannot run the model: " in err
 
 
 def test_a_time_budget_ends_it_once_all_were_visited(tmp_path):

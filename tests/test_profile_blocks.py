@@ -91,6 +91,8 @@ def test_the_summary_tells_the_error_in_all_and_by_band():
         for role, where in (("held_out", "latency bands"), ("uniform", "uniform over the space")):
             e = errors[role]
             assert f"{e['fit']['mape']:.1%}" in text
+            held = f"intervals hold {e['coverage_90']:.0%} of {e['fit']['n']} networks, .*{where}"
+            assert re.search(held, text)
             for band in e["bands"]:
                 shown = f"{band['from_ms']:.2f}-{band['to_ms']:.2f} ms {band['mape']:.1%}"
                 assert re.search(f"by latency, .*{where}: .*{re.escape(shown)}", text)

@@ -30,10 +30,18 @@ class Session(Protocol):
     """A loaded network, ready to run."""
 
     def run(self) -> None:
-        """Run the network once on its own random input."""
+        """Run the network once on its own random input.
+
+        Raises:
+            EngineError: the engine took the model, but cannot run it.
+        """
 
     def outputs(self, inputs: Array) -> Array:
-        """Return the first output for an input."""
+        """Return the first output for an input.
+
+        Raises:
+            EngineError: the engine took the model, but cannot run it on that.
+        """
 
 
 @dataclass(frozen=True)
@@ -244,10 +252,7 @@ def _session(
     try:
         made = runtime.InferenceSession(model, options, **chosen)
     except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions have no base of their own
-        text = shorten(
-            str(error).strip().splitlines()[0] if str(error).strip() else repr(error), 200
-        )
-        raise EngineError(f"engine {engine.name}: refuses the model: {text}") from None
+        raise _refusal(engine, "refuses the model", error) from None
     took = made.get_providers()
     # Behind a provider of its own onnxruntime always lists its CPU provider; fall-back to it is off.
     if not took or took[0] != provider:
@@ -255,11 +260,18 @@ def _session(
     return _RuntimeSession(made, engine)
 
 
+def _refusal(engine: Engine, what: str, error: Exception) -> EngineError:
+    """Return the error of an engine in one line: the first of what it says itself."""
+    text = next(iter(str(error).strip().splitlines()), "") or repr(error)
+    return EngineError(f"engine {engine.name}: {what}: {shorten(text, 200)}")
+
+
 class _RuntimeSession:
     """A session of onnxruntime with a fixed random input."""
 
     def __init__(self, session: Any, engine: Engine) -> None:
         self._session = session
+        self._engine = engine
         given = session.get_inputs()
         if len(given) != 1:
             raise EngineError(
@@ -279,11 +291,17 @@ class _RuntimeSession:
         self._feed = {self._name: np.random.default_rng(0).standard_normal(size, dtype=np.float32)}
 
     def run(self) -> None:
-        self._session.run(None, self._feed)
+        self._run(self._feed)
 
     def outputs(self, inputs: Array) -> Array:
-        made: Array = self._session.run(None, {self._name: inputs})[0]
+        made: Array = self._run({self._name: inputs})[0]
         return made
+
+    def _run(self, feed: Mapping[str, Array]) -> Any:
+        try:
+            return self._session.run(None, feed)
+        except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions have no base of their own
+            raise _refusal(self._engine, "cannot run the model", error) from None
 
 
 # -- the OpenVINO provider as a plug-in of a stock onnxruntime --------------------------------------
@@ -350,8 +368,7 @@ def _open_package(engine: Engine, model: bytes) -> Session:
     try:
         compiled = core.compile_model(core.read_model(model), "CPU", settings)
     except RuntimeError as error:
-        text = shorten(str(error).strip().splitlines()[0], 200)
-        raise EngineError(f"engine {engine.name}: refuses the model: {text}") from None
+        raise _refusal(engine, "refuses the model", error) from None
     return _PackageSession(compiled, engine)
 
 
@@ -359,6 +376,7 @@ class _PackageSession:
     """A compiled model of the openvino package with a fixed random input."""
 
     def __init__(self, compiled: Any, engine: Engine) -> None:
+        self._engine = engine
         self._request = compiled.create_infer_request()
         shape = [d.get_length() if d.is_static else None for d in compiled.input(0).partial_shape]
         size = [engine.batch, *(n or 1 for n in shape[1:])]
@@ -367,11 +385,17 @@ class _PackageSession:
         )
 
     def run(self) -> None:
-        self._request.infer()
+        self._infer()
 
     def outputs(self, inputs: Array) -> Array:
-        made: Array = np.array(next(iter(self._request.infer([inputs]).values())))
+        made: Array = np.array(next(iter(self._infer([inputs]).values())))
         return made
+
+    def _infer(self, *inputs: Any) -> Any:
+        try:
+            return self._request.infer(*inputs)
+        except RuntimeError as error:
+            raise _refusal(self._engine, "cannot run the model", error) from None
 
 
 def _tensor(values: Array) -> Any:

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lcnas import spaces
 from lcnas.latency import predict
 from lcnas.latency.table import TICK_MS, LatencyTable, Network
 
 Floats = NDArray[np.float64]
 FEWEST = 20  # networks to fit, below which the blocks alone are summed
+CLASSES = 1000  # where nothing else is said
 BANDS = 5  # parts of log latency in which errors are told
 
 
@@ -35,6 +37,7 @@ class _Data:
         ids = [[numbers[p] for p in n.rows] for n in self.networks]
         self.counts = predict.count_matrix(ids, len(placed))
         self.times = np.array([n.ms for n in self.networks])
+        self.keys = keys_of(self.networks)
         self.fitted = np.array([n.role == "calibration" for n in self.networks], dtype=bool)
 
     def fit(self, method: str) -> predict.Fit:
@@ -47,12 +50,49 @@ class _Data:
         counts, times = self.counts[self.fitted], self.times[self.fitted]
         return predict.cross_predictions(method, self.rows, counts, times, self.overhead)
 
-    def select(self, space: str, role: str) -> NDArray[np.int64]:
-        """Return the numbers of the networks of a space and a role."""
-        return np.array(
-            [i for i, n in enumerate(self.networks) if (n.space, n.role) == (space, role)],
-            dtype=np.int64,
-        )
+    def select(self, key: str, role: str) -> NDArray[np.int64]:
+        """Return the numbers of the networks of a key of :func:`keys_of` and a role."""
+        wanted = [
+            i
+            for i, (n, own) in enumerate(zip(self.networks, self.keys, strict=True))
+            if (own, n.role) == (key, role)
+        ]
+        return np.array(wanted, dtype=np.int64)
+
+
+def keys_of(networks: Sequence[Network]) -> list[str]:
+    """Return under which key a table's errors count each network.
+
+    That is the name of its space where it has the space's own resolution and 1000 classes; else these are
+    added, as in "pplcnet_tail 128px 10 classes", for networks of 0.5 ms and of 5 ms are not one population.
+    A space that does not come with lcnas goes by its name alone as long as all its networks have one size.
+    """
+    sizes = [n.rows[0].in_shape[:2] for n in networks]
+    found: dict[str, set[tuple[int, ...]]] = {}
+    for n, size in zip(networks, sizes, strict=True):
+        found.setdefault(n.space, set()).add(size)
+    usual = {space: _own_sizes(space, seen) for space, seen in found.items()}
+    return [
+        n.space + ("" if size in usual[n.space] else f" {_pixels(size)}") + _other_classes(n)
+        for n, size in zip(networks, sizes, strict=True)
+    ]
+
+
+def _own_sizes(space: str, seen: set[tuple[int, ...]]) -> set[tuple[int, ...]]:
+    """Return the (height, width) at which a space goes by its name alone."""
+    if space in spaces.available():
+        sizes = spaces.load(space).resolutions
+        return {size if isinstance(size, tuple) else (size, size) for size in sizes}
+    return seen if len(seen) == 1 else set()
+
+
+def _pixels(size: tuple[int, ...]) -> str:
+    return f"{size[0]}px" if len(set(size)) == 1 else f"{'x'.join(map(str, size))}px"
+
+
+def _other_classes(network: Network) -> str:
+    outputs = [p.out_shape[0] for p in network.rows if p.depends_on_classes]
+    return f" {outputs[-1]} classes" if outputs and outputs[-1] != CLASSES else ""
 
 
 def refit(table: LatencyTable, method: str = "shrunk") -> None:
@@ -76,8 +116,7 @@ def refit(table: LatencyTable, method: str = "shrunk") -> None:
     table.method = {**table.method, "fit": method, "settings": dict(made.settings)}
     fits = {name: made if name == method else data.fit(name) for name in predict.METHODS}
     table.errors = {
-        space: _errors_of(table, data, space, predicted, fits)
-        for space in dict.fromkeys(n.space for n in data.networks)
+        key: _errors_of(table, data, key, predicted, fits) for key in dict.fromkeys(data.keys)
     }
 
 
@@ -98,14 +137,14 @@ def _ticked(table: LatencyTable, counts: Floats) -> Floats:
 def _errors_of(
     table: LatencyTable,
     data: _Data,
-    space: str,
+    key: str,
     predicted: Floats,
     fits: dict[str, predict.Fit],
 ) -> dict[str, Any]:
-    """Return a space's errors over held-out and uniform networks: of the fit, the others, the noise."""
+    """Return a key's errors over held-out and uniform networks: of the fit, the others, the noise."""
     out = {}
     for role in ("held_out", "uniform"):
-        chosen = data.select(space, role)
+        chosen = data.select(key, role)
         if len(chosen) < 2:
             continue
         networks = [data.networks[i] for i in chosen]

@@ -30,7 +30,7 @@ from lcnas.latency.engines import Engine
 from lcnas.latency.fitting import refit
 from lcnas.latency.journal import Journal
 from lcnas.latency.machine import pinned, this_machine
-from lcnas.latency.table import TICK_MS, LatencyTable, Network, Row, update
+from lcnas.latency.table import TICK_MS, LatencyTable, Network, Row, destination, update
 from lcnas.latency.timing import Item, Measurement, Plan, Stopwatch
 from lcnas.spaces import Space
 
@@ -110,11 +110,13 @@ class Builder:
         self._estimates: tuple[int, Mapping[Any, Measurement]] | None = None
         self.fresh = LatencyTable(this_machine(), engine)
         path = folder / self.fresh.file_name
+        self._table(path)  # refused before there is a journal
         header = self._header()
         digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:8]
         self.journal = Journal(path.with_name(f".{path.stem}.{digest}.journal.jsonl"), header)
-        self.known = LatencyTable.load(path) if path.is_file() else self.fresh
-        _insist(self.known, self.fresh)
+        self.known = self._table(
+            path
+        )  # again: a process with the same settings may have ended meanwhile
         self.rng = np.random.default_rng(settings.seed)
         self.watch = Stopwatch(
             self._reference(),
@@ -124,6 +126,13 @@ class Builder:
             told=self.journal.visit,
             run=self.journal.run,
         )
+
+    def _table(self, path: Path) -> LatencyTable:
+        """Return the table that is to be extended, or refuse what cannot be."""
+        destination(path)
+        table = LatencyTable.load(path) if path.is_file() else self.fresh
+        _insist(table, self.fresh)
+        return table
 
     def _header(self) -> dict[str, Any]:
         s = self.settings

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import math
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +35,7 @@ from lcnas.errors import (
     nearest,
     shorten,
 )
-from lcnas.latency import engines
+from lcnas.latency import engines, fields
 from lcnas.latency.engines import Engine
 from lcnas.latency.machine import Machine, this_machine
 
@@ -104,7 +105,7 @@ class LatencyTable:
     method: dict[str, Any] = field(default_factory=dict)  # how it was measured and fitted
     errors: dict[str, Any] = field(
         default_factory=dict
-    )  # of the fit and of others, and the noise floor
+    )  # of the fit and of others, and the noise floor, by lcnas.latency.fitting.keys_of
     residuals: tuple[
         float, ...
     ] = ()  # measured / predicted - 1 of networks that no fit has seen, sorted
@@ -135,12 +136,10 @@ class LatencyTable:
         """
         path = _find(path_or_name)
         try:
-            data = json.loads(path.read_bytes())
+            raw = path.read_bytes()
         except OSError as error:
             raise TableError(f"{path}: cannot be read: {error.strerror}") from None
-        except (ValueError, RecursionError) as error:
-            raise TableError(f"{path}: not JSON, perhaps cut off: {shorten(str(error))}") from None
-        return cls.from_data(data, str(path))
+        return cls.from_data(fields.parsed(raw, str(path)), str(path))
 
     def save(self, folder: str | Path) -> Path:
         """Write the table into a folder, beside its final place first, then renamed; returns the path."""
@@ -178,7 +177,7 @@ class LatencyTable:
         """Return the table of plain data."""
         keys = ("format", "version", "machine", "engine", "method", "errors", "base_us", "overhead_ms",
                 "residuals", "networks", "blocks", "rows")  # fmt: skip
-        table = _object(data, keys, source)
+        table = fields.obj(data, keys, source)
         if table["format"] != "lcnas-latency-table" or table["version"] not in READ:
             raise TableError(
                 f"{source}: is {shorten(table['format'])} version {shorten(table['version'])}, not "
@@ -191,11 +190,11 @@ class LatencyTable:
             raise TableError(f"{source}: {error}") from None
         blocks = [
             _block(item, f"{source}: blocks[{i}]")
-            for i, item in enumerate(_list(table["blocks"], f"{source}: blocks"))
+            for i, item in enumerate(fields.items(table["blocks"], f"{source}: blocks"))
         ]
         pairs = [
             _row(item, blocks, f"{source}: rows[{i}]")
-            for i, item in enumerate(_list(table["rows"], f"{source}: rows"))
+            for i, item in enumerate(fields.items(table["rows"], f"{source}: rows"))
         ]
         rows = dict(pairs)
         if len(rows) < len(pairs):
@@ -207,13 +206,13 @@ class LatencyTable:
             rows=rows,
             networks=[
                 _network(item, order, f"{source}: networks[{i}]")
-                for i, item in enumerate(_list(table["networks"], f"{source}: networks"))
+                for i, item in enumerate(fields.items(table["networks"], f"{source}: networks"))
             ],
             base=_ticks(table["base_us"], f"{source}: base_us"),
-            overhead_ms=_number(table["overhead_ms"], f"{source}: overhead_ms", zero=True),
-            method=_object(table["method"], None, f"{source}: method"),
-            errors=_object(table["errors"], None, f"{source}: errors"),
-            residuals=_residuals(table["residuals"], f"{source}: residuals"),
+            overhead_ms=fields.number(table["overhead_ms"], f"{source}: overhead_ms", zero=True),
+            method=fields.method(table["method"], f"{source}: method"),
+            errors=fields.errors(table["errors"], f"{source}: errors"),
+            residuals=fields.residuals(table["residuals"], f"{source}: residuals"),
             source=source,
         )
 
@@ -395,16 +394,58 @@ def default(engine: Engine) -> Path | None:
     return None
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file beside its place, then rename it, so that nobody ever sees half of it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def destination(path: Path) -> Path:
+    """Return the file that is written under a name: the name's own, or what its symbolic link leads to.
+
+    Raises:
+        TableError: something that a file must not be renamed over: a device, a pipe, a folder, or what this
+            process prints to.
+    """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        there = path.stat()
+    except FileNotFoundError:
+        return path.resolve()  # a new file, or a link to one
+    except OSError as error:
+        raise TableError(f"{path}: cannot be written: {error.strerror}") from None
+    except ValueError:  # a zero in the name
+        raise TableError(f"{shorten(str(path))} is not the name of a file") from None
+    if not stat.S_ISREG(there.st_mode):
+        raise TableError(f"{path}: is {_kind(there.st_mode)}, not a file; it stays as it is")
+    if _is_printed_to(there):
+        raise TableError(f"{path}: is where this command prints; give another file")
+    return path.resolve()
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    return "a pipe" if stat.S_ISFIFO(mode) else "a device or a socket"
+
+
+def _is_printed_to(there: os.stat_result) -> bool:
+    """Return whether a file is the standard output or error, as /dev/stdout is in ``command > file``."""
+    for number in (1, 2):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(there, os.fstat(number)):
+                return True
+    return False
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file beside its place, then rename it, so that nobody ever sees half of it.
+
+    Raises:
+        TableError: it cannot be written, or is no place for a file (see :func:`destination`).
+    """
+    target = destination(path)
+    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        beside.replace(target)
     except OSError as error:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
@@ -420,14 +461,14 @@ def locked(path: Path) -> Iterator[None]:
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as file:
+    with path.with_name(f".{path.name}.lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def update(folder: Path, fresh: LatencyTable, change: Callable[[LatencyTable], None]) -> Path:
     """Change the table of a folder under its lock: read it (or take the fresh one), change, write."""
-    path = folder / fresh.file_name
+    path = destination(folder / fresh.file_name)
     with locked(path):
         table = LatencyTable.load(path) if path.is_file() else fresh
         change(table)
@@ -471,26 +512,26 @@ def _row(data: object, blocks: Sequence[Block], what: str) -> tuple[PlacedBlock,
         "sessions",
         "term_us",
     )
-    item = _object(data, keys, what, optional=("classes", "context_ms"))
-    number = _whole(item["block"], f"{what}.block", 0)
+    item = fields.obj(data, keys, what, optional=("classes", "context_ms"))
+    number = fields.whole(item["block"], f"{what}.block", 0)
     if number >= len(blocks):
         raise TableError(f"{what}.block: {number} is not one of the table's {len(blocks)} blocks")
-    shape = tuple(_whole(n, f"{what}.in", 1) for n in _list(item["in"], f"{what}.in"))
-    classes = _whole(item["classes"], f"{what}.classes", 1) if "classes" in item else 1000
+    shape = tuple(fields.whole(n, f"{what}.in", 1) for n in fields.items(item["in"], f"{what}.in"))
+    classes = fields.whole(item["classes"], f"{what}.classes", 1) if "classes" in item else 1000
     try:
         placed = place(blocks[number], shape, classes)
     except ShapeError as error:
         raise TableError(f"{what}: {error}") from None
-    low, high = _interval(item["interval"], f"{what}.interval")
+    ms, low, high = fields.timed(item, what)
     term = None if item["term_us"] is None else _ticks(item["term_us"], f"{what}.term_us")
     return placed, Row(
-        _number(item["ms"], f"{what}.ms"),
+        ms,
         low,
         high,
-        _whole(item["rounds"], f"{what}.rounds", 1),
-        _whole(item["sessions"], f"{what}.sessions", 1),
+        fields.whole(item["rounds"], f"{what}.rounds", 1),
+        fields.whole(item["sessions"], f"{what}.sessions", 1),
         term,
-        _number(item["context_ms"], f"{what}.context_ms") if "context_ms" in item else None,
+        fields.number(item["context_ms"], f"{what}.context_ms") if "context_ms" in item else None,
     )
 
 
@@ -506,95 +547,51 @@ def _network_data(network: Network, numbers: Mapping[PlacedBlock, int]) -> dict[
 
 def _network(data: object, order: Sequence[PlacedBlock], what: str) -> Network:
     keys = ("role", "space", "rows", "ms", "interval", "again_ms", "predicted_ms")
-    item = _object(data, keys, what, optional=("again_ms", "predicted_ms"))
+    item = fields.obj(data, keys, what, optional=("again_ms", "predicted_ms"))
     if item["role"] not in ROLES:
         raise TableError(f"{what}.role: {shorten(item['role'])} is not among {', '.join(ROLES)}")
-    ids = [_whole(n, f"{what}.rows", 0) for n in _list(item["rows"], f"{what}.rows")]
+    ids = [fields.whole(n, f"{what}.rows", 0) for n in fields.items(item["rows"], f"{what}.rows")]
     if any(n >= len(order) for n in ids):
         raise TableError(f"{what}.rows: {max(ids)} is not one of the table's {len(order)} rows")
-    low, high = _interval(item["interval"], f"{what}.interval")
+    if not ids:
+        raise TableError(f"{what}.rows: is empty; a network has blocks")
+    ms, low, high = fields.timed(item, what)
     optional = {
-        key: _number(item[key], f"{what}.{key}")
+        key: fields.number(item[key], f"{what}.{key}")
         for key in ("again_ms", "predicted_ms")
         if key in item
     }
-    ms = _number(item["ms"], f"{what}.ms")
     if not isinstance(item["space"], str):
         raise TableError(f"{what}.space: {shorten(item['space'])} is not a text")
     rows = tuple(order[n] for n in ids)
     return Network(rows, item["role"], item["space"], ms, low, high, **optional)
 
 
-def _object(
-    data: object, keys: tuple[str, ...] | None, what: str, optional: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    if not isinstance(data, dict):
-        raise TableError(f"{what}: {shorten(data)} is not an object")
-    if keys is not None:
-        for key in data:
-            if key not in keys:
-                raise TableError(f"{what}: unknown key {key!r}{nearest(key, keys)}")
-        for key in keys:
-            if key not in data and key not in optional:
-                raise TableError(f"{what}: key {key!r} is missing")
-    return data
-
-
-def _list(data: object, what: str) -> list[Any]:
-    if not isinstance(data, list):
-        raise TableError(f"{what}: {shorten(data)} is not a list")
-    return data
-
-
-def _residuals(data: object, what: str) -> tuple[float, ...]:
-    values = [_number(r, what, signed=True) for r in _list(data, what)]
-    if values != sorted(values) or (values and values[0] <= -1):
-        raise TableError(f"{what}: are not sorted numbers above -1")
-    return tuple(values)
-
-
-def _interval(data: object, what: str) -> tuple[float, float]:
-    pair = _list(data, what)
-    if len(pair) != 2:
-        raise TableError(f"{what}: {shorten(pair)} is not [low, high]")
-    low, high = _number(pair[0], what), _number(pair[1], what)
-    if low > high:
-        raise TableError(f"{what}: {shorten(pair)} is reversed")
-    return low, high
-
-
-def _number(data: object, what: str, zero: bool = False, signed: bool = False) -> float:
-    if isinstance(data, bool) or not isinstance(data, int | float) or not abs(data) < 1e12:
-        raise TableError(f"{what}: {shorten(data)} is not a finite number")
-    if not signed and (data < 0 or (data == 0 and not zero)):
-        raise TableError(f"{what}: {shorten(data)} is not above 0; a time cannot be")
-    return float(data)
-
-
 def _ticks(data: object, what: str) -> int:
-    value = _whole(data, what)
+    value = fields.whole(data, what)
     if abs(value) > _MOST_TICKS:
         raise TableError(f"{what}: {shorten(value)} is beyond {_MOST_TICKS}")
     return value
 
 
 def _machine(data: object, what: str) -> Machine:
-    item = _object(data, ("cpu", "isa", "cores", "system"), what)
+    item = fields.obj(data, ("cpu", "isa", "cores", "system"), what)
     for key in ("cpu", "isa", "system"):
         if not isinstance(item[key], str):
             raise TableError(f"{what}.{key}: {shorten(item[key])} is not a text")
     return Machine(
-        item["cpu"], item["isa"], _whole(item["cores"], f"{what}.cores", 1), item["system"]
+        item["cpu"], item["isa"], fields.whole(item["cores"], f"{what}.cores", 1), item["system"]
     )
 
 
-def _whole(data: object, what: str, low: int | None = None) -> int:
-    if isinstance(data, bool) or not isinstance(data, int) or (low is not None and data < low):
-        raise TableError(
-            f"{what}: {shorten(data)} is not a whole number"
-            + (f" of at least {low}" if low is not None else "")
-        )
-    return data
-
-
-__all__ = ["LatencyTable", "LcnasError", "Network", "Row", "available", "default", "update"]
+__all__ = [
+    "LatencyTable",
+    "LcnasError",
+    "Network",
+    "Row",
+    "available",
+    "default",
+    "destination",
+    "update",
+    "write_text",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +96,41 @@ def test_every_step_of_every_rule_is_told_in_words(script):
     assert f"openvino-t1-fp32: in the first two blocks **holds**, {mixed}; mlas-t1-fp32: " in text
     assert "2 points" in text
     assert text.count(": free |") == 2 * len(script.LATER)
+
+
+def test_what_latency_md_says_of_mlas_with_two_threads_is_on_the_page(script):
+    text = " ".join((ROOT / "docs" / "latency.md").read_text(encoding="utf-8").split())
+    page = script.PATH.read_text(encoding="utf-8")
+    for _, data in script.results("latency-[!s]*.json"):
+        wide = {s: script.percent(script.width(data["settings"][s]), 0) for s in script.SETTINGS}
+        assert f"are wider than {wide['mlas-t2-fp32']} of the latency" in text
+        assert f"(fp32; int8: {wide['mlas-t2-int8']})" in text
+    counts = [int(n) for n in re.findall(r"fp32 (\d+)", page.partition("Undecided, of 13:")[2])[:4]]
+    assert f"So {counts[3]} of the 13 verdicts" in text
+    assert f"against {counts[0]}, {counts[1]} and {counts[2]} in the other" in text
+
+
+def errors(n: int, coverage: float) -> dict[str, Any]:
+    return {"fit": {"n": n}, "coverage_90": coverage}
+
+
+def test_coverage_is_told_in_all_and_where_it_is_off(script):
+    found = {
+        "a": {"held_out": errors(40, 0.9), "uniform": errors(20, 0.75)},
+        "a 128px": {"held_out": errors(40, 1.0)},
+    }
+    (text,) = script.coverage(found)
+    assert "hold 91 of these 100 networks (91.0 %)." in text
+    assert (
+        "Outside 85 % to 95 %: a, uniform (75.0 % of 20, too few); a 128px, bands (100.0 % of 40, "
+        in text
+    )
+    assert "too many" in text
+    assert (
+        "7 points with 20 networks, 5 points with 40 networks, 3 points with 100 networks" in text
+    )
+    (text,) = script.coverage({"a": {"held_out": errors(40, 0.8)}})
+    assert "hold 32 of these 40 networks (80.0 %, fewer than they should)." in text
+    (text,) = script.coverage({"a": {"held_out": errors(40, 0.9)}})
+    assert "Every set lies within 85 % to 95 %." in text
+    assert list(script.coverage({})) == []

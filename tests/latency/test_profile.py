@@ -18,6 +18,7 @@ from lcnas import spaces, zoo
 from lcnas.arch import walk
 from lcnas.errors import TableError
 from lcnas.latency import context
+from lcnas.latency.machine import this_machine
 from lcnas.latency.profile import Builder, Settings, content_id, span
 from lcnas.latency.table import LatencyTable
 from lcnas.latency.timing import Plan
@@ -253,6 +254,19 @@ def test_nothing_measured_here_joins_a_table_of_elsewhere(tmp_path, change):
     ):
         builder(World(), tmp_path, calibrate=0, validate=0, uniform=0)
     assert json.loads(path.read_text()) == data
+    assert not list(tmp_path.glob(".*journal*"))  # refused before there is one
+
+
+def test_a_table_that_is_broken_or_no_file_leaves_no_journal(tmp_path):
+    path = tmp_path / LatencyTable(this_machine(), ENGINE).file_name
+    path.write_text("{")
+    with pytest.raises(TableError, match="not JSON, perhaps cut off"):
+        builder(World(), tmp_path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(TableError, match="is a folder, not a file"):
+        builder(World(), tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_bands_lie_between_the_networks_of_the_space_s_own_strides():

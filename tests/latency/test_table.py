@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -17,12 +18,26 @@ from lcnas import spaces, zoo
 from lcnas.arch import walk
 from lcnas.errors import TableError
 from lcnas.latency.machine import Machine, this_machine
-from lcnas.latency.table import LatencyTable, Network, Row, available, default, update
+from lcnas.latency.table import (
+    LatencyTable,
+    Network,
+    Row,
+    available,
+    default,
+    destination,
+    update,
+    write_text,
+)
 from tests.spaces.small import KINDS, PER_BLOCK
 
 from .synthetic import ENGINE, inside_ms
 
 ELSEWHERE = Machine("Some CPU @ 3.0GHz", "avx2", 8, "Linux x86_64")
+
+
+WRONG = {"n": 40, "mape": 0.02, "rmse": 0.1, "within_5": 0.9, "within_10": 1.0}
+WRONG |= {"tau": 0.9, "tau_low": 0.8, "tau_high": 1.0}
+BAND = {"from_ms": 0.5, "to_ms": 0.7, "n": 8, "mape": 0.03}
 
 
 def made(space: spaces.Space, machine: Machine = ELSEWHERE) -> LatencyTable:
@@ -33,7 +48,8 @@ def made(space: spaces.Space, machine: Machine = ELSEWHERE) -> LatencyTable:
     arch = space.sample(np.random.default_rng(0))
     table.networks = [Network(walk(arch, None, 10), "held_out", "kinds", 1.5, 1.4, 1.6, 1.55, 1.45)]
     table.residuals = tuple(np.linspace(-0.1, 0.1, 99).tolist())
-    table.errors = {"kinds": {"held_out": {"fit": {"mape": 0.02}}}}
+    table.errors = {"kinds": {"held_out": dict.fromkeys(("fit", "noise_floor", "sum"), WRONG)}}
+    table.errors["kinds"]["held_out"] |= {"coverage_90": 0.9, "bands": [BAND]}
     return table
 
 
@@ -209,6 +225,25 @@ def test_only_a_table_of_this_machine_is_taken_by_default(space, tmp_path, monke
         (lambda d: d | {"networks": [d["networks"][0] | {"rows": [9999]}]}, "9999 is not one of the table's"),
         (lambda d: d | {"networks": [d["networks"][0] | {"role": "x"}]}, "role: 'x' is not among"),
         (lambda d: [], r"\[\] is not an object"),
+        (lambda d: _in_row(d, ms=0.001), r"rows\[0\].ms: 0.001 is not in its interval \["),
+        (lambda d: _in_row(d, interval=[2.0, 1.0]), r"rows\[0\].interval: \[2.0, 1.0\] is reversed"),
+        (lambda d: _in_network(d, ms=1.7), r"networks\[0\].ms: 1.7 is not in its interval \[1.4, 1.6\]"),
+        (lambda d: _in_network(d, rows=[]), r"networks\[0\].rows: is empty"),
+        (lambda d: d | {"errors": []}, r"errors: \[\] is not an object"),
+        (lambda d: d | {"errors": {"kinds": 7}}, r"errors\['kinds'\]: 7 is not an object"),
+        (lambda d: d | {"errors": {"kinds": {"held": {}}}}, r"'held' is not among .*mean 'held_out'"),
+        (lambda d: d | {"errors": {"kinds": {"held_out": {}}}}, r"held_out: key 'fit' is missing"),
+        (lambda d: _in_errors(d, fit={"mape": 0.1}), "held_out.fit: key 'n' is missing"),
+        (lambda d: _in_errors(d, fit=WRONG | {"mape": float("nan")}), "fit.mape: nan is not a finite"),
+        (lambda d: _in_errors(d, fit=WRONG | {"tau": None}), "held_out.fit.tau: None is not a finite number"),
+        (lambda d: _in_errors(d, fit=WRONG | {"tau_low": -1.5}), "fit.tau_low: -1.5 is not from -1 to 1"),
+        (lambda d: _in_errors(d, sum=WRONG | {"n": 0}), "sum.n: 0 is not a whole number of at least 1"),
+        (lambda d: _in_errors(d, macs=3), "held_out.macs: 3 is not an object"),
+        (lambda d: _in_errors(d, coverage_90="0.9"), "held_out.coverage_90: '0.9' is not a finite number"),
+        (lambda d: _in_errors(d, coverage_90=90), "held_out.coverage_90: 90 is not from 0 to 1"),
+        (lambda d: _in_errors(d, bands=[BAND, {}]), r"held_out.bands\[1\]: key 'from_ms' is missing"),
+        (lambda d: d | {"method": {"fit": 3}}, "method.fit: 3 is not a text"),
+        (lambda d: d | {"method": {"settings": {"own": float("inf")}}}, "method.settings.own: inf is not"),
     ],
 )  # fmt: skip
 def test_an_edited_table_is_refused_in_one_line(table, tmp_path, change, message):
@@ -218,6 +253,42 @@ def test_an_edited_table_is_refused_in_one_line(table, tmp_path, change, message
         LatencyTable.load(path)
     assert "\n" not in str(caught.value)
     assert "t.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"base_us":', '"base_us":3,"base_us":', r"t\.json: key 'base_us' is there twice"),
+        ('"rounds":', '"rounds":7,"rounds":', r"t\.json: rows\[0\]: key 'rounds' is there twice"),
+        ('"role":', '"ms":1.5,"role":', r"t\.json: networks\[0\]: key 'ms' is there twice"),
+        (
+            '"rmse":',
+            '"mape":0.0,"rmse":',
+            r"errors\.kinds\.held_out\.fit: key 'mape' is there twice",
+        ),
+        (
+            '"held_out":',
+            '"held_out":{},"held_out":',
+            r"errors\.kinds: key 'held_out' is there twice",
+        ),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused_with_its_place(table, tmp_path, old, new, message):
+    text = json.dumps(table.to_data(), separators=(",", ":"))
+    path = tmp_path / "t.json"
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(TableError, match=message) as caught:
+        LatencyTable.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def _in_network(data, **fields):
+    return data | {"networks": [data["networks"][0] | fields]}
+
+
+def _in_errors(data, **entries):
+    held = data["errors"]["kinds"]["held_out"]
+    return data | {"errors": {"kinds": {"held_out": held | entries}}}
 
 
 def _in_row(data, **fields):
@@ -261,6 +332,56 @@ def test_a_folder_that_cannot_be_written(table, tmp_path, monkeypatch):
         monkeypatch.setattr(Path, "open", refused)
     with pytest.raises(TableError, match="cannot be written: Permission denied"):
         table.save(tmp_path / "locked")
+
+
+def test_a_link_is_followed_and_stays_a_link(table, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / table.file_name
+    link.symlink_to(tmp_path / "real" / "mine.json")  # which is not there yet
+    for base in (3, 4):
+        table.base = base
+        assert table.save(tmp_path / "links") == link
+        assert link.is_symlink()
+        assert LatencyTable.load(tmp_path / "real" / "mine.json").base == base
+    update(tmp_path / "links", table, lambda found: setattr(found, "base", 5))
+    assert link.is_symlink()
+    assert LatencyTable.load(link).base == 5
+    assert [p.name for p in (tmp_path / "links").iterdir()] == [link.name]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes with names")
+def test_what_is_no_file_is_not_renamed_over(table, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name, what in (("pipe", "a pipe"), ("link", "a pipe"), ("folder", "a folder")):
+        with pytest.raises(TableError, match=f"{name}: is {what}, not a file; it stays") as caught:
+            write_text(tmp_path / name, "text")
+        assert "\n" not in str(caught.value)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert (tmp_path / "link").is_symlink()
+    with pytest.raises(TableError, match="is a device or a socket, not a file"):
+        destination(Path(os.devnull))
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(TableError, match="loop: cannot be written: "):
+        write_text(tmp_path / "loop", "text")
+    with pytest.raises(TableError, match="is not the name of a file"):
+        destination(Path("a\0b"))
+    assert {p.name for p in tmp_path.iterdir()} == {"pipe", "link", "folder", "loop"}
+
+
+def test_what_the_command_prints_to_is_not_renamed_over(tmp_path, monkeypatch):
+    path = tmp_path / "out.txt"  # as /dev/stdout is in "command --json /dev/stdout > out.txt"
+    path.write_text("printed")
+    (tmp_path / "stdout").symlink_to(path)
+    fstat = os.fstat
+    monkeypatch.setattr(os, "fstat", lambda n: path.stat() if n == 1 else fstat(n))
+    with pytest.raises(TableError, match="stdout: is where this command prints"):
+        write_text(tmp_path / "stdout", "text")
+    assert path.read_text() == "printed"
+    write_text(tmp_path / "other", "text")
+    assert (tmp_path / "other").read_text() == "text"
 
 
 def refused(*_: object, **__: object) -> None:
