@@ -85,5 +85,5 @@ def test_errors_of_two_sizes_are_not_pooled():
     assert set(METHODS) < set(near)
     assert near["fit"]["mape"] < 0.05 < 0.15 < far["fit"]["mape"]
     assert far["coverage_90"] < 0.1 < 0.6 < near["coverage_90"]
-    again = LatencyTable.from_data(table.to_data())  # it is what a file may say
-    assert again.errors == table.errors
+    read = LatencyTable.from_data(table.to_data())  # it is what a file may say
+    assert read.errors == table.errors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,7 +22,7 @@ MLAS = engines.engine("mlas")
 X = np.arange(8, dtype=np.float32).reshape(1, 8)
 
 
-def saved(model: onnx.ModelProto, path: Path, **options: object) -> Path:
+def saved(model: onnx.ModelProto, path: Path, **options: Any) -> Path:
     onnx.save(model, path, **options)
     return path
 
