@@ -2,7 +2,8 @@
 
     python -m results.models_agree
 
-For each network, with random weights that keep signals alive: the largest difference between the Flax model in
+For each network, with random weights and the statistics of a batch (random ones let signals grow without limit
+in some networks, which then compute noise in float32 on any engine): the largest difference between the Flax model in
 evaluation mode and the exported graph, run by onnxruntime's openvino and mlas engines, over the largest logit;
 the Flax model's trained numbers beside cost.params(training=True), and what is left of them after merging beside
 cost.params(). Pictures are normal noise at the network's own resolution, 10 classes. Writes
@@ -24,6 +25,7 @@ from flax import nnx
 from benchmarks import _report
 from lcnas import cost, models, onnx_export, spaces, zoo
 from lcnas.arch import Arch, height_width
+from lcnas.models import network
 from tests.onnx_export import engines
 
 CLASSES, SEED, PER_SPACE, LIMIT = 10, 0, 30, 1e-4
@@ -46,7 +48,8 @@ def check(arch: Arch) -> dict[str, Any]:
     model = models.build(arch, CLASSES)
     weights = onnx_export.init(arch, np.random.default_rng(SEED), CLASSES)
     model.set_weights(weights)
-    model.eval()
+    _take_statistics(model)
+    weights = model.weights()
     size = height_width(arch.resolution)
     x = np.random.default_rng(SEED + 1).normal(size=(1, *size, 3)).astype(np.float32)
     graph, state = nnx.split(model)
@@ -64,6 +67,28 @@ def check(arch: Arch) -> dict[str, Any]:
     made["params_of_branches"] = branches
     made["merged"] = _merged(arch, weights) == cost.params(arch, CLASSES) + _norms_folded(arch)
     return made
+
+
+def _take_statistics(model: models.Network) -> None:
+    """Set the batch norms' running statistics to those of a batch of noise, and switch to evaluation."""
+    size = height_width(model.arch.resolution)
+    noise = np.random.default_rng(SEED + 2).normal(size=(8, *size, 3)).astype(np.float32)
+    model.train()
+    graph, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+
+    def seen(params: Any, stats: Any, x: Any) -> Any:
+        net = nnx.merge(graph, params, stats, copy=True)
+        net(x, nnx.Rngs(dropout=0))
+        return nnx.state(net, nnx.BatchStat)
+
+    moved = jax.jit(seen)(params, stats, jnp.asarray(noise))
+    share = network.MOMENTUM  # of the old in the running ones
+    batch = jax.tree.map(lambda new, old: (new - share * old) / (1 - share), moved, stats)
+    nnx.update(model, batch)
+    weights = model.weights()
+    kept = {n: np.maximum(w, 1e-6) if n.endswith("/var") else w for n, w in weights.items()}
+    model.set_weights(kept)
+    model.eval()
 
 
 def _merged(arch: Arch, weights: Any) -> int:
