@@ -205,6 +205,11 @@ def _open_dnnl(engine: Engine, model: bytes) -> Session:
 _openvino_threads: list[int] = []  # of the first session in this process
 
 
+def threads_at_most(wanted: int) -> int:
+    """Return ``wanted``, or the fewer threads with which OpenVINO began in this process."""
+    return min([wanted, *_openvino_threads])
+
+
 def _check_openvino_threads(engine: Engine) -> None:
     """Refuse more threads than the process's first OpenVINO session had: it would not get them.
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lcnas import models, onnx_export
 from lcnas.arch import Arch
 from lcnas.errors import TrainingError, shorten
+from lcnas.latency import engines
 from lcnas.latency.machine import usable_cores
 from lcnas.models import Network
 from lcnas.training import evaluation, exporting, run, step, teachers, views
@@ -172,7 +173,7 @@ def _teacher(
             normalization=data.normalization,
             classes=data.classes,
             class_names=data.class_names,
-            threads=len(usable_cores()),
+            threads=engines.threads_at_most(len(usable_cores())),
             read=_read,
         )
     if teacher.classes != data.classes:

@@ -275,3 +275,10 @@ def test_pinning_with_one_core_only(monkeypatch):
     with machine.pinned(4) as cores:
         assert cores == (0,)
     assert asked == [(0,), (0,)]
+
+
+def test_threads_are_at_most_those_that_openvino_began_with(monkeypatch):
+    monkeypatch.setattr(engines, "_openvino_threads", [])
+    assert engines.threads_at_most(4) == 4
+    monkeypatch.setattr(engines, "_openvino_threads", [2])
+    assert [engines.threads_at_most(n) for n in (1, 2, 4)] == [1, 2, 2]
