@@ -470,8 +470,8 @@ def third_party() -> Iterator[str]:
         yield ""
         if agreeing:
             yield (
-                "It agrees if the median ratio is no further from 1 than the noise floor of the same turns: the mean distance "
-                "from 1, or the standard deviation if larger, of lcnas's second measurement to its first.\n"
+                "It agrees if the median ratio is no further from 1 than two measurements by lcnas in one turn are "
+                "from each other, on average.\n"
             )
 
 
