@@ -18,7 +18,7 @@ def keep_freed_memory() -> bool:
 
     XLA on a CPU asks for the memory of all intermediate values anew at each step. glibc maps blocks of that
     size from the system and unmaps them afterwards, so that every step pays for clearing all its pages
-    again, four kilobytes at a time: a third of a training step. A process that trains keeps them,
+    again, four kilobytes at a time: a large part of a training step. A process that trains keeps them,
     in one region for which it asks Linux for large pages. It holds for the whole process, so the commands
     call it before JAX's first operation, and nothing does on import.
     """

@@ -183,7 +183,7 @@ def pointwise(x: Array, kernel: Array, layout: Layout) -> Array:
 def _product(w: Array, x: Array) -> Array:
     """Return the transposed ``w`` (in, out) times ``x`` (in, n).
 
-    The barriers keep XLA from folding a transposition into the product, which is then up to twice as slow.
+    The barrier keeps XLA from folding the transposition into the product, which is then slower.
     """
     turned: Array = lax.optimization_barrier(w.T)  # type: ignore[no-untyped-call]
     return turned @ x

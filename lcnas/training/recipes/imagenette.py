@@ -2,7 +2,7 @@
 
 python -m lcnas.train --arch pplcnet_0.5x --data imagefolder:DIR --recipe imagenette --out runs/imagenette
 
-Cost: see docs/recipes.md for what was run, where, and what came out.
+Cost and outcome: not run here to its end yet.
 Source: our own, a short version of ImageNet's usual recipe: crops of at least 35 % of the area, as in
 fast.ai's examples of this set, since few epochs do not bear stronger ones.
 """
