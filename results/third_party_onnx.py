@@ -30,7 +30,7 @@ from lcnas.latency.table import write_text
 
 FILES = ("light_squeezenet", "light_shufflenet", "light_resnet50")
 PLAN = Plan(sessions=1, rounds=3, most_rounds=3, visit_ms=60.0, least_runs=6)
-TURNS = 6
+TURNS = 12
 SEED = 0
 ENGINES = ("mlas", "openvino")
 PEER = "a plain loop of session.run"
