@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
     builder = _builder(args)
     started = time.monotonic()
     try:
-        with _Progress() as progress:
+        with Progress() as progress:
             builder.told = progress
             path = builder.run()
     except KeyboardInterrupt:
@@ -122,7 +122,7 @@ def _builder(args: Any) -> Builder:
     return Builder(settings, engine_of(args), folder)
 
 
-class _Progress:
+class Progress:
     """A progress bar with the time left, or plain lines where the output is no terminal."""
 
     def __init__(self) -> None:

@@ -113,7 +113,7 @@ def check(out: Path, identity: Identity) -> bool:
     if out.exists() and not out.is_dir():
         raise TrainingError(f"out: {out} is not a folder")
     if not (out / RUN).is_file():
-        others = [p.name for p in out.iterdir() if p.name != _LOCK] if out.is_dir() else []
+        others = [p.name for p in out.iterdir() if p.name != LOCK] if out.is_dir() else []
         if others:
             raise TrainingError(
                 f"out: {out} holds files and is no run of lcnas ({others[0]}, ...); "
@@ -142,31 +142,31 @@ def begin(out: Path, identity: Identity) -> None:
     write(out / RUN, json.dumps(about, indent=1) + "\n")
 
 
-_LOCK = ".lock"
+LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
-    """Hold the folder; refused while another process trains in it."""
-    with _unwritable(out):
+def locked(out: Path, work: str = "trains") -> Iterator[None]:
+    """Hold the folder; refused while another process works in it (and ``work`` says what it does)."""
+    with unwritable(out):
         out.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
     except ImportError:  # Windows: no such lock
         yield
         return
-    with (out / _LOCK).open("w") as file:
+    with (out / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise TrainingError(f"out: another process trains in {out} right now") from None
+            raise TrainingError(f"out: another process {work} in {out} right now") from None
         yield
 
 
 def write(path: Path, text: str) -> None:
     """Write a file beside its place, then rename it."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with _unwritable(path.parent):
+    with unwritable(path.parent):
         try:
             beside.write_text(text, encoding="utf-8")
             beside.replace(path)
@@ -176,7 +176,7 @@ def write(path: Path, text: str) -> None:
 
 def append(path: Path, data: Mapping[str, Any]) -> None:
     """Append a line of JSON."""
-    with _unwritable(path.parent), path.open("a", encoding="utf-8") as file:
+    with unwritable(path.parent), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(data) + "\n")
 
 
@@ -189,7 +189,8 @@ def entries(path: Path) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _unwritable(folder: Path) -> Iterator[None]:
+def unwritable(folder: Path) -> Iterator[None]:
+    """Turn what the system says of a full or read-only disk into one line."""
     try:
         yield
     except OSError as error:

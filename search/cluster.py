@@ -1,0 +1,176 @@
+"""Ray, started and stopped: on loopback, without reports, its files in a short folder that is removed.
+
+What is set here was found by trial with Ray 2.60 (docs/decisions.md). Nothing of JAX may run in this process
+before Ray starts: Ray forks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import socket
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lcnas.errors import shorten
+from search.errors import SearchError
+
+_PREFIX = "lcnas-ray-"
+_PATIENCE = 10.0  # seconds to wait for a cluster's answer
+_ENVIRONMENT = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # so that a local Ray listens on 127.0.0.1 only
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # five files a trial
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is handled by the search
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tune's own record is not used: trials.jsonl is
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial reports several networks at once
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray that runs."""
+
+    local: bool  # started by this process
+    cores: int  # that workers may use
+    temporary: Path | None
+
+
+@contextlib.contextmanager
+def started(address: str | None, workers: int | None, store_mb: int = 256) -> Iterator[Cluster]:
+    """Start Ray here, or connect to a cluster; stopped at the end.
+
+    Args:
+        address: of a cluster, such as "10.0.0.1:6379" or "auto"; None: here.
+        workers: processes that work at once; None: one a core.
+        store_mb: MiB of shared memory for pictures and weights, where Ray is started here.
+
+    Raises:
+        SearchError: the cluster cannot be reached.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    cluster = _local(workers, store_mb) if address is None else _connected(address, workers)
+    import ray
+
+    try:
+        yield cluster
+    finally:
+        ray.shutdown()
+        if cluster.temporary is not None:
+            shutil.rmtree(cluster.temporary, ignore_errors=True)
+
+
+def _local(workers: int | None, store_mb: int) -> Cluster:
+    from lcnas.latency.machine import usable_cores
+
+    remove_left_behind()
+    cores = workers or len(usable_cores())
+    # Socket paths have at most 107 bytes, and Ray makes long ones below its folder.
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_short_root()))
+    (folder / "owner").write_text(str(os.getpid()))
+    # Keeps Ray's processes from asking a cloud's metadata service what machine this is.
+    (folder / "ray_bootstrap_config.yaml").write_text("provider:\n  type: local\n")
+    try:
+        _init(
+            home=folder,
+            num_cpus=cores,
+            include_dashboard=False,
+            object_store_memory=max(store_mb, 128) << 20,
+            _temp_dir=str(folder),
+        )
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return Cluster(True, cores, folder)
+
+
+def _short_root() -> str | None:
+    """Return the folder for temporary files, or /tmp where that one has too long a name."""
+    usual = tempfile.gettempdir()
+    return usual if len(usual) <= 24 else ("/tmp" if Path("/tmp").is_dir() else None)
+
+
+def _connected(address: str, workers: int | None) -> Cluster:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if address != "auto":
+        _check_answers(address, host, port)
+    try:
+        _init(home=None, address=address)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise SearchError(
+            f"address: no Ray cluster at {shorten(address)}: {shorten(str(error), 200)}"
+        ) from None
+    import ray
+
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    cores = int(resources.get("CPU", 1))
+    return Cluster(False, min(cores, workers) if workers else cores, None)
+
+
+def _check_answers(address: str, host: str, port: str) -> None:
+    """Refuse an address where nothing listens: Ray itself would try for minutes."""
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise SearchError(
+            f"address: {shorten(address)} is not HOST:PORT such as 10.0.0.1:6379, nor auto"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _PATIENCE).close()
+    except OSError as error:
+        raise SearchError(
+            f"address: nothing answers at {shorten(address)}: {error.strerror or error}"
+        ) from None
+
+
+def _init(home: Path | None, **options: Any) -> None:
+    """Call ray.init; meanwhile HOME may be another folder, into which Ray writes its token."""
+    own = os.environ.get("HOME")
+    if home is not None:
+        os.environ["HOME"] = str(home)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Ray's own, about its coming defaults
+            import ray
+
+            ray.init(
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                namespace="lcnas",
+                **options,
+            )
+    finally:
+        if home is not None:
+            if own is None:
+                os.environ.pop("HOME", None)
+            else:
+                os.environ["HOME"] = own
+
+
+def remove_left_behind() -> None:
+    """Remove Ray's folders of searches that were killed."""
+    root = Path(_short_root() or tempfile.gettempdir())
+    for folder in root.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError, ValueError):
+            owner = int((folder / "owner").read_text())
+            if not _runs(owner):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

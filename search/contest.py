@@ -1,0 +1,356 @@
+"""The end of a search: finalists measured beside baselines, all trained from scratch, then tested once."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lcnas import cost
+from lcnas.arch import Arch, Resolution
+from lcnas.errors import LcnasError, TableError
+from lcnas.latency import engines
+from lcnas.latency.engines import Engine
+from lcnas.training.recipes import Recipe
+from search import baselines, cluster, finalists, finals
+from search.baselines import Baseline
+from search.errors import SearchFailedError
+from search.finalists import Bench, Finalist
+from search.finals import Trained
+from search.folder import Folder
+from search.outcome import Final, Run
+from search.pictures import Pictures, pack
+from search.settings import Settings
+from search.telling import Told
+from search.trials import Trial
+from search.tuning import Stop
+
+if TYPE_CHECKING:
+    from lcnas.training.data import Data
+    from search.steps import Field, Where
+
+MEASURED, FINALS, HITS = "measured.json", "finals", "hits.npy"
+_MOST_MS_AWAY = 1.15  # a machine that is so much slower than the table's was is told
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Who takes part."""
+
+    finalists: tuple[Finalist, ...]
+    baselines: tuple[Baseline, ...]
+    notes: tuple[str, ...]
+
+
+# -- choosing and measuring ------------------------------------------------------------------------
+
+
+def chosen(
+    settings: Settings,
+    field: Field,
+    trials: Sequence[Trial],
+    front: Sequence[int],
+    folder: Folder,
+    tell: Told,
+) -> Chosen:
+    """Return finalists and baselines, measured as whole networks where that is this machine's business."""
+    queues = finalists.choose(
+        trials,
+        front,
+        field.min_ms,
+        field.searched_max_ms,
+        bands=int(settings.bands or 1),
+        n=int(settings.finalists or 1),
+    )
+    measured = field.here if settings.remeasure is None else settings.remeasure
+    if not measured:
+        return _by_table(
+            settings, field, finalists.remeasure(queues, field.space, field.max_ms, None)
+        )
+    bench = Bench(
+        folder / MEASURED, _engine(field), field.classes, seed=settings.seed, say=tell.line
+    )
+    rivals = _rivals(settings, field)
+    found = finalists.remeasure(queues, field.space, field.max_ms, bench, rivals)
+    notes = [*found.notes, *_pace(bench, field)]
+    beside: tuple[Baseline, ...] = ()
+    if rivals is not None:
+        made = rivals.found(found.finalists, bench)
+        beside, notes = made.baselines, [*notes, *made.notes]
+    if field.here:
+        extended = folder / "table-extended"
+        finalists.extended(field.table, bench, found.measured, field.space, extended)
+    for f in found.finalists:
+        assert f.measured is not None
+        tell.line(
+            f"{f.name}: predicted {f.trial.latency_ms:.3f} ms, measured {f.measured.ms:.3f} ms"
+        )
+    return Chosen(found.finalists, beside, tuple(notes))
+
+
+def _engine(field: Field) -> Engine:
+    """Return the table's engine as it is on this machine."""
+    e = field.table.engine
+    if field.here:
+        return e
+    return engines.engine(e.name, threads=e.threads, precision=e.precision, batch=e.batch)
+
+
+def _rivals(settings: Settings, field: Field) -> baselines.Rivals | None:
+    if not settings.baselines:
+        return None
+    return baselines.Rivals(field.space, field.table, field.classes)
+
+
+def _by_table(settings: Settings, field: Field, found: finalists.Remeasured) -> Chosen:
+    if not settings.baselines:
+        return Chosen(found.finalists, (), found.notes)
+    made = baselines.by_table(found.finalists, field.space, field.table, field.classes)
+    return Chosen(found.finalists, made.baselines, (*found.notes, *made.notes))
+
+
+def _pace(bench: Bench, field: Field) -> list[str]:
+    """Return the note that this machine ran at another pace than when its table was made."""
+    found = finalists.pace(bench, field.table)
+    if found is None or 1 / _MOST_MS_AWAY < found < _MOST_MS_AWAY:
+        return []
+    return [
+        f"this machine took {found:.2f} times as long as when the table was made, for the reference network"
+    ]
+
+
+# -- training --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network that is trained, and where."""
+
+    final: Final  # without runs
+    folder: Path
+
+    def out(self, seed: int) -> Path:
+        return self.folder / f"seed-{seed}"
+
+
+def entries(settings: Settings, field: Field, who: Chosen, folder: Folder) -> list[Entry]:
+    """Return all that is trained: finalists first."""
+    made = [_finalist(field, f) for f in who.finalists]
+    bands = {f.name: f.band for f in who.finalists}
+    made += [_baseline(field, b, bands) for b in who.baselines]
+    return [Entry(final, folder / FINALS / final.name) for final in made]
+
+
+def _finalist(field: Field, f: Finalist) -> Final:
+    made = _final(field, f.arch, name=f.name, role="finalist", band=f.band, beside=())
+    return replace(
+        made, measured=f.measured, search_accuracy=f.trial.accuracy, number=f.trial.number
+    )
+
+
+def _baseline(field: Field, b: Baseline, bands: Mapping[str, int]) -> Final:
+    band = bands[b.beside[0]]
+    made = _final(field, b.arch, name=b.name, role=b.role, band=band, beside=b.beside)
+    return replace(made, measured=b.measured, published_top1=b.published_top1)
+
+
+def _final(field: Field, arch: Arch, **known: Any) -> Final:
+    try:
+        low, high = field.table.interval(arch, classes=field.classes)
+        predicted = float(field.table.predict(arch, field.classes)[0])
+        ms: tuple[float | None, ...] = (predicted, float(low[0]), float(high[0]))
+    except TableError:  # a row that the table lacks, as of most published networks
+        ms = (None, None, None)
+    return Final(
+        arch=arch,
+        params=cost.params(arch, field.classes),
+        macs=cost.macs(arch, classes=field.classes),
+        predicted_ms=ms[0],
+        predicted_low=ms[1],
+        predicted_high=ms[2],
+        **known,
+    )
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What one worker does: a network, with all its seeds."""
+
+    arch: str  # JSON
+    recipe: Recipe
+    outs: tuple[str, ...]  # a folder each seed
+    seeds: tuple[int, ...]
+    size: Resolution
+    cache: str
+    home: str | None
+    far: bool  # whether the folders may be out of the worker's reach
+
+
+def _work(task: _Task, pictures: Pictures) -> list[Trained | str]:
+    """Train a network with each seed; a text where it failed. Runs in a worker."""
+    from search import worker
+
+    worker.prepare(task.home)
+    arch = Arch.from_data(json.loads(task.arch), "arch")
+    made: list[Trained | str] = []
+    for seed, out in zip(task.seeds, task.outs, strict=True):
+        place = Path(tempfile.mkdtemp(prefix="lcnas-final-")) / "run" if task.far else Path(out)
+        try:
+            made.append(
+                finals.train(
+                    arch,
+                    pictures,
+                    task.recipe,
+                    place,
+                    seed,
+                    train_size=task.size,
+                    cache=task.cache,
+                    bring=task.far,
+                )
+            )
+        except LcnasError as error:
+            made.append(str(error))
+    return made
+
+
+def trained(
+    settings: Settings,
+    field: Field,
+    data: Data,
+    who: Chosen,
+    folder: Folder,
+    where: Where,
+    tell: Told,
+    stop: Stop,
+) -> list[tuple[Entry, list[Trained]]]:
+    """Return all networks with their trainings, done by workers side by side, a network each.
+
+    Raises:
+        SearchFailedError: a finalist or baseline could not be trained.
+    """
+    shown = pack(
+        data,
+        settings.train_size,
+        most=settings.final_pictures,
+        most_validation=len(data.validation),
+        seed=settings.seed,
+    )
+    recipe = finals.final_recipe(shown, int(settings.final_epochs or 1))
+    all_entries = entries(settings, field, who, folder)
+    seeds = tuple(range(int(settings.final_seeds or 1)))
+    tell.line(
+        f"{len(all_entries)} networks x {len(seeds)} seeds, {recipe.epochs} epochs of "
+        f"{len(shown.train_labels):,} pictures at {settings.train_size} px"
+    )
+    tasks = [
+        _Task(
+            arch=e.final.arch.to_json(),
+            recipe=recipe,
+            outs=tuple(str(e.out(seed)) for seed in seeds),
+            seeds=seeds,
+            size=settings.train_size or shown.size,
+            cache=str(folder / "cache"),
+            home=os.environ.get("HOME") if where.address is None else None,
+            far=where.address is not None,
+        )
+        for e in all_entries
+    ]
+    store_mb = 2 * (shown.nbytes >> 20) + 128
+    done: dict[int, list[Trained | str]] = {}
+    with (
+        cluster.started(where.address, settings.workers, store_mb),
+        tell.progress("trained", len(tasks)) as moved,
+    ):
+        for i, made in _side_by_side(tasks, shown, stop):
+            done[i] = made
+            moved(len(done), all_entries[i].final.name)
+    return [_checked(e, done[i], where) for i, e in enumerate(all_entries)]
+
+
+def _side_by_side(
+    tasks: Sequence[_Task], shown: Pictures, stop: Stop
+) -> Iterator[tuple[int, list[Trained | str]]]:
+    """Yield number and result of each task as it ends."""
+    import ray
+
+    given = ray.put(shown)
+    # A process a network: what JAX has compiled for one is of no use to the next.
+    remote = ray.remote(num_cpus=1, max_calls=1, max_retries=2)(_work)
+    waiting = {remote.remote(task, given): i for i, task in enumerate(tasks)}
+    while waiting:
+        ready, _ = ray.wait(list(waiting), timeout=1.0)
+        if stop.asked:
+            raise KeyboardInterrupt
+        for ref in ready:
+            try:
+                yield waiting.pop(ref), ray.get(ref)
+            except ray.exceptions.RayError as error:
+                raise SearchFailedError(f"training: a worker failed: {error}") from None
+
+
+def _checked(
+    entry: Entry, made: Sequence[Trained | str], where: Where
+) -> tuple[Entry, list[Trained]]:
+    found: list[Trained] = []
+    for one in made:
+        if isinstance(one, str):
+            raise SearchFailedError(f"{entry.final.name}: {one}")
+        if where.address is not None:
+            finals.settle(entry.out(one.seed), one.files)
+        found.append(replace(one, files={}))
+    return entry, found
+
+
+# -- testing ---------------------------------------------------------------------------------------
+
+
+def tested(
+    settings: Settings,
+    data: Data,
+    made: Sequence[tuple[Entry, list[Trained]]],
+    folder: Folder,
+) -> tuple[Final, ...]:
+    """Return all networks with their accuracies; winners are named before the test pictures are read."""
+    del settings
+    winners = _winners(made)
+    out = []
+    for entry, runs in made:
+        final = replace(entry.final, winner=entry.final.name in winners)
+        out.append(replace(final, runs=tuple(_run(entry, one, data, folder) for one in runs)))
+    return tuple(out)
+
+
+def _winners(made: Sequence[tuple[Entry, list[Trained]]]) -> set[str]:
+    """Return the name of the best finalist of each band by validation accuracy, mean over seeds."""
+    best: dict[int, tuple[float, str]] = {}
+    for entry, runs in made:
+        final = entry.final
+        if final.role == "finalist":
+            mean = float(np.mean([one.validation for one in runs]))
+            if final.band not in best or mean > best[final.band][0]:
+                best[final.band] = (mean, final.name)
+    return {name for _, name in best.values()}
+
+
+def _run(entry: Entry, one: Trained, data: Data, folder: Folder) -> Run:
+    out = entry.out(one.seed)
+    path = out / HITS
+    if not path.is_file():
+        finals.save_hits(path, finals.test_hits(out, data))
+    hits = np.load(path, allow_pickle=False)
+    return Run(
+        seed=one.seed,
+        validation=one.validation,
+        test=float(hits.mean()),
+        onnx=str((out / one.onnx).relative_to(folder.path)),
+        hits=str(path.relative_to(folder.path)),
+        seconds=one.seconds,
+        compile_seconds=one.compile_seconds,
+        images_s=one.images_s,
+    )

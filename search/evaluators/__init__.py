@@ -1,0 +1,1 @@
+"""Evaluators: how good a network is, without training it to the end."""

@@ -1,0 +1,127 @@
+"""Evaluates networks by a zero-cost score, without training any."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcnas.arch import Resolution, check_resolution, height_width
+from lcnas.errors import LcnasError, not_among, shorten
+from lcnas.training import proxies
+from search.errors import SearchError
+from search.evaluators.base import Candidate, Evaluation
+from search.pictures import Pictures
+
+_DRAWS = 11  # sets the draw of the pictures apart from that of the weights
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a network is scored by. Equal specs and pictures give equal scores in every process."""
+
+    score: str  # a name of lcnas.training.proxies.NAMES
+    classes: int
+    train_size: Resolution  # pixels of the pictures that are shown
+    seed: int = (
+        0  # of the pictures drawn and of the initial weights, which do not depend on the candidate
+    )
+    images: int = 64  # pictures shown
+    batches: int = proxies.BATCHES  # equal parts of them
+    names: tuple[str, ...] = proxies.NAMES  # scores that are noted beside; fewer take less time
+
+    def __post_init__(self) -> None:
+        for name in (self.score, *self.names):
+            if name not in proxies.NAMES:
+                raise SearchError(not_among("score", name, proxies.NAMES))
+        object.__setattr__(self, "train_size", check_resolution(self.train_size, "train_size"))
+        if self.batches < 2 or self.images < 2 * self.batches:
+            raise SearchError(
+                f"proxy: images: {shorten(self.images)} is less than two for each of "
+                f"{shorten(self.batches)} batches, of which there are at least 2"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Proxy:
+    """An evaluator that scores networks at initialisation; see :mod:`lcnas.training.proxies`."""
+
+    spec: Spec
+    images: NDArray[np.float32]  # (n, height, width, 3), normalised
+    labels: NDArray[np.int32]  # (n,)
+
+    def evaluate(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
+        """Return an evaluation for each candidate: the score as its accuracy, all scores as details."""
+        return [self._one(candidate) for candidate in candidates]
+
+    def _one(self, candidate: Candidate) -> Evaluation:
+        start, spec = time.monotonic(), self.spec
+        try:
+            found = proxies.scores(
+                candidate.arch,
+                self.images,
+                self.labels,
+                classes=spec.classes,
+                seed=spec.seed,
+                names=(spec.score, *spec.names),
+                batches=spec.batches,
+            )
+        except MemoryError:
+            return Evaluation(None, "no memory left", time.monotonic() - start)
+        except LcnasError as error:
+            return Evaluation(None, str(error), time.monotonic() - start)
+        return _evaluation(spec.score, found, time.monotonic() - start)
+
+
+def _evaluation(score: str, found: dict[str, float], seconds: float) -> Evaluation:
+    """Return the evaluation of some scores; those that are no numbers are left out of the details."""
+    details: dict[str, Any] = {n: v for n, v in found.items() if math.isfinite(v)}
+    if score in details:
+        return Evaluation(details[score], "", seconds, {"scores": details})
+    return Evaluation(None, f"{score} is {found[score]}", seconds, {"scores": details})
+
+
+def create(spec: Spec, pictures: Pictures) -> Proxy:
+    """Return the evaluator of a spec.
+
+    Args:
+        spec: what it scores by.
+        pictures: of which it draws some training pictures.
+
+    Raises:
+        SearchError: there are too few labelled pictures, or labels beyond the classes.
+    """
+    labels = np.asarray(pictures.train_labels)
+    known = np.flatnonzero(labels >= 0)
+    n = min(spec.images, len(known)) // spec.batches * spec.batches
+    if n < 2 * spec.batches:
+        raise SearchError(
+            f"proxy: {len(known)} labelled training pictures are too few for {spec.batches} batches; "
+            f"at least {2 * spec.batches}"
+        )
+    if labels.max() >= spec.classes:
+        raise SearchError(
+            f"proxy: a label is {labels.max()}, but there are {spec.classes} classes from 0"
+        )
+    rows = np.random.default_rng([spec.seed, _DRAWS]).permutation(known)[:n]
+    return Proxy(spec, _seen(pictures, rows, spec.train_size), labels[rows])
+
+
+def _seen(pictures: Pictures, rows: NDArray[np.intp], size: Resolution) -> NDArray[np.float32]:
+    """Return pictures as an evaluation sees them, normalised."""
+    images, normalization = pictures.train_images[rows], pictures.normalization
+    if images.shape[1:3] != height_width(size):
+        from lcnas.training.augment import Augment
+
+        seen = Augment().evaluate(
+            images, size=size, normalization=normalization, aspect=pictures.train_aspect[rows]
+        )
+        return np.asarray(seen, np.float32)
+    mean, std = (np.array(v, np.float32) for v in (normalization.mean, normalization.std))
+    made: NDArray[np.float32] = (images.astype(np.float32) / np.float32(255) - mean) / std
+    return made

@@ -1,0 +1,119 @@
+"""Accuracy with the weights of a supernet: trained once, then each network costs a look at the pictures.
+
+Batch-norm statistics are taken for each network over training pictures, then it answers the validation
+pictures (:class:`lcnas.training.supernet.Scorer`). Nothing is compiled for a network: programs are compiled
+once for each width bucket.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lcnas.errors import LcnasError, shorten
+from search.evaluators.base import Candidate, Evaluation
+from search.evaluators.train import keep_programs
+from search.pictures import Pictures, unpack
+
+if TYPE_CHECKING:
+    from lcnas.training.augment import Augment
+    from lcnas.training.supernet import Score, Trained
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A trained supernet, and how its networks are asked; arrays may be read-only."""
+
+    supernet: Mapping[str, Any]  # Supernet.to_data()
+    weights: Mapping[str, Any] = field(repr=False)  # name -> float32 array
+    augment: Augment  # of the recipe: how much of a picture is seen
+    calibration: int = 512  # training pictures that batch-norm statistics are taken over
+    batch: int = 256  # pictures at once
+    together: int = 1  # networks at once; more than 1 pays on accelerators only
+    cache: str | None = None  # folder of compiled programs; None: nothing is kept
+
+    @classmethod
+    def of(cls, trained: Trained | str | Path, augment: Augment, **how: Any) -> Spec:
+        """Return the spec of a trained supernet, or of the folder that holds it.
+
+        Raises:
+            TrainingError: the folder holds none.
+        """
+        if isinstance(trained, str | Path):
+            from lcnas.training.supernet import Trained
+
+            trained = Trained.load(trained)
+        return cls(trained.supernet.to_data(), dict(trained.weights), augment, **how)
+
+
+def create(spec: Spec, pictures: Pictures) -> Evaluator:
+    """Return the evaluator, to be used in this process.
+
+    Raises:
+        ModelError: the spec holds no supernet.
+        TrainingError: its weights do not fit it.
+    """
+    return Evaluator(spec, pictures)
+
+
+class Evaluator:
+    """Asks a supernet."""
+
+    def __init__(self, spec: Spec, pictures: Pictures) -> None:
+        from lcnas.models.supernet import Supernet
+        from lcnas.training.supernet import Scorer
+
+        keep_programs(spec.cache)
+        data = unpack(pictures)
+        self.supernet = Supernet.from_data(spec.supernet)
+        self.scorer = Scorer(
+            self.supernet,
+            spec.weights,
+            data.train,
+            data.validation,
+            data.normalization,
+            augment=spec.augment,
+            calibration=spec.calibration,
+            batch=spec.batch,
+            together=spec.together,
+        )
+
+    def evaluate(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
+        """Return an evaluation for each candidate."""
+        if self.scorer.together == 1 or len(candidates) == 1:
+            return [self._one(candidate) for candidate in candidates]
+        began = time.monotonic()
+        found = self._scores(candidates)
+        if isinstance(found, str):  # one of them: each is tried by itself
+            return [self._one(candidate) for candidate in candidates]
+        seconds = (time.monotonic() - began) / len(candidates)
+        return [_evaluation(score, seconds) for score in found]
+
+    def _one(self, candidate: Candidate) -> Evaluation:
+        began = time.monotonic()
+        found = self._scores([candidate])
+        seconds = time.monotonic() - began
+        if isinstance(found, str):
+            return Evaluation(None, found, seconds)
+        return _evaluation(found[0], seconds)
+
+    def _scores(self, candidates: Sequence[Candidate]) -> list[Score] | str:
+        """Return the scores, or why there are none."""
+        import jax
+
+        try:
+            return self.scorer.scores([candidate.arch for candidate in candidates])
+        except LcnasError as error:
+            return str(error)
+        except MemoryError:
+            return "out of memory"
+        except jax.errors.JaxRuntimeError as error:
+            return f"JAX: {shorten(str(error).partition(chr(10))[0], 200)}"
+
+
+def _evaluation(score: Score, seconds: float) -> Evaluation:
+    details = {"loss": score.loss, "bucket": score.bucket}
+    return Evaluation(score.accuracy, seconds=seconds, details=details)

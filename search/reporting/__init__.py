@@ -1,0 +1,102 @@
+"""Reports of a search: Markdown, HTML, a picture, JSON, and the table in the terminal."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from lcnas.errors import LcnasError
+from lcnas.spaces import Space
+from search.folder import Folder
+from search.outcome import Outcome
+from search.reporting import content, front, verdicts
+from search.reporting.terminal import table
+from search.settings import Settings
+
+NAMES = ("report.md", "report.html", front.NAME, content.FIGURE)
+
+
+def write(
+    outcome: Outcome, folder: str | Path, *, space: Space | None = None, measured_on: str = ""
+) -> list[Path]:
+    """Write report.md, report.html, front.json and front.png into the folder of a search.
+
+    Args:
+        outcome: what came out.
+        folder: of the search, with its trials.jsonl and the files that the outcome names.
+        space: that the trials' codes belong to; None: it is loaded by the outcome's settings.
+        measured_on: machine and engine of the measured latencies, where they came from elsewhere.
+
+    Raises:
+        SearchError: trials.jsonl is damaged (a last line that was cut off is not).
+        TrainingFailedError: the disk is full, or the folder cannot be written.
+    """
+    from search.reporting import figure, html, markdown
+
+    path = Path(folder)
+    made = content.Material(
+        outcome=outcome,
+        trials=tuple(sorted(Folder(path).trials(), key=lambda trial: trial.number)),
+        bands=verdicts.bands(outcome, path),
+        measured_on=measured_on,
+        command=_command(path),
+        again=f"python -m search.report {shlex.quote(_shown(path))}",
+    )
+    page = content.page(made)
+    picture = figure.draw(made)
+    files: Mapping[str, bytes] = {
+        content.FIGURE: picture,
+        front.NAME: front.to_json(made, front.networks(made, path, space)).encode(),
+        "report.html": html.render(page, {content.FIGURE: picture}).encode(),
+        "report.md": markdown.render(page).encode(),
+    }
+    for name, data in files.items():
+        _write(path / name, data)
+    return [path / name for name in NAMES]
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file beside its place, then rename it."""
+    from lcnas.training.run import unwritable
+
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with unwritable(path.parent):
+        try:
+            beside.write_bytes(data)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def _shown(path: Path) -> str:
+    """Return the folder as another machine may have it: a report names no place of this one."""
+    return str(path) if not path.is_absolute() else f"runs/{path.name}"
+
+
+def _command(path: Path) -> str:
+    """Return the command that would repeat the search in a new folder; "" without its settings."""
+    try:
+        asked = Folder(path).asked()
+    except LcnasError:
+        return ""
+    return shlex.join(["python", "-m", "search.run", *_options(asked), "--out", "runs/again"])
+
+
+def _options(asked: Settings) -> list[str]:
+    """Return the options of what is not as it is by default."""
+    made = []
+    for text in asked.differences(Settings()):
+        name = text.partition(" ")[0]
+        value, option = getattr(asked, name), f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            made.append(option if value else f"--no-{option[2:]}")
+        elif isinstance(value, tuple):
+            made += [option, "x".join(map(str, value))]
+        else:
+            made += [option, str(value)]
+    return made
+
+
+__all__ = ["NAMES", "table", "write"]

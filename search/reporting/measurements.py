@@ -1,0 +1,162 @@
+"""Latencies that were measured elsewhere, by ``python -m lcnas.measure --json FILE``, for an outcome."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from lcnas.errors import listing, nearest, shorten
+from search.errors import SearchError
+from search.outcome import Final, Outcome, Timed
+
+_FORMAT, _VERSIONS = "lcnas-measurements", (1, 2)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One network as it was measured."""
+
+    name: str  # of the zoo, a file's stem, or its path where stems were not unique
+    id: str | None  # of the network; None: an ONNX file
+    timed: Timed
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """A file of measurements."""
+
+    source: str
+    whose: str  # machine and engine, in words
+    entries: tuple[Entry, ...]
+
+
+def read(path: Path) -> Measurements:
+    """Return the measurements of a file.
+
+    Raises:
+        SearchError: no such file, or it is none of measurements.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if (data["format"], data["version"]) not in {(_FORMAT, v) for v in _VERSIONS}:
+            found = f"{shorten(data['format'])} version {shorten(data['version'])}"
+            raise SearchError(
+                f"measurements: {path} is {found}, not '{_FORMAT}' version 1 or 2; "
+                "python -m lcnas.measure --json FILE writes it"
+            )
+        entries = tuple(_entry(item) for item in data["networks"])
+        return Measurements(str(path), _whose(data["machine"], data["engine"]), entries)
+    except OSError as error:
+        raise SearchError(f"measurements: {path}: cannot be read: {error.strerror}") from None
+    except SearchError:
+        raise
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        what = f"{type(error).__name__}: {shorten(str(error))}"
+        raise SearchError(
+            f"measurements: {path} is no file of python -m lcnas.measure --json ({what})"
+        ) from None
+
+
+def _entry(item: Any) -> Entry:
+    timed = Timed(float(item["ms"]), float(item["low"]), float(item["high"]))
+    if not 0 < timed.low <= timed.ms <= timed.high < math.inf:
+        raise ValueError(f"{item['name']}: {timed.ms} ms, {timed.low} to {timed.high}")
+    return Entry(str(item["name"]), None if item["id"] is None else str(item["id"]), timed)
+
+
+def _whose(machine: Mapping[str, Any], engine: Mapping[str, Any]) -> str:
+    from lcnas.latency import Engine, LatencyTable, Machine
+
+    return LatencyTable(Machine(**machine), Engine(**engine)).whose
+
+
+def apply(outcome: Outcome, found: Measurements) -> Outcome:
+    """Return the outcome with these latencies in place of its own.
+
+    A network is found by its id, its name, the path of one of its ONNX files or that file's stem. Where a
+    network was measured more than once (an ONNX file a seed), the middle one counts. What the file lacks has
+    no measured latency then: those of two machines do not compare.
+
+    Raises:
+        SearchError: a measured network is none of the search's, or may be several; names all such.
+    """
+    by_final: dict[str, list[Timed]] = {}
+    strangers, unclear = [], []
+    for entry in found.entries:
+        names = matching(entry, outcome.finals)
+        if not names:
+            other = entry.name in {final.name for final in outcome.finals}
+            strangers.append(entry.name + " (at another resolution, or another network)" * other)
+        elif len({f.arch.id for f in outcome.finals if f.name in names}) > 1:
+            unclear.append(f"{entry.name} ({' or '.join(names)})")
+        for name in names:
+            by_final.setdefault(name, []).append(entry.timed)
+    _refuse(found, outcome, strangers, unclear)
+    finals = tuple(
+        dataclasses.replace(final, measured=_middle(by_final.get(final.name, [])))
+        for final in outcome.finals
+    )
+    lacking = [final.name for final in finals if final.measured is None]
+    notes = [f"Measured latencies are those of {found.whose} ({Path(found.source).name})."]
+    if lacking:
+        notes.append(f"Not among these measurements: {', '.join(lacking)}.")
+    return dataclasses.replace(outcome, finals=finals, notes=(*outcome.notes, *notes))
+
+
+def matching(entry: Entry, finals: Sequence[Final]) -> list[str]:
+    """Return the names of the networks that a measurement may be of, by the surest sign that fits any."""
+    path = PurePosixPath(entry.name.replace("\\", "/"))
+    # The stem of a path with no ONNX or JSON ending is the whole name: "pplcnet_0.5x" has a dot in it.
+    stem = path.stem if path.suffix in (".onnx", ".json") else path.name
+    signs = (
+        lambda f: entry.id is not None and f.arch.id == entry.id,
+        lambda f: entry.id is None and f.name in (entry.name, stem),
+        lambda f: entry.id is None and any(_ends_with(run.onnx, path) for run in f.runs),
+        lambda f: entry.id is None and any(PurePosixPath(run.onnx).stem == stem for run in f.runs),
+        lambda f: entry.id is None and f.name in path.parts[:-1],
+    )
+    for sign in signs:
+        names = [final.name for final in finals if sign(final)]
+        if names:
+            return names
+    return []
+
+
+def _ends_with(onnx: str, path: PurePosixPath) -> bool:
+    """Return whether an exported file and a measured one share at least folder and name."""
+    own = PurePosixPath(onnx).parts
+    shared = min(len(own), len(path.parts))
+    return shared > 1 and own[-shared:] == path.parts[-shared:]
+
+
+def _refuse(
+    found: Measurements, outcome: Outcome, strangers: Sequence[str], unclear: Sequence[str]
+) -> None:
+    names = [final.name for final in outcome.finals]
+    if not names:
+        raise SearchError(
+            f"measurements: {found.source}: this search has no finalists that could be measured"
+        )
+    if strangers:
+        hint = "" if strangers[0].partition(" (")[0] in names else nearest(strangers[0], names)
+        raise SearchError(
+            f"measurements: {found.source}: {listing(strangers)}: none of this search's networks, "
+            f"which are {listing(names)}{hint}"
+        )
+    if unclear:
+        raise SearchError(
+            f"measurements: {found.source}: more than one network fits {listing(unclear)}; measure "
+            "them by their paths, or in one command"
+        )
+    if not found.entries:
+        raise SearchError(f"measurements: {found.source}: holds no network")
+
+
+def _middle(timed: Sequence[Timed]) -> Timed | None:
+    ordered = sorted(timed, key=lambda t: t.ms)
+    return ordered[(len(ordered) - 1) // 2] if ordered else None

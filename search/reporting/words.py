@@ -1,0 +1,107 @@
+"""Figures as a report writes them."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from search.outcome import Final, Run, Timed
+
+
+def ms(value: float) -> str:
+    """Return a latency to three significant digits: "0.683", "1.31", "12.4"."""
+    if not value > 0 or not math.isfinite(value):
+        return f"{value:g}"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value)))}f}"
+
+
+def between(low: float | None, high: float | None) -> str:
+    """Return an interval of latencies; "" where there is none."""
+    return "" if low is None or high is None else f"{ms(low)}-{ms(high)}"
+
+
+def interval(timed: Timed | None) -> str:
+    """Return the interval of a measured latency; "" where there is none."""
+    return "" if timed is None else between(timed.low, timed.high)
+
+
+def percent(share: float) -> str:
+    """Return 0.7132 as "71.3"."""
+    return f"{100 * share:.1f}"
+
+
+def points(share: float) -> str:
+    """Return a difference of accuracies in points: 0.018 as "1.8"."""
+    text = f"{100 * share:.1f}"
+    return "0.0" if text == "-0.0" else text
+
+
+def large(number: float) -> str:
+    """Return a count of params or MACs to three digits: "613k", "1.88M", "44.7M"."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= 0.9995 * size:
+            return ms(max(number / size, 1.0)) + letter
+    return f"{number:g}"
+
+
+def duration(seconds: float) -> str:
+    """Return "0.4 s", "38 s", "3 min 20 s" or "2 h 5 min"."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def plural(number: int, word: str, more: str = "") -> str:
+    """Return "1 seed", "3 seeds"."""
+    return f"{number:,} {word if number == 1 else more or word + 's'}"
+
+
+# -- accuracies of a network -----------------------------------------------------------------------
+
+
+def tested(runs: Sequence[Run]) -> bool:
+    """Return whether all of them have read the test pictures."""
+    return bool(runs) and all(run.test is not None for run in runs)
+
+
+def accuracies(final: Final) -> list[float]:
+    """Return a network's accuracy of each seed, shares of 1: on test pictures, else on validation ones."""
+    if tested(final.runs):
+        return [run.test for run in final.runs if run.test is not None]
+    return [run.validation for run in final.runs]
+
+
+def accuracy(final: Final) -> str:
+    """Return "71.3 ± 0.4": mean and standard deviation over seeds, %; "" where nothing was trained."""
+    values = accuracies(final)
+    if not values:
+        return ""
+    mean = percent(statistics.fmean(values))
+    return mean if len(values) == 1 else f"{mean} ± {percent(statistics.stdev(values))}"
+
+
+def best_run(final: Final) -> Run | None:
+    """Return the training with the best accuracy on validation pictures; the test pictures choose nothing."""
+    return max(final.runs, key=lambda run: run.validation, default=None)
+
+
+def flat(data: Mapping[str, Any], above: str = "") -> dict[str, str]:
+    """Return nested plain data as names with dots and their values as texts; what is None is left out."""
+    made: dict[str, str] = {}
+    for key, value in data.items():
+        name = f"{above}{key}"
+        if isinstance(value, Mapping):
+            made |= flat(value, f"{name}.")
+        elif isinstance(value, list | tuple):
+            made[name] = ", ".join(map(str, value))
+        elif value is not None:
+            made[name] = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return made

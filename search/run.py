@@ -1,0 +1,257 @@
+"""Command line: search a space for networks within a latency budget; train, measure and export the best.
+
+python -m search.run --space pplcnet_tail
+python -m search.run --space pplcnet_tail --max-latency-ms 2 --data imagefolder:DIR --preset thorough
+python -m search.run --resume runs/NAME
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from lcnas import _cli
+from lcnas.errors import LcnasError, TrainingFailedError
+from search.errors import SearchError, SearchFailedError
+from search.folder import Folder, new_name
+from search.settings import EVALUATORS, PRESETS, SCORES, SEARCHERS, Settings
+
+PROG = "search.run"
+_SETTINGS = "setting_"  # what the settings' options begin with among the parsed arguments
+_MOST = 10**7
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    args = _parser().parse_args(argv)
+    _cli.load_blocks(args.blocks)
+    given = {
+        key.removeprefix(_SETTINGS): value
+        for key, value in vars(args).items()
+        if key.startswith(_SETTINGS) and value is not None
+    }
+    folder, asked = _what(args, given)
+    from search import steps
+
+    if args.dry_run:
+        print(steps.dry_run(asked))
+        return 0
+    print(f"run: {folder.shown}", flush=True)
+    where = steps.Where(args.address, args.storage_path, args.until)
+    try:
+        with folder.held():
+            steps.search(folder, asked, where)
+    except KeyboardInterrupt:
+        print(
+            f"stopped; all that finished is kept, and python -m {PROG} --resume {folder.shown} goes on",
+            file=sys.stderr,
+        )
+        return 130
+    except (SearchFailedError, TrainingFailedError) as failure:
+        print(f"python -m {PROG}: {failure}", file=sys.stderr)
+        print(f"python -m {PROG} --resume {folder.shown} goes on from there", file=sys.stderr)
+        return _cli.FAILURE
+    return 0
+
+
+def _what(args: argparse.Namespace, given: dict[str, Any]) -> tuple[Folder, Settings]:
+    """Return the folder, and what is asked for; refuses what does not fit together."""
+    if args.resume is not None:
+        if args.out is not None:
+            raise SearchError("resume: goes on in its own folder; leave --out away")
+        folder = Folder(Path(args.resume))
+        asked = folder.asked()
+        found = Settings(**{**asked.to_data(), **given}).differences(asked, frozenset(given))
+        if found:
+            raise SearchError(
+                f"resume: {folder.shown} holds a search with other settings: {'; '.join(found)}"
+            )
+        return folder, asked
+    asked = Settings(**given)
+    out = Path(args.out) if args.out is not None else new_name(asked.space)
+    if args.out is not None:
+        _cli.check_folder(args.out, "out")
+    folder = Folder(out)
+    folder.check(asked)
+    return folder, asked
+
+
+# -- options ---------------------------------------------------------------------------------------
+
+
+def _parser() -> _cli.Parser:
+    parser = _cli.Parser(
+        PROG,
+        "Search a space for networks that are accurate within a latency budget on this machine's CPU. The\n"
+        "best are measured as whole networks, trained from scratch beside PP-LCNet and the best published\n"
+        "network of the same latency, and exported to ONNX, with a report. All of it goes into one folder; stop\n"
+        "it at any moment (Ctrl-C, a kill): the same command with --out, or --resume, goes on where it was.",
+    )
+    _add_space(parser)
+    _add_learning(parser)
+    _add_search(parser)
+    _add_folder(parser)
+    return parser
+
+
+class _Options:
+    """Adds options that set a field of the settings."""
+
+    def __init__(self, parser: argparse.ArgumentParser, title: str) -> None:
+        self._group = parser.add_argument_group(title)
+
+    def __call__(self, name: str, words: str, **more: Any) -> None:
+        dest = _SETTINGS + name.removeprefix("--").replace("-", "_")
+        if "action" not in more:
+            more.setdefault("metavar", "N")
+        self._group.add_argument(name, dest=dest, default=None, help=words, **more)
+
+
+def _add_space(parser: argparse.ArgumentParser) -> None:
+    from lcnas.latency import engines
+
+    add = _Options(parser, "space and latency")
+    whole = _cli.whole(1, _MOST)
+    add("--space", "name, or .toml file (default: pplcnet_tail)", metavar="NAME")
+    add(
+        "--resolution",
+        "of deployment, what latency means: a side or HEIGHTxWIDTH (default: the space's own)",
+        metavar="R",
+        type=_resolution,
+    )
+    ms = _cli.number(1e-6, 1e6)
+    add(
+        "--max-latency-ms",
+        "that a network may take, measured (default: PP-LCNet 1.0x's)",
+        metavar="MS",
+        type=ms,
+    )
+    add(
+        "--min-latency-ms",
+        "below which nothing is searched (default: PP-LCNet 0.25x's)",
+        metavar="MS",
+        type=ms,
+    )
+    add(
+        "--engine",
+        f"{', '.join(engines.names())} (default: {engines.default()})",
+        metavar="E",
+    )
+    add("--threads", "that compute a network (default: 1)", type=whole)
+    add("--precision", f"{', '.join(engines.PRECISIONS)} (default: fp32)", metavar="P")
+    add("--batch", "pictures at once (default: 1)", type=whole)
+    add(
+        "--table",
+        "latency table, by name or file (default: this machine's; what it lacks is measured first)",
+        metavar="T",
+    )
+    add(
+        "--remeasure",
+        "measure finalists on this machine though the table is another's (--no-remeasure: never)",
+        action=argparse.BooleanOptionalAction,
+    )
+
+
+def _add_learning(parser: argparse.ArgumentParser) -> None:
+    add = _Options(parser, "data and training (defaults by --preset and data)")
+    whole = _cli.whole(1, _MOST)
+    add(
+        "--data",
+        "synthetic, cifar10:DIR, imagefolder:DIR or npz:FILE (default: synthetic, a demonstration)",
+        metavar="SET",
+    )
+    add("--train-size", "pixels to train at", metavar="R", type=_resolution)
+    add(
+        "--evaluator",
+        f"{', '.join(EVALUATORS)}: how networks are compared in the search",
+        metavar="E",
+    )
+    add("--score", f"of the evaluator proxy: {', '.join(SCORES)}", metavar="S")
+    add("--pictures", "training pictures in the search, at most", type=whole)
+    add("--epochs", "of the evaluator's trainings", type=whole)
+    add("--init", "weights of a PP-LCNet that the supernet starts from", metavar="FILE")
+    add("--final-epochs", "of finalists and baselines", type=whole)
+    add("--final-seeds", "trainings of each, with seeds 0, 1, ...", type=whole)
+    add("--final-pictures", "training pictures of finalists and baselines, at most", type=whole)
+    add(
+        "--baselines",
+        "train PP-LCNet and the best published network beside finalists (default: yes)",
+        action=argparse.BooleanOptionalAction,
+    )
+    add(
+        "--permute-labels",
+        "a control: labels dealt out at random, so that nothing better can be found",
+        action="store_const",
+        const=True,
+    )
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    add = _Options(parser, "search (defaults by --preset)")
+    whole = _cli.whole(1, _MOST)
+    add("--searcher", f"{', '.join(SEARCHERS)} (default: nsga2)", metavar="S")
+    add("--trials", "networks to evaluate", type=whole)
+    add(
+        "--time-budget",
+        "seconds after which no more networks are proposed (default: no limit)",
+        metavar="S",
+        type=_cli.number(0, 1e9),
+    )
+    add("--networks-per-trial", "networks that a worker is given at once", type=whole)
+    add(
+        "--predictor",
+        "whether a predictor of accuracy screens proposals (default: yes, but for the evaluator proxy)",
+        action=argparse.BooleanOptionalAction,
+    )
+    add("--lag", "proposal i rests on the results of the first i - LAG", type=whole)
+    add("--finalists", "networks that are measured and trained", type=whole)
+    add("--bands", "latency bands, each with a winner of its own", type=whole)
+    add("--workers", "processes of one thread (default: one a core)", type=whole)
+    add("--seed", "of all draws (default: 0)", type=_cli.whole(0, 2**31 - 1))
+    add(
+        "--preset",
+        f"{', '.join(PRESETS)}: minutes on two cores, or a night (default: quick)",
+        metavar="P",
+    )
+
+
+def _add_folder(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("run")
+    group.add_argument(
+        "--out",
+        metavar="FOLDER",
+        help="of the run; the same command goes on in it (default: a new one in runs/)",
+    )
+    group.add_argument("--resume", metavar="FOLDER", help="go on with the settings of this run")
+    group.add_argument(
+        "--address", metavar="HOST:PORT", help="of a Ray cluster, or auto (default: this machine)"
+    )
+    group.add_argument(
+        "--storage-path",
+        metavar="PLACE",
+        help="where Ray Tune keeps its own files: a folder or URI that all nodes of a cluster reach",
+    )
+    group.add_argument(
+        "--until",
+        choices=("search",),
+        help="end after the search itself; --resume goes on with finalists (on the machine that they are for)",
+    )
+    group.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print what would be done, how many networks, and about how long; do nothing",
+    )
+    _cli.add_blocks_option(parser)
+
+
+def _resolution(text: str) -> Any:
+    try:
+        return _cli.resolution(text)
+    except LcnasError as error:
+        raise argparse.ArgumentTypeError(str(error).partition(": ")[2]) from None
+
+
+if __name__ == "__main__":
+    _cli.run(PROG, main)

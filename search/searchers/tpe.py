@@ -1,0 +1,188 @@
+"""Optuna's tree-structured Parzen estimator over the codes of a space."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lcnas.budgets import Budget
+from lcnas.errors import CodesError
+from lcnas.spaces import Gene
+from search import pareto
+from search.searchers.base import (
+    BANDS,
+    BandedDraws,
+    Codes,
+    Key,
+    codes_of,
+    initial_for,
+    key_of,
+    mutated,
+    whole,
+)
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.distributions import BaseDistribution
+
+_FEWEST = 4  # results before it is used
+_TRIES = 10  # steps away from a network that was proposed before
+
+
+@dataclass(frozen=True)
+class _Told:
+    codes: Codes
+    accuracy: float
+    minus_log_ms: float
+
+
+class TPE:
+    """Multi-objective TPE: networks are likely near good ones and unlikely near the others.
+
+    Bergstra et al., "Algorithms for Hyper-Parameter Optimization" (NeurIPS 2011); for several objectives
+    Ozaki et al., "Multiobjective Tree-Structured Parzen Estimator" (JAIR 2022); as implemented by Optuna's
+    ``TPESampler``, all genes together. Widths, depths and other ordered numbers are numbers to it, the rest
+    categories. What lies outside the budget is repaired, and the repaired point is what it is told.
+
+    Args:
+        budget: the networks.
+        seed: of the initial draws.
+        trials: how many networks will be asked for.
+        initial: networks drawn at random first; None: an eighth of the trials, from 10 to 100.
+        memory: results that it rests on; beyond, it goes on with half as many, the best tenth and the
+            latest, since a proposal takes time in proportion to them.
+        candidates: points among which it takes the most promising one.
+        bands: latency bands of the initial draws.
+    """
+
+    def __init__(
+        self,
+        budget: Budget,
+        seed: int,
+        *,
+        trials: int,
+        initial: int | None = None,
+        memory: int = 500,
+        candidates: int = 24,
+        bands: int = BANDS,
+    ) -> None:
+        self.budget = budget
+        self._initial = whole("initial", initial_for(trials) if initial is None else initial, 1)
+        self._memory = whole("memory", memory, 10)
+        self._candidates = whole("candidates", candidates, 1)
+        self._draws = BandedDraws(budget, seed, whole("bands", bands, 1))
+        self._columns = {g.name: i for i, g in enumerate(budget.space.genes) if len(g.choices) > 1}
+        self._spread = {g.name: _distribution(g) for g in budget.space.genes if len(g.choices) > 1}
+        self._told: list[_Told] = []
+        self._seen: set[Key] = set()
+        self._study = _study()
+
+    def ask(self, rng: np.random.Generator) -> Codes:
+        """Return an initial draw, or the most promising point, repaired."""
+        if self._initial > 0 or len(self._told) < _FEWEST:
+            self._initial -= 1
+            return self._draws.next()
+        made = self._fresh(self._inside(self._suggest(rng), rng), rng)
+        self._seen.add(key_of(made))
+        return made
+
+    def _inside(self, codes: Codes, rng: np.random.Generator) -> Codes:
+        """Return the network of the budget with the fewest changes.
+
+        Where a rule that ties genes together forbids the codes, genes of a told network take the place of
+        theirs, one after another, until it holds.
+        """
+        other = self._told[int(rng.integers(len(self._told)))].codes
+        for column in rng.permutation(len(codes)):
+            try:
+                codes = self.budget.space.canonical(self.budget.repair(codes))[0]
+                break
+            except CodesError:
+                codes[column] = other[column]
+        return codes
+
+    def _fresh(self, codes: Codes, rng: np.random.Generator) -> Codes:
+        """Return the network, or a neighbour where it was proposed before: asking again takes far longer."""
+        for _ in range(_TRIES):
+            if key_of(codes) not in self._seen:
+                break
+            arch = self.budget.space.decode(codes)[0]
+            codes = codes_of(self.budget, mutated(self.budget, arch, rng))
+        return codes
+
+    def _suggest(self, rng: np.random.Generator) -> Codes:
+        """Return the codes of the most promising point, in the budget or not."""
+        from optuna.samplers import TPESampler
+        from optuna.trial import TrialState, create_trial
+
+        sampler = TPESampler(
+            n_startup_trials=0,
+            n_ei_candidates=self._candidates,
+            multivariate=True,
+            constant_liar=False,  # there are no running trials: the study holds results alone
+            seed=int(rng.integers(1 << 31)),
+        )
+        running = create_trial(state=TrialState.RUNNING)
+        params = sampler.sample_relative(self._study, running, self._spread)
+        codes = np.zeros(len(self.budget.space.genes), dtype=np.int64)
+        for name, column in self._columns.items():
+            codes[column] = params[name]
+        return codes
+
+    def tell(self, number: int, codes: Codes, accuracy: float | None, latency_ms: float) -> None:  # noqa: ARG002
+        """Add a result; forget old ones where there are too many."""
+        self._seen.add(key_of(codes))
+        if accuracy is None:
+            return
+        told = _Told(codes, accuracy, -math.log(latency_ms))
+        self._told.append(told)
+        if len(self._told) <= self._memory:
+            self._add(told)
+            return
+        self._told = _remembered(self._told, self._memory // 2)
+        self._study = _study()
+        for told in self._told:
+            self._add(told)
+
+    def _add(self, told: _Told) -> None:
+        from optuna.trial import create_trial
+
+        params = {name: int(told.codes[column]) for name, column in self._columns.items()}
+        values = [told.accuracy, told.minus_log_ms]
+        self._study.add_trial(
+            create_trial(params=params, distributions=self._spread, values=values)
+        )
+
+
+def _remembered(told: list[_Told], n: int) -> list[_Told]:
+    """Return the n results to keep, in their order: a tenth of the best, the rest the latest."""
+    ranks = pareto.ranks([(t.accuracy, t.minus_log_ms) for t in told])
+    best = set(np.argsort(ranks, kind="stable")[: n // 10].tolist())
+    latest = [i for i in range(len(told)) if i not in best][len(best) - n :]
+    return [told[i] for i in sorted([*best, *latest])]
+
+
+def _distribution(gene: Gene) -> BaseDistribution:
+    """Return how a gene varies, as the numbers of its choices."""
+    from optuna.distributions import CategoricalDistribution, IntDistribution
+
+    values = gene.choices
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    if numbers and list(values) == sorted(values):
+        return IntDistribution(0, len(values) - 1)
+    return CategoricalDistribution(range(len(values)))
+
+
+def _study() -> optuna.Study:
+    """Return an empty study, without the line that Optuna prints about each."""
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        return optuna.create_study(directions=["maximize", "maximize"])
+    finally:
+        optuna.logging.set_verbosity(before)

@@ -1,0 +1,214 @@
+"""Settings of a search: what was asked for, and what that means where nothing was said."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lcnas.arch import Resolution, check_resolution
+from lcnas.errors import LcnasError, not_among, shorten
+from search.errors import SearchError
+
+EVALUATORS = ("supernet", "train", "proxy")
+SEARCHERS = ("nsga2", "evolution", "tpe", "random", "local")
+SCORES = ("synflow", "naswot", "zico", "gradient_norm", "swap", "params", "macs")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a search is asked for; None stands for what :meth:`filled` puts there."""
+
+    space: str = "pplcnet_tail"  # name, or path of a TOML file
+    resolution: Resolution | None = None  # of deployment: what latency means; None: the space's own
+    max_latency_ms: float | None = None  # of measured latency; None: that of PP-LCNet 1.0x
+    min_latency_ms: float | None = None  # None: that of PP-LCNet 0.25x
+    engine: str | None = None
+    threads: int = 1  # that compute a network when it is timed
+    precision: str = "fp32"
+    batch: int = 1  # pictures at once when it is timed
+    table: str | None = None  # name or path; None: that of this machine and engine
+    remeasure: bool | None = None  # finalists; None: where the table is this machine's
+
+    data: str = "synthetic"
+    permute_labels: bool = False  # a control: nothing better may be found
+    train_size: Resolution | None = None  # pixels to train at
+    pictures: int | None = None  # at most so many training pictures in the search
+    evaluator: str | None = None
+    score: str | None = None  # that the evaluator "proxy" ranks by
+    epochs: int | None = None  # of the evaluator's trainings
+    init: str | None = None  # weights that the supernet starts from
+    searcher: str = "nsga2"
+    predictor: bool | None = None  # whether an accuracy predictor screens proposals
+    trials: int | None = None
+    networks_per_trial: int | None = None  # evaluated by one call of a worker
+    time_budget: float | None = None  # seconds of proposing; None: no limit but the trials
+    lag: int | None = None  # proposal i rests on the results of the first i - lag
+
+    finalists: int | None = None
+    bands: int | None = None  # latency bands, each with a winner
+    final_epochs: int | None = None
+    final_seeds: int | None = None
+    final_pictures: int | None = None  # at most so many training pictures; None: all
+    baselines: bool = True
+
+    workers: int | None = None  # processes of one thread; None: one a core of the cluster
+    seed: int = 0
+    preset: str = "quick"
+
+    def __post_init__(self) -> None:
+        for name in ("resolution", "train_size"):
+            value = getattr(self, name)
+            if value is not None:
+                size = tuple(value) if isinstance(value, list) else value
+                object.__setattr__(self, name, check_resolution(size, name))
+        _one_of("evaluator", self.evaluator, EVALUATORS)
+        _one_of("searcher", self.searcher, SEARCHERS)
+        _one_of("score", self.score, SCORES)
+        _one_of("preset", self.preset, tuple(PRESETS))
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise SearchError(f"{name}: {shorten(value)} is not a whole number of at least 1")
+        self._check_latency()
+        if self.bands is not None and self.finalists is not None and self.bands > self.finalists:
+            raise SearchError(
+                f"bands: {self.bands} are more than the {self.finalists} finalists; give at most as many"
+            )
+        if self.score is not None and self.evaluator not in (None, "proxy"):
+            raise SearchError(f"score: is for the evaluator proxy, not {self.evaluator}")
+
+    def _check_latency(self) -> None:
+        low, high = self.min_latency_ms, self.max_latency_ms
+        for name, value in (("min_latency_ms", low), ("max_latency_ms", high)):
+            if value is not None and not 0 < value < 1e6:
+                raise SearchError(f"{name}: {value:g} is not a latency in ms above 0")
+        if low is not None and high is not None and low >= high:
+            raise SearchError(f"min_latency_ms: {low:g} is not less than max_latency_ms, {high:g}")
+
+    def filled(self, kind: str, maskable: bool, cores: int) -> Settings:
+        """Return the settings with nothing left open but what the table decides.
+
+        Args:
+            kind: of data, such as "synthetic" or "cifar10".
+            maskable: whether a supernet can hold the space.
+            cores: that the workers may use.
+        """
+        preset = PRESETS[self.preset]
+        values: dict[str, Any] = {
+            f.name: preset.get(f.name)
+            for f in dataclasses.fields(self)
+            if getattr(self, f.name) is None and f.name in preset
+        }
+        evaluator = self.evaluator or ("proxy" if self.score else default_evaluator(maskable))
+        values["evaluator"] = evaluator
+        if evaluator == "proxy":
+            values["score"] = self.score or "swap"
+        values["train_size"] = self.train_size or self.size_for(kind)
+        if self.trials is None:
+            values["trials"] = preset["trials"][evaluator]
+        workers = self.workers or cores
+        values["workers"] = workers
+        each = self.networks_per_trial or {"supernet": 8, "train": 1, "proxy": 1}[evaluator]
+        values["networks_per_trial"] = each
+        values["lag"] = self.lag or max(4, 2 * workers * each)
+        values["predictor"] = self.predictor if self.predictor is not None else evaluator != "proxy"
+        finalists = self.finalists or preset["finalists"]
+        values["bands"] = self.bands or min(preset["bands"], finalists)
+        return dataclasses.replace(self, **values)
+
+    def size_for(self, kind: str) -> int:
+        """Return the pixels to train at where nothing was said."""
+        return _SIZES.get(kind, _SIZES["imagefolder"])[self.preset]
+
+    def to_data(self) -> dict[str, Any]:
+        """Return them as plain data."""
+        made = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in made.items()}
+
+    @classmethod
+    def from_data(cls, data: Any, where: str) -> Settings:
+        """Return the settings of such data.
+
+        Raises:
+            SearchError: they are of another version, or edited; names the place.
+        """
+        try:
+            return cls(**data)
+        except LcnasError as error:
+            raise SearchError(f"{where}: {error}") from None
+        except TypeError as error:
+            raise SearchError(f"{where}: no settings of this version: {error}") from None
+
+    def differences(self, there: Settings, names: frozenset[str] | None = None) -> list[str]:
+        """Return in words what is different in other settings; of all of them, or of some names."""
+        return [
+            f"{f.name} is {_shown(getattr(there, f.name))} there and {_shown(getattr(self, f.name))} here"
+            for f in dataclasses.fields(self)
+            if getattr(self, f.name) != getattr(there, f.name) and (not names or f.name in names)
+        ]
+
+
+def default_evaluator(maskable: bool) -> str:
+    """Return the evaluator of a space that a supernet can hold, or not."""
+    del maskable
+    return "train"
+
+
+_COUNTS = (
+    "threads",
+    "batch",
+    "pictures",
+    "epochs",
+    "trials",
+    "networks_per_trial",
+    "lag",
+    "finalists",
+    "bands",
+    "final_epochs",
+    "final_seeds",
+    "final_pictures",
+    "workers",
+)
+
+# Pixels to train at, by the kind of data.
+_SIZES: Mapping[str, Mapping[str, int]] = {
+    "synthetic": {"quick": 64, "thorough": 64},
+    "cifar10": {"quick": 32, "thorough": 32},
+    "npz": {"quick": 64, "thorough": 96},
+    "imagefolder": {"quick": 64, "thorough": 128},
+}
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    # Minutes on two cores: enough to see everything at work.
+    "quick": {
+        "pictures": 3000,
+        "epochs": 2,
+        "trials": {"train": 20, "supernet": 160, "proxy": 100},
+        "finalists": 3,
+        "bands": 3,
+        "final_epochs": 4,
+        "final_seeds": 2,
+        "final_pictures": 4000,
+    },
+    # A night on a few cores, or a cluster.
+    "thorough": {
+        "pictures": 20_000,
+        "epochs": 8,
+        "trials": {"train": 400, "supernet": 2000, "proxy": 2000},
+        "finalists": 6,
+        "bands": 3,
+        "final_epochs": 40,
+        "final_seeds": 3,
+    },
+}
+
+
+def _one_of(what: str, value: str | None, allowed: tuple[str, ...]) -> None:
+    if value is not None and value not in allowed:
+        raise SearchError(not_among(what, value, allowed))
+
+
+def _shown(value: object) -> str:
+    return "not given" if value is None else str(value)

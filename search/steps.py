@@ -1,0 +1,424 @@
+"""A search, step by step: each is told, timed, and not repeated once it is done."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lcnas import cost, latency, spaces, zoo
+from lcnas.budgets import Budget
+from lcnas.errors import SpaceError
+from lcnas.latency import engines
+from lcnas.latency.engines import Engine
+from lcnas.latency.machine import usable_cores
+from lcnas.latency.table import LatencyTable
+from lcnas.spaces import Space
+from search import cluster, contest, pareto, tables, tuning, work
+from search.errors import SearchError, SearchFailedError
+from search.folder import Folder
+from search.outcome import Final, Outcome
+from search.settings import Settings
+from search.telling import Told
+from search.trials import Trial
+
+if TYPE_CHECKING:
+    from lcnas.training.data import Data
+
+OUTCOME, SEARCHED, TABLE = "outcome.json", "searched.json", "table"
+STEPS = (
+    "data",
+    "space, table and budget",
+    "evaluator",
+    "search",
+    "finalists measured",
+    "finalists and baselines trained",
+    "test and report",
+)
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where and how far a search runs; it changes nothing of what comes out."""
+
+    address: str | None = None  # of a Ray cluster
+    storage: str | None = None  # of Ray Tune's own files
+    until: str | None = None  # the last step to do; None: all
+
+
+@dataclass(frozen=True)
+class Field:
+    """What is searched: a space, a table, and the networks within the budget."""
+
+    space: Space
+    table: LatencyTable
+    here: bool  # whether the table is this machine's
+    classes: int
+    max_ms: float  # of measured latency
+    min_ms: float
+    margin: float  # by which a measured network may exceed its prediction, relative
+    budget: Budget
+    notes: tuple[str, ...] = ()
+
+    @property
+    def searched_max_ms(self) -> float:
+        """What predictions keep to, so that measured networks keep to the budget."""
+        return self.max_ms / (1 + self.margin)
+
+
+def search(folder: Folder, asked: Settings, where: Where) -> Outcome | None:
+    """Do what is left to do of a search, and show what came out; None where it ends before that."""
+    return _Search(folder, asked, where).run()
+
+
+class _Search:
+    """One process's part of a search."""
+
+    def __init__(self, folder: Folder, asked: Settings, where: Where) -> None:
+        self.folder = folder
+        self.asked = asked
+        self.where = where
+        self.tell = Told()
+        self.stop = tuning.Stop()
+
+    def run(self) -> Outcome | None:
+        """Do what is left, and show the result."""
+        self.folder.check(self.asked)
+        self.folder.mend()
+        known = self.folder / OUTCOME
+        if known.is_file():
+            made: Outcome | None = Outcome.from_json(known.read_text("utf-8"), str(known))
+        else:
+            with self.stop.listening(self.tell):
+                made = self._whole()
+        if made is not None:
+            self._show(made)
+        return made
+
+    def _show(self, made: Outcome) -> None:
+        from search import reporting
+
+        shown = self.folder.shown
+        reporting.write(made, self.folder.path)
+        self.tell.show(reporting.table(made, self.folder.path))
+        self.tell(f"written: {shown}/report.md, report.html, front.json, front.png")
+
+    def _whole(self) -> Outcome | None:
+        with self._step("data"):
+            data = load_data(self.asked)
+            self.tell(f"  {words_of_data(data)}")
+        with data:
+            with self._step("space, table and budget"):
+                field = field_of(self.asked, data.classes, self.folder / TABLE, self.tell)
+                for line in words_of_field(field):
+                    self.tell(f"  {line}")
+            settings = self._begun(data, field)
+            trials = self._searched(settings, field, data)
+            front = front_of(trials)
+            if self.where.until == "search":
+                self._tell_front(trials, front)
+                return None
+            finals, notes = self._contest(settings, field, data, trials, front)
+            return self._outcome(settings, field, data, trials, front, finals, notes)
+
+    # -- each step is told and timed --
+
+    @contextlib.contextmanager
+    def _step(self, title: str) -> Iterator[None]:
+        if self.stop.asked:
+            raise KeyboardInterrupt
+        self.tell(f"[{STEPS.index(title) + 1}/{len(STEPS)}] {title}", "bold")
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.folder.took(title, time.monotonic() - began)
+        if self.stop.asked:
+            raise KeyboardInterrupt
+        self.tell(f"  done in {time.monotonic() - began:,.1f} s", "dim")
+
+    def _begun(self, data: Data, field: Field) -> Settings:
+        """Return the settings with nothing left open: those of the folder, or new ones."""
+        kept = self.folder / TABLE
+        if self.folder.begun:
+            if not kept.is_dir():
+                field.table.save(kept)
+            return self.folder.settings()
+        cores = len(usable_cores())
+        if self.where.address is not None and self.asked.workers is None:
+            with cluster.started(self.where.address, None) as there:
+                cores = there.cores
+        kind = data.spec.partition(":")[0]
+        made = self.asked.filled(kind, work.not_maskable(field.space) is None, cores)
+        if made.evaluator == "supernet" and (why := work.not_maskable(field.space)):
+            raise SearchError(f"evaluator: a supernet cannot hold {field.space.name}: {why}")
+        self.folder.begin(self.asked, made)
+        field.table.save(kept)
+        return made
+
+    # -- the search --
+
+    def _searched(self, settings: Settings, field: Field, data: Data) -> list[Trial]:
+        """Return the trials of the search, all of them made."""
+        done = self.folder.load(SEARCHED)
+        if done is None:
+            self._search(settings, field, data)
+            self.folder.save(SEARCHED, {"trials": len(self.folder.trials())})
+        trials = sorted(self.folder.trials(), key=lambda t: t.number)
+        if all(t.failed for t in trials):
+            why = trials[0].reason if trials else "none was proposed"
+            raise SearchFailedError(f"no network could be evaluated: {why}")
+        return trials
+
+    def _search(self, settings: Settings, field: Field, data: Data) -> None:
+        pictures = work.pictures(settings, data)
+        store_mb = 2 * (pictures.nbytes >> 20) + 128
+        with cluster.started(self.where.address, settings.workers, store_mb) as ray:
+            with self._step("evaluator"):
+                made = work.evaluator(settings, field, pictures, self.folder, self.tell)
+            with self._step("search"):
+                known = self.folder.trials()
+                spent = sum(t.seconds for t in known) / max(settings.workers or 1, 1)
+                left = None if settings.time_budget is None else settings.time_budget - spent
+                self.stop.limit(left)
+                with self._progress(settings, known) as record:
+                    searcher = work.searcher(settings, field, known, record, self.stop)
+                    storage = self.where.storage or (ray.temporary or self.folder.path) / "tune"
+                    workers = min(settings.workers or 1, ray.cores)
+                    tuning.run(searcher, made, ray, storage, workers)
+                if self.stop.asked:
+                    raise KeyboardInterrupt
+                self._tell_trials(self.folder.trials())
+
+    @contextlib.contextmanager
+    def _progress(self, settings: Settings, known: Sequence[Trial]) -> Iterator[Any]:
+        """Give what records a finished trial, and shows it."""
+        trials = list(known)
+        with self.tell.progress("networks", settings.trials or 0, len(trials)) as moved:
+
+            def record(trial: Trial) -> None:
+                self.folder.add(trial)
+                trials.append(trial)
+                best = tuning.best_so_far(trials)
+                word = f"best {best.accuracy:.2%} at {best.latency_ms:.2f} ms" if best else ""
+                moved(len(trials), word)
+
+            yield record
+
+    def _tell_trials(self, trials: Sequence[Trial]) -> None:
+        failed = [t for t in trials if t.failed]
+        self.tell(f"  {len(trials)} networks evaluated, {len(failed)} failed")
+        for trial in failed[:3]:
+            self.tell(f"  trial {trial.number} failed: {trial.reason}")
+
+    def _tell_front(self, trials: Sequence[Trial], front: Sequence[int]) -> None:
+        found = {t.number: t for t in trials}
+        for number in front:
+            t = found[number]
+            self.tell(f"  trial {number}: {t.accuracy:.4f} at {t.latency_ms:.3f} ms")
+        self.tell(f"to go on: python -m search.run --resume {self.folder.shown}")
+
+    # -- finalists and baselines --
+
+    def _contest(
+        self,
+        settings: Settings,
+        field: Field,
+        data: Data,
+        trials: Sequence[Trial],
+        front: Sequence[int],
+    ) -> tuple[tuple[Final, ...], tuple[str, ...]]:
+        with self._step("finalists measured"):
+            chosen = contest.chosen(settings, field, trials, front, self.folder, self.tell)
+        with self._step("finalists and baselines trained"):
+            trained = contest.trained(
+                settings, field, data, chosen, self.folder, self.where, self.tell, self.stop
+            )
+        with self._step("test and report"):
+            tested = contest.tested(settings, data, trained, self.folder)
+        return tested, chosen.notes
+
+    def _outcome(
+        self,
+        settings: Settings,
+        field: Field,
+        data: Data,
+        trials: Sequence[Trial],
+        front: Sequence[int],
+        finals: tuple[Final, ...],
+        notes: tuple[str, ...],
+    ) -> Outcome:
+        config = self.folder.config()
+        made = Outcome(
+            settings=config["settings"],
+            surroundings={**config["surroundings"], "git": config["git"]},
+            space=field.space.name,
+            table=field.table.whose,
+            on_this_machine=field.here,
+            max_latency_ms=field.max_ms,
+            min_latency_ms=field.min_ms,
+            searched_max_ms=field.searched_max_ms,
+            networks=field.budget.count_bounds()[0],
+            synthetic=data.spec.partition(":")[0] == "synthetic",
+            trials=len(trials),
+            failed=sum(t.failed for t in trials),
+            evaluator=str(settings.evaluator),
+            searcher=settings.searcher,
+            front=tuple(front),
+            finals=finals,
+            times=self.folder.times(),
+            compile_seconds=_compile_seconds(trials, finals),
+            evaluation=work.about(settings, data, trials, self.folder),
+            notes=(*field.notes, *notes),
+        )
+        self.folder.write(OUTCOME, made.to_json())
+        return made
+
+
+def _compile_seconds(trials: Sequence[Trial], finals: Sequence[Final]) -> float:
+    own = sum(float(t.details.get("compile_seconds", 0.0)) for t in trials)
+    return own + sum(run.compile_seconds for final in finals for run in final.runs)
+
+
+# -- what is searched ------------------------------------------------------------------------------
+
+
+def load_data(asked: Settings) -> Data:
+    """Return the pictures that a search learns from."""
+    from lcnas.training.data import load
+
+    kind = asked.data.partition(":")[0]
+    size = asked.train_size or asked.size_for(kind)
+    return load(asked.data, size=size, permute_labels=asked.permute_labels)
+
+
+def field_of(asked: Settings, classes: int, kept: Path, tell: Told) -> Field:
+    """Return what is searched; rows that the table lacks are measured first.
+
+    Args:
+        asked: the settings.
+        classes: of the data.
+        kept: folder of the table that this search has used so far, so that it goes on with the same.
+        tell: says what happens.
+
+    Raises:
+        BudgetError: no network meets the budget; names the lowest latency.
+    """
+    space = spaces.load(asked.space, asked.resolution)
+    if len(space.resolutions) > 1:
+        sizes = ", ".join(map(str, space.resolutions))
+        raise SpaceError(f"resolution: {space.name} has several ({sizes}); choose one of them")
+    found = _table(asked, space, classes, kept, tell)
+    table = found.table
+    span = tables.span(space, table, classes)
+    max_ms = asked.max_latency_ms or span.high
+    min_ms = asked.min_latency_ms or min(span.low, max_ms)
+    margin = tables.margin(table, space=space)
+    notes = [*found.notes, *([span.note] if span.note else [])]
+    lowest = latency.Budget(space, table, float("inf"), classes=classes).lowest / 1000
+    if min_ms >= max_ms / (1 + margin):
+        min_ms = min(lowest, min_ms)
+    budget = latency.Budget(space, table, max_ms / (1 + margin), min_ms, classes)
+    return Field(space, table, found.here, classes, max_ms, min_ms, margin, budget, tuple(notes))
+
+
+def _table(asked: Settings, space: Space, classes: int, kept: Path, tell: Told) -> tables.Found:
+    """Return the table that this search has begun with, else the one that fits."""
+    known = sorted(kept.glob("*.json")) if kept.is_dir() else []
+    if known:
+        table = LatencyTable.load(known[0])
+        return tables.Found(table, table.of_this_machine())
+    found = tables.find(space, _engine(asked), classes, table=asked.table, say=tell.line)
+    return found
+
+
+def _engine(asked: Settings) -> Engine | None:
+    """Return the engine that is asked for; None: that of the table."""
+    plain = (asked.engine, asked.threads, asked.precision, asked.batch) == (None, 1, "fp32", 1)
+    if plain and asked.table is not None:
+        return None
+    return engines.engine(
+        asked.engine, threads=asked.threads, precision=asked.precision, batch=asked.batch
+    )
+
+
+def words_of_data(data: Data) -> str:
+    """Return what the pictures are, in a line."""
+    n = len(data.train), len(data.validation), len(data.test)
+    made = (
+        f"{data.spec}, {data.classes} classes; {n[0]:,} pictures to train, {n[1]:,} to validate, "
+    )
+    return f"{made}{n[2]:,} to test"
+
+
+def words_of_field(field: Field) -> list[str]:
+    """Return what is searched, in lines."""
+    whose = "this machine's" if field.here else "another machine's"
+    low, high = field.budget.count_bounds()
+    count = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return [
+        f"table: {field.table.whose} ({whose})",
+        f"budget: {field.min_ms:.3f} to {field.max_ms:.3f} ms measured; predictions up to "
+        f"{field.searched_max_ms:.3f} ms, since 90 % of networks are measured at most "
+        f"{field.margin:.1%} above",
+        f"networks of {field.space.name} within: {count} of {field.space.size:,}",
+        *(f"note: {note}" for note in field.notes),
+    ]
+
+
+def front_of(trials: Sequence[Trial]) -> list[int]:
+    """Return the numbers of the trials that no other one dominates, the fastest first."""
+    whole = [t for t in trials if not t.failed and t.details.get("stopped") is None]
+    whole = whole or [t for t in trials if not t.failed]
+    found = [whole[i] for i in pareto.front(pareto.points(whole))]
+    return [t.number for t in sorted(found, key=lambda t: t.latency_ms)]
+
+
+# -- what would be done ----------------------------------------------------------------------------
+
+_MACS_S = 2.0e9  # that one core trains, forward pass alone counted; rough
+_COMPILE_S = 12.0  # seconds for a network, rough
+
+
+def dry_run(asked: Settings) -> str:
+    """Return what a search would do, how many networks there are, and about how long it would take."""
+    with load_data(asked) as data:
+        space = spaces.load(asked.space, asked.resolution)
+        made = asked.filled(
+            data.spec.partition(":")[0], work.not_maskable(space) is None, len(usable_cores())
+        )
+        lines = [words_of_data(data)]
+        missing = tables.missing(space, _engine(asked), data.classes, table=asked.table)
+        if missing:
+            lines += [missing, "the number of networks is known once these are measured"]
+        else:
+            tell = Told()
+            field = field_of(asked, data.classes, Path("none"), tell)
+            lines += words_of_field(field)
+        lines += [f"{k}: {v}" for k, v in made.to_data().items() if v is not None]
+        lines.append(estimate(made, space, data))
+    return "\n".join(lines)
+
+
+def estimate(settings: Settings, space: Space, data: Data) -> str:
+    """Return a rough estimate of the time of the search and of the finals, in words."""
+    arch = zoo.load(f"{tables.family(space)}_0.5x")
+    size = settings.train_size or arch.resolution
+    macs = max(cost.macs(arch, size, data.classes), 1)
+    workers = settings.workers or 1
+    pictures = min(settings.pictures or len(data.train), len(data.train))
+    each = _COMPILE_S + pictures * (settings.epochs or 1) * macs / _MACS_S
+    if settings.evaluator != "train":
+        each = 1.5
+    search_s = (settings.trials or 0) * each / workers
+    final_pictures = min(settings.final_pictures or len(data.train), len(data.train))
+    one = _COMPILE_S + final_pictures * (settings.final_epochs or 1) * macs / _MACS_S
+    networks = (settings.finalists or 0) * (3 if settings.baselines else 1)
+    final_s = networks * (settings.final_seeds or 1) * one / workers
+    return (
+        f"about {search_s / 60:.0f} min of searching and {final_s / 60:.0f} min of training finalists and "
+        f"baselines on {workers} workers (a rough guess)"
+    )
