@@ -1,4 +1,5 @@
 # All that a contributor needs: `make test` sets up .venv where needed, then runs every check.
+# `make search ARGS="--max-latency-ms 2"` gives the search options of its own.
 # It takes the newest fitting Python it finds; `make test PYTHON=python3.12` takes that one.
 PYTHON ?=
 export PYTHON
@@ -6,13 +7,16 @@ export PYTHON
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format clean
+.PHONY: help setup search test lint format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' Makefile
 
 setup: ## build .venv from pyproject.toml and constraints.txt; nothing if it is up to date
 	@sh scripts/setup_venv.sh
+
+search: setup ## set up, then search pplcnet_tail on made-up pictures: minutes on two cores; see runs/
+	$(BIN)/python -m search.run $(ARGS)
 
 test: lint ## set up, lint, then run the tests
 	$(BIN)/python -m pytest

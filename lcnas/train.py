@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from lcnas import _cli, cost
 from lcnas.arch import Arch, height_width
-from lcnas.errors import TrainingFailedError
+from lcnas.errors import TrainingError, TrainingFailedError
 from lcnas.latency.machine import pinned, this_machine
 from lcnas.training import recipes
 from lcnas.training.recipes import Recipe
 
 if TYPE_CHECKING:
+    from lcnas.training import TeacherFile
     from lcnas.training.data import Data
     from lcnas.training.run import Result
 
@@ -58,6 +59,7 @@ def main(argv: list[str], keep_memory: bool = False) -> int:
 def _trained(args: argparse.Namespace, arch: Arch, recipe: Recipe, out: Path) -> int:
     from lcnas import training
 
+    teacher = _teacher(args)
     if args.coordinator:
         training.join(args.coordinator, args.hosts, args.host)
     with _data(args, arch, recipe) as data:
@@ -66,7 +68,7 @@ def _trained(args: argparse.Namespace, arch: Arch, recipe: Recipe, out: Path) ->
             "seed": args.seed,
             "init": args.init,
             "freeze": [name for name in args.freeze.split(",") if name],
-            "teacher": args.teacher,
+            "teacher": teacher,
             "devices": training.find_devices(args.devices),
         }
         if args.dry_run:
@@ -102,6 +104,39 @@ def _data(args: argparse.Namespace, arch: Arch, recipe: Recipe) -> Data:
         unlabelled=args.unlabelled,
         progress=_Reading(),
     )
+
+
+def _teacher(args: argparse.Namespace) -> TeacherFile | None:
+    """Return the teacher's file, and what the options say of it."""
+    from lcnas.training import Normalization, TeacherFile
+
+    said = {name: getattr(args, f"teacher_{name}") for name in ("mean", "std", "size")}
+    first = next((name for name, value in said.items() if value is not None), None)
+    if args.teacher is None:
+        if first is not None:
+            raise TrainingError(f"--teacher-{first}: there is no teacher (--teacher FILE)")
+        return None
+    if (said["mean"] is None) != (said["std"] is None):
+        raise TrainingError(f"--teacher-{first}: give both --teacher-mean and --teacher-std")
+    normalization = None
+    if said["mean"] is not None:
+        mean, std = (_constants(said[name], f"--teacher-{name}") for name in ("mean", "std"))
+        normalization = Normalization(mean, std)
+    size = None if said["size"] is None else _cli.resolution(said["size"])
+    return TeacherFile(args.teacher, normalization, size)
+
+
+def _constants(text: str, what: str) -> tuple[float, float, float]:
+    """Return "R,G,B", of pixels from 0 to 1."""
+    from lcnas import onnx_export
+
+    made = onnx_export.constants(text.split(","), what)
+    if max(map(abs, made)) > 1:
+        right = ",".join(f"{v / 255:.4g}" for v in made)
+        raise TrainingError(
+            f"{what}: {text} is not of pixels from 0 to 1 (of 0 to 255 it would be {right})"
+        )
+    return made
 
 
 class _Reading:
@@ -153,6 +188,19 @@ def _parser(argv: list[str]) -> _cli.Parser:
     add("--unlabelled", metavar="FOLDER", help="pictures without labels, for the teacher alone")
     add("--freeze", default="", metavar="A,B", help="stages or blocks that keep their weights")
     add("--teacher", metavar="FILE", help="whom to learn from as well: .onnx, or weights of ours")
+    unsaid = "where its file does not record it"
+    for name in ("mean", "std"):
+        add(
+            f"--teacher-{name}",
+            metavar="R,G,B",
+            help=f"the teacher's, of pixels from 0 to 1, {unsaid} (default: the data's)",
+        )
+    add(
+        "--teacher-size",
+        metavar="N",
+        help="pixels at which the teacher looks at the pictures, a side or HEIGHTxWIDTH, where its file "
+        "leaves it open",
+    )
     add(
         "--test",
         choices=("best", "last", "none"),

@@ -2,9 +2,10 @@
 
     python -m results.distillation --data cifar10:DIR
 
-Trains the teacher (PP-LCNet 1.0x for small pictures), takes its ONNX file as the teacher of PP-LCNet 0.25x,
-and trains that student with and without it: same recipe, epochs and seeds. The test images are read once per
-network, by the last one. Each finished run is appended to results/distillation.jsonl and not repeated.
+Trains the teacher (PP-LCNet for small pictures, at --teacher-scale), takes its ONNX file as the teacher of
+PP-LCNet 0.25x, and trains that student with and without it: same recipe, epochs and seeds. The test images
+are read once per network, by the last one. Each finished run is appended to results/distillation.jsonl
+and not repeated.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 from benchmarks import _report
 
 LOG = Path(__file__).with_name("distillation.jsonl")
+WHATS = ("teacher", "alone", "distilled")
 
 
 def train(
@@ -40,12 +42,21 @@ def train(
     )
 
 
+def is_of(run: dict[str, Any], epochs: int, teacher_scale: float) -> bool:
+    """Return whether a line is of these settings; a student alone has no teacher."""
+    same = run["what"] == "alone" or run["teacher_scale"] == teacher_scale
+    return bool(run["epochs"] == epochs and same)
+
+
 def main() -> None:
     """Run what is missing, append, sum up."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--teacher-scale", type=float, default=1.0, help="PP-LCNet's, of the teacher"
+    )
     parser.add_argument("--weight", type=float, default=0.7)
     parser.add_argument("--temperature", type=float, default=2.0)
     parser.add_argument("--work", type=Path, default=Path("runs/distillation"))
@@ -57,27 +68,38 @@ def main() -> None:
 
     memory.keep_freed_memory()
     done = [json.loads(line) for line in LOG.read_text().splitlines()] if LOG.is_file() else []
-    known = {(r["what"], r["seed"], r["epochs"]) for r in done}
+    mine = [r for r in done if is_of(r, args.epochs, args.teacher_scale)]
+    known = {(r["what"], r["seed"]) for r in mine}
 
     def note(what: str, seed: int, made: Any) -> None:
-        entry = {"what": what, "seed": seed, "epochs": args.epochs, "test": made.test.accuracy}
-        done.append(entry)
+        entry = {
+            "what": what,
+            "seed": seed,
+            "epochs": args.epochs,
+            "teacher_scale": args.teacher_scale,
+            "test": made.test.accuracy,
+        }
+        mine.append(entry)
         with LOG.open("a") as file:
             file.write(json.dumps(entry) + "\n")
         print(entry, flush=True)
 
     folder = args.work / f"{args.epochs}-epochs"
-    teacher = train(args, 1.0, 0, None, folder / "teacher")
-    if ("teacher", 0, args.epochs) not in known:
+    scale = f"{args.teacher_scale:g}x"
+    teacher = train(args, args.teacher_scale, 0, None, folder / f"teacher-{scale}")
+    if ("teacher", 0) not in known:
         note("teacher", 0, teacher)
-    for seed in args.seeds:
-        for what, given in (("alone", None), ("distilled", folder / "teacher" / "last.onnx")):
-            if (what, seed, args.epochs) not in known:
-                note(what, seed, train(args, 0.25, seed, given, folder / f"{what}-{seed}"))
-    groups = {
-        what: [r["test"] for r in done if (r["what"], r["epochs"]) == (what, args.epochs)]
-        for what in ("teacher", "alone", "distilled")
+    ways = {
+        "alone": (None, "alone"),
+        "distilled": (folder / f"teacher-{scale}" / "last.onnx", f"distilled-{scale}"),
     }
+    for seed in args.seeds:
+        for what, (given, name) in ways.items():
+            if (what, seed) not in known:
+                note(what, seed, train(args, 0.25, seed, given, folder / f"{name}-{seed}"))
+    by_seed = {what: {r["seed"]: r["test"] for r in mine if r["what"] == what} for what in WHATS}
+    seeds = {"teacher": [0], "alone": args.seeds, "distilled": args.seeds}
+    groups = {what: [by_seed[what][seed] for seed in seeds[what]] for what in WHATS}
     made: dict[str, Any] = {
         what: {
             "n": len(v),
@@ -90,7 +112,12 @@ def main() -> None:
     made["gain"] = {"mean": round(float(gains.mean()), 5), "of_each_seed": gains.round(5).tolist()}
     conditions = _report.conditions(args.seeds)
     conditions["command"] = conditions["command"].replace(args.data, "cifar10:DIR")
-    settings = {"epochs": args.epochs, "weight": args.weight, "temperature": args.temperature}
+    settings = {
+        "epochs": args.epochs,
+        "teacher_scale": args.teacher_scale,
+        "weight": args.weight,
+        "temperature": args.temperature,
+    }
     _report.write("distillation", {**conditions, **settings, "test_accuracy": made})
     print(json.dumps(made, indent=1))
 

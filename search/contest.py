@@ -139,7 +139,7 @@ class Entry:
         return self.folder / f"seed-{seed}"
 
 
-def entries(settings: Settings, field: Field, who: Chosen, folder: Folder) -> list[Entry]:
+def entries(field: Field, who: Chosen, folder: Folder) -> list[Entry]:
     """Return all that is trained: finalists first."""
     made = [_finalist(field, f) for f in who.finalists]
     bands = {f.name: f.band for f in who.finalists}
@@ -242,7 +242,7 @@ def trained(
         seed=settings.seed,
     )
     recipe = finals.final_recipe(shown, int(settings.final_epochs or 1))
-    all_entries = entries(settings, field, who, folder)
+    all_entries = entries(field, who, folder)
     seeds = tuple(range(int(settings.final_seeds or 1)))
     tell.line(
         f"{len(all_entries)} networks x {len(seeds)} seeds, {recipe.epochs} epochs of "
@@ -311,13 +311,11 @@ def _checked(
 
 
 def tested(
-    settings: Settings,
     data: Data,
     made: Sequence[tuple[Entry, list[Trained]]],
     folder: Folder,
 ) -> tuple[Final, ...]:
     """Return all networks with their accuracies; winners are named before the test pictures are read."""
-    del settings
     winners = _winners(made)
     out = []
     for entry, runs in made:

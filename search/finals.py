@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcnas.arch import Arch, Resolution
+from lcnas.training import recipes
 from lcnas.training.recipes import Recipe
 from search.errors import SearchFailedError
 from search.evaluators.train import check_size, keep_programs, right
@@ -115,9 +116,9 @@ def train(
         devices=training.Devices(None),
         quiet=True,
     )
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
     if not (out / NETWORK).is_file():
         _deploy(arch, data, result, batch)
+    _clear(out)
     return _trained(result, _contents(out) if bring else {})
 
 
@@ -200,6 +201,13 @@ def _deploy(arch: Arch, data: Data, result: Result, batch: int | None) -> None:
     onnx_export.save(model, result.out / NETWORK)
 
 
+def _clear(out: Path) -> None:
+    """Delete what a finished training needs no more: its states, and the network of its best epoch."""
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    for suffix in ("onnx", "safetensors"):
+        (out / f"best.{suffix}").unlink(missing_ok=True)
+
+
 def _measured(result: Result, last: Mapping[str, Any], data: Data) -> dict[str, Any]:
     return {
         "accuracy": last["validation_accuracy"],
@@ -239,3 +247,64 @@ def _write(path: Path, content: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+# -- recipes ---------------------------------------------------------------------------------------
+
+# Presets by the kind of data: shifts leave small pictures whole, crops suit photographs.
+_PRESETS = {"synthetic": "proxy", "cifar10": "cifar10", "imagefolder": "imagenette"}
+_SMALL = 64  # pixels up to which pictures in arrays count as small
+_BATCHES = (
+    64,
+    32,
+    16,
+)  # beside the preset's own; less than 16 leaves the processor's vectors unfilled
+_FULL_RATE = 32  # pictures a batch below which the preset's learning rate falls in proportion
+_STEPS = 400  # that a training is to have, if need be by smaller batches
+_SHORT = 2000  # steps below which dropout and an average of the weights hold a network back
+_WARMUP = 0.1  # share of the epochs, at most
+
+
+def search_recipe(pictures: Pictures, epochs: int) -> Recipe:
+    """Return how the evaluator ``train`` trains a network for a short while.
+
+    The kind of data decides on a preset, from which augmentation, optimiser and weight decay are. How far a
+    short training comes depends on its number of steps, so the batch is the largest that leaves enough of
+    them. The learning rate falls to 0 along half a cosine.
+
+    Args:
+        pictures: to train on; their number, kind and size count.
+        epochs: passes over them.
+    """
+    return _recipe(pictures, epochs, "search")
+
+
+def final_recipe(pictures: Pictures, epochs: int) -> Recipe:
+    """Return how finalists and baselines are trained: where it is long, as the preset says.
+
+    Args:
+        pictures: to train on; their number, kind and size count.
+        epochs: passes over them.
+    """
+    return _recipe(pictures, epochs, "final")
+
+
+def _recipe(pictures: Pictures, epochs: int, what: str) -> Recipe:
+    kind = pictures.spec.partition(":")[0]
+    small = max(pictures.train_images.shape[1:3]) <= _SMALL
+    preset = recipes.load(_PRESETS.get(kind, "cifar10" if small else "imagenette"))
+    n = len(pictures.train_labels)
+    batches = [b for b in (preset.batch, *_BATCHES) if b <= preset.batch]
+    enough = [b for b in batches if epochs * (n // b) >= _STEPS]
+    batch = min(max(enough, default=min(batches)), n)
+    changes: dict[str, Any] = {
+        "name": f"{what}-{preset.name}",
+        "epochs": epochs,
+        "batch": batch,
+        "learning_rate": preset.learning_rate * min(1, batch / _FULL_RATE),
+        "warmup_epochs": min(preset.warmup_epochs, _WARMUP * epochs),
+        "evaluate_epochs": max(1, epochs // 10),
+    }
+    if epochs * (n // batch) < _SHORT:
+        changes |= {"dropout": 0.0, "ema": 0.0}
+    return preset.override(changes)

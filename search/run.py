@@ -86,8 +86,8 @@ def _parser() -> _cli.Parser:
         PROG,
         "Search a space for networks that are accurate within a latency budget on this machine's CPU. The\n"
         "best are measured as whole networks, trained from scratch beside PP-LCNet and the best published\n"
-        "network of the same latency, and exported to ONNX, with a report. All of it goes into one folder; stop\n"
-        "it at any moment (Ctrl-C, a kill): the same command with --out, or --resume, goes on where it was.",
+        "network of the same latency, and exported to ONNX, with a report. All of it goes into one folder;\n"
+        "stop it at any moment (Ctrl-C, a kill): the same command with --out, or --resume, goes on.",
     )
     _add_space(parser)
     _add_learning(parser)
@@ -236,7 +236,7 @@ def _add_folder(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--until",
         choices=("search",),
-        help="end after the search itself; --resume goes on with finalists (on the machine that they are for)",
+        help="end after the search itself; --resume goes on with the finalists",
     )
     group.add_argument(
         "--dry-run",

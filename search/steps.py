@@ -153,8 +153,6 @@ class _Search:
                 cores = there.cores
         kind = data.spec.partition(":")[0]
         made = self.asked.filled(kind, work.not_maskable(field.space) is None, cores)
-        if made.evaluator == "supernet" and (why := work.not_maskable(field.space)):
-            raise SearchError(f"evaluator: a supernet cannot hold {field.space.name}: {why}")
         self.folder.begin(self.asked, made)
         field.table.save(kept)
         return made
@@ -178,7 +176,7 @@ class _Search:
         store_mb = 2 * (pictures.nbytes >> 20) + 128
         with cluster.started(self.where.address, settings.workers, store_mb) as ray:
             with self._step("evaluator"):
-                made = work.evaluator(settings, field, pictures, self.folder, self.tell)
+                made = work.evaluator(work.Call(settings, field, pictures, self.folder, self.tell))
             with self._step("search"):
                 known = self.folder.trials()
                 spent = sum(t.seconds for t in known) / max(settings.workers or 1, 1)
@@ -238,7 +236,7 @@ class _Search:
                 settings, field, data, chosen, self.folder, self.where, self.tell, self.stop
             )
         with self._step("test and report"):
-            tested = contest.tested(settings, data, trained, self.folder)
+            tested = contest.tested(data, trained, self.folder)
         return tested, chosen.notes
 
     def _outcome(
@@ -313,16 +311,37 @@ def field_of(asked: Settings, classes: int, kept: Path, tell: Told) -> Field:
         raise SpaceError(f"resolution: {space.name} has several ({sizes}); choose one of them")
     found = _table(asked, space, classes, kept, tell)
     table = found.table
+    notes = list(found.notes)
     span = tables.span(space, table, classes)
     max_ms = asked.max_latency_ms or span.high
     min_ms = asked.min_latency_ms or min(span.low, max_ms)
     margin = tables.margin(table, space=space)
-    notes = [*found.notes, *([span.note] if span.note else [])]
+    notes += [span.note] if span.note else []
+    if asked.evaluator == "supernet" or (
+        asked.evaluator is None and work.supernet_is_default(space)
+    ):
+        space, said = _narrowed(space, table, classes, max_ms)
+        notes.append(said)
     lowest = latency.Budget(space, table, float("inf"), classes=classes).lowest / 1000
     if min_ms >= max_ms / (1 + margin):
         min_ms = min(lowest, min_ms)
     budget = latency.Budget(space, table, max_ms / (1 + margin), min_ms, classes)
     return Field(space, table, found.here, classes, max_ms, min_ms, margin, budget, tuple(notes))
+
+
+def _narrowed(space: Space, table: LatencyTable, classes: int, max_ms: float) -> tuple[Space, str]:
+    """Return a space cut to the widths of the largest PP-LCNet in the budget, and what was cut."""
+    if why := work.not_maskable(space):
+        raise SearchError(f"evaluator: a supernet cannot hold {space.name}: {why}")
+    scales = tables.published_scales(space)
+    known = tables.predicted(table, scales, classes)
+    within = [a for a in scales if known.get(a.id, max_ms + 1) <= 1.001 * max_ms]
+    if not within:
+        return space, "no scale of PP-LCNet is in the budget: the supernet holds the whole space"
+    from lcnas.models.supernet import narrowed
+
+    made, said = narrowed(space, within[-1])
+    return made, f"the supernet holds widths up to those of {within[-1].name}: {said}"
 
 
 def _table(asked: Settings, space: Space, classes: int, kept: Path, tell: Told) -> tables.Found:
@@ -331,8 +350,7 @@ def _table(asked: Settings, space: Space, classes: int, kept: Path, tell: Told) 
     if known:
         table = LatencyTable.load(known[0])
         return tables.Found(table, table.of_this_machine())
-    found = tables.find(space, _engine(asked), classes, table=asked.table, say=tell.line)
-    return found
+    return tables.find(space, _engine(asked), classes, table=asked.table, say=tell.line)
 
 
 def _engine(asked: Settings) -> Engine | None:

@@ -131,6 +131,25 @@ def find(
     return job.done(say, told, options)
 
 
+def missing(
+    space: Space,
+    engine: Engine | None = None,
+    classes: int = 1000,
+    *,
+    table: str | Path | None = None,
+    folder: Path | None = None,
+) -> str:
+    """Return in words what :func:`find` would measure first; "" where nothing is missing."""
+    if table is not None:
+        return ""  # find refuses what is missing there, or measures it
+    target = own_folder() if folder is None else folder
+    engine = engine or engines.engine()
+    base = _default(engine, target, space, classes) or LatencyTable(this_machine(), engine)
+    if not _lacking(base, space, classes):
+        return ""
+    return _Job(base, space, engine, classes, target, FEW, WHOLE).beforehand()
+
+
 def own_folder() -> Path:
     """Return where tables of one's own are written: ``./latency_tables``, but never the packaged ones.
 
@@ -256,7 +275,7 @@ class _Job:
         # takes the longer the more networks there are.
         if self.is_small and Path(self.base.source).resolve() != self._path.resolve():
             _seed(self.base, self.folder)
-        say(self._beforehand())
+        say(self.beforehand())
         path = self._built(told, options)
         table = LatencyTable.load(path)
         return Found(table, True, (f"{self._what()} measured first, into {path}",))
@@ -269,7 +288,8 @@ class _Job:
         lacking = len(_lacking(self.base, self.space, self.classes))
         return f"{lacking} rows of {self.space.name} for {self.classes} classes were"
 
-    def _beforehand(self) -> str:
+    def beforehand(self) -> str:
+        """Return what is about to be measured, and about how long it takes."""
         minutes = self.seconds() / 60
         about = f"{minutes:.0f} minutes" if minutes >= 1.5 else "a minute"
         nets = f" and up to {self.amount.networks} whole networks" if self.missing else ""

@@ -91,6 +91,7 @@ def run(searcher: Any, work: Work, cluster: Cluster, storage: Path | str, concur
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
+                scheduler=_telling_why(searcher),
                 num_samples=-1,
                 reuse_actors=True,
                 max_concurrent_trials=concurrent,
@@ -100,30 +101,24 @@ def run(searcher: Any, work: Work, cluster: Cluster, storage: Path | str, concur
                 storage_path=str(storage),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=FAILURES),
-                callbacks=[_Reasons(searcher)],
             ),
         )
         tuner.fit()
 
 
-def _reasons() -> Any:
-    from ray import tune
+def _telling_why(searcher: Any) -> Any:
+    """Return a scheduler that stops nothing, and tells the searcher why a trial failed.
 
-    class Reasons(tune.Callback):
-        """Tells the searcher why a trial failed, before it is told that it did."""
+    It is asked before the searcher hears of the failure; Tune's callbacks come after that.
+    """
+    from ray.tune import schedulers
 
-        def __init__(self, searcher: Any) -> None:
-            self._searcher = searcher
+    class Reasons(schedulers.FIFOScheduler):
+        def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+            searcher.reasons[trial.trial_id] = _last_line(trial.error_file)
+            super().on_trial_error(tune_controller, trial)
 
-        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            del iteration, trials, info
-            self._searcher.reasons[trial.trial_id] = _last_line(trial.error_file)
-
-    return Reasons
-
-
-def _Reasons(searcher: Any) -> Any:  # noqa: N802 - made late: Ray is imported by who searches
-    return _reasons()(searcher)
+    return Reasons()
 
 
 def _last_line(path: str | None) -> str:

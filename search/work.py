@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import functools
+import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lcnas import cost
+from lcnas.arch import Resolution
+from lcnas.errors import EmptyBandWarning
 from lcnas.spaces import Space
 from search import tuning
 from search.folder import Folder
 from search.pictures import Pictures, pack
-from search.settings import Settings
+from search.settings import Settings, default_evaluator
 from search.telling import Told
 from search.trials import Trial
 
@@ -22,6 +28,7 @@ if TYPE_CHECKING:
     from search.steps import Field
 
 CACHE = "cache"  # folder of compiled programs
+_POOL, _POOL_BANDS = 4096, 8  # networks that a supernet's steps draw from, by latency bands
 
 
 def not_maskable(space: Space) -> str | None:
@@ -31,59 +38,123 @@ def not_maskable(space: Space) -> str | None:
     return supernet.maskable(space)
 
 
+def supernet_is_default(space: Space) -> bool:
+    """Return whether a supernet evaluates a space where nothing is said."""
+    return default_evaluator(not_maskable(space) is None) == "supernet"
+
+
 def pictures(settings: Settings, data: Data) -> Pictures:
     """Return the pictures of the search."""
     return pack(data, settings.train_size, most=settings.pictures, seed=settings.seed)
 
 
-def evaluator(
-    settings: Settings, field: Field, shown: Pictures, folder: Folder, tell: Told
-) -> tuning.Work:
-    """Return what the workers evaluate by, ready to use."""
-    makers: Mapping[str, Callable[..., tuning.Work]] = {
+@dataclass(frozen=True)
+class Call:
+    """What an evaluator is made for."""
+
+    settings: Settings
+    field: Field
+    pictures: Pictures
+    folder: Folder
+    tell: Told
+
+    @property
+    def size(self) -> Resolution:
+        """Pixels to train at."""
+        return self.settings.train_size or self.pictures.size
+
+    @property
+    def cache(self) -> str:
+        """The folder of compiled programs."""
+        return str(self.folder / CACHE)
+
+
+def evaluator(call: Call) -> tuning.Work:
+    """Return what the workers evaluate by, ready to use; Ray has to run."""
+    makers: Mapping[str, Callable[[Call], tuning.Work]] = {
         "train": _train,
         "proxy": _proxy,
         "supernet": _supernet,
     }
-    return makers[str(settings.evaluator)](settings, field, shown, folder, tell)
+    return makers[str(call.settings.evaluator)](call)
 
 
-def _train(
-    settings: Settings, field: Field, shown: Pictures, folder: Folder, tell: Told
-) -> tuning.Work:
+def _train(call: Call) -> tuning.Work:
     from search.evaluators import train
     from search.finals import search_recipe
 
-    assert settings.train_size is not None
-    recipe = search_recipe(shown, int(settings.epochs or 1))
-    tell.line(
-        f"train: each network from scratch, {recipe.epochs} epochs of {len(shown.train_labels):,} "
-        f"pictures at {settings.train_size} px, batch {recipe.batch}"
+    recipe = search_recipe(call.pictures, int(call.settings.epochs or 1))
+    call.tell.line(
+        f"train: each network from scratch, {recipe.epochs} epochs of "
+        f"{len(call.pictures.train_labels):,} pictures at {call.size} px, batch {recipe.batch}"
     )
-    spec = train.Spec(settings.train_size, recipe, settings.seed, str(folder / CACHE))
-    return tuning.Work(train.create, spec, shown)
+    spec = train.Spec(call.size, recipe, call.settings.seed, call.cache)
+    return tuning.Work(train.create, spec, call.pictures)
 
 
-def _proxy(
-    settings: Settings, field: Field, shown: Pictures, folder: Folder, tell: Told
-) -> tuning.Work:
+def _proxy(call: Call) -> tuning.Work:
     from search.evaluators import proxy
 
-    assert settings.train_size is not None
-    tell.line(f"proxy: {settings.score} at initialisation, at {settings.train_size} px")
+    score = str(call.settings.score)
+    call.tell.line(f"proxy: {score} at initialisation, at {call.size} px")
     spec = proxy.Spec(
-        score=str(settings.score),
-        classes=shown.classes,
-        train_size=settings.train_size,
-        seed=settings.seed,
+        score=score,
+        classes=call.pictures.classes,
+        train_size=call.size,
+        seed=call.settings.seed,
+        names=(score,),
     )
-    return tuning.Work(proxy.create, spec, shown)
+    return tuning.Work(proxy.create, spec, call.pictures)
 
 
-def _supernet(
-    settings: Settings, field: Field, shown: Pictures, folder: Folder, tell: Told
-) -> tuning.Work:
-    raise NotImplementedError
+def _supernet(call: Call) -> tuning.Work:
+    """Train the supernet in a worker, or read it back, and return what evaluates by it."""
+    import ray
+
+    from search import supernets
+    from search.evaluators import supernet
+
+    settings, field = call.settings, call.field
+    recipe = supernets.recipe(call.pictures, int(settings.epochs or 1))
+    rng = np.random.default_rng([settings.seed, 77])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EmptyBandWarning)
+        codes = field.budget.sample_codes(_POOL, rng, bands=_POOL_BANDS)
+    job = supernets.Job(
+        space=field.space,
+        classes=call.pictures.classes,
+        size=call.size,
+        recipe=recipe,
+        codes=codes,
+        seed=settings.seed,
+        folder=str(_kept(call.folder)),
+        cache=call.cache,
+        init=None if settings.init is None else str(Path(settings.init).resolve()),
+        home=os.environ.get("HOME"),
+    )
+    call.tell.line(
+        f"supernet of {field.space.size:,} networks: {recipe.epochs} epochs of "
+        f"{len(call.pictures.train_labels):,} pictures at {job.size} px, batch {recipe.batch}"
+    )
+    task = ray.remote(num_cpus=1, max_calls=1, max_retries=2)(supernets.train)
+    spec, about = ray.get(task.remote(job, call.pictures))
+    call.folder.save("supernet.json", about)
+    call.tell.line(
+        ", ".join(f"{k} {_shown(v)}" for k, v in about.items() if not isinstance(v, dict))
+    )
+    return tuning.Work(supernet.create, spec, call.pictures)
+
+
+def _kept(folder: Folder) -> Path:
+    """Return where supernets are kept, so that another search can use them again."""
+    from lcnas.training.data import _cache
+
+    home = _cache.folder()
+    return folder.path / "supernets" if home is None else home / "supernets"
+
+
+def _shown(value: object) -> str:
+    return f"{value:,.1f}" if isinstance(value, float) else str(value)
 
 
 def searcher(

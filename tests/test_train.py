@@ -14,7 +14,7 @@ import pytest
 
 from lcnas import train
 from lcnas.errors import TrainingFailedError
-from lcnas.training import Result, loop, metrics
+from lcnas.training import Normalization, Result, TeacherFile, loop, metrics
 from tests.training import tiny
 
 DATA = ["--data", "synthetic:classes=3,train=60,test=20", "--workers", "0", "--cache", "none"]
@@ -107,6 +107,20 @@ def test_options_that_are_none_leave_with_code_2_and_one_line(argv, message, cap
         (["--data", "cifar"], "'cifar' is not among .*did you mean 'cifar10'"),
         (["--freeze", "steam"], "'steam' is not among .*did you mean 'stem'"),
         (["--teacher", "nowhere.onnx"], "there is no file nowhere.onnx"),
+        (["--teacher-size", "8"], "--teacher-size: there is no teacher .--teacher FILE"),
+        (
+            ["--teacher", "a", "--teacher-std", "1,1,1"],
+            "--teacher-std: give both --teacher-mean and",
+        ),
+        (
+            ["--teacher", "a", "--teacher-mean", "0.5,0.5", "--teacher-std", "1,1,1"],
+            "--teacher-mean: .* is not one number for each of the 3 channels",
+        ),
+        (
+            ["--teacher", "a", "--teacher-mean", "123.675,116.28,103.53", "--teacher-std", "1,1,1"],
+            "--teacher-mean: .* of pixels from 0 to 1 .*it would be 0.485,0.456,0.406",
+        ),
+        (["--teacher", "a", "--teacher-size", "big"], "'big' is neither a side such as 224"),
         (["--batch", "1000"], "batch: 1000 is more than the 48 training pictures"),
         (["--devices", "9"], "devices: 9 is not among 1 to 1"),
         (["--recipe", "pplcnet_ssld", "--warmup-epochs", "0"], "needs one"),
@@ -126,6 +140,22 @@ def test_what_does_not_fit_is_one_line_and_code_2(
     assert told.count("\n") == 1
     assert re.search(message, told), told
     assert not (tmp_path / "r").exists()
+
+
+def test_the_teachers_options_reach_the_training(network, tmp_path, monkeypatch):
+    given = []
+
+    def fit(*_, teacher, **__):
+        given.append(teacher)
+        raise TrainingFailedError("seen")
+
+    monkeypatch.setattr(loop, "fit", fit)
+    argv = [*DATA, *QUICK, "--arch", network, "--out", str(tmp_path / "r"), "--teacher", "a.onnx"]
+    more = ["--teacher-mean", "0.5,0.4,0.3", "--teacher-std", "1,1,0.5", "--teacher-size", "8x6"]
+    for options in ([], more):
+        assert train.main([*argv, *options]) == 1
+    said = Normalization((0.5, 0.4, 0.3), (1, 1, 0.5))
+    assert given == [TeacherFile("a.onnx"), TeacherFile("a.onnx", said, (8, 6))]
 
 
 def test_a_training_that_fails_leaves_with_code_1(network, tmp_path, capsys, monkeypatch):

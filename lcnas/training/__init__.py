@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lcnas.training.loop import check, fit
     from lcnas.training.recipes import Recipe
     from lcnas.training.run import Result
+    from lcnas.training.teachers import TeacherFile
 
 __all__ = [
     "fit",
@@ -42,6 +43,7 @@ __all__ = [
     "Result",
     "Scores",
     "Stopped",
+    "TeacherFile",
     "Devices",
     "find_devices",
     "join",
@@ -60,6 +62,7 @@ _HOMES = {
     "Result": "run.Result",
     "Scores": "evaluation.Scores",
     "Stopped": "interrupts.Stopped",
+    "TeacherFile": "teachers.TeacherFile",
     "Devices": "devices.Devices",
     "find_devices": "devices.find",
     "join": "devices.join",

@@ -26,7 +26,7 @@ from lcnas.training.functional import Functional, blocks_of, is_in, with_dropout
 from lcnas.training.recipes import Recipe
 from lcnas.training.run import Identity
 from lcnas.training.step import Length, Program, Report, State
-from lcnas.training.teachers import Teacher
+from lcnas.training.teachers import Teacher, TeacherFile
 
 Weights = Mapping[str, NDArray[np.float32]]
 
@@ -43,6 +43,7 @@ class Job:
     net: Functional
     weights: Weights  # at the start
     program: Program
+    seed: Any  # of all draws, (), int32, on the devices
     counted: Any  # compiled evaluation of a batch
     teacher: Teacher | None
 
@@ -55,13 +56,13 @@ class Job:
         """Take a step."""
         arrays = self.devices.split(*views.arrays(batch))
         if self.program.prepare is None:
-            return self.program.step(state, *arrays)
-        pictures, targets = self.program.prepare(np.int32(number), *arrays)
+            return self.program.step(state, self.seed, *arrays)
+        pictures, targets = self.program.prepare(np.int32(number), self.seed, *arrays)
         if self.teacher is None:
-            return self.program.step(state, pictures, targets)
+            return self.program.step(state, self.seed, pictures, targets)
         seen = views.pixels(np.asarray(pictures), self.data.normalization)
         (logits,) = self.devices.split(self.teacher.logits(seen))
-        return self.program.step(state, pictures, targets, logits)
+        return self.program.step(state, self.seed, pictures, targets, logits)
 
     def scores(self, state: State, split: Validation | Test) -> Scores:
         """Return how the weights to be tested do on the validation or the test images."""
@@ -75,7 +76,7 @@ def prepared(
     seed: int,
     init: str | Path | Weights | None,
     freeze: Sequence[str],
-    teacher: str | Path | Teacher | None,
+    teacher: str | Path | TeacherFile | Teacher | None,
     devices: Devices,
 ) -> Job:
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 31:
@@ -107,7 +108,6 @@ def prepared(
         length,
         augment=views.training(recipe, arch, data),
         devices=devices,
-        seed=seed,
         frozen=frozenset(name for name in net.params.names if is_in(name, frozen)),
         # A teacher looks at the augmented pictures before the step does.
         apart=opened is not None,
@@ -115,7 +115,19 @@ def prepared(
     counted = evaluation.build(
         net, views.testing(recipe.augment, arch, data.normalization), devices
     )
-    return Job(identity, data, recipe, devices, length, net, weights, program, counted, opened)
+    return Job(
+        identity=identity,
+        data=data,
+        recipe=recipe,
+        devices=devices,
+        length=length,
+        net=net,
+        weights=weights,
+        program=program,
+        seed=devices.share(np.int32(seed)),
+        counted=counted,
+        teacher=opened,
+    )
 
 
 def _check_train_resolution(arch: Arch, recipe: Recipe, classes: int) -> None:
@@ -156,7 +168,7 @@ def _initial(
 
 
 def _teacher(
-    teacher: str | Path | Teacher | None, data: Data, recipe: Recipe, devices: Devices
+    teacher: str | Path | TeacherFile | Teacher | None, data: Data, recipe: Recipe, devices: Devices
 ) -> Teacher | None:
     if teacher is None:
         unlabelled = int((data.train.labels < 0).sum())
@@ -168,18 +180,20 @@ def _teacher(
     if devices.hosts > 1:
         raise TrainingError("teacher: works on one host only, not on several")
     if isinstance(teacher, str | Path):
+        teacher = TeacherFile(teacher)
+    if isinstance(teacher, TeacherFile):
         return teachers.load(
-            teacher,
-            normalization=data.normalization,
+            teacher.path,
+            normalization=teacher.normalization,
+            size=teacher.size,
+            default=data.normalization,
             classes=data.classes,
             class_names=data.class_names,
             threads=engines.threads_at_most(len(usable_cores())),
             read=_read,
         )
     if teacher.classes != data.classes:
-        raise TrainingError(
-            f"teacher: it has {teacher.classes} classes, the data have {data.classes}"
-        )
+        raise TrainingError(teachers.unfit("teacher", teacher.classes, data.classes))
     return teacher
 
 
@@ -194,9 +208,12 @@ def _read(path: Path) -> onnx_export.Model:
     return exporting.compiled(models.load_pretrained(path))
 
 
-def _teacher_fingerprint(teacher: str | Path | Teacher | None) -> str:
+def _teacher_fingerprint(teacher: str | Path | TeacherFile | Teacher | None) -> str:
     if teacher is None:
         return ""
     if isinstance(teacher, str | Path):
-        return run.file_fingerprint(Path(teacher))
+        teacher = TeacherFile(teacher)
+    if isinstance(teacher, TeacherFile):
+        found = run.file_fingerprint(Path(teacher.path))
+        return f"{found}/{teacher.settings}" if teacher.settings else found
     return "an object"  # of which nothing can be told apart

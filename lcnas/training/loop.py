@@ -29,7 +29,7 @@ from lcnas.training.recipes import Recipe
 from lcnas.training.run import Result
 from lcnas.training.session import Past, Session, memory
 from lcnas.training.step import State
-from lcnas.training.teachers import Teacher
+from lcnas.training.teachers import Teacher, TeacherFile
 
 Chosen = Literal["best", "last", "none"]
 
@@ -43,7 +43,7 @@ def fit(
     seed: int = 0,
     init: str | Path | Weights | None = None,
     freeze: Sequence[str] = (),
-    teacher: str | Path | Teacher | None = None,
+    teacher: str | Path | TeacherFile | Teacher | None = None,
     test: Chosen = "best",
     keep: int = 2,
     save_minutes: float = 10.0,
@@ -64,7 +64,8 @@ def fit(
         init: weights to start from: by name, or a file of weights (:mod:`lcnas.models.pretrained`), whose
             last layer is drawn anew where its classes are others.
         freeze: stages or blocks that keep their weights and statistics.
-        teacher: whom the network learns from as well: an ONNX classifier or a file of weights of ours.
+        teacher: whom the network learns from as well: an ONNX classifier or a file of weights of ours (a
+            :class:`TeacherFile` says what the file does not: normalisation, size of the pictures).
         test: which network reads the test images at the end, once: that with the best validation accuracy,
             the last one, or none.
         keep: how many of the newest states are kept, beside the best.
@@ -102,7 +103,7 @@ def check(
     seed: int = 0,
     init: str | Path | Weights | None = None,
     freeze: Sequence[str] = (),
-    teacher: str | Path | Teacher | None = None,
+    teacher: str | Path | TeacherFile | Teacher | None = None,
     devices: Devices | None = None,
 ) -> None:
     """Refuse what :func:`fit` would refuse, without training or writing anything."""

@@ -2,7 +2,8 @@
 
 Everything that changes is one pytree, :class:`State`, which the step is given for good (donated) and gives
 back changed. Every random draw comes from the seed and the number of the step, so that a run that goes on
-from a stored state draws what the run without a break draws.
+from a stored state draws what the run without a break draws. The seed is given to the step and is no part of
+the compiled program: runs that differ in it alone share one, from JAX's persistent cache.
 """
 
 from __future__ import annotations
@@ -84,14 +85,13 @@ class Length:
 
 @dataclass(frozen=True)
 class Program:
-    """The compiled parts of a training."""
+    """The compiled parts of a training, of any seed."""
 
-    start: Callable[
-        [Weights, Weights], State
-    ]  # params and stats -> the state before the first step
-    prepare: (
-        Callable[..., tuple[Array, Array]] | None
-    )  # with a teacher: pictures and targets of a step
+    # params and stats -> the state before the first step
+    start: Callable[[Weights, Weights], State]
+    # with a teacher: (step, seed, *batch) -> pictures and targets of a step
+    prepare: Callable[..., tuple[Array, Array]] | None
+    # (state, seed, *batch) -> the state after a step; the seed is that of all draws, (), int32
     step: Callable[..., tuple[State, Report]]
     tested: Callable[[State], tuple[Weights, Weights]]  # params and stats that are evaluated
 
@@ -103,7 +103,6 @@ def build(
     *,
     augment: Augmentation,
     devices: Devices,
-    seed: int,
     frozen: frozenset[str] = frozenset(),
     apart: bool = False,
 ) -> Program:
@@ -117,16 +116,13 @@ def build(
             an image depends on the key and on the image's place in the whole batch, so that it does not
             matter how many devices share the batch.
         devices: that share each batch.
-        seed: of all draws.
         frozen: names of weights that stay as they are.
         apart: whether pictures are made by a program of their own, ``prepare``, so that a teacher can look
             at them before the step; the step then takes its logits as well, if there are any.
     """
     trained = [name for name in net.params.names if name not in frozen]
     optimizer = optimizers.build(recipe, trained)
-    core = functools.partial(
-        _step, net, recipe, length, optimizer, frozenset(trained), devices, seed
-    )
+    core = functools.partial(_step, net, recipe, length, optimizer, frozenset(trained), devices)
 
     def start(params: Weights, stats: Weights) -> State:
         memory = jax.jit(optimizer.init)({name: params[name] for name in trained})
@@ -134,18 +130,18 @@ def build(
         none = zero()
         return State(np.zeros((), np.int32), params, stats, memory, average, none, none)
 
-    def prepare(step: Array, *batch: Array) -> tuple[Array, Array]:
+    def prepare(step: Array, seed: Array, *batch: Array) -> tuple[Array, Array]:
         first = devices.first(batch[0].shape[0])
         return augment(*batch, _key(seed, step, "augment"), first)
 
-    def whole(state: State, *batch: Array) -> tuple[State, Report]:
-        return core(state, *prepare(state.step, *batch))
+    def whole(state: State, seed: Array, *batch: Array) -> tuple[State, Report]:
+        return core(state, seed, *prepare(state.step, seed, *batch))
 
-    pictures = jax.jit(devices.mapped(prepare, shared=1, result=SPLIT))
+    pictures = jax.jit(devices.mapped(prepare, shared=2, result=SPLIT))
     return Program(
         start=start,
         prepare=pictures if apart else None,
-        step=jax.jit(devices.mapped(core if apart else whole, shared=1), donate_argnums=0),
+        step=jax.jit(devices.mapped(core if apart else whole, shared=2), donate_argnums=0),
         tested=_tested,
     )
 
@@ -153,7 +149,7 @@ def build(
 _STREAMS = {"augment": 0, "dropout": 1}
 
 
-def _key(seed: int, step: Array, stream: str) -> Array:
+def _key(seed: Array, step: Array, stream: str) -> Array:
     """Return the key of a step's draws of one kind."""
     of_step = jax.random.fold_in(jax.random.key(seed), step)
     return jax.random.fold_in(of_step, _STREAMS[stream])
@@ -178,8 +174,8 @@ def _step(
     optimizer: optax.GradientTransformation,
     trained: frozenset[str],
     devices: Devices,
-    seed: int,
     state: State,
+    seed: Array,
     pictures: Array,
     targets: Array,
     teacher: Array | None = None,

@@ -23,6 +23,7 @@ from lcnas.onnx_export import Classifier, Interface, MeanStd, Model, Preprocessi
 Array = NDArray[np.float32]
 Pictures = NDArray[Any]  # (n, any height, any width, 3): uint8, or float32 from 0 to 255
 Size = int | tuple[int, int]  # pixels: a side, or (height, width)
+_SAME = 1e-6  # two constants that differ by less are the same
 
 
 class Teacher(Protocol):
@@ -39,6 +40,30 @@ class Teacher(Protocol):
             images: the student's pictures before normalisation, (n, height, width, 3), uint8, or float32 from
                 0 to 255. They are shown whole: resized where the teacher wants another size, never cropped.
         """
+
+
+@dataclass(frozen=True)
+class TeacherFile:
+    """A teacher in a file that does not say itself how it wants its pictures."""
+
+    path: str | Path
+    normalization: MeanStd | None = None  # None: as the file records, else that of the data
+    size: Size | None = None  # pixels; None: as the file says
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def settings(self) -> str:
+        """What is said here and not by the file, as text; "" for nothing."""
+        said = []
+        if self.normalization is not None:
+            for name in ("mean", "std"):
+                values = getattr(self.normalization, name)
+                said.append(f"{name}={','.join(f'{float(v):.9g}' for v in values)}")
+        if self.size is not None:
+            said.append("size={}x{}".format(*_pair(self.size)))
+        return ";".join(said)
 
 
 @dataclass(frozen=True)
@@ -68,6 +93,7 @@ def load(
     *,
     normalization: MeanStd | None = None,
     size: Size | None = None,
+    default: MeanStd | None = None,
     classes: int | None = None,
     class_names: Sequence[str] | None = None,
     engine: str | None = None,
@@ -77,13 +103,14 @@ def load(
     """Return the teacher in a file.
 
     Of an ONNX file layout and batch are found from the graph, and outputs that are probabilities are taken
-    back to logits. What the file itself says (its size; in files of ours normalisation and class names too)
-    goes before what is given here.
+    back to logits. Where a file says its size (files of ours: normalisation and class names too), what is
+    given here must be the same.
 
     Args:
         path: an ONNX file, or one that ``read`` reads.
         normalization: of the teacher's own training set, where the file does not record it.
         size: pixels at which it looks at the pictures, where the file leaves them open.
+        default: normalisation where neither the file nor ``normalization`` says any.
         classes: of the data; the teacher must have as many.
         class_names: of the data; a teacher that records names must have the same in the same order.
         engine: that runs an ONNX file, one of :func:`lcnas.latency.engines.names`; None: the default.
@@ -92,17 +119,18 @@ def load(
             safetensors.
 
     Raises:
-        TeacherError: no such file, not a classifier, other classes than the data's, or no normalisation.
+        TeacherError: no such file, not a classifier, other classes than the data's, no normalisation, or
+            another normalisation or size than the file says.
         EngineError: the engine is not here, or refuses the file.
     """
     file = Path(path)
     if not file.exists():
         raise TeacherError(f"teacher: there is no file {path}")
     if read is not None and file.suffix != ".onnx":
-        model = read(file)
-        return from_model(model, normalization, size, classes=classes, what=f"teacher {path}")
+        model, own = read(file), default if normalization is None else normalization
+        return from_model(model, own, size, classes=classes, what=f"teacher {path}")
     try:
-        return _of_onnx(file, normalization, size, classes, class_names, engine, threads)
+        return _of_onnx(file, normalization, size, default, classes, class_names, engine, threads)
     except OnnxError as error:
         raise TeacherError(f"teacher {error}") from None
 
@@ -137,27 +165,49 @@ def _of_onnx(
     file: Path,
     normalization: MeanStd | None,
     size: Size | None,
+    default: MeanStd | None,
     classes: int | None,
     class_names: Sequence[str] | None,
     engine: str | None,
     threads: int,
 ) -> Teacher:
     what = f"teacher {file}"
+    pixels = None if size is None else _pair(size)
 
     def begin(data: bytes, told: Interface) -> Callable[[Array], NDArray[Any]]:
         return engines.engine(engine, threads=threads, batch=told.batch or 1).open(data).outputs
 
-    classifier = Classifier.of(file, None if size is None else _pair(size), begin)
+    classifier = Classifier.of(file, pixels, begin)
     told = classifier.interface
+    if pixels not in (None, classifier.size):
+        raise TeacherError(
+            f"{what}: its pictures are {_x(classifier.size)} pixels, not {_x(pixels)}"
+        )
     _check_classes(what, classifier.classes, classes)
     _check_names(what, told, class_names)
     if told.has_normalization:
         recorded = told.preprocessing(classifier.size)
         mean, std = recorded.mean, recorded.std
+        _check_recorded(what, recorded, normalization)
     else:
-        mean, std = _constants(what, normalization)
+        mean, std = _constants(what, default if normalization is None else normalization)
     prepare = Preprocessing(classifier.size, mean, std, squash=True)
     return _Teacher(what, classifier.classes, prepare, classifier.logits)
+
+
+def _x(size: tuple[int, int] | None) -> str:
+    return "x".join(map(str, size or ()))
+
+
+def _check_recorded(what: str, recorded: MeanStd, given: MeanStd | None) -> None:
+    """Refuse constants that are not those that the file records."""
+    for name in () if given is None else ("mean", "std"):
+        own, other = getattr(recorded, name), getattr(given, name)
+        if not np.allclose(own, other, rtol=0, atol=_SAME):
+            raise TeacherError(
+                f"{what}: records the {name} {tuple(own)}, not {tuple(other)}; leave out what the "
+                "file says itself"
+            )
 
 
 def _pair(size: Size) -> tuple[int, int]:
@@ -185,7 +235,16 @@ def _constants(
 
 def _check_classes(what: str, found: int, wanted: int | None) -> None:
     if wanted is not None and found != wanted:
-        raise TeacherError(f"{what}: has {found} classes, the data {wanted}")
+        raise TeacherError(unfit(what, found, wanted))
+
+
+def unfit(what: str, found: int, wanted: int) -> str:
+    """Return what to say of a teacher of ``found`` classes where the data have ``wanted``."""
+    return (
+        f"{what}: has {found} classes, the data {wanted}; a teacher gives logits of the data's own "
+        "classes: take one that was trained on them, or train it on them first (--init takes its "
+        "weights and draws the last layer anew)"
+    )
 
 
 def _check_names(what: str, told: Interface, wanted: Sequence[str] | None) -> None:

@@ -36,7 +36,7 @@ for some in (devices.find(1), devices.find()):
     state = job.start()
     if some.count > 1:
         arrays = some.split(*views.arrays(next(found.train.batches(16, seed=0, epoch=0))))
-        text = job.program.step.lower(state, *arrays).compile().as_text()
+        text = job.program.step.lower(state, job.seed, *arrays).compile().as_text()
     told = []
     for epoch in range(2):
         for batch in found.train.batches(16, seed=0, epoch=epoch):

@@ -22,9 +22,10 @@ from lcnas.errors import TrainingError, TrainingFailedError
 from lcnas.models import pretrained
 from lcnas.training import Result, Stopped, check, fit, metrics, session
 from lcnas.training import job as job_module
-from lcnas.training.data import IMAGENET
+from lcnas.training.data import IMAGENET, Normalization
 from lcnas.training.devices import Devices
 from lcnas.training.functional import Functional
+from lcnas.training.teachers import TeacherFile
 from tests.training import tiny
 
 ONE = Devices(None)
@@ -257,6 +258,32 @@ def test_weights_of_ours_teach_as_well(straight, found):
     np.testing.assert_allclose(job.teacher.logits(images), wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_what_is_said_of_a_teachers_file_is_part_of_the_run(straight, found):
+    path = straight[0].out / "last.safetensors"
+    images = next(found.validation.batches(4)).images
+
+    def run_of(given):
+        job = job_module.prepared(tiny.arch(), found, tiny.recipe(), 0, None, (), given, ONE)
+        assert job.teacher is not None
+        return job.identity.teacher, job.teacher.logits(images)
+
+    own = found.normalization
+    other = Normalization((0.1, 0.2, 0.3), own.std)
+    plain, logits = run_of(path)
+    for same in (TeacherFile(path), TeacherFile(path, own)):
+        np.testing.assert_array_equal(run_of(same)[1], logits)
+    names = [run_of(given)[0] for given in (TeacherFile(path), TeacherFile(path, other))]
+    assert names == [plain, f"{plain}/mean=0.1,0.2,0.3;std={','.join(f'{v:.9g}' for v in own.std)}"]
+    net = Functional.of(models.build(tiny.arch(), 3))
+    mean, std = (np.array(v, np.float32) for v in (other.mean, other.std))
+    x = (images / np.float32(255) - mean) / std
+    wanted = jax.jit(net.test)(*net.split(pretrained.read(path).weights), x)
+    np.testing.assert_allclose(run_of(TeacherFile(path, other))[1], wanted, rtol=1e-4, atol=1e-5)
+    smaller, seen = run_of(TeacherFile(path, size=4))
+    assert smaller == f"{plain}/size=4x4"
+    assert np.abs(seen - logits).max() > 1e-3
+
+
 def test_a_network_with_weights_goes_on_from_them(straight, found):
     weights = pretrained.read(straight[0].out / "last.safetensors").weights
     model = models.build(tiny.arch(), 3)
@@ -293,7 +320,7 @@ def test_a_teacher_that_does_not_fit_or_is_missing(found):
     teacher = Fixed()
     teacher.classes = 5
     for recipe, given, message in (
-        (tiny.recipe(), teacher, "it has 5 classes, the data have 3"),
+        (tiny.recipe(), teacher, "teacher: has 5 classes, the data 3; .*train it on them first"),
         (tiny.recipe(needs_teacher=True), None, "the recipe tiny needs one"),
     ):
         with pytest.raises(TrainingError, match=message):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,14 @@ from flax import nnx
 from lcnas import models
 from lcnas.errors import TrainingError
 from lcnas.training import checkpoints, losses, step, views
+from lcnas.training import job as job_module
 from lcnas.training.devices import Devices
 from lcnas.training.functional import Functional, blocks_of, is_in, with_dropout
 from lcnas.training.step import Length
 from tests.training import tiny
 
 ONE = Devices(None)
+SEED = np.int32(0)  # of the draws
 LENGTH = Length(epoch_steps=3, total_steps=6, warmup_steps=3)
 
 
@@ -54,7 +56,6 @@ def made(found, recipe, arch=None, freeze=(), apart=False, seed=0):
         LENGTH,
         augment=views.training(recipe, arch, found),
         devices=ONE,
-        seed=seed,
         frozen=frozenset(n for n in net.params.names if is_in(n, blocks)),
         apart=apart,
     )
@@ -69,11 +70,11 @@ def test_it_is_compiled_once_and_the_state_is_given_away(usual):
     _, program, start = usual
     first = state = ONE.share(start)
     for batch in tiny.batches(4):
-        state, _ = program.step(state, *ONE.split(*batch))
+        state, _ = program.step(state, SEED, *ONE.split(*batch))
     assert all(x.is_deleted() for x in jax.tree.leaves(first))
     tree = checkpoints.to_tree(state)
     restored = ONE.share(checkpoints.from_tree(tree, state))
-    program.step(restored, *ONE.split(*tiny.batches(1)[0]))
+    program.step(restored, SEED, *ONE.split(*tiny.batches(1)[0]))
     assert program.step._cache_size() == 1
     assert int(state.step) == 4
 
@@ -96,7 +97,7 @@ def test_plain_descent_is_minus_the_gradient_and_micro_batches_add_up_to_it(foun
     before, rate = host(state), recipe.learning_rate / LENGTH.warmup_steps
     _, parts, again = made(found, dataclasses.replace(recipe, accumulate=4), arch)
     norm = np.sqrt(sum(float((np.asarray(s) ** 2).sum()) for s in slopes.values()))
-    for after, report in (program.step(state, *batch), parts.step(again, *batch)):
+    for after, report in (program.step(state, SEED, *batch), parts.step(again, SEED, *batch)):
         for name, slope in slopes.items():
             wanted = before.params[name] - rate * np.asarray(slope)
             np.testing.assert_allclose(after.params[name], wanted, rtol=1e-4, atol=1e-6)
@@ -110,7 +111,7 @@ def test_frozen_blocks_keep_every_bit_and_nothing_is_stored_for_them(found):
     net, program, state = made(found, tiny.recipe(), freeze=["stem"])
     before = host(state)
     for batch in tiny.batches(2):
-        state, _ = program.step(state, *ONE.split(*batch))
+        state, _ = program.step(state, SEED, *ONE.split(*batch))
     for group in ("params", "stats"):
         old, new = getattr(before, group), getattr(state, group)
         for name in old:
@@ -125,7 +126,7 @@ def test_the_average_follows_parameters_and_statistics(usual):
     state = ONE.share(start)
     average = {**start.params, **start.stats}
     for i, batch in enumerate(tiny.batches(4)):
-        state, _ = program.step(state, *ONE.split(*batch))
+        state, _ = program.step(state, SEED, *ONE.split(*batch))
         decay = min(0.3, (1 + i) / (10 + i))
         new = {**host(state).params, **host(state).stats}
         average = {n: decay * average[n] + (1 - decay) * new[n] for n in average}
@@ -148,7 +149,7 @@ def test_what_is_told_is_summed_over_windows_and_epochs(usual):
     for images, labels, aspect in tiny.batches(5):
         labels = labels.copy()
         labels[:3] = -1
-        state, report = program.step(state, *ONE.split(images, labels, aspect))
+        state, report = program.step(state, SEED, *ONE.split(images, labels, aspect))
         report = host(report)
         told.append(report)
         inside = report.window.steps == 2
@@ -168,13 +169,13 @@ def test_draws_depend_on_seed_and_step_alone(found):
 
     def after(number):
         state = ONE.share(start._replace(step=np.int32(number)))
-        return float(program.step(state, *batch)[1].norm)
+        return float(program.step(state, SEED, *batch)[1].norm)
 
     assert after(4) == after(4)
     assert after(4) != after(5)  # same learning rate, other draws
     keys = [
         step._key(seed, n, s)
-        for seed in (0, 1)
+        for seed in jnp.arange(2)
         for n in jnp.arange(2)
         for s in ("augment", "dropout")
     ]
@@ -182,11 +183,49 @@ def test_draws_depend_on_seed_and_step_alone(found):
     assert len(drawn) == len(keys)
 
 
+def test_the_seed_is_given_to_the_program_and_no_part_of_it(found):
+    """JAX keeps a compiled program under its text: two seeds of one training find the same one."""
+    batch = ONE.split(*tiny.batches(1)[0])
+
+    def texts(seed):
+        recipe = tiny.with_augment(tiny.recipe(), mixup=0.4, crop="shift", pad=2)
+        arch = tiny.arch(dropout=0.5)
+        job = job_module.prepared(arch, found, recipe, seed, None, (), Fixed(), ONE)
+        state, program = job.start(), cast("Any", job.program)
+        pictures, targets = jax.eval_shape(program.prepare, state.step, job.seed, *batch)
+        yield program.prepare.lower(state.step, job.seed, *batch).as_text()
+        yield program.step.lower(state, job.seed, pictures, targets).as_text()
+        yield job.counted.lower(*job.program.tested(state), *batch).as_text()
+
+    assert list(texts(0)) == list(texts((1 << 31) - 1))
+
+
+class Fixed:
+    """A teacher of three classes."""
+
+    classes = 3
+
+    def logits(self, images):
+        return np.zeros((len(images), 3), np.float32)
+
+
+def test_the_draws_are_those_of_the_seed(found):
+    _, program, first = made(found, tiny.recipe(ema=0.0), tiny.arch(dropout=0.5))
+    start, batch = host(first), ONE.split(*tiny.batches(1)[0])
+    norms = [
+        float(program.step(ONE.share(start), np.int32(seed), *batch)[1].norm) for seed in (0, 1, 0)
+    ]
+    assert norms[0] == norms[2] != norms[1]
+    drawn = step._key(jnp.int32(7), jnp.int32(3), "augment")
+    by_hand = jax.random.fold_in(jax.random.fold_in(jax.random.key(7), 3), 0)
+    np.testing.assert_array_equal(jax.random.key_data(drawn), jax.random.key_data(by_hand))
+
+
 def test_a_teacher_has_its_say(found):
     recipe = tiny.recipe(distill="js", distill_weight=0.7, temperature=2.0)
     net, program, state = made(found, recipe, apart=True)
     batch = ONE.split(*tiny.batches(1)[0])
-    pictures, targets = program.prepare(np.int32(0), *batch)
+    pictures, targets = program.prepare(np.int32(0), SEED, *batch)
     teacher = jnp.asarray(np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32))
     settings: dict[str, Any] = {
         "smoothing": 0.1,
@@ -201,7 +240,7 @@ def test_a_teacher_has_its_say(found):
         return losses.distilled(logits, targets, teacher, **settings).mean(), moved
 
     wanted, moved = loss(state.params, state.stats)
-    state, report = program.step(state, pictures, targets, *ONE.split(np.asarray(teacher)))
+    state, report = program.step(state, SEED, pictures, targets, *ONE.split(np.asarray(teacher)))
     for name, value in moved.items():
         np.testing.assert_allclose(state.stats[name], value, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(report.window.loss, wanted, rtol=1e-4)
@@ -210,12 +249,12 @@ def test_a_teacher_has_its_say(found):
 def test_bf16_computes_near_float32_and_keeps_float32_weights(found, usual):
     _, program, start = usual
     batch = ONE.split(*tiny.batches(1)[0])
-    _, exact = program.step(ONE.share(start), *batch)
+    _, exact = program.step(ONE.share(start), SEED, *batch)
     net = Functional.of(models.build(tiny.arch(), found.classes, dtype=jnp.bfloat16))
     recipe = tiny.recipe(ema=0.3, precision="bfloat16")
     view = views.training(recipe, tiny.arch(), found)
-    rough_program = step.build(net, recipe, LENGTH, augment=view, devices=ONE, seed=0)
-    state, rough = rough_program.step(ONE.share(start), *batch)
+    rough_program = step.build(net, recipe, LENGTH, augment=view, devices=ONE)
+    state, rough = rough_program.step(ONE.share(start), SEED, *batch)
     assert {x.dtype.name for x in jax.tree.leaves((state.params, state.stats))} == {"float32"}
     assert float(exact.window.loss) != float(rough.window.loss)
     np.testing.assert_allclose(rough.window.loss, exact.window.loss, rtol=0.02)

@@ -12,6 +12,7 @@ from lcnas.arch import Arch
 from lcnas.errors import EngineError, TeacherError
 from lcnas.latency import engines
 from lcnas.training import teachers
+from lcnas.training.teachers import TeacherFile
 from tests.onnx_export import tiny
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
@@ -88,13 +89,49 @@ def test_a_size_that_the_file_leaves_open(tmp_path):
     np.testing.assert_allclose(teacher.logits(images), expected(images), atol=1e-4)
 
 
-def test_what_a_file_records_goes_before_what_is_given(tmp_path):
-    path = saved(tmp_path, metadata=tiny.recorded((0.1, 0.2, 0.3), (0.5, 0.5, 0.5), list("abcd")))
+def test_what_a_file_records_goes_before_the_default_and_is_not_contradicted(tmp_path):
+    own = types.SimpleNamespace(mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5))
+    path = saved(tmp_path, metadata=tiny.recorded(own.mean, own.std, list("abcd")))
     images = pictures(2)
-    for given in (None, NORMALIZATION):
-        teacher = teachers.load(path, normalization=given, engine="mlas", class_names=list("abcd"))
-        wanted = expected(images, (0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
+    wanted = expected(images, own.mean, own.std)
+    for given, size in ((None, None), (own, (8, 6))):
+        teacher = teachers.load(
+            path,
+            normalization=given,
+            size=size,
+            default=NORMALIZATION,
+            engine="mlas",
+            class_names=list("abcd"),
+        )
         np.testing.assert_allclose(teacher.logits(images), wanted, atol=1e-4)
+    with pytest.raises(
+        TeacherError, match=r"records the mean \(0.1, 0.2, 0.3\), not \(.*leave out"
+    ):
+        teachers.load(path, normalization=NORMALIZATION, engine="mlas")
+    other = types.SimpleNamespace(mean=own.mean, std=(0.5, 0.5, 0.4))
+    with pytest.raises(TeacherError, match=r"records the std .*, not \(0.5, 0.5, 0.4\)"):
+        teachers.load(path, normalization=other, engine="mlas")
+    with pytest.raises(TeacherError, match="its pictures are 8x6 pixels, not 7x7"):
+        teachers.load(path, size=7, engine="mlas")
+
+
+def test_a_default_where_nobody_says_anything(tmp_path):
+    path, images = saved(tmp_path), pictures(2)
+    teacher = teachers.load(path, default=NORMALIZATION, engine="mlas")
+    np.testing.assert_allclose(teacher.logits(images), expected(images), atol=1e-4)
+    zero = types.SimpleNamespace(mean=(0, 0, 0), std=(1, 1, 1))
+    teacher = teachers.load(path, normalization=zero, default=NORMALIZATION, engine="mlas")
+    wanted = expected(images, zero.mean, zero.std)
+    np.testing.assert_allclose(teacher.logits(images), wanted, atol=1e-4)
+
+
+def test_what_is_said_of_a_file_is_text_without_rounding():
+    third = types.SimpleNamespace(mean=(1 / 3, 0, 0.5), std=(1, 1, 1))
+    assert TeacherFile("a.onnx").settings == ""
+    assert TeacherFile("a.onnx", third, 7).settings == "mean=0.333333333,0,0.5;std=1,1,1;size=7x7"
+    assert TeacherFile("a.onnx", None, (7, 5)).settings == "size=7x5"
+    with pytest.raises(TeacherError, match="size: 0 is outside"):
+        _ = TeacherFile("a.onnx", None, 0).settings
 
 
 def test_files_of_ours(tmp_path):
@@ -143,7 +180,7 @@ def test_a_model_sees_its_own_resolution_unless_told_otherwise():
 @pytest.mark.parametrize(
     ("settings", "asked", "message"),
     [
-        ({}, {"classes": 10}, "has 4 classes, the data 10"),
+        ({}, {"classes": 10}, "has 4 classes, the data 10; .* train it on them first"),
         ({}, {"normalization": None}, r"does not say how its pictures are normalised.*\(0.485, 0"),
         ({}, {"size": 0}, "size: 0 is outside"),
         (

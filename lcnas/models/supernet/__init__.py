@@ -1,0 +1,30 @@
+"""Supernets: one set of weights in which any network of a space runs, by masks.
+
+from lcnas import spaces
+from lcnas.models.supernet import Supernet
+
+space = spaces.load("pplcnet_tail", 64).restrict(stage5_width=[128, 256])
+supernet = Supernet.of(space, classes=10, resolution=64)
+weights = supernet.init(seed=0)
+logits, moments = supernet.apply(weights, None, supernet.active(arch), pictures)
+"""
+
+from lcnas.models.supernet._active import Active, largest, smallest, stacked
+from lcnas.models.supernet._forward import Drop
+from lcnas.models.supernet._narrow import narrowed
+from lcnas.models.supernet._plan import Plan, maskable, plan_of
+from lcnas.models.supernet._supernet import Bucket, Supernet
+
+__all__ = [
+    "Active",
+    "Bucket",
+    "Drop",
+    "Plan",
+    "Supernet",
+    "largest",
+    "maskable",
+    "narrowed",
+    "plan_of",
+    "smallest",
+    "stacked",
+]

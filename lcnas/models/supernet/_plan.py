@@ -1,0 +1,330 @@
+"""The envelope of a space: what any of its networks has at each place, and whether masks can run them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from lcnas import layers, onnx_export
+from lcnas.arch import Arch, Resolution, walk
+from lcnas.blocks import Block, Classifier, ConvNormAct, DepthwiseSeparable, from_data, to_data
+from lcnas.errors import ModelError, listing, shorten
+from lcnas.spaces import Space
+from lcnas.spaces.layout import ElementTable
+
+B = TypeVar("B", bound=Block)
+
+# Activations that leave 0 at 0: a masked channel stays masked behind them.
+ZERO_AT_ZERO = ("identity", "relu", "relu6", "hard_swish", "silu", "gelu")
+_MAY_VARY = {
+    "stem": ("width", "act"),
+    "stage": ("width", "kernel", "se", "act"),
+    "head": ("width", "act"),
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """What one block of a stage can be."""
+
+    stride: int | layers.Pair
+    kernels: tuple[int, ...]  # ascending
+    se: tuple[bool, ...]  # without, with squeeze-and-excite
+    acts: tuple[str, ...]
+
+    def block(self, width: int) -> DepthwiseSeparable:
+        """Return the largest block."""
+        return DepthwiseSeparable(
+            width, self.kernels[-1], self.stride, self.acts[-1], se=self.se[-1]
+        )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage of depthwise-separable blocks can be."""
+
+    name: str
+    widths: tuple[int, ...]  # output channels of all its blocks, ascending
+    depths: tuple[int, ...]  # blocks, ascending; depth d is the first d places
+    places: tuple[Place, ...]
+
+
+@dataclass(frozen=True)
+class End:
+    """What the stem or the head can be."""
+
+    name: str
+    widths: tuple[int, ...]  # ascending; of the head's 1x1 convolution, 0: none
+    acts: tuple[str, ...]
+    block: ConvNormAct | Classifier  # the largest
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The envelope of a space whose networks can run by masks."""
+
+    stem: End
+    stages: tuple[Stage, ...]
+    head: End
+
+    @property
+    def widest(self) -> tuple[int, ...]:
+        """The largest width of the stem and of each stage."""
+        return (self.stem.widths[-1], *(stage.widths[-1] for stage in self.stages))
+
+    @property
+    def acts(self) -> tuple[str, ...]:
+        """All activations that something can have; an activation's number is its place here."""
+        parts = [self.stem.acts, self.head.acts]
+        parts += [place.acts for stage in self.stages for place in stage.places]
+        return tuple(dict.fromkeys(act for acts in parts for act in acts))
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """All places of blocks, stage by stage."""
+        return tuple(place for stage in self.stages for place in stage.places)
+
+    @property
+    def optional_conv(self) -> bool:
+        """Whether some networks have the head's convolution and some have not."""
+        return self.head.widths[0] == 0 < self.head.widths[-1]
+
+    def arch(self, widths: Sequence[int], resolution: Resolution) -> Arch:
+        """Return the network of these widths (stem, stages) that is the largest in all else."""
+        stages: dict[str, list[Block]] = {}
+        stages[self.stem.name] = [dataclasses.replace(self.stem.block, width=widths[0])]
+        for stage, width in zip(self.stages, widths[1:], strict=True):
+            stages[stage.name] = [place.block(width) for place in stage.places]
+        stages[self.head.name] = [self.head.block]
+        return Arch.of(stages, resolution)
+
+    # -- plain data --
+
+    def to_data(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        made = dataclasses.asdict(self)
+        for name in ("stem", "head"):
+            made[name]["block"] = to_data(getattr(self, name).block)
+        return made
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Plan:
+        """Return the plan of such data.
+
+        Raises:
+            ModelError: it is none.
+        """
+        try:
+            stages = [
+                Stage(s["name"], tuple(s["widths"]), tuple(s["depths"]), _places(s["places"]))
+                for s in data["stages"]
+            ]
+            return cls(_end(data["stem"]), tuple(stages), _end(data["head"]))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"supernet: no plan: {shorten(str(error))}") from None
+
+
+def _places(data: Iterable[Mapping[str, Any]]) -> tuple[Place, ...]:
+    made = []
+    for item in data:
+        stride = item["stride"]
+        side = tuple(stride) if isinstance(stride, list) else stride
+        made.append(Place(side, tuple(item["kernels"]), tuple(item["se"]), tuple(item["acts"])))
+    return tuple(made)
+
+
+def _end(data: Mapping[str, Any]) -> End:
+    return End(data["name"], tuple(data["widths"]), tuple(data["acts"]), _block(data["block"]))
+
+
+def _block(data: Any) -> ConvNormAct | Classifier:
+    made = from_data(data)
+    if not isinstance(made, ConvNormAct | Classifier):
+        raise TypeError(f"{made} is neither stem nor head")
+    return made
+
+
+# -- from a space ----------------------------------------------------------------------------------
+
+
+class _Unmaskable(Exception):  # noqa: N818 - an answer, no fault
+    """What of a space cannot be masked."""
+
+
+def maskable(space: Space) -> str | None:
+    """Return None if any network of the space can run by masks in its largest one, else what is in the way.
+
+    Widths, depths, kernels, squeeze-and-excite, activations and the width of the last 1x1 convolution may
+    vary, in networks of a convolution, stages of depthwise-separable blocks and a classifier, at one
+    resolution.
+
+    Example:
+        >>> from lcnas import spaces
+        >>> maskable(spaces.load("pplcnet_tail"))
+        >>> maskable(spaces.load("lcnet_next"))
+        'stem: a block of type conv_stem, not conv'
+    """
+    try:
+        _planned(space)
+    except _Unmaskable as found:
+        return str(found)
+    return None
+
+
+def plan_of(space: Space) -> Plan:
+    """Return the envelope of a space.
+
+    Raises:
+        ModelError: masks cannot run it; names what they cannot.
+    """
+    try:
+        return _planned(space)
+    except _Unmaskable as found:
+        raise ModelError(f"{space.name} cannot be a supernet: {found}") from None
+
+
+def _planned(space: Space) -> Plan:
+    if len(space.resolutions) > 1:
+        raise _Unmaskable(f"resolution is a choice of {listing(space.resolutions)}")
+    stem, *stages, head = space.layout().tables
+    return Plan(_stem(stem), tuple(map(_stage, stages)), _head(head))
+
+
+def _stem(table: ElementTable) -> End:
+    blocks = _typed(table, 0, ConvNormAct)
+    _constant(table.name, blocks, _MAY_VARY["stem"])
+    first = blocks[0]
+    if not first.norm or first.affine or first.branches or first.groups != 1:
+        raise _Unmaskable(f"{table.name}: {first}, only a plain convolution with batch norm")
+    if table.depths != (1,):
+        raise _Unmaskable(f"{table.name}: more than one block")
+    return _made_end(table.name, blocks)
+
+
+def _head(table: ElementTable) -> End:
+    blocks = _typed(table, 0, Classifier)
+    _constant(table.name, [b for b in blocks if b.width], _MAY_VARY["head"])
+    if any(block.affine for block in blocks):
+        raise _Unmaskable(f"{table.name}: a learnable affine")
+    return _made_end(table.name, blocks)
+
+
+def _made_end(name: str, blocks: Sequence[ConvNormAct | Classifier]) -> End:
+    largest = max(blocks, key=lambda block: block.width)
+    acts = _acts(name, [b for b in blocks if b.width])
+    made = dataclasses.replace(largest, act=acts[-1]) if largest.width else largest
+    return End(name, _sorted(b.width for b in blocks), acts or ("identity",), made)
+
+
+def _stage(table: ElementTable) -> Stage:
+    slots = [_typed(table, j, DepthwiseSeparable) for j in range(table.slots)]
+    for chain in _chains(table) if table.slots > 1 else ():
+        if len({block.width for block in chain}) > 1:  # type: ignore[attr-defined]
+            raise _Unmaskable(f"{table.name}_width is a choice for each block")
+    places = tuple(_made_place(table.name, j, blocks) for j, blocks in enumerate(slots))
+    widths = _sorted(block.width for blocks in slots for block in blocks)
+    return Stage(table.name, widths, _sorted(table.depths), places)
+
+
+def _made_place(name: str, j: int, blocks: Sequence[DepthwiseSeparable]) -> Place:
+    where = f"{name} block {j + 1}"
+    _constant(where, blocks, _MAY_VARY["stage"])
+    first = blocks[0]
+    if first.shortcut:
+        raise _Unmaskable(f"{where}: a shortcut")
+    if first.branches:
+        raise _Unmaskable(f"{where}: re-parameterised branches")
+    if j and first.stride not in (1, (1, 1)):
+        raise _Unmaskable(f"{where}: a stride of {first.stride} where a block may be absent")
+    kernels = {block.kernel for block in blocks}
+    if any(not isinstance(k, int) or k % 2 == 0 for k in kernels):
+        raise _Unmaskable(f"{where}: a kernel that is no odd number: {listing(kernels)}")
+    se = tuple(sorted({block.se for block in blocks}))
+    return Place(first.stride, _sorted(kernels), se, _acts(where, blocks))  # type: ignore[arg-type]
+
+
+def _sorted(values: Iterable[int]) -> tuple[int, ...]:
+    return tuple(sorted(set(values)))
+
+
+def _acts(where: str, blocks: Sequence[Any]) -> tuple[str, ...]:
+    acts = tuple(dict.fromkeys(block.act for block in blocks))
+    for act in acts:
+        if act not in ZERO_AT_ZERO:
+            raise _Unmaskable(f"{where}: the activation {act}, which is not 0 at 0")
+    return acts
+
+
+def _chains(table: ElementTable) -> Iterable[list[Block]]:
+    """Yield, for each stage-wide combination of choices, the blocks that it can give."""
+    for g, totals in table.totals.items():
+        total = min(totals)[0] if totals else (1, 1)
+        for s in range(len(table.signatures)):
+            yield [table.block(g, s, j, 0, total) for j in range(table.slots)]
+            for j in range(table.slots):
+                yield [table.block(g, s, j, c, total) for c in range(len(table.slot_values[j]))]
+
+
+def _typed(table: ElementTable, j: int, kind: type[B]) -> list[B]:
+    """Return the different blocks that can stand at a slot, all of one kind."""
+    found: dict[Block, None] = {}
+    for g, totals in table.totals.items():
+        signatures, combos = range(len(table.signatures)), range(len(table.slot_values[j]))
+        for total, s, c in itertools.product({t for t, _ in totals}, signatures, combos):
+            found.setdefault(table.block(g, s, j, c, total))
+    made = [block for block in found if isinstance(block, kind)]
+    kinds = sorted({block.type for block in found})
+    if len(kinds) > 1:
+        raise _Unmaskable(f"{table.name}_block is a choice of block types: {listing(kinds)}")
+    if len(made) < len(found):
+        raise _Unmaskable(f"{table.name}: a block of type {kinds[0]}, not {kind.type}")
+    return made
+
+
+def _constant(where: str, blocks: Sequence[Block], free: Sequence[str]) -> None:
+    """Refuse blocks that differ in anything but the free fields."""
+    for field in dataclasses.fields(blocks[0]) if blocks else ():
+        values = {getattr(block, field.name) for block in blocks}
+        if field.name not in free and len(values) > 1:
+            raise _Unmaskable(f"{where}: {field.name} is a choice of {listing(values)}")
+
+
+# -- roles of weights ------------------------------------------------------------------------------
+
+Roles = dict[str, str]  # role -> start of the names of its weights
+
+
+def roles(arch: Arch, classes: int) -> tuple[Roles, ...]:
+    """Return for each block what its weights are called, by what they do.
+
+    The roles are ``conv`` of the stem; ``depthwise``, ``se`` and ``pointwise`` of a block; ``conv`` and
+    ``linear`` of the head.
+    """
+    names = onnx_export.block_names(arch)
+    return tuple(
+        _roles(placed.layer, name)
+        for name, placed in zip(names, walk(arch, None, classes), strict=True)
+    )
+
+
+def _roles(layer: layers.Layer, name: str) -> Roles:
+    if not isinstance(layer, layers.Chain):
+        return {"conv": name}
+    found: Roles = {}
+    convs = 0
+    for i, inner in enumerate(layer.layers):
+        path = f"{name}/{i}"
+        match inner:
+            case layers.SqueezeExcite():
+                found["se"] = path
+            case layers.Linear():
+                found["linear"] = path
+            case layers.Conv():
+                found[("depthwise", "pointwise")[convs]] = path
+                convs += 1
+    if "linear" in found and convs:
+        found["conv"] = found.pop("depthwise")
+    return found

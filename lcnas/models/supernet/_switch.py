@@ -1,0 +1,103 @@
+"""Batch norm with an activation that is chosen when the program runs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lcnas.models import ops
+from lcnas.models.ops import Layout
+
+Array = jax.Array
+Names = tuple[str, ...]
+Numbers = tuple[int, ...]
+
+
+def norm_switch(
+    x: Array,
+    scale: Array,
+    shift: Array,
+    act: Array,
+    names: Sequence[str],
+    numbers: Sequence[int],
+    layout: Layout,
+    epsilon: float,
+) -> tuple[Array, Array, Array]:
+    """Return what :func:`lcnas.models.ops.norm_act` does, for one of several activations.
+
+    Args:
+        x: a map in ``layout``.
+        scale: of the norm, (channels,).
+        shift: of the norm, (channels,).
+        act: number of the activation, (), int32.
+        names: of the activations.
+        numbers: of each name.
+        layout: of x and of the result.
+        epsilon: added to the variance.
+    """
+    if len(names) == 1:
+        return ops.norm_act(x, scale, shift, names[0], layout, epsilon, None)
+    return _norm_switch(x, scale, shift, act, tuple(names), tuple(numbers), layout, epsilon)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
+def _norm_switch(
+    x: Array,
+    scale: Array,
+    shift: Array,
+    act: Array,
+    names: Names,
+    numbers: Numbers,
+    layout: Layout,
+    epsilon: float,
+) -> tuple[Array, Array, Array]:
+    (y, mean, var), _ = _forward(x, scale, shift, act, names, numbers, layout, epsilon)
+    return y, mean, var
+
+
+def _forward(
+    x: Array,
+    scale: Array,
+    shift: Array,
+    act: Array,
+    names: Names,
+    numbers: Numbers,
+    layout: Layout,
+    epsilon: float,
+) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
+    mean, var = ops._moments(x, layout)
+    rstd = jax.lax.rsqrt(var + epsilon)
+    at = layout.per_channel
+    u = (x - at(mean)) * at(rstd * scale) + at(shift)
+    y = _chosen([ops.act(u, name) for name in names], numbers, act)
+    return (y, mean, var), (x, scale, shift, act, mean, rstd)
+
+
+def _chosen(values: list[Array], numbers: Numbers, act: Array) -> Array:
+    made = values[-1]
+    for value, number in zip(values[:-1], numbers[:-1], strict=True):
+        made = jnp.where(act == number, value, made)
+    return made
+
+
+def _backward(
+    names: Names, numbers: Numbers, layout: Layout, _: float, saved: Any, given: Any
+) -> tuple[Array, Array, Array, Any]:
+    x, scale, shift, act, mean, rstd = saved
+    at = layout.per_channel
+    normal = (x - at(mean)) * at(rstd)
+    u = normal * at(scale) + at(shift)
+    slope = _chosen([ops._SLOPES[name](u) for name in names], numbers, act)
+    g = given[0] * slope
+    d_shift, d_scale = ops._channel_sum(g, layout), ops._channel_sum(g * normal, layout)
+    count = x.size // x.shape[layout.channel]
+    dx = at(rstd * scale) * (g - at(d_shift / count) - normal * at(d_scale / count))
+    return dx, d_scale, d_shift, np.zeros(act.shape, jax.dtypes.float0)
+
+
+_norm_switch.defvjp(_forward, _backward)

@@ -1,0 +1,162 @@
+"""Zero-cost scores: what networks promise at initialisation, before any training.
+
+=============  =====================================================================================
+score          what it is; larger is better
+=============  =====================================================================================
+synflow        log of the synaptic saliency summed over all kernels; sees no picture
+naswot         log determinant of the kernel of activation patterns: how well pictures are told apart
+zico           log of gradients' mean over deviation from batch to batch
+gradient_norm  norms of the kernels' gradients, summed over layers
+swap           number of distinct sample-wise activation patterns
+params, macs   the trivial ones, which every other must beat (:mod:`lcnas.cost`)
+=============  =====================================================================================
+
+Formulas and sources are in :mod:`lcnas.training.proxies._formulas`. What the papers leave open:
+
+- **h-swish** has no 0/1 pattern. Its input's sign is taken, as of ReLU: behind batch norm it halves the
+  units' values, where its corners at -3 and 3 leave 99.7 % on one side. The same holds for SiLU and GELU;
+  ReLU6 counts as ReLU. The inner activation of squeeze-and-excite counts, gates and identities do not.
+- **Batch norm** works by the statistics of each batch, as at the first step of a training; for synflow it is
+  taken out, as in Abdelfattah et al.'s code (``bn=False``).
+- **synflow** runs on a picture of ones with the kernels' absolute values, in float64. Activations are made
+  linear (Tanaka et al. mean ReLU, which then passes all values on; h-swish would not), and a
+  squeeze-and-excite passes its input on, since a gate is not linear: its kernels count nothing.
+- **Dropout** does nothing. Re-parameterised convolutions have the branches that they train with.
+- **zico** and **gradient_norm** take the cross entropy to the true labels, and the kernels of convolutions
+  (squeeze-and-excite's too) and linear layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lcnas import cost
+from lcnas.arch import Arch, check_classes
+from lcnas.errors import TrainingError, not_among, shorten
+from lcnas.training.proxies import _formulas
+from lcnas.training.proxies._network import Pass, drawn
+
+NAMES = ("synflow", "naswot", "zico", "gradient_norm", "swap", "params", "macs")
+TRIVIAL = ("params", "macs")
+BATCHES = 2  # parts of the pictures, as in ZiCo's paper
+_BY_PATTERNS = frozenset({"naswot", "swap"})
+_BY_GRADIENTS = frozenset({"zico", "gradient_norm"})
+
+
+def scores(
+    arch: Arch,
+    images: NDArray[Any],
+    labels: NDArray[Any],
+    *,
+    classes: int,
+    seed: int = 0,
+    names: Sequence[str] = NAMES,
+    batches: int = BATCHES,
+) -> dict[str, float]:
+    """Return zero-cost scores of a network; the trivial ones are always among them.
+
+    Args:
+        arch: the network. It is run at the pictures' size; its MACs are those at its own resolution.
+        images: (n, height, width, 3), float32, normalised.
+        labels: (n,), classes from 0.
+        classes: outputs of the last layer.
+        seed: of the initial weights.
+        names: the scores that are wanted, of :data:`NAMES`.
+        batches: equal parts of the pictures, each with batch norm's statistics and gradients of its own.
+
+    Returns:
+        name -> score, in the order of :data:`NAMES`; naswot is -inf where two pictures excite the same units.
+
+    Raises:
+        TrainingError: an unknown score, or pictures and labels that do not fit.
+        ArchError: the network cannot take pictures of that size.
+
+    Example:
+        >>> from lcnas import zoo
+        >>> rng = np.random.default_rng(0)
+        >>> images = rng.standard_normal((8, 32, 32, 3), np.float32)
+        >>> made = scores(zoo.load("pplcnet_0.25x"), images, rng.integers(10, size=8), classes=10)
+        >>> list(made)
+        ['synflow', 'naswot', 'zico', 'gradient_norm', 'swap', 'params', 'macs']
+        >>> made["params"]
+        252994.0
+    """
+    wanted = set(_names(names)) | set(TRIVIAL)
+    _check(images, labels, check_classes(classes), batches)
+    here = arch.at((images.shape[1], images.shape[2]))
+    weights = drawn(here, classes, np.random.default_rng(seed))
+    made = {
+        "params": float(cost.params(arch, classes)),
+        "macs": float(cost.macs(arch, None, classes)),
+    }
+    if "synflow" in wanted:
+        made["synflow"] = _synflow(here, classes, weights)
+    if wanted & (_BY_PATTERNS | _BY_GRADIENTS):
+        parts = list(zip(np.split(images, batches), np.split(labels, batches), strict=True))
+        back = bool(wanted & _BY_GRADIENTS)
+        made |= _by_pictures([_run(here, classes, weights, *part, back) for part in parts], back)
+    return {name: made[name] for name in NAMES if name in wanted}
+
+
+def _names(names: Iterable[str]) -> tuple[str, ...]:
+    found = tuple(names)
+    for name in found:
+        if name not in NAMES:
+            raise TrainingError(not_among("scores", name, NAMES))
+    return found
+
+
+def _check(images: NDArray[Any], labels: NDArray[Any], classes: int, batches: int) -> None:
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype.kind != "f":
+        raise TrainingError(
+            f"scores: pictures are (n, height, width, 3) of floats, got {images.shape} of {images.dtype}"
+        )
+    n = len(images)
+    if labels.shape != (n,) or not n or labels.min() < 0 or labels.max() >= classes:
+        raise TrainingError(f"scores: {n} pictures need as many labels from 0 to {classes - 1}")
+    if isinstance(batches, bool) or not isinstance(batches, int) or batches < 2 or n % batches:
+        raise TrainingError(
+            f"scores: batches: {shorten(batches)} is not at least 2 equal parts of {n} pictures"
+        )
+
+
+def _synflow(arch: Arch, classes: int, weights: dict[str, NDArray[np.float32]]) -> float:
+    height, width = (
+        arch.resolution if isinstance(arch.resolution, tuple) else (arch.resolution,) * 2
+    )
+    positive = {name: np.abs(w.astype(np.float64)) for name, w in weights.items()}
+    made = Pass(positive, linear=True)
+    logits, back = made.run(arch, classes, np.ones((1, height, width, 3)))
+    back(np.ones_like(logits))
+    return _formulas.synflow(positive, made.gradients)
+
+
+def _run(
+    arch: Arch,
+    classes: int,
+    weights: dict[str, NDArray[np.float32]],
+    images: NDArray[Any],
+    labels: NDArray[Any],
+    gradients: bool,
+) -> Pass:
+    """Return the pass of a batch; the way back only where gradients are wanted."""
+    made = Pass(weights)
+    logits, back = made.run(arch, classes, images.astype(np.float32, copy=False))
+    if gradients:
+        back(_formulas.cross_entropy_gradient(logits, labels))
+    return made
+
+
+def _by_pictures(parts: Sequence[Pass], gradients: bool) -> dict[str, float]:
+    patterns = [
+        np.concatenate(same, axis=1) for same in zip(*(p.patterns for p in parts), strict=True)
+    ]
+    made = {"naswot": _formulas.naswot(patterns), "swap": _formulas.swap(patterns)}
+    if gradients:
+        every = [p.gradients for p in parts]
+        made |= {"zico": _formulas.zico(every), "gradient_norm": _formulas.gradient_norm(every)}
+    return made

@@ -1,0 +1,159 @@
+"""Is anything lost when a search is killed, or when a machine of its cluster goes away?
+
+    python -m results.kills
+    python -m results.kills --runs 1 --trials 24
+
+Runs one search to its end, then the same search again and again, each killed (SIGKILL to the driver) at a
+random moment and resumed by repeating the command: every run must end with the same number of networks, none
+twice and none lost, and with the same front, since the evaluator (MACs) is deterministic. Then one search on a
+Ray cluster of three local nodes, one of which is killed when a third of the networks is done. The table of
+this machine needs the rows of pplcnet_tail for 12 classes (a first run measures them).
+Writes results/kills.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from benchmarks import _report
+from search import steps
+from search.folder import TRIALS, Folder
+
+PATIENCE = 900.0
+
+
+def command(out: Path, trials: int, *more: str) -> list[str]:
+    """Return a small search with a deterministic evaluator, up to its front."""
+    words = "--evaluator proxy --score macs --train-size 32 --until search --workers 2 --lag 12"
+    return [
+        sys.executable, "-m", "search.run", *words.split(), "--trials", str(trials), "--out", str(out), *more,
+    ]  # fmt: skip
+
+
+def begin(out: Path, trials: int, *more: str) -> subprocess.Popen[bytes]:
+    """Start it in a process group of its own."""
+    log = out.with_suffix(".log").open("ab")
+    return subprocess.Popen(
+        command(out, trials, *more), stdout=log, stderr=log, start_new_session=True
+    )
+
+
+def finish(out: Path, trials: int, *more: str) -> None:
+    """Run it to its end."""
+    if begin(out, trials, *more).wait(PATIENCE):
+        raise SystemExit(out.with_suffix(".log").read_text()[-2000:])
+
+
+def state(out: Path) -> dict[str, Any]:
+    """Return what lies in a finished folder: how many networks, how many twice, and the front."""
+    lines = [json.loads(line) for line in (out / TRIALS).read_text().splitlines()]
+    seen = Counter(line["number"] for line in lines)
+    trials = sorted(Folder(out).trials(), key=lambda t: t.number)
+    front = set(steps.front_of(trials))
+    return {
+        "networks": len(lines),
+        "twice": sum(n > 1 for n in seen.values()),
+        "lost": len(set(range(max(seen) + 1)) - set(seen)),
+        "failed": sum(t.failed for t in trials),
+        "front": sorted(t.arch for t in trials if t.number in front),
+        "all": [t.arch for t in trials],
+    }
+
+
+def killed(out: Path, trials: int, after: float) -> dict[str, Any]:
+    """Kill a search so many seconds after its start, and repeat it to its end."""
+    process = begin(out, trials)
+    try:
+        process.wait(after)
+    except subprocess.TimeoutExpired:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    path = out / TRIALS
+    done = path.read_bytes().count(b"\n") if path.is_file() else 0
+    if not (out / steps.SEARCHED).is_file():
+        finish(out, trials)
+    return {"killed_after_s": round(after, 1), "networks_then": done, **state(out)}
+
+
+def with_a_lost_node(out: Path, trials: int) -> dict[str, Any]:
+    """Search on three local nodes and kill one of them."""
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    process = begin(out, trials, "--address", cluster.address)
+    path, until = out / TRIALS, time.monotonic() + PATIENCE
+    while process.poll() is None and time.monotonic() < until:
+        done = path.read_bytes().count(b"\n") if path.is_file() else 0
+        if nodes and done >= trials // 3:
+            cluster.remove_node(nodes.pop(), allow_graceful=False)
+            print(f"killed a node after {done} networks", flush=True)
+            nodes = []
+        time.sleep(0.2)
+    code = process.wait(10)
+    cluster.shutdown()
+    return {"exit_code": code, "killed_after_networks": trials // 3, **state(out)}
+
+
+def main() -> None:
+    """Run all, compare, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", default="kills", help="name of the result")
+    args = parser.parse_args()
+    rng = random.Random(args.seed)
+    with tempfile.TemporaryDirectory(prefix="lcnas-kills-") as name:
+        folder = Path(name)
+        began = time.monotonic()
+        finish(folder / "whole", args.trials)
+        took = time.monotonic() - began
+        whole = state(folder / "whole")
+        print(f"uninterrupted: {took:.0f} s, {whole['networks']} networks", flush=True)
+        runs = []
+        for i in range(args.runs):
+            made = killed(folder / f"run{i}", args.trials, rng.uniform(2.0, took))
+            made["same_networks"] = made.pop("all") == whole["all"]
+            made["same_front"] = made.pop("front") == whole["front"]
+            runs.append(made)
+            print(made, flush=True)
+        node = with_a_lost_node(folder / "nodes", args.trials)
+        node["same_networks"] = node.pop("all") == whole["all"]
+        node["same_front"] = node.pop("front") == whole["front"]
+        print(node, flush=True)
+    front = len(whole.pop("front"))
+    del whole["all"]
+    _report.write(
+        args.out,
+        {
+            **_report.conditions([args.seed]),
+            "uninterrupted": {**whole, "front": front, "seconds": round(took, 1)},
+            "killed": runs,
+            "node_lost": node,
+        },
+    )
+    good = [*runs, node]
+    ok = all(
+        r["networks"] == args.trials and not r["twice"] and not r["lost"] and r["same_front"]
+        for r in good
+    )
+    print("nothing lost" if ok else "SOMETHING WAS LOST")
+    raise SystemExit(not ok)
+
+
+if __name__ == "__main__":
+    main()

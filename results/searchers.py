@@ -1,0 +1,179 @@
+"""Do the searchers beat random search? The hypervolume that each reaches, by the number of evaluations.
+
+    python -m results.searchers
+
+Every searcher has the same budget (pplcnet_tail between PP-LCNet 0.25x and 1.0x by the committed table), the same
+number of evaluations, the same seeds and the same lag as a search with two workers. An evaluation is a made-up
+accuracy, so that it costs nothing to repeat: the same network always gets the same, from its codes alone. This
+experiment is about searchers; it says nothing about networks. What is made up:
+
+- each stage adds accuracy that saturates in its MACs: a (1 - exp(-MACs / what it needs));
+- each step of width from stage to stage has a best size; other ones cost accuracy, by the square of the octaves;
+- 5x5 kernels and SE add a little, less where there are many, as in the paper's ablations;
+- pairs of widths, depths and the head interact: products of standardised choices with weights drawn once;
+- noise as of one training, normal with 0.5 points, fixed by the network.
+
+The sizes are those seen on Imagenette at 64 pixels (12 points between 0.25x and 1.0x, networks of one latency spread
+by 2 to 3 points). Points are percent and milliseconds; the hypervolume is above 45 % and below the budget's slowest,
+as a share of that of the best networks that all runs together have found. Writes results/searchers.json.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import _report
+from lcnas import cost, latency, spaces, zoo
+from lcnas.budgets import Budget
+from lcnas.latency.table import TICKS_PER_MS, LatencyTable
+from search import pareto, searchers
+from search.trials import Trial
+
+TABLE = "amd-epyc-avx512bf16-openvino1.24.1-fp32-t1-b1"
+SPACE = "pplcnet_tail"
+SEEDS = list(range(12))
+TRIALS = 300
+LAG = 4
+SHOWN = (25, 50, 75, 100, 150, 200, 250, 300)  # evaluations
+FLOOR = 45.0  # percent, of the hypervolume
+STAGES = ((0, 1), (1, 2), (2, 5), (5, 8), (8, 16), (16, 19), (19, 20))  # slots of stem, stages and head
+GAINS = (1.5, 2.0, 4.0, 5.0, 6.0, 4.0, 3.0)  # points that each adds at most
+STEPS = (0.0, 1.8, 0.2, 1.4, 0.2)  # octaves by which a stage is best wider than the one before
+NEEDS = (0.5, 2.0, 0.5, 1.5, 0.5, 2.0, 0.3)  # MACs at which a stage has 63 % of it, PP-LCNet 0.5x's being 1
+NOISE = 0.5  # points
+
+Floats = NDArray[np.float64]
+
+
+class MadeUp:
+    """A made-up accuracy over the codes of pplcnet_tail."""
+
+    def __init__(self, space: spaces.Space) -> None:
+        self.space = space
+        self.macs = np.array([*(cost.of(placed).macs for placed in space.rows()), 0], dtype=np.float64)
+        self.needs = np.array(NEEDS) * self._macs(space.encode(zoo.load("pplcnet_0.5x")))[0]
+        names = [g.name for g in space.genes]
+        self.columns = {name: i for i, name in enumerate(names)}
+        self.widths = [i for i, n in enumerate(names) if n.endswith("width") and n != "head_width"]
+        self.coarse = [i for i, n in enumerate(names) if n.endswith(("width", "depth"))]
+        pairs = list(itertools.combinations(range(len(self.coarse)), 2))
+        self.pairs = np.array(pairs).T
+        self.weights = np.random.default_rng(1).normal(0, 1.2 / math.sqrt(len(pairs)), len(pairs))
+
+    def _macs(self, codes: NDArray[np.int64]) -> Floats:
+        rows = self.macs[self.space.row_ids(codes)]  # absent slots are row -1: the 0 at the end
+        return np.stack([rows[:, a:b].sum(axis=1) for a, b in STAGES], axis=1)
+
+    def exact(self, codes: NDArray[np.int64]) -> Floats:
+        """Return accuracies without noise (n,), percent, of canonical codes (n, genes)."""
+        ratio = self._macs(codes) / self.needs
+        made = 52 + (1 - np.exp(-ratio)) @ np.array(GAINS)
+        widths = np.stack([self._values(i)[codes[:, i]] for i in self.widths], axis=1)
+        steps = np.diff(np.log2(widths), axis=1)
+        made -= 0.2 * ((steps - STEPS) ** 2).sum(axis=1)
+        made += 1.5 * np.tanh(0.4 * self._number(codes, "_kernel")) + 1.5 * np.tanh(0.8 * self._number(codes, "_se"))
+        z = np.stack([self._standard(i)[codes[:, i]] for i in self.coarse], axis=1)
+        return made + (z[:, self.pairs[0]] * z[:, self.pairs[1]]) @ self.weights
+
+    def __call__(self, codes: NDArray[np.int64]) -> Floats:
+        """Return accuracies (n,), percent, with the noise that is each network's own."""
+        return self.exact(codes) + NOISE * np.array([_normal(row.tobytes()) for row in codes.astype("<i8")])
+
+    def _number(self, codes: NDArray[np.int64], ending: str) -> Floats:
+        """Return how many blocks have the second choice of a gene; absent ones have the first."""
+        return codes[:, [i for n, i in self.columns.items() if n.endswith(ending)]].sum(axis=1).astype(np.float64)
+
+    @functools.cache
+    def _values(self, i: int) -> Floats:
+        return np.array(self.space.genes[i].choices, dtype=np.float64)
+
+    @functools.cache
+    def _standard(self, i: int) -> Floats:
+        values = np.arange(len(self.space.genes[i].choices), dtype=np.float64)
+        return (values - values.mean()) / values.std()
+
+
+def _normal(content: bytes) -> float:
+    """Return a standard normal number that depends on the content alone."""
+    digest = hashlib.sha256(content).digest()
+    return float(np.random.default_rng(list(digest[:8])).standard_normal())
+
+
+def run(name: str, budget: Budget, evaluate: MadeUp, seed: int, trials: int = TRIALS, **options: Any) -> list[Trial]:
+    """Return the trials of one search."""
+    strategy = searchers.create(name, budget, seed, trials=trials, **options)
+    proposals = searchers.Proposals(strategy, budget, seed, LAG)
+    made = []
+    for _ in range(trials):
+        proposed = proposals.next()
+        assert proposed is not None
+        number, codes = proposed
+        ms = float(budget.costs(codes[None])[0]) / TICKS_PER_MS
+        made.append(Trial(number, tuple(codes.tolist()), "", ms, float(evaluate(codes[None])[0])))
+        proposals.record(made[-1])
+    return made
+
+
+def volumes(trials: list[Trial], shown: tuple[int, ...], slowest: float) -> list[float]:
+    """Return the hypervolume after each of so many evaluations."""
+    points = pareto.points(trials)
+    return [pareto.hypervolume(points[:n], (FLOOR, -slowest)) for n in shown]
+
+
+def summary(values: list[float]) -> dict[str, Any]:
+    """Return n, mean and standard deviation."""
+    return {"n": len(values), "mean": round(float(np.mean(values)), 5), "std": round(float(np.std(values, ddof=1)), 5)}
+
+
+def against(mine: Floats, base: Floats) -> dict[str, Any]:
+    """Return how a searcher compares with random search at the end, seed by seed (n, shown)."""
+    difference = mine[:, -1] - base[:, -1]
+    reached = [next((n for n, v in zip(SHOWN, row, strict=True) if v >= base[:, -1].mean()), None) for row in mine]
+    found = sorted(n for n in reached if n is not None)
+    return {
+        **summary(difference.tolist()),
+        "better_in": int((difference > 0).sum()),
+        "evaluations_to_its_end": found[len(found) // 2] if len(found) > len(reached) // 2 else None,
+    }
+
+
+def limits(table: LatencyTable) -> Any:
+    """Return the latencies of PP-LCNet 0.25x and 1.0x, ms."""
+    return table.predict([zoo.load("pplcnet_0.25x"), zoo.load("pplcnet_1.0x")])
+
+
+def main() -> None:
+    """Run all searchers and write results/searchers.json."""
+    space = spaces.load(SPACE)
+    table = LatencyTable.load(Path(__file__).resolve().parent.parent / "latency_tables" / f"{TABLE}.json")
+    low, high = (float(x) for x in limits(table))
+    budget = latency.Budget(space, table, max_ms=high, min_ms=low)
+    evaluate = MadeUp(space)
+    runs = {name: [run(name, budget, evaluate, seed) for seed in SEEDS] for name in searchers.NAMES}
+    everything = [t for mine in runs.values() for trials in mine for t in trials]
+    most = volumes(everything, (len(everything),), high)[0]
+    shares = {name: np.array([volumes(t, SHOWN, high) for t in mine]) / most for name, mine in runs.items()}
+    results = {
+        name: {
+            "hypervolume": {str(n): summary(column.tolist()) for n, column in zip(SHOWN, mine.T, strict=True)},
+            **({} if name == "random" else {"against_random": against(mine, shares["random"])}),
+        }
+        for name, mine in shares.items()
+    }
+    told = {"space": SPACE, "table": TABLE, "min_ms": low, "max_ms": high, "trials": TRIALS, "lag": LAG, "floor": FLOOR}
+    path = _report.write("searchers", {**_report.conditions(SEEDS), **told, "results": results})
+    for name, mine in results.items():
+        print(name.ljust(10), *(f"{x['mean']:.4f}" for x in mine["hypervolume"].values()), mine.get("against_random", ""))
+    print(f"written: {path.name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""The evaluator of zero-cost scores."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from lcnas import blocks, zoo
+from lcnas.arch import Arch
+from lcnas.training import data, proxies
+from search.errors import SearchError
+from search.evaluators import proxy
+from search.evaluators.base import Candidate
+from search.pictures import pack
+
+CLASSES = 4
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    with data.load(f"synthetic:classes={CLASSES},train=100,test=8", size=16) as found:
+        return pack(found)
+
+
+def spec(**changes):
+    return dataclasses.replace(proxy.Spec("zico", CLASSES, 16, seed=3, images=8), **changes)
+
+
+def arch(width=8, **settings):
+    stem = blocks.ConvNormAct(width, stride=2, act="hard_swish", **settings)
+    return Arch.of({"stem": [stem], "head": [blocks.DenseHead()]}, 224)
+
+
+def candidates(*archs):
+    return [Candidate(number, (number,), a) for number, a in enumerate(archs)]
+
+
+def test_accuracy_is_the_score_and_all_scores_are_beside(pictures):
+    first, second = proxy.create(spec(), pictures).evaluate(candidates(arch(), arch(16)))
+    assert first.accuracy == first.details["scores"]["zico"]
+    assert list(first.details["scores"]) == list(proxies.NAMES)
+    assert second.details["scores"]["params"] > first.details["scores"]["params"]
+    assert json.loads(json.dumps(first.details)) == first.details
+
+
+@pytest.mark.parametrize("score", proxies.NAMES)
+def test_scores_are_those_of_the_pictures_drawn(pictures, score):
+    made = proxy.create(spec(score=score, names=()), pictures)
+    (found,) = made.evaluate(candidates(arch()))
+    images = (made.images * pictures.normalization.std + pictures.normalization.mean) * 255
+    rows = [
+        np.flatnonzero((np.abs(pictures.train_images - image) < 0.01).all(axis=(1, 2, 3)))
+        for image in images
+    ]
+    assert [pictures.train_labels[row[0]] for row in rows] == made.labels.tolist()
+    assert len({int(row[0]) for row in rows}) == 8
+    assert made.images.dtype == np.float32
+    right = proxies.scores(arch(), made.images, made.labels, classes=CLASSES, seed=3)
+    assert found.accuracy == right[score]
+    assert set(found.details["scores"]) == {score, *proxies.TRIVIAL}
+
+
+def test_the_same_in_every_process_and_for_every_number(pictures):
+    one = proxy.create(spec(), pictures).evaluate(candidates(arch()))[0]
+    made = proxy.create(spec(), pictures).evaluate(candidates(arch(16), arch(), arch()))
+    assert one.accuracy == made[1].accuracy == made[2].accuracy
+    other = proxy.create(spec(seed=4), pictures).evaluate(candidates(arch()))[0]
+    assert other.accuracy != one.accuracy
+
+
+def test_pictures_of_another_size_are_brought_to_it(pictures):
+    made = proxy.create(spec(train_size=8), pictures)
+    assert made.images.shape == (8, 8, 8, 3)
+    assert made.evaluate(candidates(arch()))[0].accuracy is not None
+
+
+def test_pictures_may_be_read_only(pictures):
+    frozen = dataclasses.replace(pictures, train_images=pictures.train_images.copy())
+    frozen.train_images.setflags(write=False)
+    (found,) = proxy.create(spec(), frozen).evaluate(candidates(arch()))
+    assert found == dataclasses.replace(
+        proxy.create(spec(), pictures).evaluate(candidates(arch()))[0], seconds=found.seconds
+    )
+
+
+def test_one_that_fails_does_not_keep_the_others_from_theirs(pictures):
+    small = zoo.load("googlenet")  # its poolings do not fit 8 pixels
+    headless = Arch.of({"stem": [blocks.ConvNormAct(4)]})
+    made = proxy.create(spec(train_size=8), pictures)
+    found = made.evaluate(candidates(small, arch(), headless))
+    assert [f.accuracy is None for f in found] == [True, False, True]
+    assert "cannot take" in found[0].reason
+    assert "gives a map" in found[2].reason
+    assert not found[1].reason
+
+
+def test_a_score_that_is_no_number_is_a_failure(pictures):
+    same = dataclasses.replace(
+        pictures,
+        train_images=np.broadcast_to(pictures.train_images[:1], pictures.train_images.shape),
+    )
+    (found,) = proxy.create(spec(score="naswot"), same).evaluate(candidates(arch()))
+    assert found.accuracy is None
+    assert found.reason == "naswot is -inf"
+    assert "naswot" not in found.details["scores"]
+    assert all(map(math.isfinite, found.details["scores"].values()))
+
+
+def test_pictures_without_labels_are_not_drawn(pictures):
+    labels = pictures.train_labels.copy()
+    labels[6:] = -1
+    few = dataclasses.replace(pictures, train_labels=labels)
+    made = proxy.create(spec(), few)
+    assert sorted(made.labels.tolist()) == sorted(labels[:6].tolist())
+    labels[3:] = -1
+    with pytest.raises(SearchError, match="3 labelled training pictures are too few"):
+        proxy.create(spec(), few)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"score": "swop"}, "did you mean 'swap'"),
+        ({"names": ("macs", "flops")}, "'flops' is not among"),
+        ({"images": 3}, "less than two for each"),
+        ({"batches": 1}, "at least 2"),
+    ],
+)
+def test_a_wrong_spec_is_refused(changes, complaint):
+    with pytest.raises(SearchError, match=complaint):
+        spec(**changes)
+
+
+def test_more_labels_than_classes_are_refused(pictures):
+    with pytest.raises(SearchError, match="there are 2 classes"):
+        proxy.create(spec(classes=2), pictures)

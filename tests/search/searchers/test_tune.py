@@ -1,0 +1,237 @@
+"""The Ray Tune searcher, called as Tune calls it; docs/searchers.md runs it inside Tune."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+
+import numpy as np
+import pytest
+
+from lcnas.arch import Arch
+from search import searchers
+from search.errors import SearchError
+from search.searchers import Searcher
+from search.trials import Trial
+
+from .small import accuracy, budget
+
+TRIALS = 23
+
+
+def made(**named):
+    return Searcher("nsga2", budget(), **{"trials": TRIALS, "seed": 1, **named})
+
+
+def evaluation(item):
+    return {"accuracy": accuracy(item["codes"]), "seconds": 0.5, "details": {"epochs": 3}}
+
+
+def report(config):
+    """Return what a trainable reports about a config, as Tune hands it over: nested results are flat."""
+    if "networks" in config:
+        return {"evaluations": [evaluation(item) for item in config["networks"]], "done": True}
+    told = evaluation(config)
+    return {"accuracy": told["accuracy"], "seconds": 0.5, "details/epochs": 3, "done": True}
+
+
+def drive(searcher, workers=2, rng=None, until=math.inf):
+    """Run trials as Tune does, until ``until`` have ended; return those that are still running."""
+    running: dict[str, dict] = {}
+    count = ended = 0
+    while True:
+        while len(running) < workers:
+            config = searcher.suggest(f"t{count}")
+            if config is None or config == Searcher.FINISHED:
+                break
+            running[f"t{count}"] = config
+            count += 1
+        if not running:
+            assert config == Searcher.FINISHED
+            return running
+        if ended == until:
+            return running
+        ids = list(running)
+        trial_id = ids[0] if rng is None else ids[int(rng.integers(len(ids)))]
+        searcher.on_trial_complete(trial_id, report(running.pop(trial_id)))
+        ended += 1
+
+
+def test_trials_are_recorded_as_they_are():
+    kept: list[Trial] = []
+    searcher = made(record=kept.append)
+    drive(searcher)
+    assert [t.number for t in kept] == list(range(TRIALS))
+    assert searcher.results == kept
+    for trial in kept:
+        arch = budget().space.decode(np.array(trial.codes))[0]
+        assert trial.arch == arch.id
+        assert trial.accuracy == accuracy(trial.codes)
+        assert trial.latency_ms == budget().cost(arch) / 1000
+        assert (trial.seconds, dict(trial.details), trial.reason) == (0.5, {"epochs": 3}, "")
+
+
+def test_a_config_holds_the_network():
+    config = made().suggest("t")
+    arch = Arch.from_data(json.loads(config["arch"]), "config")
+    assert budget().space.encode(arch)[0].tolist() == config["codes"]
+    assert config["number"] == 0
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_batches_order_and_kills_change_nothing(batch):
+    lag = 12
+    whole = made(lag=lag)
+    drive(whole)
+    shuffled = made(batch=batch, lag=lag)
+    drive(shuffled, 3, np.random.default_rng(0))
+    assert shuffled.results == whole.results
+    kept: list[Trial] = []
+    rng = np.random.default_rng(1)
+    for _ in range(100):
+        killed = made(batch=batch, lag=lag, known=list(kept), record=kept.append)
+        if not drive(killed, 2, rng, until=int(rng.integers(1, 4))):
+            break
+    assert sorted(kept, key=lambda t: t.number) == whole.results
+
+
+def test_the_last_batch_holds_what_is_left():
+    sizes: list[int] = []
+    searcher = made(batch=5)
+    while (config := searcher.suggest(f"t{len(sizes)}")) != Searcher.FINISHED:
+        sizes.append(len(config["networks"]))
+        searcher.on_trial_complete(f"t{len(sizes) - 1}", report(config))
+    assert sizes == [5, 5, 5, 5, 3]
+
+
+def test_it_waits_for_results():
+    searcher = made(lag=1)
+    first, second = searcher.suggest("a"), searcher.suggest("b")
+    assert searcher.suggest("c") is None
+    searcher.on_trial_complete("b", report(second))
+    assert searcher.suggest("c") is None  # proposal 2 needs 0
+    searcher.on_trial_complete("a", report(first))
+    assert searcher.suggest("c")["number"] == 2
+
+
+def test_it_is_recorded_before_it_is_told():
+    class Order(searchers.Random):
+        def tell(self, number, codes, accuracy, latency_ms):
+            order.append(("told", number))
+
+    order: list[tuple[str, int]] = []
+    strategy = Order(budget(), 0, trials=9)
+    searcher = Searcher(
+        strategy, budget(), trials=9, lag=0, record=lambda t: order.append(("kept", t.number))
+    )
+    drive(searcher)
+    expected = [(what, n) for n in range(9) for what in ("kept", "told")]
+    assert order == expected[:-1]  # nothing was asked after the last one
+
+
+def test_a_lost_worker_fails_all_its_networks():
+    searcher = made(batch=3, lag=6)
+    searcher.suggest("a")
+    searcher.suggest("b")
+    searcher.reasons["b"] = "no memory"
+    searcher.on_trial_complete("a", None, error=True)
+    searcher.on_trial_complete("b", None, error=True)
+    assert [(t.number, t.accuracy, t.reason) for t in searcher.results] == [
+        *((n, None, "the worker was lost") for n in (0, 1, 2)),
+        *((n, None, "no memory") for n in (3, 4, 5)),
+    ]
+    assert searcher.suggest("c")["networks"][0]["number"] == 6
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ({"accuracy": None, "reason": "diverged"}, "diverged"),
+        ({"accuracy": math.nan}, "the accuracy is nan"),
+        ({"accuracy": "high"}, "the accuracy is 'high'"),
+        ({"accuracy": None}, "no accuracy was reported"),
+    ],
+)
+def test_what_is_no_accuracy_is_a_failure(told, reason):
+    searcher = made()
+    searcher.suggest("a")
+    searcher.on_trial_complete("a", told)
+    (trial,) = searcher.results
+    assert (trial.accuracy, trial.reason) == (None, reason)
+
+
+def test_a_stopped_trial_stays_unfinished():
+    kept: list[Trial] = []
+    searcher = made(record=kept.append)
+    searcher.suggest("a")
+    config = searcher.suggest("b")
+    searcher.on_trial_complete("a")  # as Tune ends a pending one
+    searcher.on_trial_complete("b", {"trial_id": "b"})  # and one that has not reported yet
+    assert not kept
+    assert made(known=kept).suggest("c")["number"] == 0
+    assert config["number"] == 1
+
+
+def test_it_finishes_when_it_is_told_to_stop():
+    ended: list[bool] = []
+    searcher = made(stop=lambda: bool(ended))
+    config = searcher.suggest("a")
+    ended.append(True)
+    assert searcher.suggest("b") == Searcher.FINISHED
+    searcher.on_trial_complete("a", report(config))
+    assert [t.number for t in searcher.results] == [0]
+
+
+def test_a_budget_with_fewer_networks_than_trials():
+    limits = budget("network_wide", 0.3)
+    searcher = Searcher("random", limits, trials=10_000)
+    drive(searcher)
+    assert len(searcher.results) == limits.count() < 10_000
+
+
+def test_known_trials_alone_are_enough():
+    whole = made()
+    drive(whole)
+    again = made(known=whole.results, record=lambda t: pytest.fail("recorded again"))
+    assert again.suggest("a") == Searcher.FINISHED
+    assert again.results == whole.results
+
+
+def test_its_state_is_neither_saved_nor_restored(tmp_path):
+    searcher = made()
+    for refused in (searcher.save, searcher.restore, searcher.restore_from_dir):
+        with pytest.raises(SearchError, match="as known="):
+            refused(str(tmp_path / "state.pkl"))
+    searcher.save_to_dir(str(tmp_path))  # Tune does that by itself
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(SearchError, match="is not restored"):
+        pickle.loads(pickle.dumps(searcher))
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ({"batch": 0}, "batch: 0 is not a whole number of at least 1"),
+        ({"batch": 4, "lag": 2}, "lag: 2 is less than batch - 1 = 3"),
+        ({"lag": -1}, "lag: -1 is not"),
+        ({"trials": 0}, "trials: 0 is not"),
+        ({"populations": 3}, "option: 'populations' is not among"),
+    ],
+)
+def test_wrong_values(named, message):
+    with pytest.raises(SearchError, match=message):
+        made(**named)
+
+
+def test_options_of_a_made_strategy_are_refused():
+    strategy = searchers.create("random", budget(), 0, trials=5)
+    with pytest.raises(SearchError, match="options: bands are of no use"):
+        Searcher(strategy, budget(), trials=5, bands=3)
+
+
+def test_a_wrong_number_of_evaluations_is_told():
+    searcher = made(batch=2)
+    searcher.suggest("a")
+    with pytest.raises(SearchError, match="trial a: 1 evaluations for 2 networks"):
+        searcher.on_trial_complete("a", {"evaluations": [{"accuracy": 0.5}]})

@@ -1,0 +1,292 @@
+"""Trainings of finalists: files, going on, reading back, and the test pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lcnas import blocks, models, onnx_export, training
+from lcnas.arch import Arch
+from lcnas.blocks import Block
+from lcnas.errors import DataError, LcnasError, TrainingError, TrainingFailedError
+from lcnas.models import pretrained
+from lcnas.training import Augment
+from search import finals
+from search.errors import SearchFailedError
+from search.pictures import Pictures, pack, unpack
+from tests.training import tiny
+
+DEPLOYED = 16  # pixels; trained at tiny.SIDE, 8
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick():
+    with tiny.quick_compiling():
+        yield
+
+
+@pytest.fixture(scope="module")
+def data():
+    return tiny.data(train=90)
+
+
+def recipe(**changes):
+    return tiny.recipe(**{"augment.flip": 0.0, "augment.evaluate_crop": 0.9, **changes})
+
+
+def arch() -> Arch:
+    return tiny.arch().at(DEPLOYED)
+
+
+def run(data, out, **changes):
+    return finals.train(arch(), pack(data), recipe(), out, 3, **changes)
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("finals") / "run"
+    return run(data, out, bring=True), out
+
+
+@pytest.fixture
+def unable(monkeypatch):
+    """No training: what is finished has to be read back."""
+
+    def prepared(*_args, **_kwargs):
+        raise AssertionError("trained")
+
+    monkeypatch.setattr("lcnas.training.loop._train", prepared)
+
+
+def test_the_last_network_is_validated_and_exported(trained, data):
+    found, out = trained
+    result = training.Result.load(out)
+    assert found.validation == result.epochs[-1]["validation_accuracy"] == found.curve[-1]
+    assert found.pictures == len(data.validation) == 18
+    assert (found.seed, found.size, len(found.curve)) == (3, tiny.SIDE, 2)
+    assert (result.tested, result.test) == ("", None)
+    assert (found.seconds, found.compile_seconds) == (result.seconds, result.compile_seconds)
+    assert found.images_s > 0
+    assert not [p.name for p in out.iterdir() if p.name.startswith(("checkpoints", "best"))]
+
+
+def test_the_deployed_file_is_of_the_deployment_resolution(trained, data):
+    found, out = trained
+    model = onnx_export.read(out / found.onnx)
+    told = onnx_export.interface(model)
+    assert (told.size, told.batch, told.class_names) == ((16, 16), 1, data.class_names)
+    about = {p.key: p.value for p in model.metadata_props}
+    assert Arch.from_json(about["lcnas.arch"]) == arch()
+    assert json.loads(about["lcnas.validation"]) == {
+        "accuracy": found.validation,
+        "pictures": 18,
+        "resolution": tiny.SIDE,
+        "data": "synthetic",
+        "epochs": 2,
+        "seed": 3,
+    }
+
+
+def test_the_deployed_file_computes_what_the_trained_weights_do(trained):
+    found, out = trained
+    weights = pretrained.read(out / "last.safetensors").weights
+    model = models.build(arch(), 3)
+    model.set_weights(weights)
+    model.eval()
+    x = np.random.default_rng(0).normal(size=(3, DEPLOYED, DEPLOYED, 3)).astype(np.float32)
+    wanted = np.asarray(model(jnp.asarray(x)))
+    given = onnx_export.Classifier.of(out / found.onnx).logits(x)
+    np.testing.assert_allclose(given, wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_what_is_finished_is_read_back(trained, data, unable):
+    found, out = trained
+    again = run(data, out)
+    assert again == dataclasses.replace(found, files={})
+
+
+def test_a_kill_before_the_export_costs_no_training(trained, data, unable, tmp_path):
+    found, _ = trained
+    files = {name: content for name, content in found.files.items() if name != finals.NETWORK}
+    finals.settle(tmp_path / "run", files)
+    again = run(data, tmp_path / "run", bring=True)
+    assert again.files == found.files  # the file is the same to the byte
+
+
+def test_files_that_were_brought_are_a_finished_training(trained, data, unable, tmp_path):
+    found, out = trained
+    there = tmp_path / "deep" / "run"
+    finals.settle(there, found.files)
+    assert run(data, there) == dataclasses.replace(found, files={})
+    np.testing.assert_array_equal(finals.test_hits(there, data), finals.test_hits(out, data))
+
+
+def test_a_finished_training_is_written_last_of_all(trained, monkeypatch, tmp_path):
+    """So that a kill in between leaves one that is not finished."""
+    order = []
+    monkeypatch.setattr(finals, "_write", lambda path, content: order.append(path.name))
+    finals.settle(tmp_path, trained[0].files)
+    assert sorted(order) == sorted(trained[0].files)
+    assert order[-1] == "result.json"
+
+
+def test_other_things_in_the_folder_are_refused(trained, data):
+    _, out = trained
+    with pytest.raises(TrainingError, match="another run: seed is 3 there and 4 here"):
+        finals.train(arch(), pack(data), recipe(), out, 4)
+    with pytest.raises(TrainingError, match="epochs is 2 there and 3 here"):
+        finals.train(arch(), pack(data), recipe(epochs=3), out, 3)
+
+
+def test_a_head_that_needs_its_own_size_is_refused_before_anything(data, tmp_path):
+    stages: dict[str, list[Block]] = {"head": [blocks.DenseHead(pool=False)]}
+    with pytest.raises(TrainingFailedError, match="its head does not pool"):
+        finals.train(Arch.of(stages, 16), pack(data), recipe(), tmp_path / "run", 0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_interrupted_training_goes_on(trained, data, tmp_path):
+    """Stopped in the second epoch and repeated, it ends as one that was not stopped."""
+    found, _ = trained
+    packed = pack(data)
+
+    def stop(number):
+        if number == 5:
+            raise KeyboardInterrupt
+
+    watched = tiny.watched(unpack(packed), stop)
+    with pytest.raises(KeyboardInterrupt):
+        finals.train(arch(), watched, recipe(), tmp_path / "run", 3)
+    again = finals.train(arch(), packed, recipe(), tmp_path / "run", 3, bring=True)
+    for name in ("last.safetensors", "last.onnx", finals.NETWORK):
+        assert again.files[name] == found.files[name]
+    assert again.curve == found.curve
+
+
+# -- the test pictures -----------------------------------------------------------------------------
+
+
+def test_hits_are_those_of_the_trainings_own_evaluation(trained, data):
+    _, out = trained
+    hits = finals.test_hits(out, data)
+    assert hits.shape == (len(data.test),) == (20,)
+    assert hits.dtype == bool
+    model = models.load_pretrained(out / "last.safetensors")
+    augment = Augment(crop="none", evaluate_crop=0.9)
+    scores = training.evaluate(model, data.test, data.normalization, augment=augment)
+    assert hits.mean() == scores.accuracy
+    assert 0 < hits.sum() < 20  # else the comparison says little
+
+
+def test_each_hit_is_the_picture_in_its_place(trained, data):
+    _, out = trained
+    every = finals.test_hits(out, data)
+    rows = np.array([7, 3, 11])
+    some = dataclasses.replace(data, test=training.data.Test(data.test.source, rows))
+    np.testing.assert_array_equal(finals.test_hits(out, some), every[rows])
+
+
+def test_test_pictures_are_read_once_and_no_other(trained, data):
+    _, out = trained
+    reads: list[str] = []
+    for split in ("train", "validation", "test"):
+        held = getattr(data, split)
+
+        class Source:
+            labels, cropped = held.source.labels, False
+
+            def __init__(self, inner, name):
+                self.inner, self.name = inner, name
+
+            def read(self, plan, view):
+                reads.append(self.name)
+                return self.inner.read(plan, view)
+
+        watched = type(held)(Source(held.source, split), held.rows)
+        data = dataclasses.replace(data, **{split: watched})
+    finals.test_hits(out, data)
+    assert reads == ["test"]
+
+
+def test_the_validation_pictures_do_not_stand_in_for_them(trained, data):
+    swapped = dataclasses.replace(data, test=data.validation)
+    with pytest.raises(DataError, match="the test split is needed here"):
+        finals.test_hits(trained[1], swapped)
+
+
+def test_a_folder_without_a_network_is_refused(data, tmp_path):
+    with pytest.raises(LcnasError, match=r"last\.onnx"):
+        finals.test_hits(tmp_path, data)
+
+
+def test_hits_are_kept_as_bools(tmp_path):
+    hits = np.array([True, False, True])
+    finals.save_hits(tmp_path / "hits.npy", hits)
+    kept = np.load(tmp_path / "hits.npy", allow_pickle=False)
+    assert kept.dtype == bool
+    np.testing.assert_array_equal(kept, hits)
+    assert [p.name for p in tmp_path.iterdir()] == ["hits.npy"]
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SearchFailedError, match="cannot be written"):
+        finals.save_hits(tmp_path / "file" / "hits.npy", np.ones(2, bool))
+    with pytest.raises(SearchFailedError, match="cannot be written"):
+        finals.settle(tmp_path / "file" / "run", {"result.json": b"{}"})
+
+
+# -- recipes ---------------------------------------------------------------------------------------
+
+
+def shown(n, spec="synthetic:12", side=64) -> Pictures:
+    """Return n pictures without content."""
+    few = pack(tiny.data())
+    return dataclasses.replace(
+        few,
+        train_images=np.broadcast_to(np.uint8(0), (n, side, side, 3)),
+        train_labels=np.zeros(n, np.int32),
+        spec=spec,
+    )
+
+
+@pytest.mark.parametrize(
+    ("n", "epochs", "batch"),
+    [(3000, 2, 16), (4000, 4, 32), (8000, 4, 64), (20_000, 8, 128), (100, 1, 16), (10, 1, 10)],
+)
+@pytest.mark.parametrize("made", [finals.search_recipe, finals.final_recipe])
+def test_the_batch_is_the_largest_that_leaves_enough_steps(made, n, epochs, batch):
+    found = made(shown(n), epochs)
+    assert (found.epochs, found.batch) == (epochs, batch)
+    assert n // found.batch >= 1
+    assert found.warmup_epochs <= 0.1 * epochs
+    assert found.final_learning_rate == 0
+    assert not found.needs_teacher
+    assert (found.resolution, found.train_resolution) in ((None, None), (32, None), (128, None))
+
+
+@pytest.mark.parametrize(
+    ("spec", "side", "crop", "weight_decay"),
+    [
+        ("synthetic", 64, "shift", 5e-4),
+        ("cifar10:DIR", 32, "shift", 5e-4),
+        ("npz:F", 64, "shift", 5e-4),
+        ("npz:F", 65, "resized", 1e-4),
+        ("imagefolder:DIR", 32, "resized", 1e-4),
+    ],
+)
+def test_the_kind_of_data_decides_on_the_preset(spec, side, crop, weight_decay):
+    found = finals.search_recipe(shown(1000, spec, side), 3)
+    assert (found.augment.crop, found.weight_decay) == (crop, weight_decay)
+
+
+def test_a_long_training_is_as_its_preset_says():
+    found = finals.final_recipe(shown(40_000, "cifar10:DIR", 32), 30)
+    preset = training.recipes.load("cifar10")
+    assert found.differences(preset) == ["evaluate_epochs is 1 there and 3 here"]
+    short = finals.search_recipe(shown(3000, "synthetic"), 2)
+    assert (short.dropout, short.ema) == (0.0, 0.0)

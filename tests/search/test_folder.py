@@ -1,0 +1,130 @@
+import json
+import multiprocessing
+import os
+
+import pytest
+
+from lcnas.errors import LcnasError
+from search.errors import SearchError
+from search.folder import CONFIG, TRIALS, Folder, new_name
+from search.settings import Settings
+from search.trials import Trial
+
+
+def trial(number, accuracy=0.5):
+    return Trial(number, (1, 2, number), f"id{number}", 1.0 + number, accuracy, seconds=2.0)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = Folder(tmp_path / "run")
+    made.path.mkdir()
+    return made
+
+
+def test_trials_come_back_as_they_were_added(folder):
+    added = [trial(3), trial(0, None), trial(1)]
+    for one in added:
+        folder.add(one)
+    assert folder.trials() == added
+
+
+@pytest.mark.parametrize("cut", [1, 10, 60])
+def test_a_line_that_a_kill_cut_off_is_no_trial_and_the_next_one_begins_anew(folder, cut):
+    folder.add(trial(0))
+    folder.add(trial(1))
+    path = folder / TRIALS
+    path.write_bytes(path.read_bytes()[:-cut])
+    assert folder.trials() == [trial(0)]
+    folder.mend()
+    folder.add(trial(1))
+    assert folder.trials() == [trial(0), trial(1)]
+
+
+def test_a_trial_that_is_there_twice_is_refused(folder):
+    folder.add(trial(0))
+    folder.add(trial(0))
+    with pytest.raises(SearchError, match="line 2: trial 0 is there twice"):
+        folder.trials()
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"number": 0}', '{"number": "x", "codes": 3}'])
+def test_a_line_that_is_no_trial_is_named(folder, line):
+    folder.add(trial(0))
+    with (folder / TRIALS).open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(SearchError, match="line 2"):
+        folder.trials()
+
+
+def test_other_settings_are_refused_and_named(folder):
+    asked = Settings(trials=5)
+    folder.begin(asked, asked.filled("synthetic", True, 2))
+    folder.check(Settings(trials=5))
+    with pytest.raises(SearchError, match=r"trials is 5 there and 6 here; seed is 0 there and 1"):
+        folder.check(Settings(trials=6, seed=1))
+    assert folder.asked() == asked
+    assert folder.settings().trials == 5
+
+
+def test_a_folder_of_other_files_is_refused(folder):
+    (folder / "thesis.txt").write_text("mine")
+    with pytest.raises(SearchError, match="holds files and no search"):
+        folder.check(Settings())
+
+
+def test_a_file_in_its_place_is_refused(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(SearchError, match="is not a folder"):
+        Folder(tmp_path / "run").check(Settings())
+
+
+def test_a_broken_config_is_named(folder):
+    (folder / CONFIG).write_text("{")
+    with pytest.raises(SearchError, match=r"config\.json: cannot be read"):
+        folder.asked()
+    (folder / CONFIG).write_text(json.dumps({"format": "x", "version": 1}))
+    with pytest.raises(SearchError, match="not lcnas-search version 1"):
+        folder.asked()
+
+
+def test_a_folder_without_a_search_cannot_be_resumed(tmp_path):
+    with pytest.raises(SearchError, match="is no folder"):
+        Folder(tmp_path / "nothing").asked()
+
+
+def _tries(path, told):
+    try:
+        with Folder(path).held():
+            told.put("held")
+    except LcnasError as error:
+        told.put(str(error))
+
+
+def test_a_second_process_in_the_same_folder_is_refused(folder):
+    told = multiprocessing.get_context("spawn").Queue()
+    with folder.held():
+        other = multiprocessing.get_context("spawn").Process(
+            target=_tries, args=(folder.path, told)
+        )
+        other.start()
+        assert "another process searches in" in told.get(timeout=60)
+        other.join()
+    with folder.held():
+        pass
+
+
+def test_times_add_up_over_sessions(folder):
+    folder.took("search", 2.0)
+    folder.took("search", 3.0)
+    folder.took("data", 1.0)
+    assert Folder(folder.path).times() == {"search": 5.0, "data": 1.0}
+
+
+def test_a_new_name_is_new(tmp_path):
+    first = new_name("pplcnet_tail", tmp_path)
+    first.mkdir()
+    second = new_name("pplcnet_tail", tmp_path)
+    assert first != second
+    assert first.name.startswith("pplcnet_tail-")
+    assert os.path.basename(new_name("my/own.toml", tmp_path)).startswith("own-")

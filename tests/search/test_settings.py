@@ -1,0 +1,65 @@
+import dataclasses
+
+import pytest
+
+from lcnas.errors import LcnasError
+from search.errors import SearchError
+from search.settings import PRESETS, Settings
+
+LEFT_TO_THE_TABLE = {"max_latency_ms", "min_latency_ms", "engine", "table", "resolution"}
+MAY_BE_OPEN = LEFT_TO_THE_TABLE | {"remeasure", "time_budget", "score", "init"}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("evaluator", ["supernet", "train", "proxy"])
+@pytest.mark.parametrize("kind", ["synthetic", "cifar10", "imagefolder", "npz"])
+def test_filled_settings_leave_nothing_open_but_what_the_table_decides(preset, evaluator, kind):
+    made = Settings(preset=preset, evaluator=evaluator).filled(kind, True, 2)
+    still_open = {name for name, value in dataclasses.asdict(made).items() if value is None}
+    limits = {"pictures", "final_pictures"}  # all of them, where a preset says nothing
+    assert still_open <= MAY_BE_OPEN | limits
+    assert made.lag >= made.workers * made.networks_per_trial
+    assert made.bands <= made.finalists
+
+
+def test_what_was_asked_for_is_kept():
+    asked = Settings(trials=7, epochs=3, bands=1, finalists=2, lag=9, workers=3, train_size=48)
+    made = asked.filled("synthetic", True, 2)
+    for name in ("trials", "epochs", "bands", "finalists", "lag", "workers", "train_size"):
+        assert getattr(made, name) == getattr(asked, name)
+
+
+def test_round_trip():
+    made = Settings(resolution=(80, 160), max_latency_ms=2.0, score="zico").filled("npz", False, 1)
+    assert Settings.from_data(made.to_data(), "there") == made
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"evaluator": "supernett"}, "did you mean 'supernet'"),
+        ({"searcher": "nsga3"}, "did you mean 'nsga2'"),
+        ({"preset": "quik"}, "did you mean 'quick'"),
+        ({"score": "zic"}, "did you mean 'zico'"),
+        ({"trials": 0}, "trials: 0 is not a whole number of at least 1"),
+        ({"max_latency_ms": -1.0}, "max_latency_ms: -1 is not a latency"),
+        ({"min_latency_ms": 3.0, "max_latency_ms": 2.0}, "min_latency_ms: 3 is not less"),
+        ({"bands": 4, "finalists": 3}, "bands: 4 are more than the 3 finalists"),
+        ({"resolution": 7.5}, "resolution"),
+        ({"score": "zico", "evaluator": "train"}, "is for the evaluator proxy"),
+    ],
+)
+def test_wrong_values_are_refused_in_one_line(change, words):
+    with pytest.raises(LcnasError, match=words) as caught:
+        Settings(**change)
+    assert "\n" not in str(caught.value)
+
+
+def test_differences_are_named():
+    found = Settings(trials=5, seed=1).differences(Settings(seed=2))
+    assert found == ["trials is not given there and 5 here", "seed is 2 there and 1 here"]
+
+
+def test_settings_of_another_version_are_refused():
+    with pytest.raises(SearchError, match="there: no settings of this version"):
+        Settings.from_data({"unknown": 1}, "there")
