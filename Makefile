@@ -19,7 +19,7 @@ search: setup ## set up, then search pplcnet_tail on made-up pictures: minutes o
 	$(BIN)/python -m search.run $(ARGS)
 
 test: lint ## set up, lint, then run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 lint: setup ## ruff (rules and format) and mypy
 	$(BIN)/ruff check

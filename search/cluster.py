@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from lcnas.errors import shorten
-from search.errors import SearchError
+from search.errors import SearchError, SearchFailedError
 
 _PREFIX = "lcnas-ray-"
+_TRIES = 3  # of starting Ray
 _PATIENCE = 10.0  # seconds to wait for a cluster's answer
 _ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # so that a local Ray listens on 127.0.0.1 only
@@ -76,6 +77,20 @@ def _local(workers: int | None, store_mb: int) -> Cluster:
 
     remove_left_behind()
     cores = workers or len(usable_cores())
+    for left in reversed(range(_TRIES)):
+        try:
+            return _begun(cores, store_mb)
+        except (RuntimeError, OSError, TimeoutError) as error:  # a busy machine: too slow to start
+            if not left:
+                raise SearchFailedError(f"Ray did not start: {shorten(str(error), 200)}") from None
+            import ray
+
+            ray.shutdown()
+    raise AssertionError
+
+
+def _begun(cores: int, store_mb: int) -> Cluster:
+    """Start Ray in a new folder."""
     # Socket paths have at most 107 bytes, and Ray makes long ones below its folder.
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_short_root()))
     (folder / "owner").write_text(str(os.getpid()))

@@ -254,12 +254,8 @@ def _write(path: Path, content: bytes) -> None:
 # Presets by the kind of data: shifts leave small pictures whole, crops suit photographs.
 _PRESETS = {"synthetic": "proxy", "cifar10": "cifar10", "imagefolder": "imagenette"}
 _SMALL = 64  # pixels up to which pictures in arrays count as small
-_BATCHES = (
-    64,
-    32,
-    16,
-)  # beside the preset's own; less than 16 leaves the processor's vectors unfilled
-_FULL_RATE = 32  # pictures a batch below which the preset's learning rate falls in proportion
+# Beside the preset's own; with less than 16 pictures the processor's vectors are not full.
+_BATCHES = (64, 32, 16)
 _STEPS = 400  # that a training is to have, if need be by smaller batches
 _SHORT = 2000  # steps below which dropout and an average of the weights hold a network back
 _WARMUP = 0.1  # share of the epochs, at most
@@ -270,7 +266,7 @@ def search_recipe(pictures: Pictures, epochs: int) -> Recipe:
 
     The kind of data decides on a preset, from which augmentation, optimiser and weight decay are. How far a
     short training comes depends on its number of steps, so the batch is the largest that leaves enough of
-    them. The learning rate falls to 0 along half a cosine.
+    them. The learning rate is the preset's even so, and falls to 0 along half a cosine.
 
     Args:
         pictures: to train on; their number, kind and size count.
@@ -301,7 +297,6 @@ def _recipe(pictures: Pictures, epochs: int, what: str) -> Recipe:
         "name": f"{what}-{preset.name}",
         "epochs": epochs,
         "batch": batch,
-        "learning_rate": preset.learning_rate * min(1, batch / _FULL_RATE),
         "warmup_epochs": min(preset.warmup_epochs, _WARMUP * epochs),
         "evaluate_epochs": max(1, epochs // 10),
     }

@@ -183,9 +183,9 @@ _SIZES: Mapping[str, Mapping[str, int]] = {
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Minutes on two cores: enough to see everything at work.
     "quick": {
-        "pictures": 3000,
-        "epochs": 2,
-        "trials": {"train": 20, "supernet": 160, "proxy": 100},
+        "pictures": 4000,
+        "epochs": 4,
+        "trials": {"train": 8, "supernet": 100, "proxy": 200},
         "finalists": 3,
         "bands": 3,
         "final_epochs": 4,

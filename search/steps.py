@@ -103,7 +103,7 @@ class _Search:
 
         shown = self.folder.shown
         reporting.write(made, self.folder.path)
-        self.tell.show(reporting.table(made, self.folder.path))
+        self.tell.show(reporting.table(made, self.folder.shown))
         self.tell(f"written: {shown}/report.md, report.html, front.json, front.png")
 
     def _whole(self) -> Outcome | None:
@@ -379,12 +379,18 @@ def words_of_field(field: Field) -> list[str]:
     count = f"{low:,}" if low == high else f"{low:,} to {high:,}"
     return [
         f"table: {field.table.whose} ({whose})",
-        f"budget: {field.min_ms:.3f} to {field.max_ms:.3f} ms measured; predictions up to "
-        f"{field.searched_max_ms:.3f} ms, since 90 % of networks are measured at most "
-        f"{field.margin:.1%} above",
+        f"budget: {field.min_ms:.3f} to {field.max_ms:.3f} ms measured",
+        _words_of_margin(field),
         f"networks of {field.space.name} within: {count} of {field.space.size:,}",
         *(f"note: {note}" for note in field.notes),
     ]
+
+
+def _words_of_margin(field: Field) -> str:
+    return (
+        f"predictions up to {field.searched_max_ms:.3f} ms: 90 % of networks are measured at most "
+        f"{field.margin:.1%} above theirs"
+    )
 
 
 def front_of(trials: Sequence[Trial]) -> list[int]:

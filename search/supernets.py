@@ -35,7 +35,7 @@ class Job:
     home: str | None = None
 
 
-def recipe(pictures: Pictures, epochs: int) -> Recipe:
+def recipe_for(pictures: Pictures, epochs: int) -> Recipe:
     """Return the recipe of a supernet: that of the search, with a lower rate.
 
     In each step the gradients of four networks are added up.
@@ -83,8 +83,17 @@ def train(job: Job, pictures: Pictures) -> tuple[Any, dict[str, Any]]:
         return job.codes[rng.integers(len(job.codes), size=n)]
 
     made = training.train(
-        net, job.space, data, recipe, Path(job.folder) / name, draw=draw, draws=draws, seed=job.seed, init=init, told=told
-    )  # fmt: skip
+        net,
+        job.space,
+        data,
+        recipe,
+        Path(job.folder) / name,
+        draw=draw,
+        draws=draws,
+        seed=job.seed,
+        init=init,
+        told=told,
+    )
     spec = evaluator.Spec.of(made, recipe.augment, cache=job.cache)
     return spec, {**made.about, "id": name}
 

@@ -31,7 +31,7 @@ class Told:
     def progress(
         self, title: str, total: int, done: int = 0
     ) -> Iterator[Callable[[int, str], None]]:
-        """Give what moves a bar: (how many are done, a word on it). Without a terminal: a line now and then."""
+        """Give what moves a bar (how many are done, a word on it); without a terminal, lines now and then."""
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,

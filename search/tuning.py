@@ -118,7 +118,7 @@ def _telling_why(searcher: Any) -> Any:
             searcher.reasons[trial.trial_id] = _last_line(trial.error_file)
             super().on_trial_error(tune_controller, trial)
 
-    return Reasons()
+    return Reasons()  # type: ignore[no-untyped-call]
 
 
 def _last_line(path: str | None) -> str:

@@ -88,7 +88,8 @@ def _train(call: Call) -> tuning.Work:
         f"train: each network from scratch, {recipe.epochs} epochs of "
         f"{len(call.pictures.train_labels):,} pictures at {call.size} px, batch {recipe.batch}"
     )
-    spec = train.Spec(call.size, recipe, call.settings.seed, call.cache)
+    # No compiled programs are kept: each network has its own, and finals have other step counts.
+    spec = train.Spec(call.size, recipe, call.settings.seed, None)
     return tuning.Work(train.create, spec, call.pictures)
 
 
@@ -115,7 +116,7 @@ def _supernet(call: Call) -> tuning.Work:
     from search.evaluators import supernet
 
     settings, field = call.settings, call.field
-    recipe = supernets.recipe(call.pictures, int(settings.epochs or 1))
+    recipe = supernets.recipe_for(call.pictures, int(settings.epochs or 1))
     rng = np.random.default_rng([settings.seed, 77])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EmptyBandWarning)

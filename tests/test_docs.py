@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import lcnas
+import search
 from lcnas.blocks import _base
 
 ROOT = Path(lcnas.__file__).parent.parent
@@ -19,7 +20,10 @@ PAGES = [
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
     if path.is_file()
 ]
-MODULES = ["lcnas", *(m.name for m in pkgutil.walk_packages(lcnas.__path__, "lcnas."))]
+MODULES = [
+    *("lcnas", *(m.name for m in pkgutil.walk_packages(lcnas.__path__, "lcnas."))),
+    *("search", *(m.name for m in pkgutil.walk_packages(search.__path__, "search."))),
+]
 
 
 def code_blocks(text):

@@ -55,7 +55,7 @@ def create(spec: Spec, pictures: Pictures) -> Evaluator:
 
     Raises:
         DataError: a batch of the recipe is more than the pictures.
-        TrainingError: the recipe needs a teacher.
+        TrainingFailedError: the recipe needs a teacher.
     """
     return Evaluator(spec, pictures)
 

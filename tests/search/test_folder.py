@@ -1,6 +1,7 @@
 import json
 import multiprocessing
-import os
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,7 +94,7 @@ def test_a_folder_without_a_search_cannot_be_resumed(tmp_path):
         Folder(tmp_path / "nothing").asked()
 
 
-def _tries(path, told):
+def _tries(path: Path, told: Any) -> None:
     try:
         with Folder(path).held():
             told.put("held")
@@ -127,4 +128,4 @@ def test_a_new_name_is_new(tmp_path):
     second = new_name("pplcnet_tail", tmp_path)
     assert first != second
     assert first.name.startswith("pplcnet_tail-")
-    assert os.path.basename(new_name("my/own.toml", tmp_path)).startswith("own-")
+    assert new_name("my/own.toml", tmp_path).name.startswith("own-")

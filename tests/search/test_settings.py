@@ -18,8 +18,9 @@ def test_filled_settings_leave_nothing_open_but_what_the_table_decides(preset, e
     still_open = {name for name, value in dataclasses.asdict(made).items() if value is None}
     limits = {"pictures", "final_pictures"}  # all of them, where a preset says nothing
     assert still_open <= MAY_BE_OPEN | limits
-    assert made.lag >= made.workers * made.networks_per_trial
-    assert made.bands <= made.finalists
+    filled = dataclasses.asdict(made)
+    assert filled["lag"] >= filled["workers"] * filled["networks_per_trial"]
+    assert filled["bands"] <= filled["finalists"]
 
 
 def test_what_was_asked_for_is_kept():

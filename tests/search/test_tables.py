@@ -396,4 +396,4 @@ def test_the_estimate_grows_with_what_is_measured(space):
     tail = dataclasses.replace(job, space=spaces.load("pplcnet_tail"))
     assert job.seconds() < tail.seconds()
     assert 180 < tail.seconds() < 600  # "about five minutes"
-    assert "minutes" in tail._beforehand()
+    assert "minutes" in tail.beforehand()

@@ -1,0 +1,181 @@
+"""The command as a user runs it, on a small set with as many classes as the packaged table has rows for."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lcnas
+from lcnas.errors import LcnasError
+from search import report, run, steps
+from search.folder import Folder
+from search.outcome import Outcome
+
+TABLE = "amd-epyc-avx512bf16-openvino1.24.1-fp32-t1-b1"
+CLASSES = 1000  # of the packaged table's rows, so that nothing has to be measured
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """An npz file of tiny pictures whose colour tells the class."""
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    rng = np.random.default_rng(0)
+
+    def pictures(n):
+        labels = np.arange(n) % CLASSES
+        base = np.stack([labels % 10, labels // 10 % 10, labels // 100], -1) * 25
+        noise = rng.integers(0, 20, (n, 32, 32, 3))
+        return (base[:, None, None, :] + noise).astype(np.uint8), labels.astype(np.int32)
+
+    (train, train_labels), (test, test_labels) = pictures(2 * CLASSES), pictures(CLASSES)
+    np.savez(path, x_train=train, y_train=train_labels, x_test=test, y_test=test_labels)
+    return f"npz:{path}"
+
+
+def words(data, out, *more):
+    cheap = "--evaluator proxy --score macs --train-size 32 --no-remeasure --workers 2 --lag 12"
+    known = ["--data", data, "--table", TABLE, "--out", str(out)]
+    return [*known, *cheap.split(), *map(str, more)]
+
+
+def begin(folder, data, out, *more):
+    env = {**os.environ, "PYTHONPATH": str(steps_root())}
+    command = [sys.executable, "-m", "search.run", *words(data, out, *more)]
+    return subprocess.Popen(
+        command, cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def steps_root():
+    return Path(lcnas.__file__).parents[1]
+
+
+def numbers(out):
+    return [json.loads(line)["number"] for line in (out / "trials.jsonl").read_text().splitlines()]
+
+
+# -- what is refused before anything runs ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--searcher", "nsga3"], "did you mean 'nsga2'"),
+        (["--max-latency-ms", "0.05"], "the lowest cost is 0."),
+        (["--data", "imagefolder:nothing-here"], "nothing-here"),
+        (["--space", "pplcnet_tial"], "did you mean 'pplcnet_tail'"),
+        (["--table", "no-such-table"], "no-such-table"),
+        (["--address", "127.0.0.1:1"], "nothing answers at '127.0.0.1:1'"),
+        (["--address", "somewhere"], "is not HOST:PORT"),
+        (["--evaluator", "supernet", "--score", "zico"], "score"),
+        (["--space", "lcnet_next", "--evaluator", "supernet"], "a supernet cannot hold lcnet_next"),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line(tmp_path, monkeypatch, data, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    given = ["--data", data, "--table", TABLE, "--out", "run", *arguments]
+    with pytest.raises(LcnasError) as caught:
+        run.main(given)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run" / "trials.jsonl").exists()
+
+
+def test_an_unknown_option_names_the_nearest(capsys):
+    with pytest.raises(SystemExit) as caught:
+        run.main(["--max-latency", "2"])
+    assert caught.value.code == 2
+    assert "did you mean '--max-latency-ms'" in capsys.readouterr().err
+
+
+def test_dry_run_tells_all_and_does_nothing(tmp_path, monkeypatch, capsys, data):
+    monkeypatch.chdir(tmp_path)
+    assert run.main([*words(data, "run"), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    for part in ("networks of pplcnet_tail within", "1000 classes", "min of searching", "lag: 12"):
+        assert part in said
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- the whole way -----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_interrupted_killed_and_resumed_it_ends_as_if_nothing_had_been(tmp_path, data):
+    """One search straight through to its front; one interrupted by Ctrl-C, then killed, then repeated."""
+    small = ("--trials", 16, "--until", "search")
+    straight = begin(tmp_path, data, "straight", *small)
+    said, _ = straight.communicate(timeout=300)
+    assert straight.returncode == 0, said
+    out = tmp_path / "broken"
+    for sign, code in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
+        process = begin(tmp_path, data, "broken", *small)
+        known = len(numbers(out)) if (out / "trials.jsonl").exists() else 0
+        until = time.monotonic() + 200
+        while time.monotonic() < until and process.poll() is None:
+            if (out / "trials.jsonl").exists() and len(numbers(out)) > known + 1:
+                break
+            time.sleep(0.05)
+        process.send_signal(sign)
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode == code, said
+        if sign == signal.SIGINT:
+            assert "waiting for the networks in flight" in said
+            assert "--resume broken" in said
+    again = begin(tmp_path, data, "broken", *small)
+    said, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, said
+    assert sorted(numbers(out)) == list(range(16))
+    found, whole = (
+        sorted(Folder(tmp_path / name).trials(), key=lambda t: t.number)
+        for name in ("broken", "straight")
+    )
+    assert [(t.arch, t.accuracy) for t in found] == [(t.arch, t.accuracy) for t in whole]
+    assert steps.front_of(found) == steps.front_of(whole)
+
+
+@pytest.mark.slow
+def test_from_a_space_to_trained_exported_and_reported_networks(
+    tmp_path, monkeypatch, data, capsys
+):
+    small = "--trials 6 --finalists 1 --final-epochs 1 --final-seeds 2 --max-latency-ms 0.9"
+    small += " --final-pictures 1000"
+    process = begin(tmp_path, data, "run", *small.split())
+    said, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, said
+    out = tmp_path / "run"
+    made = Outcome.from_json((out / "outcome.json").read_text())
+    assert {f.role for f in made.finals} == {"finalist", "pplcnet"}
+    for final in made.finals:
+        assert [r.seed for r in final.runs] == [0, 1]
+        for one in final.runs:
+            hits = np.load(out / one.hits, allow_pickle=False)
+            assert hits.shape == (CLASSES,)
+            assert one.test == hits.mean()
+            assert (out / one.onnx).is_file()
+    (winner,) = (f for f in made.finals if f.winner)
+    assert winner.role == "finalist"
+    assert winner.measured is None  # as asked
+    assert winner.predicted_ms is not None
+    assert winner.predicted_ms <= made.searched_max_ms <= made.max_latency_ms == 0.9
+    for name in ("report.md", "report.html", "front.json", "front.png", "config.json"):
+        assert (out / name).stat().st_size > 0
+    assert "finalist-1" in said
+    assert list((out / "cache").iterdir())
+    # repeated, it shows the same and trains nothing; with other settings it is refused
+    monkeypatch.chdir(tmp_path)
+    before = (out / "outcome.json").read_bytes()
+    assert run.main(words(data, "run", *small.split())) == 0
+    assert (out / "outcome.json").read_bytes() == before
+    assert "finalist-1" in capsys.readouterr().out
+    with pytest.raises(LcnasError, match="trials is 6 there and 7 here"):
+        run.main(["--resume", "run", "--trials", "7"])
+    (out / "report.md").unlink()
+    assert report.main(["run"]) == 0
+    assert (out / "report.md").is_file()
