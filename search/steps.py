@@ -201,7 +201,9 @@ class _Search:
                 self.folder.add(trial)
                 trials.append(trial)
                 best = tuning.best_so_far(trials)
-                word = f"best {best.accuracy:.2%} at {best.latency_ms:.2f} ms" if best else ""
+                score = best.accuracy if best and best.accuracy is not None else 0.0
+                shown = f"{score:.5g}" if settings.evaluator == "proxy" else f"{score:.2%}"
+                word = f"best {shown} at {best.latency_ms:.2f} ms" if best else ""
                 moved(len(trials), word)
 
             yield record
@@ -216,7 +218,7 @@ class _Search:
         found = {t.number: t for t in trials}
         for number in front:
             t = found[number]
-            self.tell(f"  trial {number}: {t.accuracy:.4f} at {t.latency_ms:.3f} ms")
+            self.tell(f"  trial {number}: {t.accuracy:.5g} at {t.latency_ms:.3f} ms")
         self.tell(f"to go on: python -m search.run --resume {self.folder.shown}")
 
     # -- finalists and baselines --

@@ -1,0 +1,232 @@
+"""Which evaluator ranks networks of one latency as long trainings rank them, and what does it cost?
+
+    python -m results.evaluators --data imagefolder:DIR
+    python -m results.evaluators --data cifar10:DIR --space pplcnet_tail_32 --size 32 --low 1.0 --high 1.3
+
+Draws networks of a space uniformly within a narrow latency band, trains each from scratch (the truth: accuracy of
+the last network on the test pictures), and asks every evaluator of a search about them: short trainings of several
+lengths, a supernet, the zero-cost scores, params and MACs. Reports Kendall's tau to the truth with a 90 % interval
+(bootstrap over networks) and the seconds per network on one core; the supernet's training is told apart.
+Every answer is appended to results/evaluators-NAME.jsonl at once and not asked again; two processes share the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import _report
+
+LENGTHS = (2, 4, 8)  # epochs of the short trainings
+CORES = 2
+
+
+def name_of(args: argparse.Namespace) -> str:
+    """Return the name of the experiment's files."""
+    return f"evaluators-{args.data.partition(':')[0]}-{args.space}-{args.size}"
+
+
+def log_of(args: argparse.Namespace) -> Path:
+    """Return the file of answers."""
+    return Path(__file__).with_name(f"{name_of(args)}.jsonl")
+
+
+def answers(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return all answers so far."""
+    path = log_of(args)
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def field(args: argparse.Namespace) -> tuple[Any, Any]:
+    """Return (budget of the band, codes of the networks)."""
+    from lcnas import latency, spaces
+    from lcnas.latency import engines
+    from search import tables
+
+    space = spaces.load(args.space)
+    found = tables.find(space, engines.engine(), args.classes)
+    budget = latency.Budget(space, found.table, args.high, args.low, args.classes)
+    codes = np.unique(budget.sample_codes(2 * args.networks, np.random.default_rng(args.seed)), axis=0)
+    return budget, np.random.default_rng(args.seed).permutation(codes)[: args.networks]
+
+
+def questions(args: argparse.Namespace) -> Iterator[tuple[str, int]]:
+    """Yield (evaluator, network): all there is to do, the cheapest first."""
+    yield from (("proxies", i) for i in range(args.networks))
+    yield from ((f"train {n}", i) for n in LENGTHS for i in range(args.networks))
+    yield from ((f"truth {s}", i) for s in range(args.seeds) for i in range(args.networks))
+
+
+def work(args: argparse.Namespace) -> None:
+    """Answer every CORES-th question, from the worker's number on."""
+    os.sched_setaffinity(0, {args.worker})
+    from lcnas.models import memory
+
+    memory.keep_freed_memory()
+    from lcnas import training
+    from search import pictures
+
+    data = training.load_data(args.data, size=args.size)
+    shown = pictures.pack(data, args.size)
+    budget, codes = field(args)
+    known = {(a["what"], a["network"]) for a in answers(args)}
+    if args.worker == 0 and ("supernet", args.networks - 1) not in known:
+        _note(args, *ask_supernet(args, shown, budget, codes))
+    for number, (what, i) in enumerate(questions(args)):
+        if number % CORES != args.worker or (what, i) in known:
+            continue
+        arch = budget.space.decode(codes[i : i + 1])[0]
+        began = time.monotonic()
+        made = ask(args, what, arch, shown, data)
+        entry = {"what": what, "network": i, "arch": arch.id, "answer": made}
+        _note(args, {**entry, "seconds": round(time.monotonic() - began, 2)})
+
+
+def ask(args: argparse.Namespace, what: str, arch: Any, shown: Any, data: Any) -> dict[str, float]:
+    """Return what an evaluator says of a network."""
+    from search import finals
+    from search.evaluators import proxy, train
+    from search.evaluators.base import Candidate
+
+    kind, _, number = what.partition(" ")
+    if kind == "proxies":
+        spec = proxy.Spec("swap", shown.classes, args.size)
+        (found,) = proxy.create(spec, shown).evaluate([Candidate(0, (), arch)])
+        return dict(found.details["scores"])
+    if kind == "train":
+        spec2 = train.Spec(args.size, finals.search_recipe(shown, int(number)))
+        (found,) = train.create(spec2, shown).evaluate([Candidate(0, (), arch)])
+        return {what: float(found.accuracy or 0.0)}
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        recipe = finals.final_recipe(shown, args.epochs)
+        made = finals.train(arch, shown, recipe, out, int(number))
+        hits = finals.test_hits(out, data)
+    return {"test": float(hits.mean()), "validation": made.validation}
+
+
+def ask_supernet(
+    args: argparse.Namespace, shown: Any, budget: Any, codes: Any
+) -> list[dict[str, Any]]:
+    """Train a supernet for networks of the band, and return what it says of all networks."""
+    from search import supernets
+    from search.evaluators import supernet
+    from search.evaluators.base import Candidate
+
+    pool = budget.sample_codes(4096, np.random.default_rng(77))
+    folder = Path("runs") / name_of(args)
+    job = supernets.Job(
+        budget.space, shown.classes, args.size, supernets.recipe_for(shown, args.supernet_epochs), pool,
+        args.seed, str(folder / "supernets"), str(folder / "cache"),
+    )  # fmt: skip
+    began = time.monotonic()
+    spec, about = supernets.train(job, shown)
+    trained = time.monotonic() - began
+    evaluator = supernet.create(spec, shown)
+    made = []
+    for i, arch in enumerate(budget.space.decode(codes)):
+        began = time.monotonic()
+        (found,) = evaluator.evaluate([Candidate(i, tuple(codes[i].tolist()), arch)])
+        took = round(time.monotonic() - began, 2)
+        answer = {"supernet": float(found.accuracy or 0.0)}
+        made.append(
+            {"what": "supernet", "network": i, "arch": arch.id, "answer": answer, "seconds": took}
+        )
+    made[0] |= {"training_seconds": round(trained, 1), "about": about}
+    return made
+
+
+def _note(args: argparse.Namespace, *entries: Any) -> None:
+    flat = [e for entry in entries for e in (entry if isinstance(entry, list) else [entry])]
+    with log_of(args).open("a") as file:
+        for entry in flat:
+            file.write(json.dumps(entry) + "\n")
+            print(entry["what"], entry["network"], entry["answer"], entry["seconds"], flush=True)
+
+
+def summary(args: argparse.Namespace) -> dict[str, Any]:
+    """Return tau to the truth and seconds per network of everything that was asked."""
+    from scipy import stats
+
+    values: dict[str, dict[int, float]] = {}
+    seconds: dict[str, list[float]] = {}
+    truth: dict[int, list[float]] = {}
+    for entry in answers(args):
+        kind = entry["what"]
+        if kind.startswith("truth"):
+            truth.setdefault(entry["network"], []).append(entry["answer"]["test"])
+        else:
+            for name, value in entry["answer"].items():
+                values.setdefault(name, {})[entry["network"]] = value
+        seconds.setdefault(kind.partition(" ")[0] if kind[:5] == "truth" else kind, []).append(
+            entry["seconds"]
+        )
+    means = {i: float(np.mean(v)) for i, v in truth.items()}
+    rng = np.random.default_rng(0)
+    made: dict[str, Any] = {}
+    for name, found in values.items():
+        both = sorted(set(found) & set(means))
+        a, b = np.array([found[i] for i in both]), np.array([means[i] for i in both])
+        draws = [rng.integers(len(both), size=len(both)) for _ in range(1000)] if len(both) > 2 else []
+        taus = [stats.kendalltau(a[d], b[d]).statistic for d in draws]
+        made[name] = {
+            "n": len(both),
+            "tau": round(float(stats.kendalltau(a, b).statistic), 3) if draws else None,
+            "tau_90": np.nanquantile(taus, [0.05, 0.95]).round(3).tolist() if draws else None,
+        }
+    return {
+        "tau": made,
+        "seconds_per_network": {k: round(float(np.median(v)), 2) for k, v in seconds.items()},
+        "supernet": [e["about"] | {"seconds": e["training_seconds"]} for e in answers(args) if "about" in e],
+        "truth": {"mean": float(np.mean(list(means.values()))), "std": float(np.std(list(means.values()), ddof=1))}
+        if len(means) > 1 else None,
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Ask what is missing, in two processes; sum up."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--space", default="pplcnet_tail")
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--low", type=float, default=1.15)
+    parser.add_argument("--high", type=float, default=1.30)
+    parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument("--networks", type=int, default=14)
+    parser.add_argument("--epochs", type=int, default=24, help="of the truth")
+    parser.add_argument("--seeds", type=int, default=1, help="of the truth")
+    parser.add_argument("--supernet-epochs", type=int, default=24)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker is not None:
+        work(args)
+        return
+    field(args)  # what the table lacks is measured before anything else runs
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "results.evaluators", *sys.argv[1:]]
+    begun = [
+        subprocess.Popen([*command, "--worker", str(core)], env=env) for core in range(CORES)
+    ]
+    codes = [process.wait() for process in begun]
+    if any(codes):
+        raise SystemExit("a worker failed; its message is above")
+    conditions = _report.conditions([args.seed])
+    conditions["command"] = conditions["command"].replace(args.data, args.data.partition(":")[0] + ":DIR")
+    made = {**conditions, "epochs": args.epochs, "band_ms": [args.low, args.high], **summary(args)}
+    _report.write(name_of(args), made)
+    print(json.dumps(made["tau"], indent=1), json.dumps(made["seconds_per_network"]))
+
+
+if __name__ == "__main__":
+    main()
