@@ -6,7 +6,9 @@ before Ray starts: Ray forks.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -69,7 +71,7 @@ def started(address: str | None, workers: int | None, store_mb: int = 256) -> It
     finally:
         ray.shutdown()
         if cluster.temporary is not None:
-            shutil.rmtree(cluster.temporary, ignore_errors=True)
+            _clear(cluster.temporary)
 
 
 def _local(workers: int | None, store_mb: int) -> Cluster:
@@ -91,23 +93,40 @@ def _local(workers: int | None, store_mb: int) -> Cluster:
 
 def _begun(cores: int, store_mb: int) -> Cluster:
     """Start Ray in a new folder."""
+    folder = _folder()
+    _init(
+        home=folder,
+        num_cpus=cores,
+        include_dashboard=False,
+        object_store_memory=max(store_mb, 128) << 20,
+        _temp_dir=str(folder),
+    )
+    return Cluster(True, cores, folder)
+
+
+@functools.cache
+def _folder() -> Path:
+    """Return this process's folder for Ray, removed when the process ends.
+
+    It is the same each time that Ray is started: Ray writes its token into it once a process.
+    """
     # Socket paths have at most 107 bytes, and Ray makes long ones below its folder.
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_short_root()))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / "owner").write_text(str(os.getpid()))
     # Keeps Ray's processes from asking a cloud's metadata service what machine this is.
     (folder / "ray_bootstrap_config.yaml").write_text("provider:\n  type: local\n")
-    try:
-        _init(
-            home=folder,
-            num_cpus=cores,
-            include_dashboard=False,
-            object_store_memory=max(store_mb, 128) << 20,
-            _temp_dir=str(folder),
-        )
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    return Cluster(True, cores, folder)
+    return folder
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a session of Ray left in its folder."""
+    for path in folder.glob("session_*"):
+        if path.is_symlink():
+            path.unlink()
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(folder / "tune", ignore_errors=True)
 
 
 def _short_root() -> str | None:
