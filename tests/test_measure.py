@@ -109,9 +109,10 @@ def test_files_of_one_stem_go_by_their_paths(tmp_path, monkeypatch):
         measure.find(["a/net.json", "./a/net.json"])
 
 
-def test_a_resolution_that_an_onnx_file_does_not_take_is_told(tmp_path, capsys):
+def test_a_resolution_that_an_onnx_file_does_not_take_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     onnx_export.export(zoo.load("pplcnet_0.35x", 32), tmp_path / "theirs.onnx", classes=10)
-    argv = [*QUICK, "pplcnet_0.25x", str(tmp_path / "theirs.onnx")]
+    argv = [*QUICK, "pplcnet_0.25x", "theirs.onnx"]
     assert measure.main(argv) == 0
     err = capsys.readouterr().err
     assert err.count("\n") == 1
