@@ -185,9 +185,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "quick": {
         "pictures": 4000,
         "epochs": 4,
-        "trials": {"train": 8, "supernet": 100, "proxy": 200},
-        "finalists": 3,
-        "bands": 3,
+        "trials": {"train": 6, "supernet": 100, "proxy": 200},
+        "finalists": 2,
+        "bands": 2,
         "final_epochs": 4,
         "final_seeds": 2,
         "final_pictures": 4000,
