@@ -92,7 +92,7 @@ def _local(workers: int | None, store_mb: int) -> Cluster:
 
 
 def _begun(cores: int, store_mb: int) -> Cluster:
-    """Start Ray in a new folder."""
+    """Start Ray in this process's folder."""
     folder = _folder()
     _init(
         home=folder,
@@ -205,6 +205,6 @@ def _runs(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return True
+    except PermissionError:  # of another user
+        pass
     return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from lcnas.errors import LcnasError, TableError
 from lcnas.latency import engines
 from lcnas.latency.engines import Engine
 from lcnas.training.recipes import Recipe
-from search import baselines, cluster, finalists, finals
+from search import baselines, cluster, finalists, finals, worker
 from search.baselines import Baseline
 from search.errors import SearchFailedError
 from search.finalists import Bench, Finalist
@@ -29,14 +29,14 @@ from search.pictures import Pictures, pack
 from search.settings import Settings
 from search.telling import Told
 from search.trials import Trial
-from search.tuning import Stop
+from search.worker import Setup
 
 if TYPE_CHECKING:
     from lcnas.training.data import Data
     from search.steps import Field, Where
 
-MEASURED, FINALS, HITS = "measured.json", "finals", "hits.npy"
-_MOST_MS_AWAY = 1.15  # a machine that is so much slower than the table's was is told
+MEASURED, FINALS, HITS, NETWORKS = "measured.json", "finals", "hits.npy", "networks"
+_OTHER_PACE = 1.15  # a machine that is so much slower than the table's was is told
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _by_table(settings: Settings, field: Field, found: finalists.Remeasured) -> 
 def _pace(bench: Bench, field: Field) -> list[str]:
     """Return the note that this machine ran at another pace than when its table was made."""
     found = finalists.pace(bench, field.table)
-    if found is None or 1 / _MOST_MS_AWAY < found < _MOST_MS_AWAY:
+    if found is None or 1 / _OTHER_PACE < found < _OTHER_PACE:
         return []
     return [
         f"this machine took {found:.2f} times as long as when the table was made, for the reference network"
@@ -188,15 +188,13 @@ class _Task:
     seeds: tuple[int, ...]
     size: Resolution
     cache: str
-    home: str | None
+    setup: Setup
     far: bool  # whether the folders may be out of the worker's reach
 
 
 def _work(task: _Task, pictures: Pictures) -> list[Trained | str]:
     """Train a network with each seed; a text where it failed. Runs in a worker."""
-    from search import worker
-
-    worker.prepare(task.home)
+    worker.prepare(task.setup)
     arch = Arch.from_data(json.loads(task.arch), "arch")
     made: list[Trained | str] = []
     for seed, out in zip(task.seeds, task.outs, strict=True):
@@ -227,7 +225,6 @@ def trained(
     folder: Folder,
     where: Where,
     tell: Told,
-    stop: Stop,
 ) -> list[tuple[Entry, list[Trained]]]:
     """Return all networks with their trainings, done by workers side by side, a network each.
 
@@ -256,7 +253,7 @@ def trained(
             seeds=seeds,
             size=settings.train_size or shown.size,
             cache=str(folder / "cache"),
-            home=os.environ.get("HOME") if where.address is None else None,
+            setup=Setup.of(where.address is None, settings.blocks),
             far=where.address is not None,
         )
         for e in all_entries
@@ -267,14 +264,14 @@ def trained(
         cluster.started(where.address, settings.workers, store_mb),
         tell.progress("trained", len(tasks)) as moved,
     ):
-        for i, made in _side_by_side(tasks, shown, stop):
+        for i, made in _side_by_side(tasks, shown):
             done[i] = made
             moved(len(done), all_entries[i].final.name)
     return [_checked(e, done[i], where) for i, e in enumerate(all_entries)]
 
 
 def _side_by_side(
-    tasks: Sequence[_Task], shown: Pictures, stop: Stop
+    tasks: Sequence[_Task], shown: Pictures
 ) -> Iterator[tuple[int, list[Trained | str]]]:
     """Yield number and result of each task as it ends."""
     import ray
@@ -284,9 +281,7 @@ def _side_by_side(
     remote = ray.remote(num_cpus=1, max_calls=1, max_retries=2)(_work)
     waiting = {remote.remote(task, given): i for i, task in enumerate(tasks)}
     while waiting:
-        ready, _ = ray.wait(list(waiting), timeout=1.0)
-        if stop.asked:
-            raise KeyboardInterrupt
+        ready, _ = ray.wait(list(waiting))
         for ref in ready:
             try:
                 yield waiting.pop(ref), ray.get(ref)
@@ -320,8 +315,18 @@ def tested(
     out = []
     for entry, runs in made:
         final = replace(entry.final, winner=entry.final.name in winners)
+        _collect(entry, max(runs, key=lambda one: one.validation), folder)
         out.append(replace(final, runs=tuple(_run(entry, one, data, folder) for one in runs)))
     return tuple(out)
+
+
+def _collect(entry: Entry, best: Trained, folder: Folder) -> None:
+    """Copy the network of the best seed by validation to where all of them lie together, under its name."""
+    target = folder / NETWORKS / f"{entry.final.name}.onnx"
+    target.parent.mkdir(exist_ok=True)
+    beside = target.with_name(f".{target.name}.tmp")
+    shutil.copyfile(entry.out(best.seed) / best.onnx, beside)
+    beside.replace(target)
 
 
 def _winners(made: Sequence[tuple[Entry, list[Trained]]]) -> set[str]:

@@ -28,10 +28,11 @@ class Objective(tune.Trainable):
         create: Create | None = None,
         spec: Any = None,
         pictures: Any = None,
-        home: str | None = None,
+        setup: worker.Setup | None = None,
     ) -> None:
         assert create is not None
-        worker.prepare(home)
+        assert setup is not None
+        worker.prepare(setup)
         self.evaluator = create(spec, pictures)
         self.networks = networks(config)
 

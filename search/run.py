@@ -26,13 +26,15 @@ _MOST = 10**7
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit code."""
     args = _parser().parse_args(argv)
-    _cli.load_blocks(args.blocks)
-    given = {
+    given: dict[str, Any] = {
         key.removeprefix(_SETTINGS): value
         for key, value in vars(args).items()
         if key.startswith(_SETTINGS) and value is not None
     }
+    if args.blocks:
+        given["blocks"] = tuple(str(Path(name).resolve()) for name in args.blocks)
     folder, asked = _what(args, given)
+    _cli.load_blocks(list(asked.blocks))
     from search import steps
 
     if args.dry_run:

@@ -11,6 +11,7 @@ from lcnas.arch import Resolution, check_resolution
 from lcnas.errors import LcnasError, not_among, shorten
 from search.errors import SearchError
 
+DEFAULT_EVALUATOR = "train"
 EVALUATORS = ("supernet", "train", "proxy")
 SEARCHERS = ("nsga2", "evolution", "tpe", "random", "local")
 SCORES = ("synflow", "naswot", "zico", "gradient_norm", "swap", "params", "macs")
@@ -53,11 +54,13 @@ class Settings:
     final_pictures: int | None = None  # at most so many training pictures; None: all
     baselines: bool = True
 
+    blocks: tuple[str, ...] = ()  # files with blocks of one's own
     workers: int | None = None  # processes of one thread; None: one a core of the cluster
     seed: int = 0
     preset: str = "quick"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "blocks", tuple(self.blocks))
         for name in ("resolution", "train_size"):
             value = getattr(self, name)
             if value is not None:
@@ -87,12 +90,11 @@ class Settings:
         if low is not None and high is not None and low >= high:
             raise SearchError(f"min_latency_ms: {low:g} is not less than max_latency_ms, {high:g}")
 
-    def filled(self, kind: str, maskable: bool, cores: int) -> Settings:
+    def filled(self, kind: str, cores: int) -> Settings:
         """Return the settings with nothing left open but what the table decides.
 
         Args:
             kind: of data, such as "synthetic" or "cifar10".
-            maskable: whether a supernet can hold the space.
             cores: that the workers may use.
         """
         preset = PRESETS[self.preset]
@@ -101,7 +103,7 @@ class Settings:
             for f in dataclasses.fields(self)
             if getattr(self, f.name) is None and f.name in preset
         }
-        evaluator = self.evaluator or ("proxy" if self.score else default_evaluator(maskable))
+        evaluator = self.evaluator or ("proxy" if self.score else DEFAULT_EVALUATOR)
         values["evaluator"] = evaluator
         if evaluator == "proxy":
             values["score"] = self.score or "swap"
@@ -148,12 +150,6 @@ class Settings:
             for f in dataclasses.fields(self)
             if getattr(self, f.name) != getattr(there, f.name) and (not names or f.name in names)
         ]
-
-
-def default_evaluator(maskable: bool) -> str:
-    """Return the evaluator of a space that a supernet can hold, or not."""
-    del maskable
-    return "train"
 
 
 _COUNTS = (

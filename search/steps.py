@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lcnas import cost, latency, spaces, zoo
@@ -21,14 +20,15 @@ from search import cluster, contest, pareto, tables, tuning, work
 from search.errors import SearchError, SearchFailedError
 from search.folder import Folder
 from search.outcome import Final, Outcome
-from search.settings import Settings
+from search.settings import DEFAULT_EVALUATOR, Settings
 from search.telling import Told
 from search.trials import Trial
+from search.worker import Setup
 
 if TYPE_CHECKING:
     from lcnas.training.data import Data
 
-OUTCOME, SEARCHED, TABLE = "outcome.json", "searched.json", "table"
+OUTCOME, SEARCHED, TABLE, FOUND = "outcome.json", "searched.json", "table", "table.json"
 STEPS = (
     "data",
     "space, table and budget",
@@ -61,7 +61,13 @@ class Field:
     min_ms: float
     margin: float  # by which a measured network may exceed its prediction, relative
     budget: Budget
-    notes: tuple[str, ...] = ()
+    notes_of_table: tuple[str, ...] = ()
+    notes_of_budget: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the result has to know."""
+        return self.notes_of_table + self.notes_of_budget
 
     @property
     def searched_max_ms(self) -> float:
@@ -82,7 +88,6 @@ class _Search:
         self.asked = asked
         self.where = where
         self.tell = Told()
-        self.stop = tuning.Stop()
 
     def run(self) -> Outcome | None:
         """Do what is left, and show the result."""
@@ -92,7 +97,7 @@ class _Search:
         if known.is_file():
             made: Outcome | None = Outcome.from_json(known.read_text("utf-8"), str(known))
         else:
-            with self.stop.listening(self.tell):
+            with tuning.stopping_at_once():
                 made = self._whole()
         if made is not None:
             self._show(made)
@@ -112,7 +117,7 @@ class _Search:
             self.tell(f"  {words_of_data(data)}")
         with data:
             with self._step("space, table and budget"):
-                field = field_of(self.asked, data.classes, self.folder / TABLE, self.tell)
+                field = field_of(self.asked, data.classes, self.tell, self._found())
                 for line in words_of_field(field):
                     self.tell(f"  {line}")
             settings = self._begun(data, field)
@@ -124,38 +129,46 @@ class _Search:
             finals, notes = self._contest(settings, field, data, trials, front)
             return self._outcome(settings, field, data, trials, front, finals, notes)
 
+    def _found(self) -> tables.Found | None:
+        """Return the table that this search has begun with, if it has."""
+        about = self.folder.load(FOUND)
+        if about is None:
+            return None
+        (path,) = (self.folder / TABLE).glob("*.json")
+        return tables.Found(LatencyTable.load(path), about["here"], tuple(about["notes"]))
+
     # -- each step is told and timed --
 
     @contextlib.contextmanager
     def _step(self, title: str) -> Iterator[None]:
-        if self.stop.asked:
-            raise KeyboardInterrupt
         self.tell(f"[{STEPS.index(title) + 1}/{len(STEPS)}] {title}", "bold")
         began = time.monotonic()
         try:
             yield
         finally:
             self.folder.took(title, time.monotonic() - began)
-        if self.stop.asked:
-            raise KeyboardInterrupt
         self.tell(f"  done in {time.monotonic() - began:,.1f} s", "dim")
 
     def _begun(self, data: Data, field: Field) -> Settings:
         """Return the settings with nothing left open: those of the folder, or new ones."""
-        kept = self.folder / TABLE
         if self.folder.begun:
-            if not kept.is_dir():
-                field.table.save(kept)
+            self._keep(field)
             return self.folder.settings()
         cores = len(usable_cores())
         if self.where.address is not None and self.asked.workers is None:
             with cluster.started(self.where.address, None) as there:
                 cores = there.cores
         kind = data.spec.partition(":")[0]
-        made = self.asked.filled(kind, work.not_maskable(field.space) is None, cores)
+        made = self.asked.filled(kind, cores)
         self.folder.begin(self.asked, made)
-        field.table.save(kept)
+        self._keep(field)
         return made
+
+    def _keep(self, field: Field) -> None:
+        """Keep the table, and what is told of it, so that the search goes on with the same."""
+        if self.folder.load(FOUND) is None:
+            field.table.save(self.folder / TABLE)
+            self.folder.save(FOUND, {"here": field.here, "notes": list(field.notes_of_table)})
 
     # -- the search --
 
@@ -176,19 +189,19 @@ class _Search:
         store_mb = 2 * (pictures.nbytes >> 20) + 128
         with cluster.started(self.where.address, settings.workers, store_mb) as ray:
             with self._step("evaluator"):
-                made = work.evaluator(work.Call(settings, field, pictures, self.folder, self.tell))
+                setup = Setup.of(ray.local, settings.blocks)
+                call = work.Call(settings, field, pictures, self.folder, self.tell, setup)
+                made = work.evaluator(call)
             with self._step("search"):
                 known = self.folder.trials()
                 spent = sum(t.seconds for t in known) / max(settings.workers or 1, 1)
                 left = None if settings.time_budget is None else settings.time_budget - spent
-                self.stop.limit(left)
-                with self._progress(settings, known) as record:
-                    searcher = work.searcher(settings, field, known, record, self.stop)
+                stop = tuning.Stop(left)
+                with stop.waiting(self.tell), self._progress(settings, known) as record:
+                    searcher = work.searcher(settings, field, known, record, stop)
                     storage = self.where.storage or (ray.temporary or self.folder.path) / "tune"
                     workers = min(settings.workers or 1, ray.cores)
-                    tuning.run(searcher, made, ray, storage, workers)
-                if self.stop.asked:
-                    raise KeyboardInterrupt
+                    tuning.run(searcher, made, storage, workers)
                 self._tell_trials(self.folder.trials())
 
     @contextlib.contextmanager
@@ -235,7 +248,7 @@ class _Search:
             chosen = contest.chosen(settings, field, trials, front, self.folder, self.tell)
         with self._step("finalists and baselines trained"):
             trained = contest.trained(
-                settings, field, data, chosen, self.folder, self.where, self.tell, self.stop
+                settings, field, data, chosen, self.folder, self.where, self.tell
             )
         with self._step("test and report"):
             tested = contest.tested(data, trained, self.folder)
@@ -295,14 +308,14 @@ def load_data(asked: Settings) -> Data:
     return load(asked.data, size=size, permute_labels=asked.permute_labels)
 
 
-def field_of(asked: Settings, classes: int, kept: Path, tell: Told) -> Field:
+def field_of(asked: Settings, classes: int, tell: Told, found: tables.Found | None = None) -> Field:
     """Return what is searched; rows that the table lacks are measured first.
 
     Args:
         asked: the settings.
         classes: of the data.
-        kept: folder of the table that this search has used so far, so that it goes on with the same.
         tell: says what happens.
+        found: the table that the search has begun with; None: the one that fits.
 
     Raises:
         BudgetError: no network meets the budget; names the lowest latency.
@@ -311,24 +324,27 @@ def field_of(asked: Settings, classes: int, kept: Path, tell: Told) -> Field:
     if len(space.resolutions) > 1:
         sizes = ", ".join(map(str, space.resolutions))
         raise SpaceError(f"resolution: {space.name} has several ({sizes}); choose one of them")
-    found = _table(asked, space, classes, kept, tell)
+    found = found or tables.find(space, _engine(asked), classes, table=asked.table, say=tell.line)
     table = found.table
-    notes = list(found.notes)
+    notes = []
     span = tables.span(space, table, classes)
     max_ms = asked.max_latency_ms or span.high
     min_ms = asked.min_latency_ms or min(span.low, max_ms)
     margin = tables.margin(table, space=space)
     notes += [span.note] if span.note else []
-    if asked.evaluator == "supernet" or (
-        asked.evaluator is None and work.supernet_is_default(space)
-    ):
+    if (asked.evaluator or DEFAULT_EVALUATOR) == "supernet":
         space, said = _narrowed(space, table, classes, max_ms)
         notes.append(said)
     lowest = latency.Budget(space, table, float("inf"), classes=classes).lowest / 1000
     if min_ms >= max_ms / (1 + margin):
         min_ms = min(lowest, min_ms)
     budget = latency.Budget(space, table, max_ms / (1 + margin), min_ms, classes)
-    return Field(space, table, found.here, classes, max_ms, min_ms, margin, budget, tuple(notes))
+    low, high = budget.count_bounds()
+    if low != high:
+        notes.append(f"networks in the budget: at least {low:,} and at most {high:,}")
+    return Field(
+        space, table, found.here, classes, max_ms, min_ms, margin, budget, found.notes, tuple(notes)
+    )
 
 
 def _narrowed(space: Space, table: LatencyTable, classes: int, max_ms: float) -> tuple[Space, str]:
@@ -344,15 +360,6 @@ def _narrowed(space: Space, table: LatencyTable, classes: int, max_ms: float) ->
 
     made, said = narrowed(space, within[-1])
     return made, f"the supernet holds widths up to those of {within[-1].name}: {said}"
-
-
-def _table(asked: Settings, space: Space, classes: int, kept: Path, tell: Told) -> tables.Found:
-    """Return the table that this search has begun with, else the one that fits."""
-    known = sorted(kept.glob("*.json")) if kept.is_dir() else []
-    if known:
-        table = LatencyTable.load(known[0])
-        return tables.Found(table, table.of_this_machine())
-    return tables.find(space, _engine(asked), classes, table=asked.table, say=tell.line)
 
 
 def _engine(asked: Settings) -> Engine | None:
@@ -413,16 +420,14 @@ def dry_run(asked: Settings) -> str:
     """Return what a search would do, how many networks there are, and about how long it would take."""
     with load_data(asked) as data:
         space = spaces.load(asked.space, asked.resolution)
-        made = asked.filled(
-            data.spec.partition(":")[0], work.not_maskable(space) is None, len(usable_cores())
-        )
+        made = asked.filled(data.spec.partition(":")[0], len(usable_cores()))
         lines = [words_of_data(data)]
         missing = tables.missing(space, _engine(asked), data.classes, table=asked.table)
         if missing:
             lines += [missing, "the number of networks is known once these are measured"]
         else:
             tell = Told()
-            field = field_of(asked, data.classes, Path("none"), tell)
+            field = field_of(asked, data.classes, tell)
             lines += words_of_field(field)
         lines += [f"{k}: {v}" for k, v in made.to_data().items() if v is not None]
         lines.append(estimate(made, space, data))

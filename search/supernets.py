@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lcnas.arch import Arch, Resolution
 from lcnas.spaces import Space
 from lcnas.training.recipes import Recipe
-from search import finals
+from search import finals, worker
 from search.pictures import Pictures, unpack
 
 
@@ -32,7 +32,7 @@ class Job:
     cache: str  # of compiled programs
     buckets: int = 2
     init: str | None = None  # file of weights to start from
-    home: str | None = None
+    setup: worker.Setup = field(default_factory=worker.Setup)
 
 
 def recipe_for(pictures: Pictures, epochs: int) -> Recipe:
@@ -46,9 +46,7 @@ def recipe_for(pictures: Pictures, epochs: int) -> Recipe:
 
 def train(job: Job, pictures: Pictures) -> tuple[Any, dict[str, Any]]:
     """Train the supernet, or read it back; returns the evaluator's spec, and what is told of the training."""
-    from search import worker
-
-    worker.prepare(job.home)
+    worker.prepare(job.setup)
     from lcnas.models.supernet import Supernet
     from lcnas.training import run
     from lcnas.training import supernet as training

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import time
 import warnings
@@ -13,49 +12,60 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from search.cluster import Cluster
 from search.trials import Trial
+from search.worker import Setup
 
 FAILURES = 2  # times that a trial is tried again whose worker died
 
 
 class Stop:
-    """Whether to end: asked for by Ctrl-C or SIGTERM, or because the time is over."""
+    """Whether a search is to propose no more: by Ctrl-C or SIGTERM, or because the time is over."""
 
-    def __init__(self) -> None:
-        self.asked = False
-        self._until: float | None = None
-
-    def limit(self, seconds: float | None) -> None:
-        """Give so many seconds from now on; None: no limit."""
+    def __init__(self, seconds: float | None = None) -> None:
+        self._asked = False
         self._until = None if seconds is None else time.monotonic() + seconds
-
-    @property
-    def late(self) -> bool:
-        """Whether the time is over."""
-        return self._until is not None and time.monotonic() >= self._until
 
     def __call__(self) -> bool:
         """Return whether nothing more is to be proposed."""
-        return self.asked or self.late
+        return self._asked or (self._until is not None and time.monotonic() >= self._until)
 
     @contextmanager
-    def listening(self, tell: Callable[[str], None]) -> Iterator[None]:
-        """Take the first Ctrl-C or SIGTERM as a wish to end; the second ends at once."""
+    def waiting(self, tell: Callable[[str], None]) -> Iterator[None]:
+        """At the first signal wait for what is in flight, then raise KeyboardInterrupt; at the second now."""
 
         def asked(number: int, _: Any) -> None:
-            if self.asked:
+            if self._asked:
                 raise KeyboardInterrupt
-            self.asked = True
+            self._asked = True
             word = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
             tell(f"{word}: waiting for the networks in flight; once more: stop at once")
 
-        before = {s: signal.signal(s, asked) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
+        with _handled(asked):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        if self._asked:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def stopping_at_once() -> Iterator[None]:
+    """Take SIGTERM as Ctrl-C is taken."""
+
+    def asked(number: int, _: Any) -> None:
+        del number
+        raise KeyboardInterrupt
+
+    with _handled(asked):
+        yield
+
+
+@contextmanager
+def _handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    before = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, known in before.items():
+            signal.signal(number, known)
 
 
 @dataclass(frozen=True)
@@ -65,15 +75,15 @@ class Work:
     create: Callable[[Any, Any], Any]  # (spec, pictures) -> evaluator
     spec: Any
     pictures: Any
+    setup: Setup
 
 
-def run(searcher: Any, work: Work, cluster: Cluster, storage: Path | str, concurrent: int) -> None:
+def run(searcher: Any, work: Work, storage: Path | str, concurrent: int) -> None:
     """Let workers evaluate what the searcher proposes, until it proposes no more.
 
     Args:
         searcher: a :class:`search.searchers.Searcher`; what it is told is what lasts.
         work: what the workers do.
-        cluster: the Ray that runs.
         storage: where Ray Tune keeps its own files; nothing is read from there.
         concurrent: trials at once.
     """
@@ -82,9 +92,7 @@ def run(searcher: Any, work: Work, cluster: Cluster, storage: Path | str, concur
     from search.objective import Objective
 
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    parts = {"create": work.create, "spec": work.spec, "pictures": work.pictures}
-    home = os.environ.get("HOME") if cluster.local else None
-    trainable = tune.with_resources(tune.with_parameters(Objective, **parts, home=home), {"CPU": 1})
+    trainable = tune.with_resources(tune.with_parameters(Objective, **vars(work)), {"CPU": 1})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Tune, about its own coming changes
         tuner = tune.Tuner(

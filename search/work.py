@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lcnas import cost
 from lcnas.arch import Resolution
 from lcnas.errors import EmptyBandWarning
 from lcnas.spaces import Space
 from search import tuning
 from search.folder import Folder
 from search.pictures import Pictures, pack
-from search.settings import Settings, default_evaluator
+from search.settings import Settings
 from search.telling import Told
 from search.trials import Trial
+from search.worker import Setup
 
 if TYPE_CHECKING:
     from lcnas.training.data import Data
@@ -38,11 +37,6 @@ def not_maskable(space: Space) -> str | None:
     return supernet.maskable(space)
 
 
-def supernet_is_default(space: Space) -> bool:
-    """Return whether a supernet evaluates a space where nothing is said."""
-    return default_evaluator(not_maskable(space) is None) == "supernet"
-
-
 def pictures(settings: Settings, data: Data) -> Pictures:
     """Return the pictures of the search."""
     return pack(data, settings.train_size, most=settings.pictures, seed=settings.seed)
@@ -57,6 +51,7 @@ class Call:
     pictures: Pictures
     folder: Folder
     tell: Told
+    setup: Setup
 
     @property
     def size(self) -> Resolution:
@@ -90,7 +85,7 @@ def _train(call: Call) -> tuning.Work:
     )
     # No compiled programs are kept: each network has its own, and finals have other step counts.
     spec = train.Spec(call.size, recipe, call.settings.seed, None)
-    return tuning.Work(train.create, spec, call.pictures)
+    return tuning.Work(train.create, spec, call.pictures, call.setup)
 
 
 def _proxy(call: Call) -> tuning.Work:
@@ -105,7 +100,7 @@ def _proxy(call: Call) -> tuning.Work:
         seed=call.settings.seed,
         names=(score,),
     )
-    return tuning.Work(proxy.create, spec, call.pictures)
+    return tuning.Work(proxy.create, spec, call.pictures, call.setup)
 
 
 def _supernet(call: Call) -> tuning.Work:
@@ -131,7 +126,7 @@ def _supernet(call: Call) -> tuning.Work:
         folder=str(_kept(call.folder)),
         cache=call.cache,
         init=None if settings.init is None else str(Path(settings.init).resolve()),
-        home=os.environ.get("HOME"),
+        setup=call.setup,
     )
     call.tell.line(
         f"supernet of {field.space.size:,} networks: {recipe.epochs} epochs of "
@@ -143,7 +138,7 @@ def _supernet(call: Call) -> tuning.Work:
     call.tell.line(
         ", ".join(f"{k} {_shown(v)}" for k, v in about.items() if not isinstance(v, dict))
     )
-    return tuning.Work(supernet.create, spec, call.pictures)
+    return tuning.Work(supernet.create, spec, call.pictures, call.setup)
 
 
 def _kept(folder: Folder) -> Path:
@@ -220,8 +215,3 @@ def about(
         made["images_s"] = float(np.median(rates))
     supernet = folder.load("supernet.json")
     return made | ({"supernet": supernet} if supernet else {})
-
-
-def macs(space: Space, codes: Sequence[int], classes: int) -> int:
-    """Return the MACs of a network by its codes."""
-    return cost.macs(space.decode(np.array([codes]))[0], classes=classes)

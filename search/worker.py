@@ -5,26 +5,43 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker has to know before it begins."""
+
+    home: str | None = None  # of the user, where Ray's processes were given another one
+    blocks: tuple[str, ...] = ()  # files with blocks of the user's own
+
+    @classmethod
+    def of(cls, local: bool, blocks: tuple[str, ...]) -> Setup:
+        """Return the set-up of workers on this machine, or of a cluster's."""
+        return cls(os.environ.get("HOME") if local else None, blocks)
+
 
 _held: list[IO[str]] = []  # files whose locks say which cores this process has
 
 
-def prepare(home: str | None = None) -> None:
+def prepare(setup: Setup) -> None:
     """Set this process up for one thread of JAX; call it before JAX's first operation.
 
     Each worker takes a core that no other worker of this machine has, and stays on it: JAX takes as many
     threads as it finds cores, and two processes of one thread do more than one of two.
     """
-    if home:
-        os.environ["HOME"] = home  # Ray's processes were given another one
+    if setup.home:
+        os.environ["HOME"] = setup.home
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
     take_core()
+    from lcnas import _cli
     from lcnas.models import memory
 
     memory.keep_freed_memory()
+    _cli.load_blocks(list(setup.blocks))
 
 
 def take_core() -> int | None:

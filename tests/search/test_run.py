@@ -146,6 +146,10 @@ def test_from_a_space_to_trained_exported_and_reported_networks(
 ):
     small = "--trials 6 --finalists 1 --final-epochs 1 --final-seeds 2 --max-latency-ms 0.9"
     small += " --final-pictures 1000"
+    # a file of blocks, which every process has to run that reads networks
+    mine, seen = tmp_path / "mine.py", tmp_path / "seen"
+    mine.write_text(f"import os\nopen({str(seen)!r}, 'a').write(f'{{os.getpid()}}\\n')\n")
+    small += f" --blocks {mine}"
     process = begin(tmp_path, data, "run", *small.split())
     said, _ = process.communicate(timeout=500)
     assert process.returncode == 0, said
@@ -159,6 +163,8 @@ def test_from_a_space_to_trained_exported_and_reported_networks(
             assert hits.shape == (CLASSES,)
             assert one.test == hits.mean()
             assert (out / one.onnx).is_file()
+    kept = {path.stem for path in (out / "networks").iterdir()}
+    assert kept == {final.name for final in made.finals}
     (winner,) = (f for f in made.finals if f.winner)
     assert winner.role == "finalist"
     assert winner.measured is None  # as asked
@@ -168,6 +174,9 @@ def test_from_a_space_to_trained_exported_and_reported_networks(
         assert (out / name).stat().st_size > 0
     assert "finalist-1" in said
     assert list((out / "cache").iterdir())
+    processes = set(seen.read_text().split())
+    assert len(processes) >= 1 + 2 + 2  # the command, workers that evaluated, workers that trained
+    assert json.loads((out / "table.json").read_text())["here"] == made.on_this_machine
     # repeated, it shows the same and trains nothing; with other settings it is refused
     monkeypatch.chdir(tmp_path)
     before = (out / "outcome.json").read_bytes()

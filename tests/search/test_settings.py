@@ -14,7 +14,7 @@ MAY_BE_OPEN = LEFT_TO_THE_TABLE | {"remeasure", "time_budget", "score", "init"}
 @pytest.mark.parametrize("evaluator", ["supernet", "train", "proxy"])
 @pytest.mark.parametrize("kind", ["synthetic", "cifar10", "imagefolder", "npz"])
 def test_filled_settings_leave_nothing_open_but_what_the_table_decides(preset, evaluator, kind):
-    made = Settings(preset=preset, evaluator=evaluator).filled(kind, True, 2)
+    made = Settings(preset=preset, evaluator=evaluator).filled(kind, 2)
     still_open = {name for name, value in dataclasses.asdict(made).items() if value is None}
     limits = {"pictures", "final_pictures"}  # all of them, where a preset says nothing
     assert still_open <= MAY_BE_OPEN | limits
@@ -25,13 +25,13 @@ def test_filled_settings_leave_nothing_open_but_what_the_table_decides(preset, e
 
 def test_what_was_asked_for_is_kept():
     asked = Settings(trials=7, epochs=3, bands=1, finalists=2, lag=9, workers=3, train_size=48)
-    made = asked.filled("synthetic", True, 2)
+    made = asked.filled("synthetic", 2)
     for name in ("trials", "epochs", "bands", "finalists", "lag", "workers", "train_size"):
         assert getattr(made, name) == getattr(asked, name)
 
 
 def test_round_trip():
-    made = Settings(resolution=(80, 160), max_latency_ms=2.0, score="zico").filled("npz", False, 1)
+    made = Settings(resolution=(80, 160), max_latency_ms=2.0, score="zico").filled("npz", 1)
     assert Settings.from_data(made.to_data(), "there") == made
 
 

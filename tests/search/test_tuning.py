@@ -1,0 +1,63 @@
+import os
+import signal
+import time
+
+import pytest
+
+from search.tuning import Stop, stopping_at_once
+
+
+def told(number):
+    os.kill(os.getpid(), number)
+    time.sleep(0.01)  # the handler runs between two operations
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_step_that_cannot_finish_soon_ends_at_once(number):
+    def work():
+        with stopping_at_once():
+            told(number)
+            pytest.fail("it went on")
+
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_search_finishes_what_is_in_flight_and_then_ends(number):
+    said: list[str] = []
+    finished = []
+
+    def work():
+        stop = Stop()
+        with stop.waiting(said.append):
+            finished.append(stop())
+            told(number)
+            finished.append(stop())
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert finished == [False, True]
+    assert len(said) == 1
+    assert "waiting for the networks in flight" in said[0]
+
+
+def test_the_second_signal_ends_it_at_once():
+    def work():
+        with Stop().waiting(lambda _: None):
+            told(signal.SIGINT)
+            told(signal.SIGINT)
+            pytest.fail("it went on")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+
+
+def test_time_over_is_no_interruption():
+    stop = Stop(0.0)
+    with stop.waiting(lambda _: None):
+        assert stop()
+    assert not Stop()()
+    assert not Stop(1000.0)()
