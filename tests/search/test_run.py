@@ -148,7 +148,9 @@ def test_from_a_space_to_trained_exported_and_reported_networks(
     small += " --final-pictures 1000"
     # a file of blocks, which every process has to run that reads networks
     mine, seen = tmp_path / "mine.py", tmp_path / "seen"
-    mine.write_text(f"import os\nopen({str(seen)!r}, 'a').write(f'{{os.getpid()}}\\n')\n")
+    mine.write_text(
+        f"import os\nwith open({str(seen)!r}, 'a') as file:\n    print(os.getpid(), file=file)\n"
+    )
     small += f" --blocks {mine}"
     process = begin(tmp_path, data, "run", *small.split())
     said, _ = process.communicate(timeout=500)
