@@ -1,9 +1,10 @@
-"""Which learning rate and warm-up make the short trainings of a search reliable? Validation accuracy over seeds.
+"""Which optimiser, rate and warm-up make the short trainings of a search reliable?
 
     python -m results.short_recipes
 
-Trains two networks by the evaluator ``train`` on the quick preset's made-up pictures, with each recipe and seed;
-two processes of one core share the work. Test pictures are not read. Writes results/short-recipes.json.
+Trains two networks by the evaluator ``train`` on the quick preset's made-up pictures, with each recipe
+and seed, and compares validation accuracies; two processes of one core share the work.
+Test pictures are not read. Writes results/short-recipes.json; runs that it holds already are not repeated.
 """
 
 from __future__ import annotations
@@ -20,12 +21,29 @@ import numpy as np
 from benchmarks import _report
 
 NETWORKS = ("pplcnet_0.35x", "pplcnet_0.75x")
-RATES, WARMUPS, CLIPS = (0.1, 0.05, 0.025), (0.4, 1.0), (0.0,)
+FIELDS = ("optimizer", "learning_rate", "warmup_epochs", "clip")
+SETTINGS = (
+    *(("sgd", rate, warmup, 0.0) for rate in (0.1, 0.05, 0.025) for warmup in (0.4, 1.0)),
+    ("sgd", 0.1, 0.4, 1.0),
+    ("adamw", 0.003, 0.4, 0.0),
+    ("adamw", 0.01, 0.4, 0.0),
+)
 SEEDS, SIZE, PICTURES, EPOCHS = (0, 1, 2), 64, 4000, 4
 
 
+def runs() -> list[dict[str, Any]]:
+    """Return all finished runs."""
+    path = _report.RESULTS / "short-recipes.json"
+    return json.loads(path.read_text())["runs"] if path.is_file() else []
+
+
+def done() -> set[Any]:
+    """Return what :func:`runs` holds: (network, setting, seed)."""
+    return {(r["network"], tuple(r[f] for f in FIELDS), r["seed"]) for r in runs()}
+
+
 def work(core: int) -> None:
-    """Train every second setting and print a line each."""
+    """Train every second setting of those missing and print a line each."""
     os.sched_setaffinity(0, {core})
     from lcnas import zoo
     from lcnas.models import memory
@@ -37,11 +55,9 @@ def work(core: int) -> None:
     memory.keep_freed_memory()
     shown = pictures.pack(load_data("synthetic", size=SIZE), most=PICTURES)
     usual = finals.search_recipe(shown, EPOCHS)
-    all_settings = itertools.product(NETWORKS, RATES, WARMUPS, CLIPS, SEEDS)
-    for i, (name, rate, warmup, clip, seed) in enumerate(all_settings):
-        if i % 2 != core:
-            continue
-        changes: dict[str, Any] = {"learning_rate": rate, "warmup_epochs": warmup, "clip": clip}
+    missing = [job for job in itertools.product(NETWORKS, SETTINGS, SEEDS) if job not in done()]
+    for name, setting, seed in missing[core::2]:
+        changes: dict[str, Any] = dict(zip(FIELDS, setting, strict=True))
         spec = train.Spec(SIZE, usual.override(changes), seed)
         (made,) = train.create(spec, shown).evaluate([Candidate(0, (), zoo.load(name))])
         known = {"network": name, "seed": seed, "batch": usual.batch, **changes}
@@ -55,14 +71,16 @@ def main() -> None:
         return
     command = [sys.executable, "-m", "results.short_recipes"]
     begun = [
-        subprocess.Popen([*command, str(core)], stdout=subprocess.PIPE, text=True) for core in (0, 1)
+        subprocess.Popen([*command, str(core)], stdout=subprocess.PIPE, text=True)
+        for core in (0, 1)
     ]
-    runs = [json.loads(line) for p in begun for line in p.communicate()[0].splitlines()]
+    made = [json.loads(line) for p in begun for line in p.communicate()[0].splitlines()]
+    finished = [*runs(), *made]
     rows: dict[tuple[Any, ...], list[float]] = {}
-    for run in runs:
-        key = (run["network"], run["learning_rate"], run["warmup_epochs"], run["clip"])
+    for run in finished:
+        key = (run["network"], *(run[f] for f in FIELDS))
         rows.setdefault(key, []).append(run["accuracy"])
-    names = ("network", "learning_rate", "warmup_epochs", "clip")
+    names = ("network", *FIELDS)
     summary = [
         {
             **dict(zip(names, key, strict=True)),
@@ -73,7 +91,10 @@ def main() -> None:
         for key, v in sorted(rows.items())
     ]
     settings = {"size": SIZE, "pictures": PICTURES, "epochs": EPOCHS}
-    _report.write("short-recipes", {**_report.conditions(list(SEEDS)), **settings, "validation": summary, "runs": runs})
+    _report.write(
+        "short-recipes",
+        {**_report.conditions(list(SEEDS)), **settings, "validation": summary, "runs": finished},
+    )
     print("\n".join(map(str, summary)))
 
 
