@@ -191,7 +191,14 @@ def summary() -> dict[str, Any]:
         if len(sides) == 2:
             off = np.mean(sides["lcnas"]) - np.mean(sides["torch"])
             made[name]["lcnas_minus_torch"] = round(float(off), 5)
+        made[name]["commands"] = sorted({r["command"] for r in runs() if r["experiment"] == name})
     return made
+
+
+def _command(args: argparse.Namespace) -> str:
+    """Return the command without the folder of the data."""
+    given = [a.replace(args.data, args.data.partition(":")[0] + ":DIR") for a in sys.argv[1:]]
+    return " ".join(["python -m results.real_runs", *given])
 
 
 def main() -> None:
@@ -223,14 +230,13 @@ def main() -> None:
             if process.returncode:
                 raise SystemExit(f"{side} failed; its message is above")
             entry = {"experiment": _name(args), "side": side, "seed": seed}
+            entry["command"] = _command(args)
             entry |= json.loads(text.splitlines()[-1])
             with LOG.open("a") as file:
                 file.write(json.dumps(entry) + "\n")
             print(entry["experiment"], side, seed, f"{entry['test']:.4f}", flush=True)
-    conditions = _report.conditions(args.seeds)
-    conditions["command"] = conditions["command"].replace(
-        args.data, args.data.partition(":")[0] + ":DIR"
-    )
+    seeds = sorted({run["seed"] for run in runs()})
+    conditions = {**_report.conditions(seeds), "command": _command(args)}
     _report.write("real-runs", {**conditions, "test_accuracy": summary()})
     print(json.dumps(summary(), indent=1))
 

@@ -136,10 +136,29 @@ def agreement() -> Iterator[str]:
     )
 
 
+def gradients() -> Iterator[str]:
+    """How exact gradients are, in float32."""
+    data = result("gradients-agree")
+    if data is None:
+        return
+    yield "## Gradients\n"
+    yield _source("gradients-agree", data)
+    yield (
+        "Errors of a step's gradients in float32 against PyTorch in float64, relative, over the arrays of weights: the median "
+        "and the largest. Same weights, same batch.\n"
+    )
+    rows = [
+        [f"{row['network']}, {row['side']} px, step {row['step']}"]
+        + [f"{row[s][k]:.1e}" for s in ("lcnas", "torch") for k in ("median", "largest")]
+        for row in data["rows"]
+    ]
+    yield table(["network", "lcnas", "largest", "PyTorch", "largest"], rows)
+
+
 def render() -> str:
     """Return the page."""
     parts = ["# Training: what was measured\n", "Made by `scripts/make_training_docs.py`.\n"]
-    for section in (speed, real_runs, distillation, agreement):
+    for section in (speed, real_runs, gradients, distillation, agreement):
         parts += list(section())
     return "\n".join(parts)
 
