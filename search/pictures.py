@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 
 from lcnas.arch import Resolution, check_resolution, height_width
 from lcnas.errors import DataError, shorten
-from lcnas.training.data import MAX_BAD, MEMORY_MB, Data, Normalization, Test, Train, Validation
-from lcnas.training.data._decode import Decoders, Faults
-from lcnas.training.data._memory import Memory
+from lcnas.training.data import MEMORY_MB, Data, Memory, Normalization, Train, Validation
 
 _READ = 256  # pictures at once
 _TRAIN, _VALIDATION = range(2)  # what a share's draws are for
@@ -107,20 +105,14 @@ def pack(
 def unpack(pictures: Pictures) -> Data:
     """Return pictures as a set to train on, whose test split is empty; no array is copied."""
     p = pictures
-    train = Memory(p.train_images, p.train_labels, p.train_aspect)
-    validation = Memory(p.validation_images, p.validation_labels, p.validation_aspect)
-    nothing = np.arange(0)
-    return Data(
+    return Data.without_test(
+        Memory(p.train_images, p.train_labels, p.train_aspect),
+        Memory(p.validation_images, p.validation_labels, p.validation_aspect),
         spec=p.spec,
         size=p.size,
         class_names=p.class_names,
         normalization=p.normalization,
-        train=Train(train, np.arange(len(p.train_labels))),
-        validation=Validation(validation, np.arange(len(p.validation_labels))),
-        test=Test(validation, nothing),
         fingerprint=p.fingerprint,
-        decoders=Decoders(0),
-        faults=Faults("pictures", 0, MAX_BAD),
     )
 
 

@@ -7,7 +7,6 @@ The packaged table is never written; what is measured goes to ``./latency_tables
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from lcnas import latency, paths, zoo
 from lcnas.arch import Arch, PlacedBlock, walk
 from lcnas.errors import EngineError, TableError
-from lcnas.latency import engines, fitting, predict, profile, this_machine
+from lcnas.latency import engines, fitting, profile, this_machine
 from lcnas.latency.engines import Engine
 from lcnas.latency.profile import Builder, Settings, Step
 from lcnas.latency.table import LatencyTable, Network, default, update
@@ -34,7 +33,6 @@ FEW_SHARE = (
     0.2  # of a space's rows, heads apart: so many are added with few networks, more by a profile
 )
 OWN_NETWORKS = 40  # of a space's size, from which on its own errors make the margin
-_FOLDS = 10
 # Seconds on one core of a 2-core AMD EPYC, from profiles with the engine openvino; only for the estimate.
 _ROW_S, _NETWORK_S = 0.30, 0.45
 
@@ -332,7 +330,7 @@ class _Extender(Builder):
         rows, networks, overhead = self._alone(), self._networks(), self._overhead()
 
         def change(table: LatencyTable) -> None:
-            profile._insist(table, self.fresh)
+            profile.insist(table, self.fresh)
             for placed, row in rows.items():
                 table.rows.setdefault(placed, row)
             table.overhead_ms = overhead
@@ -347,7 +345,7 @@ def _seed(base: LatencyTable, folder: Path) -> None:
     """Put what a table knows into that of a folder."""
 
     def change(table: LatencyTable) -> None:
-        profile._insist(table, base)
+        profile.insist(table, base)
         if not table.rows:
             for name in (
                 "rows",
@@ -366,7 +364,7 @@ def _seed(base: LatencyTable, folder: Path) -> None:
             table.method = dict(base.method)  # the widths that rest on more
         known = {n.rows for n in table.networks}
         table.networks += [n for n in base.networks if n.rows not in known]
-        refit_quickly(table)
+        fitting.refit(table, keep_widths=True)
 
     update(folder, LatencyTable(base.machine, base.engine), change)
 
@@ -376,65 +374,11 @@ def join(table: LatencyTable, networks: Sequence[Network]) -> None:
     before, new = _fitted(table.networks), _fitted(networks)
     seen = {n.rows for n in networks}
     table.networks = [n for n in table.networks if n.rows not in seen] + list(networks)
-    if before > new:
-        refit_quickly(table)
-    else:
-        fitting.refit(table)
+    fitting.refit(table, keep_widths=before > new)
 
 
 def _fitted(networks: Sequence[Network]) -> int:
     return sum(n.role == "calibration" for n in networks)
-
-
-def refit_quickly(table: LatencyTable) -> None:
-    """Fit a table's terms anew with the prior widths that it has: seconds instead of minutes.
-
-    The widths are a handful of numbers that rest on all its networks; finding them again is nearly all of
-    what :func:`lcnas.latency.fitting.refit` takes, and a few networks more do not move them. The errors of
-    the methods that the fit is compared with stay as they were. A table that has no widths is fitted whole.
-    """
-    widths = table.method.get("settings")
-    if table.method.get("fit") != "shrunk" or not widths:
-        fitting.refit(table)
-        return
-    data = fitting._Data(table)
-    counts, times = data.counts[data.fitted], data.times[data.fitted]
-    made = predict.fit("shrunk", data.rows, counts, times, data.overhead, widths)
-    fitting._set_terms(table, made.base, made.terms)
-    predicted = fitting._ticked(table, data.counts)
-    predicted[data.fitted] = _cross(data.rows, counts, times, data.overhead, widths)
-    table.networks = [
-        dataclasses.replace(n, predicted_ms=float(p))
-        for n, p in zip(data.networks, predicted, strict=True)
-    ]
-    off = data.times[data.fitted] / predicted[data.fitted] - 1
-    table.residuals = tuple(sorted(off.tolist()))
-    alone = predict.fit("sum", data.rows, counts, times, data.overhead)
-    fits = {"shrunk": made, "sum": alone}
-    old = table.errors
-    table.errors = {
-        key: {
-            role: {**old.get(key, {}).get(role, {}), **found}
-            for role, found in fitting._errors_of(table, data, key, predicted, fits).items()
-        }
-        for key in dict.fromkeys(data.keys)
-    }
-
-
-def _cross(
-    rows: predict.Rows, counts: Floats, times: Floats, overhead: float, widths: dict[str, float]
-) -> Floats:
-    """Return each network's latency by a fit that has not seen it, as lcnas.latency.predict does it."""
-    used = np.flatnonzero(counts.any(axis=0))
-    own = predict.Rows(tuple(rows.placed[i] for i in used), rows.alone[used], rows.inside[used])
-    counts = counts[:, used]
-    out = np.empty(len(times))
-    order = np.random.default_rng(0).permutation(len(times))
-    for part in np.array_split(order, min(_FOLDS, len(times))):
-        kept = np.setdiff1d(order, part)
-        made = predict.fit("shrunk", own, counts[kept], times[kept], overhead, widths)
-        out[part] = made.predict(counts[part])
-    return out
 
 
 # -- what a table says of a space ------------------------------------------------------------------

@@ -143,9 +143,9 @@ def _supernet(call: Call) -> tuning.Work:
 
 def _kept(folder: Folder) -> Path:
     """Return where supernets are kept, so that another search can use them again."""
-    from lcnas.training.data import _cache
+    from lcnas.training.data import cache_folder
 
-    home = _cache.folder()
+    home = cache_folder()
     return folder.path / "supernets" if home is None else home / "supernets"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from lcnas.latency import predict
 from lcnas.latency.table import TICK_MS, LatencyTable, Network
 
 Floats = NDArray[np.float64]
+Widths = Mapping[str, float] | None  # prior widths; None: to be found
 FEWEST = 20  # networks to fit, below which the blocks alone are summed
 CLASSES = 1000  # where nothing else is said
 BANDS = 5  # parts of log latency in which errors are told
@@ -40,15 +41,15 @@ class _Data:
         self.keys = keys_of(self.networks)
         self.fitted = np.array([n.role == "calibration" for n in self.networks], dtype=bool)
 
-    def fit(self, method: str) -> predict.Fit:
+    def fit(self, method: str, widths: Widths = None) -> predict.Fit:
         """Return a method's fit to the calibration networks."""
         counts, times = self.counts[self.fitted], self.times[self.fitted]
-        return predict.fit(method, self.rows, counts, times, self.overhead)
+        return predict.fit(method, self.rows, counts, times, self.overhead, widths)
 
-    def cross(self, method: str) -> Floats:
+    def cross(self, method: str, widths: Widths = None) -> Floats:
         """Return the calibration networks' latencies by fits that have not seen them."""
         counts, times = self.counts[self.fitted], self.times[self.fitted]
-        return predict.cross_predictions(method, self.rows, counts, times, self.overhead)
+        return predict.cross_predictions(method, self.rows, counts, times, self.overhead, widths)
 
     def select(self, key: str, role: str) -> NDArray[np.int64]:
         """Return the numbers of the networks of a key of :func:`keys_of` and a role."""
@@ -95,18 +96,29 @@ def _other_classes(network: Network) -> str:
     return f" {outputs[-1]} classes" if outputs and outputs[-1] != CLASSES else ""
 
 
-def refit(table: LatencyTable, method: str = "shrunk") -> None:
-    """Fit the table's terms to its calibration networks; note every prediction and all errors in it."""
+def refit(table: LatencyTable, method: str = "shrunk", *, keep_widths: bool = False) -> None:
+    """Fit the table's terms to its calibration networks; note every prediction and all errors in it.
+
+    Args:
+        table: is changed.
+        method: one of :data:`lcnas.latency.predict.METHODS`.
+        keep_widths: keep the prior widths of the table's fit, which takes seconds instead of minutes. They
+            are a handful of numbers that rest on all its networks; a few networks more do not move them. The
+            errors of the methods that the fit is compared with stay as they were. Without effect
+            where there are none to keep.
+    """
     data = _Data(table)
     if data.fitted.sum() < FEWEST:
         _set_terms(table, table.overhead_ms, data.rows.inside)
         table.residuals, table.errors = (), {}
         table.method = {**table.method, "fit": "sum", "settings": {}}
         return
-    made = data.fit(method)
+    known = table.method.get("settings") if table.method.get("fit") == method else None
+    widths: Widths = known if keep_widths and known else None
+    made = data.fit(method, widths)
     _set_terms(table, made.base, made.terms)
     predicted = _ticked(table, data.counts)
-    predicted[data.fitted] = data.cross(method)
+    predicted[data.fitted] = data.cross(method, widths)
     table.networks = [
         dataclasses.replace(n, predicted_ms=float(p))
         for n, p in zip(data.networks, predicted, strict=True)
@@ -114,9 +126,15 @@ def refit(table: LatencyTable, method: str = "shrunk") -> None:
     off = data.times[data.fitted] / predicted[data.fitted] - 1
     table.residuals = tuple(sorted(off.tolist()))
     table.method = {**table.method, "fit": method, "settings": dict(made.settings)}
-    fits = {name: made if name == method else data.fit(name) for name in predict.METHODS}
+    others = predict.METHODS if widths is None else ("sum",)
+    fits = {method: made, **{name: data.fit(name) for name in others if name != method}}
+    before = {} if widths is None else table.errors
     table.errors = {
-        key: _errors_of(table, data, key, predicted, fits) for key in dict.fromkeys(data.keys)
+        key: {
+            role: {**before.get(key, {}).get(role, {}), **found}
+            for role, found in _errors_of(table, data, key, predicted, fits).items()
+        }
+        for key in dict.fromkeys(data.keys)
     }
 
 

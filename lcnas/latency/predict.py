@@ -294,15 +294,29 @@ def _tau_interval(a: Floats, b: Floats, seed: int) -> tuple[float, float]:
 
 
 def cross_predictions(
-    method: str, rows: Rows, counts: Floats, measured: Floats, overhead: float, folds: int = 10
+    method: str,
+    rows: Rows,
+    counts: Floats,
+    measured: Floats,
+    overhead: float,
+    settings: Mapping[str, float] | None = None,
+    folds: int = 10,
 ) -> Floats:
     """Return for each network the prediction of a fit that has not seen it.
 
     The handful of prior widths are those of all networks; finding them anew in every fold changes nothing
     that could be seen, and takes ten times as long.
+
+    Args:
+        method, rows, counts, measured, overhead: as of :func:`fit`.
+        settings: the prior widths, where they are known already.
+        folds: parts, each of which is predicted from the others.
     """
     out = np.empty(len(measured))
-    settings = dict(fit(method, rows, counts, measured, overhead).settings) or None
+    settings = settings or dict(fit(method, rows, counts, measured, overhead).settings) or None
+    used = np.flatnonzero(counts.any(axis=0))  # no other row's term is in a prediction
+    rows = Rows(tuple(rows.placed[i] for i in used), rows.alone[used], rows.inside[used])
+    counts = counts[:, used]
     order = np.random.default_rng(0).permutation(len(measured))
     for part in np.array_split(order, min(folds, len(measured))):
         kept = np.setdiff1d(order, part)

@@ -12,9 +12,11 @@ Example:
     ((16, 32, 32, 3), 'uint8', 'int32')
 """
 
+from lcnas.training.data._cache import folder as cache_folder
 from lcnas.training.data._data import Data
 from lcnas.training.data._decode import CROP_ATTEMPTS, open_rgb
 from lcnas.training.data._load import KINDS, MAX_BAD, MEMORY_MB, load
+from lcnas.training.data._memory import Memory
 from lcnas.training.data._order import TEST, VALIDATION
 from lcnas.training.data._types import (
     IMAGENET,
@@ -32,6 +34,8 @@ __all__ = [
     "Train",
     "Validation",
     "Test",
+    "Memory",
+    "cache_folder",
     "require",
     "Batch",
     "Normalization",

@@ -42,6 +42,32 @@ class Data:
     decoders: Decoders = field(repr=False)
     faults: Faults = field(repr=False)
 
+    @classmethod
+    def without_test(
+        cls,
+        train: Memory,
+        validation: Memory,
+        *,
+        spec: str,
+        size: Shape,
+        class_names: tuple[str, ...],
+        normalization: Normalization,
+        fingerprint: str,
+    ) -> Self:
+        """Return pictures that are in memory as a set whose test split is empty; no array is copied."""
+        return cls(
+            spec=spec,
+            size=size,
+            class_names=class_names,
+            normalization=normalization,
+            train=Train(train, np.arange(len(train.labels))),
+            validation=Validation(validation, np.arange(len(validation.labels))),
+            test=Test(validation, np.arange(0)),
+            fingerprint=fingerprint,
+            decoders=Decoders(0),
+            faults=Faults("pictures", 0, 0.0),
+        )
+
     @property
     def classes(self) -> int:
         """The number of classes."""
