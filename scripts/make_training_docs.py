@@ -93,7 +93,8 @@ def real_runs() -> Iterator[str]:
     yield _source("real-runs", data)
     yield (
         "Test accuracy in %, mean and standard deviation over seeds, of the last network; both start from the same weights "
-        "and see the same pictures.\n"
+        "and see the same pictures. The two shortest experiments differ by up to two standard errors of their means, one to "
+        "each side.\n"
     )
     rows = [
         [name, _accuracy(e["lcnas"]), _accuracy(e["torch"]), f"{100 * e['lcnas_minus_torch']:+.2f}"]
