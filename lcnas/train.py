@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from lcnas import _cli, cost
 from lcnas.arch import Arch, height_width
 from lcnas.errors import TrainingError, TrainingFailedError
-from lcnas.latency.machine import pinned, this_machine
+from lcnas.latency.machine import pinned, this_machine, usable_cores
 from lcnas.training import recipes
 from lcnas.training.recipes import Recipe
 
@@ -58,18 +58,26 @@ def main(argv: list[str], keep_memory: bool = False) -> int:
 
 def _trained(args: argparse.Namespace, arch: Arch, recipe: Recipe, out: Path) -> int:
     from lcnas import training
+    from lcnas.training.functional import blocks_of
 
+    # What needs no picture is checked before any is read.
+    _cli.check_folder(str(out), "out")
     teacher = _teacher(args)
+    freeze = [name.strip() for name in args.freeze.split(",") if name.strip()]
+    blocks_of(arch, freeze)
     if args.coordinator:
         training.join(args.coordinator, args.hosts, args.host)
+    elif args.hosts > 1 or args.host:
+        raise TrainingError("hosts: several hosts need --coordinator ADDRESS:PORT, the first one's")
+    devices = training.find_devices(args.devices)
     with _data(args, arch, recipe) as data:
         print(plan(arch, recipe, data, out), flush=True)
         chosen: dict[str, Any] = {
             "seed": args.seed,
             "init": args.init,
-            "freeze": [name for name in args.freeze.split(",") if name],
+            "freeze": freeze,
             "teacher": teacher,
-            "devices": training.find_devices(args.devices),
+            "devices": devices,
         }
         if args.dry_run:
             training.check(arch, data, recipe, out, **chosen)
@@ -90,7 +98,7 @@ def _trained(args: argparse.Namespace, arch: Arch, recipe: Recipe, out: Path) ->
 
 def _data(args: argparse.Namespace, arch: Arch, recipe: Recipe) -> Data:
     from lcnas import training
-    from lcnas.training.data import IMAGENET
+    from lcnas.training.data import IMAGENET, MAX_BAD, MEMORY_MB
 
     augment = recipe.augment
     return training.load_data(
@@ -102,6 +110,8 @@ def _data(args: argparse.Namespace, arch: Arch, recipe: Recipe) -> Data:
         ratio=augment.ratio,
         normalization=IMAGENET if args.normalization == "imagenet" else None,
         unlabelled=args.unlabelled,
+        memory_mb=MEMORY_MB if args.memory_mb is None else args.memory_mb,
+        max_bad=MAX_BAD if args.max_bad is None else args.max_bad,
         progress=_Reading(),
     )
 
@@ -123,6 +133,8 @@ def _teacher(args: argparse.Namespace) -> TeacherFile | None:
         mean, std = (_constants(said[name], f"--teacher-{name}") for name in ("mean", "std"))
         normalization = Normalization(mean, std)
     size = None if said["size"] is None else _cli.resolution(said["size"])
+    if not _cli.is_file(args.teacher):
+        raise TrainingError(f"teacher: there is no file {_cli.cut(args.teacher)}")
     return TeacherFile(args.teacher, normalization, size)
 
 
@@ -176,8 +188,9 @@ def _parser(argv: list[str]) -> _cli.Parser:
         help=f"{', '.join(recipes.names())}, or a .json file",
     )
     add("--out", metavar="FOLDER", help="of the run (default: runs/ARCH-RECIPE-sSEED)")
-    add("--seed", type=int, default=0, help="of the weights, the order and all draws")
-    add("--data-seed", type=int, default=0, help="of the split into training and validation")
+    seeds = _cli.whole(0, (1 << 31) - 1)
+    add("--seed", type=seeds, default=0, help="of the weights, the order and all draws")
+    add("--data-seed", type=seeds, default=0, help="of the split into training and validation")
     add(
         "--normalization",
         choices=("own", "imagenet"),
@@ -208,10 +221,30 @@ def _parser(argv: list[str]) -> _cli.Parser:
         help="which network reads the test images, once, at the end: that with the best validation "
         "accuracy, the last, or none",
     )
-    add("--keep", type=int, default=2, metavar="N", help="newest states to keep, beside the best")
-    add("--save-minutes", type=float, default=10.0, metavar="M", help="at most this long is lost")
-    add("--threads", type=int, metavar="N", help="cores to use (default: all)")
+    add(
+        "--keep",
+        type=_cli.whole(1, 10**6),
+        default=2,
+        metavar="N",
+        help="newest states to keep, beside the best",
+    )
+    minutes = _cli.number(0, 10**6)
+    add("--save-minutes", type=minutes, default=10.0, metavar="M", help="at most this long is lost")
+    cores = _cli.whole(1, len(usable_cores()))
+    add("--threads", type=cores, metavar="N", help="cores to use (default: all)")
     add("--workers", type=int, metavar="N", help="processes that decode pictures")
+    add(
+        "--memory-mb",
+        type=_cli.number(0, 10**9),
+        metavar="M",
+        help="MiB that decoded pictures may take; beyond, training pictures are read again and again",
+    )
+    add(
+        "--max-bad",
+        type=_cli.number(0, 1),
+        metavar="SHARE",
+        help="of the pictures that may be damaged; they are left out (default: 0.01)",
+    )
     add("--devices", type=int, metavar="N", help="devices that share each batch (default: all)")
     add(
         "--cache",
@@ -220,8 +253,10 @@ def _parser(argv: list[str]) -> _cli.Parser:
         help="where compiled programs are kept; none: nowhere; auto: the user's cache",
     )
     add("--coordinator", metavar="ADDRESS:PORT", help="of the first of several hosts")
-    add("--hosts", type=int, default=1, metavar="N", help="how many train together")
-    add("--host", type=int, default=0, metavar="I", help="which of them this is")
+    add(
+        "--hosts", type=_cli.whole(1, 10**6), default=1, metavar="N", help="how many train together"
+    )
+    add("--host", type=_cli.whole(0, 10**6), default=0, metavar="I", help="which of them this is")
     add(
         "--blocks",
         action="append",

@@ -85,7 +85,11 @@ def test_a_dry_run_checks_everything_and_writes_nothing(network, tmp_path, capsy
             "unknown argument '--augment.mixp'; did you mean '--augment.mixup'?",
         ),
         (["--test", "first"], "invalid choice: 'first'"),
-        (["--seed", "one"], "invalid int value"),
+        (["--seed", "one"], "'one' is not a whole number from 0 to"),
+        (["--keep", "0"], "'0' is not a whole number from 1 to"),
+        (["--save-minutes", "nan"], "'nan' is not a number from 0 to"),
+        (["--threads", "0"], "'0' is not a whole number from 1 to"),
+        (["--max-bad", "2"], "'2' is not a number from 0 to 1"),
     ],
 )
 def test_options_that_are_none_leave_with_code_2_and_one_line(argv, message, capsys):
@@ -122,6 +126,10 @@ def test_options_that_are_none_leave_with_code_2_and_one_line(argv, message, cap
         ),
         (["--teacher", "a", "--teacher-size", "big"], "'big' is neither a side such as 224"),
         (["--batch", "1000"], "batch: 1000 is more than the 48 training pictures"),
+        (["--hosts", "2"], "hosts: several hosts need --coordinator"),
+        (["--coordinator", "here", "--hosts", "2"], "coordinator: 'here' is no ADDRESS:PORT"),
+        (["--beta1", "1"], "recipe: beta1: 1"),
+        (["--augment.mixup", "-1"], "recipe: augment.mixup: -1"),
         (["--devices", "9"], "devices: 9 is not among 1 to 1"),
         (["--recipe", "pplcnet_ssld", "--warmup-epochs", "0"], "needs one"),
     ],
@@ -150,12 +158,15 @@ def test_the_teachers_options_reach_the_training(network, tmp_path, monkeypatch)
         raise TrainingFailedError("seen")
 
     monkeypatch.setattr(loop, "fit", fit)
-    argv = [*DATA, *QUICK, "--arch", network, "--out", str(tmp_path / "r"), "--teacher", "a.onnx"]
+    argv = [*DATA, *QUICK, "--arch", network, "--out", str(tmp_path / "r")]
+    argv += ["--teacher", str(tmp_path / "a.onnx")]
+    (tmp_path / "a.onnx").touch()
     more = ["--teacher-mean", "0.5,0.4,0.3", "--teacher-std", "1,1,0.5", "--teacher-size", "8x6"]
     for options in ([], more):
         assert train.main([*argv, *options]) == 1
     said = Normalization((0.5, 0.4, 0.3), (1, 1, 0.5))
-    assert given == [TeacherFile("a.onnx"), TeacherFile("a.onnx", said, (8, 6))]
+    path = str(tmp_path / "a.onnx")
+    assert given == [TeacherFile(path), TeacherFile(path, said, (8, 6))]
 
 
 def test_a_training_that_fails_leaves_with_code_1(network, tmp_path, capsys, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ def load_pretrained(
     arch: Arch | None = None,
     *,
     classes: int | None = None,
+    class_names: Sequence[str] | None = None,
     rngs: nnx.Rngs | None = None,
     dtype: Any = None,
     layout: str | None = None,
@@ -27,6 +29,7 @@ def load_pretrained(
         path: weights of PaddleClas, PaddleOCR, timm or lcnas; docs/pretrained.md lists what is read.
         arch: what the file holds, where names and shapes in it do not tell.
         classes: outputs of the last layer; where they are others than the file's, that layer is new.
+        class_names: of these classes; where the file records others, or another order, that layer is new.
         rngs: source of a new last layer's weights; None: ``nnx.Rngs(0)``.
         dtype: type of the computation, as in :func:`lcnas.models.build`.
         layout: of the activations inside, as there.
@@ -38,7 +41,11 @@ def load_pretrained(
     found = pretrained.read(path, arch)
     wanted = found.classes if classes is None else classes
     model = build(found.arch, wanted, rngs, dtype=dtype, layout=layout)
-    if wanted == found.classes:
+    apart = (
+        None not in (class_names, found.class_names)
+        and tuple(class_names or ()) != found.class_names
+    )
+    if wanted == found.classes and not apart:
         model.set_weights(found.weights)
     else:
         kept = pretrained.without_head(found.weights, found.arch)

@@ -537,7 +537,7 @@ def build(
 
     Raises:
         ArchError: the blocks do not fit, or the number of classes is none.
-        ModelError: no such layout or type.
+        ModelError: no such layout or type, or no arch.
 
     Example:
         >>> from lcnas import models, zoo
@@ -546,7 +546,14 @@ def build(
         >>> model(jnp.zeros((2, 32, 32, 3))).shape
         (2, 10)
     """
-    made = jnp.dtype(jnp.float32 if dtype is None else dtype)
+    if not isinstance(arch, Arch):
+        raise ModelError(f"arch: {shorten(arch)} is no Arch; lcnas.zoo.load() gives one by name")
+    if rngs is not None and not isinstance(rngs, nnx.Rngs):
+        raise ModelError(f"rngs: {shorten(rngs)} is no nnx.Rngs; nnx.Rngs(0) is one")
+    try:
+        made = jnp.dtype(jnp.float32 if dtype is None else dtype)
+    except TypeError:
+        raise ModelError(f"dtype: {shorten(dtype)} is not a floating-point type") from None
     if not jnp.issubdtype(made, jnp.floating):
         raise ModelError(f"dtype: {shorten(dtype)} is not a floating-point type")
     name = layout or ops.default_layout()

@@ -64,14 +64,23 @@ class Devices:
         """Return the place of a device's first image in the whole batch, of which it has ``part``; traced."""
         return 0 if self.axis is None else jax.lax.axis_index(self.axis) * part
 
-    def check_batch(self, batch: int, micro_batches: int = 1) -> None:
-        """Refuse a batch that cannot be cut into equal parts."""
+    def check_batch(self, batch: int, micro_batches: int = 1, *, pairs: bool = False) -> None:
+        """Refuse a batch that cannot be cut into equal parts.
+
+        Args:
+            batch: images.
+            micro_batches: into which each device cuts its part.
+            pairs: whether neighbours are mixed, so that a device's part has to be even.
+        """
         parts = self.count * micro_batches
+        if pairs and self.count > 1:
+            parts = math.lcm(parts, 2 * self.count)
         if batch % parts:
             nearest = max(parts, round(batch / parts) * parts)
+            even = ", in pairs for mixup and cutmix" if pairs else ""
             raise TrainingError(
                 f"batch: {batch} images cannot be shared equally by {self.count} devices with "
-                f"{micro_batches} micro-batches each; the nearest that can is {nearest}"
+                f"{micro_batches} micro-batches each{even}; the nearest that can is {nearest}"
             )
 
     def _sharding(self, spec: P) -> Sharding:
@@ -146,6 +155,11 @@ def join(coordinator: str, hosts: int, host: int) -> None:
     """
     if not 0 <= host < hosts:
         raise TrainingError(f"host: {host} is not among 0 to {hosts - 1}")
+    name, _, port = coordinator.rpartition(":")
+    if not name or not (port.isascii() and port.isdigit()):
+        raise TrainingError(
+            f"coordinator: {coordinator!r} is no ADDRESS:PORT such as 10.0.0.1:1234"
+        )
     try:
         jax.distributed.initialize(coordinator, hosts, host)
     except (RuntimeError, ValueError) as error:

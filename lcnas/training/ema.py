@@ -25,6 +25,7 @@ def decay_at(step: jax.Array, decay: float) -> jax.Array:
 def update(average: Weights, new: Weights, decay: jax.Array) -> dict[str, jax.Array]:
     """Return ``decay * average + (1 - decay) * new`` of each weight.
 
-    Parameters and the statistics of batch norms alike: those of the average must fit its weights.
+    Parameters and the statistics of batch norms alike: those of the average must fit its weights. Written so
+    that a weight which does not change stays what it is to the last bit.
     """
-    return {name: decay * old + (1 - decay) * new[name] for name, old in average.items()}
+    return {name: old + (1 - decay) * (new[name] - old) for name, old in average.items()}

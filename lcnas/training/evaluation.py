@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lcnas.errors import DataError
 from lcnas.models import Network
 from lcnas.training import losses, views
 from lcnas.training.augment import Augment
@@ -113,9 +114,15 @@ def evaluate(
         model: the network; it is taken in evaluation mode, and left as it was.
         split: the validation or the test images.
         normalization: of the set that the network was trained on.
-        augment: decides how much of a picture is seen; None: the middle, as of 256 pixels 224.
+        augment: decides how much of a picture is seen; None: the middle, as of 256 pixels 224. A training
+            tests as its recipe says: give ``recipe.augment`` for the same accuracy.
         batch: images at once.
+
+    Raises:
+        DataError: the training images, which a score is not taken on.
     """
+    if not isinstance(split, Validation | Test):
+        raise DataError(f"split: {type(split).__name__} is neither Validation nor Test")
     devices = Devices(None)
     net = Functional.of(model)
     view = views.testing(augment or Augment(), model.arch, normalization)

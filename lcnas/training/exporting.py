@@ -65,6 +65,7 @@ def export(
             arch,
             weights,
             class_names=data.class_names,
+            normalization=data.normalization,
             source=source,
         )
         onnx_export.export(
@@ -84,6 +85,14 @@ def compiled(model: Network) -> onnx_export.Model:
     test = jax.jit(net.test)
     weights = model.weights()
     return _Trained(model.arch, model.classes, weights, lambda given, x: test(*net.split(given), x))
+
+
+def read(path: Path) -> tuple[onnx_export.Model, pretrained.Pretrained]:
+    """Return the network of a file of weights, compiled in evaluation mode, and what the file records."""
+    found = pretrained.read(path)
+    model = models.build(found.arch, found.classes)
+    model.set_weights(found.weights)
+    return compiled(model), found
 
 
 def _forward(arch: Arch, classes: int) -> Callable[[Mapping[str, Array], Array], Any]:

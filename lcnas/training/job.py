@@ -81,7 +81,14 @@ def prepared(
 ) -> Job:
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 31:
         raise TrainingError(f"seed: {shorten(seed)} is not a whole number of 0 to {(1 << 31) - 1}")
-    devices.check_batch(recipe.batch, recipe.accumulate)
+    for what, value, is_one, usual in (
+        ("network", network, isinstance(network, Arch | Network), "zoo.load(NAME)"),
+        ("data", data, hasattr(data, "fingerprint"), "training.load_data(SPEC)"),
+        ("recipe", recipe, isinstance(recipe, Recipe), "recipes.load(NAME)"),
+    ):
+        if not is_one:
+            raise TrainingError(f"{what}: {shorten(value)} is none; {usual} gives one")
+    devices.check_batch(recipe.batch, recipe.accumulate, pairs=recipe.augment.mixes)
     arch = network.arch if isinstance(network, Network) else network
     arch = arch if recipe.resolution is None else arch.at(recipe.resolution)
     _check_train_resolution(arch, recipe, data.classes)
@@ -89,7 +96,7 @@ def prepared(
     length = Length.of(recipe, data.train.steps(recipe.batch))
     opened = _teacher(teacher, data, recipe, devices)
     model = _built(arch, data.classes, recipe, seed, devices)
-    given = _initial(network, init, arch, data.classes, seed)
+    given = _initial(network, init, arch, data, seed)
     weights = model.weights() if given is None else given
     net = Functional.of(model, frozen)
     identity = Identity(
@@ -148,11 +155,14 @@ def _built(arch: Arch, classes: int, recipe: Recipe, seed: int, devices: Devices
 
 
 def _initial(
-    network: Arch | Network, init: str | Path | Weights | None, arch: Arch, classes: int, seed: int
+    network: Arch | Network, init: str | Path | Weights | None, arch: Arch, data: Data, seed: int
 ) -> Weights | None:
     """Return the weights to start from, None where they are drawn from the seed."""
+    classes = data.classes
     if isinstance(init, str | Path):
-        return models.load_pretrained(init, arch, classes=classes, rngs=nnx.Rngs(seed)).weights()
+        return models.load_pretrained(
+            init, arch, classes=classes, class_names=data.class_names, rngs=nnx.Rngs(seed)
+        ).weights()
     if init is not None:
         checked = models.build(arch, classes)
         checked.set_weights(init)
@@ -190,7 +200,7 @@ def _teacher(
             classes=data.classes,
             class_names=data.class_names,
             threads=engines.threads_at_most(len(usable_cores())),
-            read=_read,
+            read=exporting.read,
         )
     if teacher.classes != data.classes:
         raise TrainingError(teachers.unfit("teacher", teacher.classes, data.classes))
@@ -202,10 +212,6 @@ def _data_fingerprint(data: Data) -> str:
     constants = data.normalization
     shown = ",".join(f"{v:.9g}" for v in (*data.size, *constants.mean, *constants.std))
     return f"{data.fingerprint}/{shown}"
-
-
-def _read(path: Path) -> onnx_export.Model:
-    return exporting.compiled(models.load_pretrained(path))
 
 
 def _teacher_fingerprint(teacher: str | Path | TeacherFile | Teacher | None) -> str:

@@ -62,12 +62,12 @@ def fit(
         out: folder of the run; empty, or of this very run.
         seed: of the weights, the order of the images and all draws.
         init: weights to start from: by name, or a file of weights (:mod:`lcnas.models.pretrained`), whose
-            last layer is drawn anew where its classes are others.
+            last layer is drawn anew where its classes are others (another number, or other names).
         freeze: stages or blocks that keep their weights and statistics.
         teacher: whom the network learns from as well: an ONNX classifier or a file of weights of ours (a
             :class:`TeacherFile` says what the file does not: normalisation, size of the pictures).
         test: which network reads the test images at the end, once: that with the best validation accuracy,
-            the last one, or none.
+            the last one, or none. A finished run that has not read them reads them now.
         keep: how many of the newest states are kept, beside the best.
         save_minutes: at most this long is lost; states are also stored at the end of each epoch.
         devices: that share each batch; None: all there are.
@@ -80,18 +80,34 @@ def fit(
     """
     out = Path(out)
     devices = devices_module.find() if devices is None else devices
-    job = prepared(network, data, recipe, seed, init, freeze, teacher, devices)
     if test not in ("best", "last", "none"):
         raise TrainingError(f"test: {shorten(test)} is not among best, last, none")
+    _check_limits(keep, save_minutes)
+    with memory(recipe):
+        job = prepared(network, data, recipe, seed, init, freeze, teacher, devices)
     with run.locked(out) if devices.leads else contextlib.nullcontext():
         begun = run.check(out, job.identity)
         if begun and (out / run.RESULT).is_file():
-            return Result.load(out)
-        if not begun and devices.leads:
+            known = Result.load(out)
+            if test in ("none", known.tested):
+                return known
+            if known.tested:
+                raise TrainingError(
+                    f"test: {out} has read the test images with its {known.tested} network; they are read "
+                    f"once: give {known.tested}, or another folder"
+                )
+        if devices.leads:
             run.begin(out, job.identity)
         with Checkpoints(out / "checkpoints", keep) as checkpoints, memory(recipe):
             state = _train(job, checkpoints, out, save_minutes, quiet)
             return _finished(job, checkpoints, state, out, test)
+
+
+def _check_limits(keep: object, save_minutes: object) -> None:
+    if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
+        raise TrainingError(f"keep: {shorten(keep)} is not a whole number of at least 1")
+    if not isinstance(save_minutes, int | float) or not save_minutes >= 0:
+        raise TrainingError(f"save_minutes: {shorten(save_minutes)} is not a number of at least 0")
 
 
 def check(
@@ -146,6 +162,11 @@ def _train(
             session.end_epoch(state, epoch)
             session.save(checkpoints, state)
             saved = time.monotonic()
+        checkpoints.wait()
+        if interrupts.received is not None and devices.hosts == 1:
+            raise Stopped(
+                interrupts.received, past.step
+            )  # all is stored; the same command exports it
     return state
 
 

@@ -135,11 +135,16 @@ def check(out: Path, identity: Identity) -> bool:
 
 
 def begin(out: Path, identity: Identity) -> None:
-    """Write what the run is a run of."""
+    """Write what the run is a run of, as far as it is not written yet."""
     about = {"format": "lcnas-run", "version": VERSION, "identity": identity.to_data()}
-    write(out / RECIPE, identity.recipe.to_json())
-    write(out / ARCH, identity.arch.to_json())
-    write(out / RUN, json.dumps(about, indent=1) + "\n")
+    # The file that makes a folder a run comes first: a kill after it leaves a run, which goes on.
+    for name, text in (
+        (RUN, json.dumps(about, indent=1) + "\n"),
+        (RECIPE, identity.recipe.to_json()),
+        (ARCH, identity.arch.to_json()),
+    ):
+        if not (out / name).is_file():
+            write(out / name, text)
 
 
 LOCK = ".lock"

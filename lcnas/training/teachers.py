@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from lcnas import onnx_export
 from lcnas.arch import check_resolution, height_width
-from lcnas.errors import LcnasError, OnnxError, TeacherError, shorten
+from lcnas.errors import LcnasError, OnnxError, PretrainedError, TeacherError, shorten
 from lcnas.latency import engines
 from lcnas.onnx_export import Classifier, Interface, MeanStd, Model, Preprocessing
 
 Array = NDArray[np.float32]
 Pictures = NDArray[Any]  # (n, any height, any width, 3): uint8, or float32 from 0 to 255
 Size = int | tuple[int, int]  # pixels: a side, or (height, width)
+_WEIGHTS = (".safetensors", ".pdparams", ".pdiparams", ".pth", ".pt", ".bin", ".tar")
 _SAME = 1e-6  # two constants that differ by less are the same
 
 
@@ -98,7 +99,7 @@ def load(
     class_names: Sequence[str] | None = None,
     engine: str | None = None,
     threads: int = 1,
-    read: Callable[[Path], Model] | None = None,
+    read: Callable[[Path], tuple[Model, Recorded]] | None = None,
 ) -> Teacher:
     """Return the teacher in a file.
 
@@ -115,8 +116,8 @@ def load(
         class_names: of the data; a teacher that records names must have the same in the same order.
         engine: that runs an ONNX file, one of :func:`lcnas.latency.engines.names`; None: the default.
         threads: that compute.
-        read: how any file that is not called .onnx becomes a model in evaluation mode: checkpoints,
-            safetensors.
+        read: how any file that is not called .onnx becomes a model in evaluation mode (safetensors, say),
+            and what it records.
 
     Raises:
         TeacherError: no such file, not a classifier, other classes than the data's, no normalisation, or
@@ -127,12 +128,48 @@ def load(
     if not file.exists():
         raise TeacherError(f"teacher: there is no file {path}")
     if read is not None and file.suffix != ".onnx":
-        model, own = read(file), default if normalization is None else normalization
-        return from_model(model, own, size, classes=classes, what=f"teacher {path}")
+        return _of_weights(file, read, normalization, size, default, classes, class_names)
     try:
         return _of_onnx(file, normalization, size, default, classes, class_names, engine, threads)
     except OnnxError as error:
         raise TeacherError(f"teacher {error}") from None
+
+
+class Recorded(Protocol):
+    """What a file of weights says of its network."""
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """In the order of the outputs, where it has them."""
+
+    @property
+    def normalization(self) -> MeanStd | None:
+        """Of the training set, where it has it."""
+
+
+def _of_weights(
+    file: Path,
+    read: Callable[[Path], tuple[Model, Recorded]],
+    normalization: MeanStd | None,
+    size: Size | None,
+    default: MeanStd | None,
+    classes: int | None,
+    class_names: Sequence[str] | None,
+) -> Teacher:
+    what = f"teacher {file}"
+    try:
+        model, told = read(file)
+    except PretrainedError as error:
+        hint = "" if file.suffix in _WEIGHTS else "; a teacher is an .onnx file or one of weights"
+        raise TeacherError(f"teacher {error}{hint}") from None
+    _check_classes(what, model.classes, classes)
+    _check_names(what, told.class_names, class_names)
+    own = told.normalization
+    if own is not None:
+        _check_recorded(what, own, normalization)
+    else:
+        own = default if normalization is None else normalization
+    return from_model(model, own, size, classes=classes, what=what)
 
 
 def from_model(
@@ -184,7 +221,7 @@ def _of_onnx(
             f"{what}: its pictures are {_x(classifier.size)} pixels, not {_x(pixels)}"
         )
     _check_classes(what, classifier.classes, classes)
-    _check_names(what, told, class_names)
+    _check_names(what, told.class_names, class_names)
     if told.has_normalization:
         recorded = told.preprocessing(classifier.size)
         mean, std = recorded.mean, recorded.std
@@ -247,9 +284,8 @@ def unfit(what: str, found: int, wanted: int) -> str:
     )
 
 
-def _check_names(what: str, told: Interface, wanted: Sequence[str] | None) -> None:
+def _check_names(what: str, names: tuple[str, ...] | None, wanted: Sequence[str] | None) -> None:
     """Refuse a teacher whose recorded classes are others, or come in another order."""
-    names = told.class_names
     if names is None or wanted is None or names == tuple(wanted):
         return
     pairs = enumerate(zip(names, wanted, strict=False))

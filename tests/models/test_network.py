@@ -1,5 +1,7 @@
 """Flax networks against NumPy's reference and the exported graphs."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -313,6 +315,14 @@ def test_bad_settings():
         models.build(arch, 10, layout="NCHW")
     with pytest.raises(ModelError, match="not a floating-point type"):
         models.build(arch, 10, dtype=jnp.int8)
+    with pytest.raises(ModelError, match="not a floating-point type"):
+        models.build(arch, 10, dtype="bfloat17")
+    named: Any = "pplcnet_0.25x"
+    with pytest.raises(ModelError, match=r"'pplcnet_0.25x' is no Arch; lcnas.zoo.load"):
+        models.build(named, 10)
+    seed: Any = 0
+    with pytest.raises(ModelError, match=r"rngs: 0 is no nnx.Rngs"):
+        models.build(arch, 10, seed)
     with pytest.raises(ArchError, match="classes"):
         models.build(arch, 0)
 

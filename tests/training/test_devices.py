@@ -28,11 +28,12 @@ from lcnas.training import data, devices, views
 from lcnas.training import job as job_module
 from tests.training import tiny
 
+arch = tiny.separable()
 recipe = tiny.recipe(log_steps=1, **{"augment.mixup": 0.4, "augment.crop": "shift", "augment.pad": 2})
 found = tiny.data()
 losses, ends = [], []
 for some in (devices.find(1), devices.find()):
-    job = job_module.prepared(tiny.arch(), found, recipe, 0, None, (), None, some)
+    job = job_module.prepared(arch, found, recipe, 0, None, (), None, some)
     state = job.start()
     if some.count > 1:
         arrays = some.split(*views.arrays(next(found.train.batches(16, seed=0, epoch=0))))
@@ -149,6 +150,9 @@ def test_a_batch_that_cannot_be_shared_equally(monkeypatch):
         some.check_batch(100, 2)
     with pytest.raises(TrainingError, match="the nearest that can is 8"):
         some.check_batch(1)
+    some.check_batch(48, pairs=True)
+    with pytest.raises(TrainingError, match=r"in pairs for mixup and cutmix; the nearest .* is 32"):
+        some.check_batch(24, pairs=True)
 
 
 def test_one_device_needs_no_mapping():
@@ -164,5 +168,7 @@ def test_one_device_needs_no_mapping():
 def test_hosts_out_of_range():
     with pytest.raises(TrainingError, match="host: 2 is not among 0 to 1"):
         devices.join("127.0.0.1:1", 2, 2)
+    with pytest.raises(TrainingError, match=r"'nonsense' is no ADDRESS:PORT"):
+        devices.join("nonsense", 2, 1)
     assert devices.any_host(True)
     assert not devices.any_host(False)

@@ -13,6 +13,7 @@ from flax import nnx
 
 from lcnas import blocks, models
 from lcnas.arch import Arch
+from lcnas.errors import DataError
 from lcnas.training import evaluate, evaluation
 from lcnas.training.augment import Augment
 from lcnas.training.devices import Devices
@@ -93,6 +94,13 @@ def test_a_network_on_a_split_padding_left_out_and_the_network_left_as_it_was():
     logits = np.asarray(jax.jit(net.test)(*net.split(model.weights()), x))
     assert found.images == len(data.validation)
     assert found.accuracy == pytest.approx(np.mean(logits.argmax(axis=-1) == batch.labels))
+
+
+def test_training_pictures_are_not_scored():
+    data = tiny.data()
+    train: Any = data.train
+    with pytest.raises(DataError, match="split: Train is neither Validation nor Test"):
+        evaluate(models.build(tiny.arch(), data.classes), train, data.normalization)
 
 
 def test_no_pictures_are_no_division_by_zero():

@@ -18,7 +18,7 @@ import pytest
 from lcnas import blocks, models
 from lcnas.arch import Arch
 from lcnas.blocks import Block
-from lcnas.errors import TrainingError, TrainingFailedError
+from lcnas.errors import TeacherError, TrainingError, TrainingFailedError
 from lcnas.models import pretrained
 from lcnas.training import Result, Stopped, check, fit, metrics, session
 from lcnas.training import job as job_module
@@ -156,6 +156,32 @@ def test_asked_again_a_finished_run_answers_at_once(straight, found):
     assert watched.reads == []
 
 
+def test_test_images_are_read_later_but_not_twice(found, tmp_path):
+    def run(test):
+        watched = tiny.watched(found)
+        made = fit(
+            tiny.arch(),
+            watched,
+            tiny.recipe(epochs=1),
+            tmp_path,
+            devices=ONE,
+            quiet=True,
+            test=test,
+        )
+        return made, watched
+
+    first, _ = run("none")
+    assert first.test is None
+    (tmp_path / "recipe.json").unlink()  # as after a kill between two files
+    later, watched = run("last")
+    assert watched.train.given == 0
+    assert (later.tested, watched.reads) == ("last", ["validation", "test"])
+    assert (tmp_path / "recipe.json").is_file()
+    with pytest.raises(TrainingError, match="has read the test images with its last network"):
+        run("best")
+    assert run("none")[0] == later
+
+
 # -- stopping and going on -------------------------------------------------------------------------
 
 
@@ -246,6 +272,21 @@ def test_a_file_to_start_from_keeps_all_but_the_head_where_classes_are_others(st
             assert same == (classes == 3 or not name.startswith("head/")), name
 
 
+def test_a_head_for_classes_of_other_names_is_new(straight, tmp_path, found):
+    arch, weights = tiny.arch(), pretrained.read(straight[0].out / "last.safetensors").weights
+    heads = {}
+    for names in (found.class_names, found.class_names[::-1]):
+        path = tmp_path / "named.safetensors"
+        pretrained.save(path, arch, weights, class_names=names)
+        job = job_module.prepared(arch, found, tiny.recipe(), 0, path, (), None, ONE)
+        heads[names] = job.weights["head/2/kernel"]
+    kernel = weights["head/2/kernel"]
+    assert np.array_equal(heads[found.class_names], kernel)
+    assert not np.array_equal(heads[found.class_names[::-1]], kernel)
+    with pytest.raises(TeacherError, match=r"calls class 0 .*, the data"):
+        job_module.prepared(arch, found, tiny.recipe(), 0, None, (), path, ONE)
+
+
 def test_weights_of_ours_teach_as_well(straight, found):
     path = straight[0].out / "last.safetensors"
     job = job_module.prepared(tiny.arch(), found, tiny.recipe(), 0, None, (), path, ONE)
@@ -258,8 +299,12 @@ def test_weights_of_ours_teach_as_well(straight, found):
     np.testing.assert_allclose(job.teacher.logits(images), wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_what_is_said_of_a_teachers_file_is_part_of_the_run(straight, found):
-    path = straight[0].out / "last.safetensors"
+def test_what_is_said_of_a_teachers_file_is_part_of_the_run(straight, found, tmp_path):
+    kept = pretrained.read(straight[0].out / "last.safetensors")
+    assert kept.normalization is not None
+    assert kept.normalization.mean == pytest.approx(found.normalization.mean)
+    path = tmp_path / "silent.safetensors"  # that says nothing of its pictures itself
+    pretrained.save(path, kept.arch, kept.weights)
     images = next(found.validation.batches(4)).images
 
     def run_of(given):
@@ -399,11 +444,24 @@ def test_a_head_that_does_not_pool_trains_at_its_own_resolution(found, tmp_path)
 def test_arguments_out_of_range(found, tmp_path):
     for settings, message in (
         ({"seed": -1}, "seed: -1 is not a whole number of 0"),
+        ({"keep": 0}, "keep: 0 is not a whole number of at least 1"),
+        ({"save_minutes": float("nan")}, "save_minutes: nan is not a number"),
         ({"test": "first"}, "'first' is not among best, last, none"),
         ({"freeze": ["steam"]}, r"'steam' is not among .*did you mean 'stem'"),
     ):
         with pytest.raises(TrainingError, match=message):
             fit(tiny.arch(), found, tiny.recipe(), tmp_path, devices=ONE, **settings)
+    wrong: list[tuple[Any, str]] = [
+        (("pplcnet_0.5x", found, tiny.recipe()), "network: 'pplcnet_0.5x' is none; zoo.load"),
+        (
+            (tiny.arch(), "synthetic", tiny.recipe()),
+            "data: 'synthetic' is none; training.load_data",
+        ),
+        ((tiny.arch(), found, "proxy"), "recipe: 'proxy' is none; recipes.load"),
+    ]
+    for (network, data, recipe), message in wrong:
+        with pytest.raises(TrainingError, match=message):
+            fit(network, data, recipe, tmp_path, devices=ONE)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -159,13 +159,24 @@ def test_a_checkpoint_is_read_by_who_knows_how(tmp_path):
 
     def read(file):
         asked.append(file)
-        return tiny.Fake(arch)
+        return tiny.Fake(arch), told
 
+    told = types.SimpleNamespace(class_names=None, normalization=None)
     teacher = teachers.load(path, normalization=NORMALIZATION, size=(4, 4), read=read)
     assert asked == [path]
     assert teacher.logits(pictures(2)).shape == (2, 5)
     with pytest.raises(TeacherError, match="has 5 classes, the data 4"):
         teachers.load(path, normalization=NORMALIZATION, classes=4, read=read)
+    told.class_names = ("a", "b", "c", "d", "e")
+    with pytest.raises(TeacherError, match="calls class 0 'a', the data 'b'"):
+        teachers.load(path, class_names=["b", "a", "c", "d", "e"], read=read)
+    with pytest.raises(TeacherError, match="does not say how its pictures are normalised"):
+        teachers.load(path, read=read)
+    told.normalization = NORMALIZATION
+    assert teachers.load(path, size=(4, 4), read=read).classes == 5
+    other = types.SimpleNamespace(mean=(0.1, 0.2, 0.3), std=STD)
+    with pytest.raises(TeacherError, match="records the mean"):
+        teachers.load(path, normalization=other, read=read)
     with pytest.raises(TeacherError, match="is not an ONNX model"):
         teachers.load(path, normalization=NORMALIZATION)
 

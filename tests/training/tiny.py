@@ -41,6 +41,16 @@ def arch(dropout=0.0, norm=True) -> Arch:
     return Arch.of(stages, resolution=SIDE, name="tiny")
 
 
+def separable() -> Arch:
+    """Return one with a depthwise-separable block with squeeze-and-excite between."""
+    stages: dict[str, list[Block]] = {
+        "stem": [blocks.ConvNormAct(4, stride=2)],
+        "stage1": [blocks.DepthwiseSeparable(8, kernel=5, stride=2, se=True)],
+        "head": [blocks.DenseHead(dropout=0.0)],
+    }
+    return Arch.of(stages, resolution=SIDE, name="separable")
+
+
 def data(train=60, classes=3, seed=0):
     """Return synthetic pictures; a fifth of them is for validation."""
     spec = f"synthetic:classes={classes},train={train},test=20"

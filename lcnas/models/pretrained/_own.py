@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcnas.arch import Arch
-from lcnas.errors import ArchError, PretrainedError, shorten
+from lcnas.errors import LcnasError, PretrainedError, shorten
 from lcnas.models.pretrained._fit import check_class_names, classes_of, fit
 from lcnas.models.pretrained._program import Weight
+from lcnas.onnx_export import MeanStd, constants
 
 KEY = "lcnas"  # of the metadata; one key, since their order in a file is not fixed
 VERSION = 1
+_CONSTANTS = ("mean", "std")
 
 
 def save(
@@ -26,6 +29,7 @@ def save(
     weights: Mapping[str, NDArray[np.float32]],
     *,
     class_names: Sequence[str] | None = None,
+    normalization: MeanStd | None = None,
     source: str = "",
 ) -> None:
     """Write a network and its weights into one file, which :func:`read` takes back.
@@ -37,6 +41,7 @@ def save(
         arch: the network.
         weights: name -> float32 array, as :func:`lcnas.onnx_export.names` lists them.
         class_names: the name of each class, in order.
+        normalization: mean and deviation, of pixels from 0 to 1, that the network's pictures had.
         source: where the weights are from, in words.
 
     Raises:
@@ -56,6 +61,10 @@ def save(
     }
     if class_names is not None:
         about["class_names"] = list(check_class_names(class_names, classes, "class_names"))
+    if normalization is not None:
+        for name in _CONSTANTS:
+            given = constants(getattr(normalization, name), f"normalization: {name}")
+            about[name] = list(given)
     _write(Path(path), to_bytes(fitting, {KEY: json.dumps(about, ensure_ascii=False)}))
 
 
@@ -71,8 +80,27 @@ def _write(path: Path, data: bytes) -> None:
         raise PretrainedError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def header(text: str, source: str) -> tuple[Arch, int, tuple[str, ...] | None, str]:
-    """Return arch, classes, their names and the source out of the metadata of an own file.
+@dataclass(frozen=True)
+class Header:
+    """What the metadata of an own file say."""
+
+    arch: Arch
+    classes: int
+    class_names: tuple[str, ...] | None
+    normalization: Constants | None
+    source: str
+
+
+@dataclass(frozen=True)
+class Constants:
+    """How the pictures of a network were normalised, of pixels from 0 to 1."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def header(text: str, source: str) -> Header:
+    """Return what the metadata of an own file say.
 
     Raises:
         PretrainedError: the metadata are not those that :func:`save` writes.
@@ -85,7 +113,10 @@ def header(text: str, source: str) -> tuple[Arch, int, tuple[str, ...] | None, s
         classes, names, words = about["classes"], about.get("class_names"), about["source"]
         if isinstance(classes, bool) or not isinstance(classes, int) or not isinstance(words, str):
             raise ValueError("classes or source is of the wrong kind")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        what = error if isinstance(error, ArchError) else shorten(str(error))
+        given = [constants(about[name], name) for name in _CONSTANTS if name in about]
+    except (LcnasError, ValueError, KeyError, TypeError, RecursionError) as error:
+        what = error if isinstance(error, LcnasError) else shorten(str(error))
         raise PretrainedError(f"{source}: no file of lcnas's weights: {what}") from None
-    return arch, classes, check_class_names(names, classes, source) if names else None, words
+    checked = check_class_names(names, classes, source) if names else None
+    made = Constants(*given) if len(given) == len(_CONSTANTS) else None
+    return Header(arch, classes, checked, made, words)

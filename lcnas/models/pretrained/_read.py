@@ -19,6 +19,7 @@ from lcnas.models.pretrained import _archs, _own
 from lcnas.models.pretrained._files import Arrays, Content, paddle_pickle, safetensors, torch_pickle
 from lcnas.models.pretrained._fit import Differences, check_class_names, differences, fit
 from lcnas.models.pretrained._names import SCHEMES, Map, Scheme
+from lcnas.models.pretrained._own import Constants
 from lcnas.models.pretrained._paddle import Inference, inference
 from lcnas.models.pretrained._program import Network, Step, Weight, trace
 from lcnas.models.pretrained._tree import Leaf, parts
@@ -48,6 +49,7 @@ class Pretrained:
     class_names: tuple[str, ...] | None = (
         None  # in the order of the outputs, where the file has them
     )
+    normalization: Constants | None = None  # of the network's pictures, where the file has it
 
 
 def read(path: str | Path, arch: Arch | None = None, *, epsilon: float = EPSILON) -> Pretrained:
@@ -85,6 +87,9 @@ def read(path: str | Path, arch: Arch | None = None, *, epsilon: float = EPSILON
         return _of_program(file.with_suffix(".pdiparams"), arch)
     if suffix not in _READERS:
         known = [*_PROGRAMS, *_READERS]
+        beside = file.with_suffix(".safetensors")
+        if suffix == ".onnx" and beside.is_file():
+            raise PretrainedError(f"{file}: is a graph; its weights lie in {beside.name} beside it")
         raise PretrainedError(
             f"{file}: the suffix {suffix!r} is not among {listing(known)}{nearest(suffix, known)}"
         )
@@ -195,7 +200,8 @@ def _a(kind: str) -> str:
 
 
 def _of_own(file: Path, content: Content, arch: Arch | None) -> Pretrained:
-    found, classes, class_names, source = _own.header(content.about[_own.KEY], str(file))
+    told = _own.header(content.about[_own.KEY], str(file))
+    found, classes = told.arch, told.classes
     if arch is not None and arch.blocks != found.blocks:
         raise PretrainedError(
             f"{file}: its network is {found.name or repr(found)}, not {arch.name or repr(arch)}"
@@ -203,7 +209,8 @@ def _of_own(file: Path, content: Content, arch: Arch | None) -> Pretrained:
     arch = found if arch is None else arch
     wanted = {name: Weight(name) for name in names(arch, classes)}
     weights = fit(content.arrays, wanted, arch, classes, str(file))
-    return Pretrained(arch, classes, weights, source or f"lcnas's {file.name}", class_names)
+    source = told.source or f"lcnas's {file.name}"
+    return Pretrained(arch, classes, weights, source, told.class_names, told.normalization)
 
 
 # -- files with the names of timm and PaddleClas ---------------------------------------------------

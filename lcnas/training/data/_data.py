@@ -158,7 +158,7 @@ def with_unlabelled(source: Memory | Made, rows: Rows, shape: Shape, options: Op
     if not options.fits(n + len(names), shape):
         raise DataError(
             f"unlabelled: {len(names)} pictures take {mib(len(names), shape):.0f} MiB, with the others more "
-            f"than memory_mb ({options.memory_mb:g}); raise it, or take fewer"
+            f"than memory_mb ({options.memory_mb:g}); raise it (--memory-mb), or take fewer"
         )
     options.faults.total += len(names)
     found = decoded(options.unlabelled, names, Cut("whole", shape), options)

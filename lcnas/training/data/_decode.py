@@ -336,7 +336,8 @@ class Faults:
         rest = f", and {more} more" if more else ""
         return (
             f"{self.what}: {len(self.reasons)} of {self.total} pictures cannot be read, more than the "
-            f"{100 * self.share:g} % allowed: {', '.join(shown)}{rest}; mend or remove them, or raise max_bad"
+            f"{100 * self.share:g} % allowed: {', '.join(shown)}{rest}; mend or remove them, or raise "
+            "max_bad (--max-bad)"
         )
 
 

@@ -42,6 +42,8 @@ def scan(root: Path) -> Listing:
     """
     folders = set(_folders(root))
     held = [name for name in _HELD if name in folders]
+    if len(held) > 1 and not _folders(root / "test"):
+        held = ["val"]  # as ImageNet comes: its test pictures have no labels
     if "train" in folders and len(held) > 1:
         raise DataError(
             f"imagefolder: {root} has train, val and test, so which is the test set cannot be told; make a "

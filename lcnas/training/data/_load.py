@@ -95,7 +95,13 @@ def load(
         decoders=Decoders(_workers(workers)),
         faults=Faults(kind, 0, _number("max_bad", max_bad, 0, 1)),
     )
-    return _LOADERS[kind](rest, options)
+    try:
+        return _LOADERS[kind](rest, options)
+    except MemoryError:
+        raise DataError(
+            f"data: the pictures of {shorten(spec)} do not fit into memory; take fewer or smaller ones, or "
+            "lower memory_mb (--memory-mb), beyond which pictures are not kept"
+        ) from None
 
 
 # -- what was asked for ------------------------------------------------------------------------------

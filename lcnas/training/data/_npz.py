@@ -44,6 +44,10 @@ def read(path: Path) -> tuple[Part, Part, tuple[str, ...]]:
                 f"npz: {path}: {name} has the label {labels.max()}; with {len(names)} classes the highest is "
                 f"{len(names) - 1}"
             )
+    if len(names) < 2:
+        raise DataError(
+            f"npz: {path}: there is one class alone, {names[0]!r}; at least 2 are needed"
+        )
     empty = sorted(set(range(len(names))) - set(y_train.tolist()))
     if empty:
         raise DataError(f"npz: {path}: classes without pictures in x_train: {listing(empty)}")
@@ -98,7 +102,9 @@ def _labels(path: Path, name: str, array: NDArray[Any], n: int) -> Labels:
         )
     if array.min() < 0 or array.max() >= 1 << 20:
         wrong = array.min() if array.min() < 0 else array.max()
-        raise DataError(f"npz: {path}: {name} has the label {wrong}; labels begin at 0")
+        raise DataError(
+            f"npz: {path}: {name} has the label {wrong}; labels go from 0 to at most {(1 << 20) - 1}"
+        )
     return array.astype(np.int32)
 
 

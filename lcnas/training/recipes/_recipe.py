@@ -64,8 +64,10 @@ class Recipe:
     final_learning_rate: Annotated[float, About("at the end of the cosine", 0)] = 0.0
     momentum: Annotated[float, About("of SGD", 0, 1)] = 0.9
     nesterov: Annotated[bool, About("Nesterov's momentum, of SGD")] = False
-    beta1: Annotated[float, About("of AdamW: decay of the mean gradient", 0, 1)] = 0.9
-    beta2: Annotated[float, About("of AdamW: decay of the mean squared gradient", 0, 1)] = 0.999
+    beta1: Annotated[float, About("of AdamW: decay of the mean gradient", 0, 0.999999)] = 0.9
+    beta2: Annotated[float, About("of AdamW: decay of the mean squared gradient", 0, 0.999999)] = (
+        0.999
+    )
     epsilon: Annotated[float, About("of AdamW, in the denominator", 0)] = 1e-8
     weight_decay: Annotated[
         float, About("of kernels; SGD adds it to the gradient, AdamW keeps it apart", 0)
@@ -237,7 +239,8 @@ def _changed(augment: Augment, changes: Mapping[str, object]) -> Augment:
     try:
         return dataclasses.replace(augment, **made)
     except LcnasError as error:
-        raise RecipeError(f"recipe: augment: {error}") from None
+        words = str(error).removeprefix("augment: ")
+        raise RecipeError(f"recipe: augment.{words}") from None
 
 
 # -- what there is to set --------------------------------------------------------------------------

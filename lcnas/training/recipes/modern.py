@@ -11,8 +11,8 @@ takes the recipe of MobileNetV4-conv-small: AdamW with a first moment as short a
 RandAugment, very many epochs. Our values are those that MobileNetV4's authors give (tensorflow/models,
 `imagenet_mobilenetv4_conv_small_tpu.yaml`): rate 0.002 at 4,096 pictures, 5 epochs of warm-up, decay
 0.01, label smoothing 0.1, dropout 0.3, an average with decay 0.9999. There each of two operations is
-applied with probability 0.5, here one is applied always. timm's own changes for MobileNetV1 are not
-published.
+applied with probability 0.5, here one is applied always. timm's model cards point
+to a list of their own values (the series `ra4_e3600`), which we have not read.
 """
 
 from lcnas.training.augment import Augment

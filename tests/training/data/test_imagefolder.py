@@ -46,6 +46,14 @@ def test_test_may_be_called_test(split_folder):
     assert numbers(load(split_folder).test) == list(range(40, 46))
 
 
+def test_imagenets_test_pictures_have_no_labels_and_are_left_alone(split_folder):
+    before = load(split_folder)
+    save(split_folder / "test" / "unknown.png", marked(1))
+    after = load(split_folder)
+    assert after.fingerprint == before.fingerprint
+    assert numbers(after.test) == numbers(before.test)
+
+
 @pytest.mark.parametrize("options", MODES)
 def test_class_folders_alone_are_split_by_seed(plain_folder, options):
     loaded = load(plain_folder, **options)

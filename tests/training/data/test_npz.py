@@ -91,6 +91,12 @@ def test_grey_pictures_become_three_channels(tmp_path):
             {"y_train": np.arange(30) % 3 * 2, "class_names": None},
             "without pictures in x_train: 1, 3",
         ),
+        ({"y_train": np.full(30, 1 << 40)}, "label 1099511627776; labels go from 0 to at most"),
+        (
+            {k: np.zeros(n, int) for k, n in (("y_train", 30), ("y_test", 10))}
+            | {"class_names": None},
+            "there is one class alone, '0'",
+        ),
         ({"class_names": np.array(["a", "b", "a"])}, "class_names must be different texts"),
         ({"class_names": np.arange(3)}, "class_names must be different texts"),
     ],
