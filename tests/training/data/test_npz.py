@@ -80,7 +80,7 @@ def test_grey_pictures_become_three_channels(tmp_path):
             r"y_train must be 30 whole numbers, one a picture, got int64 \(29,\)",
         ),
         ({"y_train": (np.arange(30) % 3) / 1}, "y_train must be 30 whole numbers"),
-        ({"y_train": np.arange(30) % 3 - 1}, "y_train has the label -1; labels begin at 0"),
+        ({"y_train": np.arange(30) % 3 - 1}, "y_train has the label -1; labels go from 0"),
         (
             {"y_train": np.arange(30) % 4},
             "y_train has the label 3; with 3 classes the highest is 2",
