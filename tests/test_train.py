@@ -55,6 +55,7 @@ def test_a_small_run(network, tmp_path, capsys):
     assert "network  tiny, 8x8 px" in printed.out
     assert "1 epochs of 3 steps with 16 images" in printed.out
     assert "test (last network): " in printed.out
+    assert "compiling: step" in printed.err
     assert "compiled: step, " in printed.err
     assert "step 2/3  loss " in printed.err
     result = Result.load(out)

@@ -63,6 +63,10 @@ class Session:
 
     def step(self, state: State, batch: Batch) -> State:
         """Take a step, and look at those that are some steps back."""
+        if "step" not in self.compile_seconds:
+            self.progress.say(
+                "compiling: step (seconds to a minute, unless it is kept from before)"
+            )
         began = time.monotonic()
         state, self.last = self.job.step(state, self.past.step, batch)
         if "step" not in self.compile_seconds:
