@@ -119,7 +119,7 @@ def distillation() -> Iterator[str]:
     made = data["test_accuracy"]
     gains = ", ".join(f"{100 * g:+.2f}" for g in made["gain"]["of_each_seed"])
     yield (
-        f"CIFAR-10, {data['epochs']} epochs, teacher PP-LCNet 1.0x as an ONNX file ({_accuracy(made['teacher'])} %), student "
+        f"CIFAR-10, {data['epochs']} epochs, teacher PP-LCNet {data['teacher_scale']:g}x as an ONNX file ({_accuracy(made['teacher'])} %), student "
         f"PP-LCNet 0.25x, KL at temperature {data['temperature']:g} with weight {data['weight']:g}. Test accuracy in %: alone "
         f"{_accuracy(made['alone'])}, distilled {_accuracy(made['distilled'])}; gain of each seed {gains}, on average "
         f"{100 * made['gain']['mean']:+.2f} points.\n"
