@@ -85,6 +85,18 @@ def torch_step(args: argparse.Namespace) -> Callable[[], float]:
 
 def jax_step(args: argparse.Namespace) -> Callable[[], float]:
     """Return a function that does one step of lcnas and returns the loss."""
+    compiled, carry, x = jax_program(args)
+
+    def step() -> float:
+        nonlocal carry
+        carry, loss = compiled(carry, x)
+        return float(loss)
+
+    return step
+
+
+def jax_program(args: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """Return the jitted step of lcnas, what it carries, and the pictures."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -121,14 +133,7 @@ def jax_step(args: argparse.Namespace) -> Callable[[], float]:
         return (optax.apply_updates(params, updates), stats, state, key), loss
 
     compiled = jax.jit(one, donate_argnums=0)
-    carry: Any = (params, stats, optimizer.init(params), jax.random.key(0))
-
-    def step() -> float:
-        nonlocal carry
-        carry, loss = compiled(carry, x)
-        return float(loss)
-
-    return step
+    return compiled, (params, stats, optimizer.init(params), jax.random.key(0)), x
 
 
 def _keep_memory() -> None:

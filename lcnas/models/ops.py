@@ -180,6 +180,7 @@ def pointwise(x: Array, kernel: Array, layout: Layout) -> Array:
 
 
 @jax.custom_vjp
+@jax.named_scope("pointwise")
 def _product(w: Array, x: Array) -> Array:
     """Return the transposed ``w`` (in, out) times ``x`` (in, n).
 
@@ -189,6 +190,7 @@ def _product(w: Array, x: Array) -> Array:
     return turned @ x
 
 
+@jax.named_scope("pointwise_gradient")
 def _product_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     w, x = saved
     return lax.dot_general(x, dy, (((1,), (1,)), ((), ()))), w @ dy
@@ -197,6 +199,7 @@ def _product_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Arr
 _product.defvjp(lambda w, x: (_product(w, x), (w, x)), _product_backward)
 
 
+@jax.named_scope("stem")
 def _stem(x: Array, kernel: Array, stride: Pair, padding: Padding) -> Array:
     """Return a CHWN convolution of few input channels: its windows, gathered, times the kernel.
 
@@ -258,6 +261,7 @@ def depthwise(x: Array, kernel: Array, stride: Pair, padding: Padding, layout: L
     return _shifted_sum(_padded(x, padding, layout), kernel, stride, layout)
 
 
+@jax.named_scope("depthwise")
 def _shifted_sum(xp: Array, kernel: Array, stride: Pair, layout: Layout) -> Array:
     kh, kw = kernel.shape[:2]
     weights = kernel.reshape(kh * kw, -1)
@@ -289,6 +293,7 @@ def _depthwise_backward(
 depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
+@jax.named_scope("depthwise_input_gradient")
 def _input_gradient(
     dy: Array, kernel: Array, size: tuple[int, ...], stride: Pair, padding: Padding, layout: Layout
 ) -> Array:
@@ -354,6 +359,7 @@ def _interleaved(parts: list[Array], axis: int) -> Array:
     return stacked.reshape(shape)
 
 
+@jax.named_scope("depthwise_kernel_gradient")
 def _kernel_gradient(
     padded: Array, dy: Array, shape: tuple[int, ...], stride: Pair, layout: Layout
 ) -> Array:
@@ -486,6 +492,7 @@ def _moments(x: Array, layout: Layout) -> tuple[Array, Array]:
     return pivot + first, jnp.maximum(second - first * first, 0.0)
 
 
+@jax.named_scope("norm_act")
 def _norm_act(
     x: Array,
     scale: Array,
@@ -513,6 +520,7 @@ def _norm_act_forward(
     return (y, mean, var), (x, scale, shift, mean, rstd)
 
 
+@jax.named_scope("norm_act_gradient")
 def _norm_act_backward(
     name: str,
     layout: Layout,
