@@ -84,6 +84,27 @@ def speed() -> Iterator[str]:
     )
 
 
+def parts() -> Iterator[str]:
+    """Where a step's time goes."""
+    data = result("step-parts")
+    if data is None:
+        return
+    yield "## Where a step's time goes\n"
+    yield _source("step-parts", data)
+    yield (
+        "Milliseconds of a step by operation, by JAX's profiler; operations run side by side, so with two threads their "
+        "sum is more than the step takes. What two threads do not shorten is what keeps a step from being twice as fast.\n"
+    )
+    for name, made in data["settings"].items():
+        one, two = made["1"], made["2"]
+        rows = [["step", f"{one['ms']:.1f}", f"{two['ms']:.1f}"]]
+        rows += [
+            [kind, f"{ms:.1f}", f"{two['parts'].get(kind, 0):.1f}"]
+            for kind, ms in sorted(one["parts"].items(), key=lambda item: -item[1])
+        ]
+        yield table([name, "1 thread", "2 threads"], rows)
+
+
 def _accuracy(entry: dict[str, Any]) -> str:
     spread = "" if entry["std"] is None else f" ± {100 * entry['std']:.2f}"
     return f"{100 * entry['mean']:.2f}{spread} (n={entry['n']})"
@@ -164,7 +185,7 @@ def gradients() -> Iterator[str]:
 def render() -> str:
     """Return the page."""
     parts = ["# Training: what was measured\n", "Made by `scripts/make_training_docs.py`.\n"]
-    for section in (speed, real_runs, gradients, distillation, agreement):
+    for section in (speed, parts, real_runs, gradients, distillation, agreement):
         parts += list(section())
     return "\n".join(parts)
 
