@@ -84,7 +84,7 @@ def speed() -> Iterator[str]:
     )
 
 
-def parts() -> Iterator[str]:
+def step_parts() -> Iterator[str]:
     """Where a step's time goes."""
     data = result("step-parts")
     if data is None:
@@ -185,7 +185,7 @@ def gradients() -> Iterator[str]:
 def render() -> str:
     """Return the page."""
     parts = ["# Training: what was measured\n", "Made by `scripts/make_training_docs.py`.\n"]
-    for section in (speed, parts, real_runs, gradients, distillation, agreement):
+    for section in (speed, step_parts, real_runs, gradients, distillation, agreement):
         parts += list(section())
     return "\n".join(parts)
 
