@@ -237,7 +237,8 @@ def _parser(argv: list[str]) -> _cli.Parser:
         "--memory-mb",
         type=_cli.number(0, 10**9),
         metavar="M",
-        help="MiB that decoded pictures may take; beyond, training pictures are read again and again",
+        help="MiB that decoded pictures may take; beyond, training pictures are read again and "
+        "again (default: 2048)",
     )
     add(
         "--max-bad",

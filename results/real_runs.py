@@ -191,7 +191,8 @@ def summary() -> dict[str, Any]:
         if len(sides) == 2:
             off = np.mean(sides["lcnas"]) - np.mean(sides["torch"])
             made[name]["lcnas_minus_torch"] = round(float(off), 5)
-        made[name]["commands"] = sorted({r["command"] for r in runs() if r["experiment"] == name})
+        spent = [r["seconds"] for r in runs() if (r["experiment"], r["side"]) == (name, "lcnas")]
+        made[name]["lcnas_minutes"] = round(float(np.median(spent)) / 60, 1)
     return made
 
 
@@ -236,7 +237,8 @@ def main() -> None:
                 file.write(json.dumps(entry) + "\n")
             print(entry["experiment"], side, seed, f"{entry['test']:.4f}", flush=True)
     seeds = sorted({run["seed"] for run in runs()})
-    conditions = {**_report.conditions(seeds), "command": _command(args)}
+    commands = "; ".join(dict.fromkeys(run["command"] for run in runs()))
+    conditions = {**_report.conditions(seeds), "command": commands}
     _report.write("real-runs", {**conditions, "test_accuracy": summary()})
     print(json.dumps(summary(), indent=1))
 

@@ -330,7 +330,7 @@ class _Extender(Builder):
         rows, networks, overhead = self._alone(), self._networks(), self._overhead()
 
         def change(table: LatencyTable) -> None:
-            profile.insist(table, self.fresh)
+            profile.check_whose(table, self.fresh)
             for placed, row in rows.items():
                 table.rows.setdefault(placed, row)
             table.overhead_ms = overhead
@@ -345,7 +345,7 @@ def _seed(base: LatencyTable, folder: Path) -> None:
     """Put what a table knows into that of a folder."""
 
     def change(table: LatencyTable) -> None:
-        profile.insist(table, base)
+        profile.check_whose(table, base)
         if not table.rows:
             for name in (
                 "rows",

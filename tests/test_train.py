@@ -15,6 +15,7 @@ import pytest
 from lcnas import train
 from lcnas.errors import TrainingFailedError
 from lcnas.training import Normalization, Result, TeacherFile, loop, metrics
+from lcnas.training.data import MAX_BAD, MEMORY_MB
 from tests.training import tiny
 
 DATA = ["--data", "synthetic:classes=3,train=60,test=20", "--workers", "0", "--cache", "none"]
@@ -211,6 +212,8 @@ def test_help_shows_the_recipes_values(capsys):
     assert "each with its value in modern" in text
     assert "--beta1 V a number: of AdamW: decay of the mean gradient (here: 0.6)" in text
     assert "--coordinator" in text
+    assert f"may be damaged; they are left out (default: {MAX_BAD:g})" in text
+    assert f"are read again and again (default: {MEMORY_MB})" in text
 
 
 def test_the_compile_cache_is_kept_by_machine(tmp_path, monkeypatch):

@@ -131,7 +131,7 @@ class Builder:
         """Return the table that is to be extended, or refuse what cannot be."""
         destination(path)
         table = LatencyTable.load(path) if path.is_file() else self.fresh
-        insist(table, self.fresh)
+        check_whose(table, self.fresh)
         return table
 
     def _header(self) -> dict[str, Any]:
@@ -353,7 +353,7 @@ class Builder:
         overhead = self._overhead()
 
         def change(table: LatencyTable) -> None:
-            insist(table, self.fresh)
+            check_whose(table, self.fresh)
             for placed, row in rows.items():
                 table.rows.setdefault(placed, row)
             seen = {n.rows for n in networks}
@@ -370,7 +370,7 @@ def _in_chain(placed: PlacedBlock) -> str:
     return row_key(placed).replace("row:", "chain:")
 
 
-def insist(table: LatencyTable, ours: LatencyTable) -> None:
+def check_whose(table: LatencyTable, ours: LatencyTable) -> None:
     """Refuse to add what is measured here to a table of another machine or engine."""
     if table.engine != ours.engine or not table.machine.same_kind(ours.machine):
         raise TableError(

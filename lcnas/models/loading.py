@@ -41,11 +41,7 @@ def load_pretrained(
     found = pretrained.read(path, arch)
     wanted = found.classes if classes is None else classes
     model = build(found.arch, wanted, rngs, dtype=dtype, layout=layout)
-    apart = (
-        None not in (class_names, found.class_names)
-        and tuple(class_names or ()) != found.class_names
-    )
-    if wanted == found.classes and not apart:
+    if found.is_for(wanted, class_names):
         model.set_weights(found.weights)
     else:
         kept = pretrained.without_head(found.weights, found.arch)

@@ -17,7 +17,7 @@ from lcnas.arch import Arch
 from lcnas.errors import TrainingError, shorten
 from lcnas.latency import engines
 from lcnas.latency.machine import usable_cores
-from lcnas.models import Network
+from lcnas.models import Network, pretrained
 from lcnas.training import evaluation, exporting, run, step, teachers, views
 from lcnas.training.data import Batch, Data, Test, Validation
 from lcnas.training.devices import Devices
@@ -46,6 +46,7 @@ class Job:
     seed: Any  # of all draws, (), int32, on the devices
     counted: Any  # compiled evaluation of a batch
     teacher: Teacher | None
+    notes: tuple[str, ...] = ()  # what a user may not expect
 
     def start(self) -> State:
         """Return the state before the first step, on the devices."""
@@ -96,7 +97,7 @@ def prepared(
     length = Length.of(recipe, data.train.steps(recipe.batch))
     opened = _teacher(teacher, data, recipe, devices)
     model = _built(arch, data.classes, recipe, seed, devices)
-    given = _initial(network, init, arch, data, seed)
+    given, notes = _initial(network, init, arch, data, seed)
     weights = model.weights() if given is None else given
     net = Functional.of(model, frozen)
     identity = Identity(
@@ -134,6 +135,7 @@ def prepared(
         seed=devices.share(np.int32(seed)),
         counted=counted,
         teacher=opened,
+        notes=notes,
     )
 
 
@@ -156,25 +158,27 @@ def _built(arch: Arch, classes: int, recipe: Recipe, seed: int, devices: Devices
 
 def _initial(
     network: Arch | Network, init: str | Path | Weights | None, arch: Arch, data: Data, seed: int
-) -> Weights | None:
-    """Return the weights to start from, None where they are drawn from the seed."""
+) -> tuple[Weights | None, tuple[str, ...]]:
+    """Return the weights to start from (None: drawn from the seed), and what there is to say of them."""
     classes = data.classes
     if isinstance(init, str | Path):
-        return models.load_pretrained(
-            init, arch, classes=classes, class_names=data.class_names, rngs=nnx.Rngs(seed)
-        ).weights()
+        names, rngs = data.class_names, nnx.Rngs(seed)
+        model = models.load_pretrained(init, arch, classes=classes, class_names=names, rngs=rngs)
+        new = not pretrained.read(init, arch).is_for(classes, names)
+        note = f"init: the last layer is new, since {init} is for other classes"
+        return model.weights(), (note,) if new else ()
     if init is not None:
         checked = models.build(arch, classes)
         checked.set_weights(init)
-        return checked.weights()
+        return checked.weights(), ()
     if not isinstance(network, Network):
-        return None
+        return None, ()
     if network.classes != classes:
         raise TrainingError(
             f"network: it has {network.classes} classes, the data have {classes}; save its weights "
             "and give them as init, which draws the last layer anew"
         )
-    return network.weights()
+    return network.weights(), ()
 
 
 def _teacher(

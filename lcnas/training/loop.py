@@ -143,6 +143,8 @@ def _train(
         Log(out, past.step, devices.leads) as log,
         Progress(job.length.total_steps, past.step, tell) as progress,
     ):
+        for note in job.notes:
+            progress.say(note)
         session = Session(job, log, progress, out, past)
         saved = time.monotonic()
         for epoch in range(past.step // steps, recipe.epochs):
@@ -164,9 +166,7 @@ def _train(
             saved = time.monotonic()
         checkpoints.wait()
         if interrupts.received is not None and devices.hosts == 1:
-            raise Stopped(
-                interrupts.received, past.step
-            )  # all is stored; the same command exports it
+            raise Stopped(interrupts.received, past.step)  # the same command tests and exports
     return state
 
 

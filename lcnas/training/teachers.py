@@ -18,12 +18,12 @@ from lcnas import onnx_export
 from lcnas.arch import check_resolution, height_width
 from lcnas.errors import LcnasError, OnnxError, PretrainedError, TeacherError, shorten
 from lcnas.latency import engines
+from lcnas.models import pretrained
 from lcnas.onnx_export import Classifier, Interface, MeanStd, Model, Preprocessing
 
 Array = NDArray[np.float32]
 Pictures = NDArray[Any]  # (n, any height, any width, 3): uint8, or float32 from 0 to 255
 Size = int | tuple[int, int]  # pixels: a side, or (height, width)
-_WEIGHTS = (".safetensors", ".pdparams", ".pdiparams", ".pth", ".pt", ".bin", ".tar")
 _SAME = 1e-6  # two constants that differ by less are the same
 
 
@@ -160,7 +160,8 @@ def _of_weights(
     try:
         model, told = read(file)
     except PretrainedError as error:
-        hint = "" if file.suffix in _WEIGHTS else "; a teacher is an .onnx file or one of weights"
+        known = file.suffix.lower() in pretrained.SUFFIXES
+        hint = "" if known else "; a teacher may be an .onnx file as well"
         raise TeacherError(f"teacher {error}{hint}") from None
     _check_classes(what, model.classes, classes)
     _check_names(what, told.class_names, class_names)

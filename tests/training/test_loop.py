@@ -201,6 +201,37 @@ def test_a_signal_stores_the_state_and_leaves_and_the_same_call_goes_on(
     same_as(straight[0], tmp_path)
 
 
+class _Signals:
+    """A split that is the last thing read before a signal comes."""
+
+    def __init__(self, split, at):
+        self._split, self._left = split, at
+
+    def __getattr__(self, name):
+        return getattr(self._split, name)
+
+    def batches(self, *args, **kwargs):
+        self._left -= 1
+        if not self._left:
+            signal.raise_signal(signal.SIGTERM)
+        return self._split.batches(*args, **kwargs)
+
+
+def test_a_signal_after_the_last_step_loses_nothing(straight, found, tmp_path):
+    seen = tiny.watched(found)
+    seen.validation = _Signals(found.validation, tiny.recipe().epochs)
+    settings: dict[str, Any] = {"seed": 5, "devices": ONE, "quiet": True}
+    with pytest.raises(Stopped) as caught:
+        fit(tiny.arch(), seen, tiny.recipe(), tmp_path, **settings)
+    assert caught.value.step == 6
+    assert (tmp_path / "checkpoints" / "6").is_dir()
+    assert not (tmp_path / "result.json").exists()
+    seen = tiny.watched(found)
+    fit(tiny.arch(), seen, tiny.recipe(), tmp_path, **settings)
+    assert seen.train.given == 0
+    same_as(straight[0], tmp_path)
+
+
 KILLED = """
 import os, signal, sys
 from tests.training import tiny
@@ -280,6 +311,9 @@ def test_a_head_for_classes_of_other_names_is_new(straight, tmp_path, found):
         pretrained.save(path, arch, weights, class_names=names)
         job = job_module.prepared(arch, found, tiny.recipe(), 0, path, (), None, ONE)
         heads[names] = job.weights["head/2/kernel"]
+        assert [note.startswith("init: the last layer is new") for note in job.notes] == (
+            [] if names == found.class_names else [True]
+        )
     kernel = weights["head/2/kernel"]
     assert np.array_equal(heads[found.class_names], kernel)
     assert not np.array_equal(heads[found.class_names[::-1]], kernel)

@@ -20,6 +20,6 @@ Example:
 
 from lcnas.models.pretrained._fit import head_names, without_head
 from lcnas.models.pretrained._own import save
-from lcnas.models.pretrained._read import Pretrained, read
+from lcnas.models.pretrained._read import SUFFIXES, Pretrained, read
 
-__all__ = ["Pretrained", "head_names", "read", "save", "without_head"]
+__all__ = ["SUFFIXES", "Pretrained", "head_names", "read", "save", "without_head"]

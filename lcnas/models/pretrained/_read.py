@@ -34,6 +34,7 @@ _READERS: dict[str, Callable[[Path], Content]] = {
     ".tar": torch_pickle,  # "model_best.pth.tar"
 }
 _PROGRAMS = (".pdiparams", ".json", ".pdmodel")
+SUFFIXES = (*_PROGRAMS, *_READERS)  # of the files that can be read
 # What wrappers put before every name of a state dict.
 _PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
 
@@ -50,6 +51,12 @@ class Pretrained:
         None  # in the order of the outputs, where the file has them
     )
     normalization: Constants | None = None  # of the network's pictures, where the file has it
+
+    def is_for(self, classes: int, class_names: Sequence[str] | None = None) -> bool:
+        """Return whether its last layer is for these classes; names count where both sides have them."""
+        if class_names is None or self.class_names is None:
+            return classes == self.classes
+        return tuple(class_names) == self.class_names
 
 
 def read(path: str | Path, arch: Arch | None = None, *, epsilon: float = EPSILON) -> Pretrained:
@@ -86,12 +93,11 @@ def read(path: str | Path, arch: Arch | None = None, *, epsilon: float = EPSILON
         _only_without(epsilon, file)
         return _of_program(file.with_suffix(".pdiparams"), arch)
     if suffix not in _READERS:
-        known = [*_PROGRAMS, *_READERS]
         beside = file.with_suffix(".safetensors")
         if suffix == ".onnx" and beside.is_file():
             raise PretrainedError(f"{file}: is a graph; its weights lie in {beside.name} beside it")
         raise PretrainedError(
-            f"{file}: the suffix {suffix!r} is not among {listing(known)}{nearest(suffix, known)}"
+            f"{file}: the suffix {suffix!r} is not among {listing(SUFFIXES)}{nearest(suffix, SUFFIXES)}"
         )
     content = _READERS[suffix](file)
     if _own.KEY in content.about:
