@@ -3,7 +3,8 @@
     python -m results.evaluators --data imagefolder:DIR
     python -m results.evaluators --data cifar10:DIR --space pplcnet_tail_32 --size 32 --low 1.0 --high 1.3
 
-Draws networks of a space uniformly within a narrow latency band, trains each from scratch (the truth: accuracy of
+Draws networks uniformly within a narrow latency band from a space that is cut, as for a supernet, to the widths of
+the largest PP-LCNet scale in it, trains each from scratch (the truth: accuracy of
 the last network on the test pictures), and asks every evaluator of a search about them: short trainings of several
 lengths, a supernet, the zero-cost scores, params and MACs. Reports Kendall's tau to the truth with a 90 % interval
 (bootstrap over networks) and the seconds per network on one core; the supernet's training is told apart.
@@ -51,10 +52,11 @@ def field(args: argparse.Namespace) -> tuple[Any, Any]:
     """Return (budget of the band, codes of the networks)."""
     from lcnas import latency, spaces
     from lcnas.latency import engines
-    from search import tables
+    from search import steps, tables
 
     space = spaces.load(args.space)
     found = tables.find(space, engines.engine(), args.classes)
+    space, _ = steps.narrowed(space, found.table, args.classes, args.high)
     budget = latency.Budget(space, found.table, args.high, args.low, args.classes)
     codes = np.unique(budget.sample_codes(2 * args.networks, np.random.default_rng(args.seed)), axis=0)
     return budget, np.random.default_rng(args.seed).permutation(codes)[: args.networks]

@@ -333,7 +333,7 @@ def field_of(asked: Settings, classes: int, tell: Told, found: tables.Found | No
     margin = tables.margin(table, space=space)
     notes += [span.note] if span.note else []
     if (asked.evaluator or DEFAULT_EVALUATOR) == "supernet":
-        space, said = _narrowed(space, table, classes, max_ms)
+        space, said = narrowed(space, table, classes, max_ms)
         notes.append(said)
     lowest = latency.Budget(space, table, float("inf"), classes=classes).lowest / 1000
     if min_ms >= max_ms / (1 + margin):
@@ -347,7 +347,7 @@ def field_of(asked: Settings, classes: int, tell: Told, found: tables.Found | No
     )
 
 
-def _narrowed(space: Space, table: LatencyTable, classes: int, max_ms: float) -> tuple[Space, str]:
+def narrowed(space: Space, table: LatencyTable, classes: int, max_ms: float) -> tuple[Space, str]:
     """Return a space cut to the widths of the largest PP-LCNet in the budget, and what was cut."""
     if why := work.not_maskable(space):
         raise SearchError(f"evaluator: a supernet cannot hold {space.name}: {why}")
@@ -356,9 +356,9 @@ def _narrowed(space: Space, table: LatencyTable, classes: int, max_ms: float) ->
     within = [a for a in scales if known.get(a.id, max_ms + 1) <= 1.001 * max_ms]
     if not within:
         return space, "no scale of PP-LCNet is in the budget: the supernet holds the whole space"
-    from lcnas.models.supernet import narrowed
+    from lcnas.models import supernet
 
-    made, said = narrowed(space, within[-1])
+    made, said = supernet.narrowed(space, within[-1])
     return made, f"the supernet holds widths up to those of {within[-1].name}: {said}"
 
 
