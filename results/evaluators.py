@@ -43,9 +43,11 @@ def log_of(args: argparse.Namespace) -> Path:
 
 
 def answers(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return all answers so far."""
+    """Return all answers so far; one that both workers gave counts once."""
     path = log_of(args)
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    lines = path.read_text().splitlines() if path.is_file() else []
+    made = {(a["what"], a["network"]): a for a in map(json.loads, lines)}
+    return list(made.values())
 
 
 def field(args: argparse.Namespace) -> tuple[Any, Any]:
@@ -70,7 +72,7 @@ def questions(args: argparse.Namespace) -> Iterator[tuple[str, int]]:
 
 
 def work(args: argparse.Namespace) -> None:
-    """Answer every CORES-th question, from the worker's number on."""
+    """Answer what is not answered yet: worker 0 the cheap questions first, worker 1 the dear ones."""
     os.sched_setaffinity(0, {args.worker})
     from lcnas.models import memory
 
@@ -81,11 +83,14 @@ def work(args: argparse.Namespace) -> None:
     data = training.load_data(args.data, size=args.size)
     shown = pictures.pack(data, args.size)
     budget, codes = field(args)
-    known = {(a["what"], a["network"]) for a in answers(args)}
-    if args.worker == 0 and ("supernet", args.networks - 1) not in known:
+
+    def known() -> set[Any]:
+        return {(a["what"], a["network"]) for a in answers(args)}
+
+    if args.worker == 0 and ("supernet", args.networks - 1) not in known():
         _note(args, *ask_supernet(args, shown, budget, codes))
-    for number, (what, i) in enumerate(questions(args)):
-        if number % CORES != args.worker or (what, i) in known:
+    for what, i in list(questions(args))[:: 1 if args.worker == 0 else -1]:
+        if (what, i) in known():
             continue
         arch = budget.space.decode(codes[i : i + 1])[0]
         began = time.monotonic()

@@ -1,0 +1,257 @@
+"""Writes docs/search-results.md from the result files under results/.
+
+    python scripts/make_search_docs.py [--check]
+
+Every figure there comes from a committed file, which carries its command, seeds, versions and machine.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
+PATH = ROOT / "docs" / "search-results.md"
+
+
+def result(name: str) -> dict[str, Any] | None:
+    """Return a result file's contents, None where there is none."""
+    path = RESULTS / f"{name}.json"
+    if not path.is_file():
+        return None
+    made: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return made
+
+
+def _source(name: str, data: dict[str, Any]) -> str:
+    machine = data["machine"]
+    return f"From `results/{name}.json` (`{data['command']}`; {machine['cpu']}, {machine['cores']} cores).\n"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table."""
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" + " ---: |" * (len(head) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
+# -- searches on real pictures ---------------------------------------------------------------------
+
+
+def searches() -> Iterator[str]:
+    """What searches found on real pictures."""
+    paths = sorted((RESULTS / "searches").glob("*.json"))
+    if not paths:
+        return
+    yield "## Searches on real pictures\n"
+    yield (
+        "Finalists, PP-LCNet at the scale that takes at most as long, and the published network of highest ImageNet "
+        "accuracy that does, all trained from scratch alike. Milliseconds are those of whole networks, measured interleaved on "
+        "this machine; accuracies are those of test pictures, which were read once. The whole reports stand beside the results.\n"
+    )
+    for path in paths:
+        yield from _search(path.stem)
+
+
+def _search(name: str) -> Iterator[str]:
+    data = result(f"searches/{name}")
+    assert data is not None
+    outcome = data["outcome"]
+    yield f"### {name}\n"
+    yield _source(f"searches/{name}", data)
+    put, kept = data["finalists"]["put_up"], data["finalists"]["within"]
+    minutes = sum(outcome["times"].values()) / 60
+    yield (
+        f"{outcome['trials']} networks of {outcome['networks']:,} within {outcome['min_latency_ms']:.2f} to "
+        f"{outcome['max_latency_ms']:.2f} ms, evaluator `{outcome['evaluator']}`, {minutes:.0f} minutes in all "
+        f"([report](../results/searches/{name}.md)). Of {put} networks put up as finalists {kept} kept to the budget with "
+        f"their whole 90 % interval when they were measured.\n"
+    )
+    yield table(
+        ["network", "band", "ms", "test accuracy, %", "params", "MACs"],
+        [_final(final) for final in outcome["finals"]],
+    )
+    rows = [
+        [
+            f"{d['winner']} against {d['baseline']}",
+            f"{d['difference']:+.2f}",
+            f"{d['low']:.2f} to {d['high']:.2f}",
+            "better" if d["better"] else "worse" if d["high"] < 0 else "not decided",
+        ]
+        for d in data["duels"]
+    ]
+    yield table(["winner of a band against", "points", "95 % interval", "verdict"], rows)
+
+
+def _final(final: dict[str, Any]) -> list[str]:
+    tests = [100 * run["test"] for run in final["runs"]]
+    spread = f" ± {statistics.stdev(tests):.2f}" if len(tests) > 1 else ""
+    ms = final["measured"]["ms"] if final["measured"] else final["predicted_ms"]
+    return [
+        final["name"] + (" (winner)" if final["winner"] else ""),
+        str(final["band"] + 1),
+        f"{ms:.3f}",
+        f"{statistics.mean(tests):.2f}{spread} (n={len(tests)})",
+        f"{final['params']:,}",
+        f"{final['macs']:,}",
+    ]
+
+
+# -- evaluators ------------------------------------------------------------------------------------
+
+
+def evaluators() -> Iterator[str]:
+    """How well each evaluator ranks networks of one latency."""
+    names = sorted(path.stem for path in RESULTS.glob("evaluators-*.json"))
+    if not names:
+        return
+    yield "## Evaluators\n"
+    yield (
+        "Kendall's tau between what an evaluator says of networks of one latency band and the test accuracy of long trainings "
+        "from scratch, with a 90 % interval (bootstrap over networks), and seconds a network on one core, compiling "
+        "included. All zero-cost scores together take the seconds of `proxies`.\n"
+    )
+    for name in names:
+        data = result(name)
+        assert data is not None
+        yield f"### {name.removeprefix('evaluators-')}\n"
+        yield _source(name, data)
+        low, high = data["band_ms"]
+        truth, seconds = data["truth"], data["seconds_per_network"]
+        yield (
+            f"Networks between {low:g} and {high:g} ms. The truth: {data['epochs']} epochs, {100 * truth['mean']:.1f} % on "
+            f"average, standard deviation over networks {100 * truth['std']:.2f} points, "
+            f"{seconds['truth']:,.0f} s a network. {_supernet(data['supernet'])}\n"
+        )
+        rows = []
+        for what, found in sorted(data["tau"].items(), key=lambda item: -(item[1]["tau"] or -1)):
+            kind = "proxies" if what not in seconds else what
+            spread = "{:.2f} to {:.2f}".format(*found["tau_90"])
+            free = what in ("params", "macs")
+            rows.append(
+                [
+                    what,
+                    f"{found['tau']:.2f}",
+                    spread,
+                    "0" if free else f"{seconds[kind]:,.1f}",
+                    str(found["n"]),
+                ]
+            )
+        yield table(["evaluator", "tau", "90 % interval", "s a network", "networks"], rows)
+
+
+def _supernet(made: list[dict[str, Any]]) -> str:
+    if not made:
+        return ""
+    one = made[0]
+    return (
+        f"The supernet was trained first, {one['epochs']} epochs in {one['seconds']:,.0f} s ({one['images_s']:,.0f} images/s, each "
+        f"seen by {one['networks_a_step']} networks)."
+    )
+
+
+def supernet() -> Iterator[str]:
+    """What a supernet compiles, and what it saves."""
+    data = result("supernet")
+    if data is None:
+        return
+    yield "## A supernet compiles once\n"
+    yield _source("supernet", data)
+    training, asking, alone = data["training"], data["asking"], data["alone"]
+    compiled = training["compiled"]["gradient of each bucket"]
+    yield (
+        f"A training over {training['buckets']} width buckets compiled {', '.join(map(str, compiled))} gradient(s) in them, and "
+        f"{asking['networks']} different networks that were then asked about "
+        f"{', '.join(map(str, asking['compiled']['statistics of each bucket']))} programs for statistics and "
+        f"{', '.join(map(str, asking['compiled']['answers of each bucket']))} for answers. A network took "
+        f"{asking['seconds_per_network']:.2f} s ({asking['networks_per_second']:.2f} networks/s on one core); built and compiled "
+        f"alone, with the same weights and pictures, {alone['seconds_per_network']:.1f} s, {data['ratio']:.0f} times as much.\n"
+    )
+
+
+# -- searchers, Ray, kills -------------------------------------------------------------------------
+
+
+def searchers() -> Iterator[str]:
+    """Hypervolume over evaluations."""
+    data = result("searchers")
+    if data is None:
+        return
+    yield "## Searchers against random\n"
+    yield _source("searchers", data)
+    counts = ("50", "100", "200", "300")
+    rows = []
+    for name, found in data["results"].items():
+        values = [found["hypervolume"][c] for c in counts]
+        against = found.get("against_random")
+        versus = (
+            f"{against['mean']:+.3f}, better in {against['better_in']} of {against['n']}"
+            if against
+            else ""
+        )
+        rows.append([name, *(f"{v['mean']:.3f} ± {v['std']:.3f}" for v in values), versus])
+    n = len(data["seeds"])
+    yield (
+        f"Hypervolume (accuracy over log latency, 1: all of the box) after so many evaluations, mean and standard deviation over "
+        f"{n} seeds; accuracies made up by a formula of the codes, the same for all.\n"
+    )
+    yield table(["searcher", *counts, "at the end against random"], rows)
+
+
+def overhead() -> Iterator[str]:
+    """What Ray costs a trial."""
+    data = result("ray-overhead")
+    if data is None:
+        return
+    yield "## What Ray Tune and a searcher cost\n"
+    yield _source("ray-overhead", data)
+    yield "Milliseconds a trial with a trainable that does nothing, two workers.\n"
+    rows = [
+        [f"{name}, {r['trials']:,} trials", f"{r['ms']:.0f}", f"{r['ms_first_tenth']:.0f}", f"{r['ms_last_tenth']:.0f}", f"{r['ms_in_searcher']:.1f}"]
+        for name, found in data["results"].items()
+        for r in found
+    ]  # fmt: skip
+    yield table(["searcher", "ms", "first tenth", "last tenth", "in the searcher"], rows)
+
+
+def kills() -> Iterator[str]:
+    """What is lost by kills."""
+    data = result("kills")
+    if data is None:
+        return
+    yield "## Killed and resumed\n"
+    yield _source("kills", data)
+    whole, runs, node = data["uninterrupted"], data["killed"], data["node_lost"]
+    same = sum(r["same_networks"] and r["same_front"] for r in runs)
+    lost = sum(r["lost"] + r["twice"] for r in runs)
+    yield (
+        f"A search of {whole['networks']} networks, its driver killed (SIGKILL) at {len(runs)} random moments and the command "
+        f"repeated: networks lost or there twice: {lost}; runs with exactly the networks and the front of an uninterrupted one: "
+        f"{same} of {len(runs)}. On a Ray cluster of three nodes of which one was killed: exit code {node['exit_code']}, "
+        f"{node['networks']} networks, {node['lost']} lost, {node['twice']} twice, {node['failed']} failed, "
+        f"{'the same' if node['same_front'] else 'another'} front.\n"
+    )
+
+
+def render() -> str:
+    """Return the page."""
+    parts = ["# Searching: what was measured\n", "Made by `scripts/make_search_docs.py`.\n"]
+    for section in (searches, evaluators, supernet, searchers, overhead, kills):
+        parts += list(section())
+    return "\n".join(parts)
+
+
+def main() -> int:
+    """Write the page, or with --check say whether it is up to date."""
+    if "--check" in sys.argv[1:]:
+        return 0 if PATH.read_text(encoding="utf-8") == render() else 1
+    PATH.write_text(render(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
