@@ -13,6 +13,8 @@ import logging
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -25,7 +27,8 @@ from search.errors import SearchError, SearchFailedError
 
 _PREFIX = "lcnas-ray-"
 _TRIES = 3  # of starting Ray
-_PATIENCE = 10.0  # seconds to wait for a cluster's answer
+_PATIENCE = 10.0  # seconds to wait for an answer at an address
+_ANSWER = 60.0  # seconds in which a cluster takes a process in
 _ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # so that a local Ray listens on 127.0.0.1 only
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -150,6 +153,39 @@ def _connected(address: str, workers: int | None) -> Cluster:
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     cores = int(resources.get("CPU", 1))
     return Cluster(False, min(cores, workers) if workers else cores, None)
+
+
+def check(address: str) -> None:
+    """Refuse an address that no Ray cluster answers at, within seconds.
+
+    Raises:
+        SearchError: it is none.
+    """
+    if address == "auto":
+        return  # ray.init says at once that there is none
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    _check_answers(address, host, port)
+    if address.startswith("ray://"):
+        return
+    # Ray itself would try for minutes, and cannot be stopped.
+    asked = f"import ray; ray.init(address={address!r}, logging_level=50, log_to_driver=False)"
+    try:
+        made = subprocess.run(
+            [sys.executable, "-c", asked],
+            env={**os.environ, **_ENVIRONMENT},
+            capture_output=True,
+            text=True,
+            timeout=_ANSWER,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise SearchError(
+            f"address: what listens at {shorten(address)} did not answer as a Ray cluster within "
+            f"{_ANSWER:.0f} s"
+        ) from None
+    if made.returncode:
+        told = made.stderr.strip().rpartition("\n")[2]
+        raise SearchError(f"address: no Ray cluster at {shorten(address)}: {shorten(told, 200)}")
 
 
 def _check_answers(address: str, host: str, port: str) -> None:

@@ -42,6 +42,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
         self.shown = path  # as the user wrote it
+        self._times: dict[str, float] = {}  # before the search is begun
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -113,6 +114,15 @@ class Folder:
             "begun": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         files.write(self.path / CONFIG, json.dumps(about, indent=1) + "\n")
+        for step, seconds in self._times.items():
+            self.took(step, seconds)
+
+    def forget(self) -> None:
+        """Remove a folder in which no search was begun, so that any command may take its place."""
+        if not self.begun and self.path.is_dir():
+            with contextlib.suppress(OSError):  # files of others
+                (self.path / files.LOCK).unlink(missing_ok=True)
+                self.path.rmdir()
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -186,7 +196,10 @@ class Folder:
         return found
 
     def took(self, step: str, seconds: float) -> None:
-        """Add to a step's seconds."""
+        """Add to a step's seconds; written once the search is begun."""
+        if not self.begun:
+            self._times[step] = self._times.get(step, 0.0) + seconds
+            return
         known = self.times()
         known[step] = round(known.get(step, 0.0) + seconds, 2)
         self.save(TIMES, known)

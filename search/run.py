@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from lcnas import _cli
 from lcnas.errors import LcnasError, TrainingFailedError
 from search.errors import SearchError, SearchFailedError
 from search.folder import Folder, new_name
-from search.settings import EVALUATORS, PRESETS, SCORES, SEARCHERS, Settings
+from search.settings import DEFAULT_EVALUATOR, EVALUATORS, PRESETS, SCORES, SEARCHERS, Settings
 
 PROG = "search.run"
 _SETTINGS = "setting_"  # what the settings' options begin with among the parsed arguments
@@ -33,6 +34,7 @@ def main(argv: list[str]) -> int:
     }
     if args.blocks:
         given["blocks"] = tuple(str(Path(name).resolve()) for name in args.blocks)
+    given |= _places(given)
     folder, asked = _what(args, given)
     _cli.load_blocks(list(asked.blocks))
     from search import steps
@@ -44,18 +46,39 @@ def main(argv: list[str]) -> int:
     where = steps.Where(args.address, args.storage_path, args.until)
     try:
         with folder.held():
-            steps.search(folder, asked, where)
+            try:
+                steps.search(folder, asked, where)
+            finally:
+                folder.forget()
     except KeyboardInterrupt:
-        print(
-            f"stopped; all that finished is kept, and python -m {PROG} --resume {folder.shown} goes on",
-            file=sys.stderr,
-        )
+        kept = f"all that finished is kept, and {_again(folder)}"
+        print(f"stopped; {kept}", file=sys.stderr)
         return 130
     except (SearchFailedError, TrainingFailedError) as failure:
         print(f"python -m {PROG}: {failure}", file=sys.stderr)
-        print(f"python -m {PROG} --resume {folder.shown} goes on from there", file=sys.stderr)
+        print(_again(folder), file=sys.stderr)
         return _cli.FAILURE
     return 0
+
+
+def _again(folder: Folder) -> str:
+    """Return how to go on, in words."""
+    if folder.begun:
+        return f"python -m {PROG} --resume {folder.shown} goes on from there"
+    return "the same command goes on from there"  # with the rows that are measured already
+
+
+def _places(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what names files or folders, with their whole paths, so that a search resumes from anywhere."""
+    made = {}
+    kind, _, place = str(given.get("data", "")).partition(":")
+    if place:
+        made["data"] = f"{kind}:{Path(place).expanduser().resolve()}"
+    for name in ("space", "table", "init"):
+        path = Path(given.get(name) or "")
+        if path.suffix and path.is_file():
+            made[name] = str(path.resolve())
+    return made
 
 
 def _what(args: argparse.Namespace, given: dict[str, Any]) -> tuple[Folder, Settings]:
@@ -156,27 +179,55 @@ def _add_space(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _by_preset(name: str) -> str:
+    """Return what an option is where it is not given, by preset."""
+    words = []
+    for preset, values in PRESETS.items():
+        value = values.get(name)
+        if isinstance(value, Mapping):
+            value = " / ".join(f"{kind} {n:,}" for kind, n in value.items())
+        words.append(f"{preset} {'all' if value is None else value}")
+    return f"(default: {'; '.join(words)})"
+
+
 def _add_learning(parser: argparse.ArgumentParser) -> None:
-    add = _Options(parser, "data and training (defaults by --preset and data)")
+    add = _Options(parser, "data and training")
     whole = _cli.whole(1, _MOST)
     add(
         "--data",
         "synthetic, cifar10:DIR, imagefolder:DIR or npz:FILE (default: synthetic, a demonstration)",
         metavar="SET",
     )
-    add("--train-size", "pixels to train at", metavar="R", type=_resolution)
+    add(
+        "--train-size",
+        "pixels to train at (default: by the data, 32 to 128)",
+        metavar="R",
+        type=_resolution,
+    )
     add(
         "--evaluator",
-        f"{', '.join(EVALUATORS)}: how networks are compared in the search",
+        f"{', '.join(EVALUATORS)}: how networks are compared in the search (default: {DEFAULT_EVALUATOR})",
         metavar="E",
     )
     add("--score", f"of the evaluator proxy: {', '.join(SCORES)}", metavar="S")
-    add("--pictures", "training pictures in the search, at most", type=whole)
-    add("--epochs", "of the evaluator's trainings", type=whole)
+    add(
+        "--pictures",
+        f"training pictures in the search, at most {_by_preset('pictures')}",
+        type=whole,
+    )
+    add("--epochs", f"of the evaluator's trainings {_by_preset('epochs')}", type=whole)
     add("--init", "weights of a PP-LCNet that the supernet starts from", metavar="FILE")
-    add("--final-epochs", "of finalists and baselines", type=whole)
-    add("--final-seeds", "trainings of each, with seeds 0, 1, ...", type=whole)
-    add("--final-pictures", "training pictures of finalists and baselines, at most", type=whole)
+    add("--final-epochs", f"of finalists and baselines {_by_preset('final_epochs')}", type=whole)
+    add(
+        "--final-seeds",
+        f"trainings of each, with seeds 0, 1, ... {_by_preset('final_seeds')}",
+        type=whole,
+    )
+    add(
+        "--final-pictures",
+        f"training pictures of finalists and baselines, at most {_by_preset('final_pictures')}",
+        type=whole,
+    )
     add(
         "--baselines",
         "train PP-LCNet and the best published network beside finalists (default: yes)",
@@ -191,25 +242,39 @@ def _add_learning(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_search(parser: argparse.ArgumentParser) -> None:
-    add = _Options(parser, "search (defaults by --preset)")
+    add = _Options(parser, "search")
     whole = _cli.whole(1, _MOST)
     add("--searcher", f"{', '.join(SEARCHERS)} (default: nsga2)", metavar="S")
-    add("--trials", "networks to evaluate", type=whole)
+    add("--trials", f"networks to evaluate {_by_preset('trials')}", type=whole)
     add(
         "--time-budget",
         "seconds after which no more networks are proposed (default: no limit)",
         metavar="S",
         type=_cli.number(0, 1e9),
     )
-    add("--networks-per-trial", "networks that a worker is given at once", type=whole)
+    add(
+        "--networks-per-trial",
+        "networks that a worker is given at once (default: 1; of the evaluator supernet 8)",
+        type=whole,
+    )
     add(
         "--predictor",
         "whether a predictor of accuracy screens proposals (default: yes, but for the evaluator proxy)",
         action=argparse.BooleanOptionalAction,
     )
-    add("--lag", "proposal i rests on the results of the first i - LAG", type=whole)
-    add("--finalists", "networks that are measured and trained", type=whole)
-    add("--bands", "latency bands, each with a winner of its own", type=whole)
+    add(
+        "--lag",
+        "proposal i rests on the results of the first i - LAG (default: twice what is in work at once)",
+        type=whole,
+    )
+    add(
+        "--finalists",
+        f"networks that are measured and trained {_by_preset('finalists')}",
+        type=whole,
+    )
+    add(
+        "--bands", f"latency bands, each with a winner of its own {_by_preset('bands')}", type=whole
+    )
     add("--workers", "processes of one thread (default: one a core)", type=whole)
     add("--seed", "of all draws (default: 0)", type=_cli.whole(0, 2**31 - 1))
     add(

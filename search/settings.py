@@ -75,9 +75,14 @@ class Settings:
             if value is not None and (type(value) is not int or value < 1):
                 raise SearchError(f"{name}: {shorten(value)} is not a whole number of at least 1")
         self._check_latency()
-        if self.bands is not None and self.finalists is not None and self.bands > self.finalists:
+        finalists = self.finalists or PRESETS[self.preset]["finalists"]
+        if self.bands is not None and self.bands > finalists:
             raise SearchError(
-                f"bands: {self.bands} are more than the {self.finalists} finalists; give at most as many"
+                f"bands: {self.bands} are more than the {finalists} finalists; give at most as many"
+            )
+        if self.init is not None and (self.evaluator or DEFAULT_EVALUATOR) != "supernet":
+            raise SearchError(
+                f"init: is for the evaluator supernet, not {self.evaluator or DEFAULT_EVALUATOR}"
             )
         if self.score is not None and self.evaluator not in (None, "proxy"):
             raise SearchError(f"score: is for the evaluator proxy, not {self.evaluator}")

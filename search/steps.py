@@ -112,6 +112,9 @@ class _Search:
         self.tell(f"written: {shown}/report.md, report.html, front.json, front.png")
 
     def _whole(self) -> Outcome | None:
+        check(self.asked)
+        if self.where.address is not None:
+            cluster.check(self.where.address)
         with self._step("data"):
             data = load_data(self.asked)
             self.tell(f"  {words_of_data(data)}")
@@ -177,7 +180,14 @@ class _Search:
         done = self.folder.load(SEARCHED)
         if done is None:
             self._search(settings, field, data)
-            self.folder.save(SEARCHED, {"trials": len(self.folder.trials())})
+            made = len(self.folder.trials())
+            if not made:
+                raise SearchFailedError(
+                    f"no network was evaluated within the time budget of {settings.time_budget:g} s"
+                    if settings.time_budget is not None
+                    else "no network was proposed"
+                )
+            self.folder.save(SEARCHED, {"trials": made})
         trials = sorted(self.folder.trials(), key=lambda t: t.number)
         if all(t.failed for t in trials):
             why = trials[0].reason if trials else "none was proposed"
@@ -202,6 +212,9 @@ class _Search:
                     storage = self.where.storage or (ray.temporary or self.folder.path) / "tune"
                     workers = min(settings.workers or 1, ray.cores)
                     tuning.run(searcher, made, storage, workers)
+                if told := work.predictor_of(searcher):
+                    self.tell.line(told["says"])
+                    self.folder.save(work.PREDICTOR, told)
                 self._tell_trials(self.folder.trials())
 
     @contextlib.contextmanager
@@ -299,6 +312,22 @@ def _compile_seconds(trials: Sequence[Trial], finals: Sequence[Final]) -> float:
 # -- what is searched ------------------------------------------------------------------------------
 
 
+def check(asked: Settings) -> None:
+    """Refuse what needs neither pictures nor a table to be refused: spaces, weights to start from.
+
+    Raises:
+        SearchError: a supernet cannot hold the space, or there are no such weights.
+    """
+    space = spaces.load(asked.space, asked.resolution)
+    if len(space.resolutions) > 1:
+        sizes = ", ".join(map(str, space.resolutions))
+        raise SpaceError(f"resolution: {space.name} has several ({sizes}); choose one of them")
+    if (asked.evaluator or DEFAULT_EVALUATOR) == "supernet" and (why := work.not_maskable(space)):
+        raise SearchError(f"evaluator: a supernet cannot hold {space.name}: {why}")
+    if asked.init is not None:
+        work.check_weights(asked.init)
+
+
 def load_data(asked: Settings) -> Data:
     """Return the pictures that a search learns from."""
     from lcnas.training.data import load
@@ -321,9 +350,6 @@ def field_of(asked: Settings, classes: int, tell: Told, found: tables.Found | No
         BudgetError: no network meets the budget; names the lowest latency.
     """
     space = spaces.load(asked.space, asked.resolution)
-    if len(space.resolutions) > 1:
-        sizes = ", ".join(map(str, space.resolutions))
-        raise SpaceError(f"resolution: {space.name} has several ({sizes}); choose one of them")
     found = found or tables.find(space, _engine(asked), classes, table=asked.table, say=tell.line)
     table = found.table
     notes = []
@@ -336,7 +362,13 @@ def field_of(asked: Settings, classes: int, tell: Told, found: tables.Found | No
         space, said = narrowed(space, table, classes, max_ms)
         notes.append(said)
     lowest = latency.Budget(space, table, float("inf"), classes=classes).lowest / 1000
-    if min_ms >= max_ms / (1 + margin):
+    kept = max_ms / (1 + margin)  # what predictions keep to
+    if min_ms >= kept and asked.min_latency_ms is not None:
+        raise SearchError(
+            f"min_latency_ms: {min_ms:g} is not below {kept:.3f}, which predictions keep to so that networks "
+            f"are measured within {max_ms:g} ms; give less, or a higher max_latency_ms"
+        )
+    if min_ms >= kept:
         min_ms = min(lowest, min_ms)
     budget = latency.Budget(space, table, max_ms / (1 + margin), min_ms, classes)
     low, high = budget.count_bounds()
@@ -349,8 +381,6 @@ def field_of(asked: Settings, classes: int, tell: Told, found: tables.Found | No
 
 def narrowed(space: Space, table: LatencyTable, classes: int, max_ms: float) -> tuple[Space, str]:
     """Return a space cut to the widths of the largest PP-LCNet in the budget, and what was cut."""
-    if why := work.not_maskable(space):
-        raise SearchError(f"evaluator: a supernet cannot hold {space.name}: {why}")
     scales = tables.published_scales(space)
     known = tables.predicted(table, scales, classes)
     within = [a for a in scales if known.get(a.id, max_ms + 1) <= 1.001 * max_ms]
@@ -418,6 +448,7 @@ _COMPILE_S = 12.0  # seconds for a network, rough
 
 def dry_run(asked: Settings) -> str:
     """Return what a search would do, how many networks there are, and about how long it would take."""
+    check(asked)
     with load_data(asked) as data:
         space = spaces.load(asked.space, asked.resolution)
         made = asked.filled(data.spec.partition(":")[0], len(usable_cores()))
@@ -445,6 +476,8 @@ def estimate(settings: Settings, space: Space, data: Data) -> str:
     if settings.evaluator != "train":
         each = 1.5
     search_s = (settings.trials or 0) * each / workers
+    if settings.evaluator == "supernet":  # trained by one worker; four networks see each picture
+        search_s += 4 * (pictures * (settings.epochs or 1) * macs / _MACS_S + _COMPILE_S)
     final_pictures = min(settings.final_pictures or len(data.train), len(data.train))
     one = _COMPILE_S + final_pictures * (settings.final_epochs or 1) * macs / _MACS_S
     networks = (settings.finalists or 0) * (3 if settings.baselines else 1)

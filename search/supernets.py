@@ -44,8 +44,29 @@ def recipe_for(pictures: Pictures, epochs: int) -> Recipe:
     return finals.search_recipe(pictures, epochs)
 
 
-def train(job: Job, pictures: Pictures) -> tuple[Any, dict[str, Any]]:
-    """Train the supernet, or read it back; returns the evaluator's spec, and what is told of the training."""
+class Board:
+    """Where a training writes how far it is, for whoever looks; an actor of Ray's."""
+
+    def __init__(self) -> None:
+        self._text = ""
+
+    def write(self, text: str) -> None:
+        """Write a line in place of the last one."""
+        self._text = text
+
+    def read(self) -> str:
+        """Return the line."""
+        return self._text
+
+
+def train(job: Job, pictures: Pictures, board: Any = None) -> tuple[Any, dict[str, Any]]:
+    """Train the supernet, or read it back; returns the evaluator's spec, and what is told of the training.
+
+    Args:
+        job: what is trained.
+        pictures: what it learns from.
+        board: handle of a :class:`Board` that is told how far it is; None: nobody is.
+    """
     worker.prepare(job.setup)
     from lcnas.models.supernet import Supernet
     from lcnas.training import run
@@ -91,6 +112,7 @@ def train(job: Job, pictures: Pictures) -> tuple[Any, dict[str, Any]]:
         seed=job.seed,
         init=init,
         told=told,
+        progress=None if board is None else lambda moment: board.write.remote(str(moment)),
     )
     spec = evaluator.Spec.of(made, recipe.augment, cache=job.cache)
     return spec, {**made.about, "id": name}

@@ -138,11 +138,15 @@ def missing(
     folder: Path | None = None,
 ) -> str:
     """Return in words what :func:`find` would measure first; "" where nothing is missing."""
-    if table is not None:
-        return ""  # find refuses what is missing there, or measures it
     target = own_folder() if folder is None else folder
-    engine = engine or engines.engine()
-    base = _default(engine, target, space, classes) or LatencyTable(this_machine(), engine)
+    if table is not None:
+        base = LatencyTable.load(table)
+        if not _is_here(base, engine):
+            return ""  # find refuses what is missing there
+        engine = base.engine
+    else:
+        engine = engine or engines.engine()
+        base = _default(engine, target, space, classes) or LatencyTable(this_machine(), engine)
     if not _lacking(base, space, classes):
         return ""
     return _Job(base, space, engine, classes, target, FEW, WHOLE).beforehand()

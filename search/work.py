@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lcnas.arch import Resolution
-from lcnas.errors import EmptyBandWarning
+from lcnas.errors import EmptyBandWarning, shorten
 from lcnas.spaces import Space
 from search import tuning
+from search.errors import SearchError
 from search.folder import Folder
 from search.pictures import Pictures, pack
 from search.settings import Settings
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from search.steps import Field
 
 CACHE = "cache"  # folder of compiled programs
+SUPERNET, PREDICTOR = "supernet.json", "predictor.json"  # what is told of them
+_LOOK = 30.0  # seconds between looks at how far a supernet's training is
 _POOL, _POOL_BANDS = 4096, 8  # networks that a supernet's steps draw from, by latency bands
 
 
@@ -35,6 +38,20 @@ def not_maskable(space: Space) -> str | None:
     from lcnas.models import supernet
 
     return supernet.maskable(space)
+
+
+def check_weights(path: str) -> None:
+    """Refuse a file that holds no weights to start from; JAX does not run here.
+
+    Raises:
+        SearchError: there is no such file.
+        LcnasError: it holds no weights.
+    """
+    from lcnas.models import pretrained
+
+    if not Path(path).is_file():
+        raise SearchError(f"init: there is no file {shorten(path)}")
+    pretrained.read(path)
 
 
 def pictures(settings: Settings, data: Data) -> Pictures:
@@ -132,9 +149,18 @@ def _supernet(call: Call) -> tuning.Work:
         f"supernet of {field.space.size:,} networks: {recipe.epochs} epochs of "
         f"{len(call.pictures.train_labels):,} pictures at {job.size} px, batch {recipe.batch}"
     )
+    board: Any = ray.remote(num_cpus=0)(supernets.Board).remote()
     task = ray.remote(num_cpus=1, max_calls=1, max_retries=2)(supernets.train)
-    spec, about = ray.get(task.remote(job, call.pictures))
-    call.folder.save("supernet.json", about)
+    made = task.remote(job, call.pictures, board)
+    said = ""
+    while not ray.wait([made], timeout=_LOOK)[0]:
+        text = ray.get(board.read.remote())
+        if text != said:
+            said = text
+            call.tell.line(text)
+    spec, about = ray.get(made)
+    ray.kill(board)
+    call.folder.save(SUPERNET, about)
     call.tell.line(
         ", ".join(f"{k} {_shown(v)}" for k, v in about.items() if not isinstance(v, dict))
     )
@@ -184,6 +210,20 @@ def searcher(
     )
 
 
+def predictor_of(searcher: Any) -> dict[str, Any] | None:
+    """Return how well a search's predictor ranks networks that it was not fitted to; None: there is none."""
+    from search.predictor import Screened
+
+    strategy = searcher.strategy
+    if not isinstance(strategy, Screened):
+        return None
+    made = strategy.predictor
+    told: dict[str, Any] = {"says": strategy.describe(), "screened": strategy.screened}
+    if made is not None:
+        told |= {"tau": made.tau, "tau_at_cost": made.tau_at_cost, "networks": made.n}
+    return told
+
+
 def _stopping(
     settings: Settings, field: Field, latency_ms: float, told: Sequence[Trial]
 ) -> dict[str, Any]:
@@ -213,5 +253,7 @@ def about(
         made |= {"best": best, "over_chance": best - chance}
     if rates:
         made["images_s"] = float(np.median(rates))
-    supernet = folder.load("supernet.json")
-    return made | ({"supernet": supernet} if supernet else {})
+    for name in (SUPERNET, PREDICTOR):
+        if found := folder.load(name):
+            made[name.partition(".")[0]] = found
+    return made

@@ -56,6 +56,10 @@ class Space:
             rules = listing(repr(rule.name) for rule in self._structure.orders)
             raise SpaceError(f"{spec.source}: rules: no network meets {rules}")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what it was made of; the rest is made again."""
+        return Space, (self._spec, self._kept)
+
     def __repr__(self) -> str:
         kept = f", restricted at {len(self._kept)} genes" if self._kept else ""
         return f"Space({self.name}, {len(self.genes)} genes, {self.size:,} networks{kept})"

@@ -209,5 +209,5 @@ def full(folder: Path) -> TrainingFailedError:
     """Return the failure of a full disk."""
     return TrainingFailedError(
         f"{folder}: the disk is full; free some space and repeat the command, which goes on from the "
-        "last whole checkpoint (--keep 1 stores fewer)"
+        "last whole checkpoint (a smaller keep stores fewer)"
     )

@@ -17,6 +17,7 @@ class Candidate:
     codes: tuple[int, ...]  # canonical codes in the space of the search
     arch: Arch
     stop_below: tuple[float, ...] = ()  # accuracy after each epoch below which it is given up
+    attempt: int = 0  # how often it has failed before; its draws are others then
 
 
 @dataclass(frozen=True)

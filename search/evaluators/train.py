@@ -123,7 +123,7 @@ class Evaluator:
         from lcnas.training.job import prepared
 
         check_size(candidate.arch, self.spec.train_size, self.data.classes)
-        seed = draw_seed(self.spec.seed, candidate.number)
+        seed = draw_seed(self.spec.seed, candidate.number, candidate.attempt)
         return prepared(candidate.arch, self.data, self.recipe, seed, None, (), None, Devices(None))
 
 
@@ -131,9 +131,10 @@ class _OutOfMemoryError(LcnasError):
     """Memory did not suffice."""
 
 
-def draw_seed(seed: int, number: int) -> int:
-    """Return the seed of a candidate's draws, 0 to 2^31 - 1."""
-    (word,) = np.random.SeedSequence([seed, number]).generate_state(1)
+def draw_seed(seed: int, number: int, attempt: int = 0) -> int:
+    """Return the seed of a candidate's draws, 0 to 2^31 - 1; those of a second attempt are others."""
+    words = [seed, number, attempt] if attempt else [seed, number]
+    (word,) = np.random.SeedSequence(words).generate_state(1)
     return int(word) >> 1
 
 

@@ -89,6 +89,7 @@ class Searcher(tune.search.Searcher):
             raise SearchError(
                 f"options: {', '.join(options)} are of no use to a strategy that is made already"
             )
+        self.strategy = strategy
         self._proposals = Proposals(strategy, budget, seed, lag, known)
         self._record = record
         self._latency_ms = latency_ms or (lambda codes: budget.costs(codes) / TICKS_PER_MS)

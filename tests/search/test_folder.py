@@ -116,10 +116,33 @@ def test_a_second_process_in_the_same_folder_is_refused(folder):
 
 
 def test_times_add_up_over_sessions(folder):
+    folder.begin(Settings(), Settings())
     folder.took("search", 2.0)
     folder.took("search", 3.0)
     folder.took("data", 1.0)
     assert Folder(folder.path).times() == {"search": 5.0, "data": 1.0}
+
+
+def test_until_the_search_is_begun_nothing_is_written(folder):
+    folder.took("data", 1.0)
+    folder.took("data", 2.0)
+    assert list(folder.path.iterdir()) == []
+    folder.begin(Settings(), Settings())
+    assert Folder(folder.path).times() == {"data": 3.0}
+
+
+def test_a_folder_is_forgotten_only_where_no_search_was_begun(folder):
+    with folder.held():
+        folder.forget()
+    assert not folder.path.exists()
+    folder.path.mkdir()
+    (folder / "of-others").write_text("")
+    folder.forget()
+    assert (folder / "of-others").is_file()
+    (folder / "of-others").unlink()
+    folder.begin(Settings(), Settings())
+    folder.forget()
+    assert folder.begun
 
 
 def test_a_new_name_is_new(tmp_path):

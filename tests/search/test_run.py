@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,10 +14,12 @@ import numpy as np
 import pytest
 
 import lcnas
+from lcnas import spaces
 from lcnas.errors import LcnasError
-from search import report, run, steps
+from search import cluster, report, run, steps, tables
 from search.folder import Folder
 from search.outcome import Outcome
+from search.settings import Settings
 
 TABLE = "amd-epyc-avx512bf16-openvino1.24.1-fp32-t1-b1"
 CLASSES = 1000  # of the packaged table's rows, so that nothing has to be measured
@@ -52,6 +56,30 @@ def begin(folder, data, out, *more):
     )
 
 
+def begin_as(folder, data, out, *more):
+    """Begin a search with an evaluator of the test's own choice; nothing of it is kept elsewhere."""
+    env = {**os.environ, "PYTHONPATH": str(steps_root()), "XDG_CACHE_HOME": str(folder / "home")}
+    known = [
+        "--data",
+        data,
+        "--table",
+        TABLE,
+        "--out",
+        str(out),
+        "--no-remeasure",
+        "--workers",
+        "2",
+    ]
+    return subprocess.Popen(
+        [sys.executable, "-m", "search.run", *known, *more],
+        cwd=folder,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
 def steps_root():
     return Path(lcnas.__file__).parents[1]
 
@@ -75,6 +103,17 @@ def numbers(out):
         (["--address", "somewhere"], "is not HOST:PORT"),
         (["--evaluator", "supernet", "--score", "zico"], "score"),
         (["--space", "lcnet_next", "--evaluator", "supernet"], "a supernet cannot hold lcnet_next"),
+        (
+            ["--space", "mobilenetv3", "--evaluator", "supernet", "--dry-run"],
+            "cannot hold mobilenetv3",
+        ),
+        (["--min-latency-ms", "1.95", "--max-latency-ms", "2"], "1.95 is not below 1.906"),
+        (["--bands", "5"], "5 are more than the 2 finalists"),
+        (["--evaluator", "supernet", "--init", "no-weights.safetensors"], "no file 'no-weights"),
+        (
+            ["--evaluator", "train", "--init", "x.safetensors"],
+            "for the evaluator supernet, not train",
+        ),
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(tmp_path, monkeypatch, data, arguments, said):
@@ -84,7 +123,51 @@ def test_what_cannot_be_is_told_in_one_line(tmp_path, monkeypatch, data, argumen
         run.main(given)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert not (tmp_path / "run" / "trials.jsonl").exists()
+    assert not (tmp_path / "run").exists()  # so that the corrected command is taken
+
+
+def test_what_listens_and_is_no_cluster_is_told_within_a_while(tmp_path, monkeypatch, data):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cluster, "_ANSWER", 3.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(LcnasError, match=r"did not answer as a Ray cluster within 3 s"):
+            run.main([*words(data, "run"), "--address", address])
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_names_files_is_kept_with_its_whole_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.toml").write_text("")
+    found = run._places({"data": "npz:set.npz", "space": "mine.toml", "table": "by-name"})
+    assert found == {"data": f"npz:{tmp_path / 'set.npz'}", "space": str(tmp_path / "mine.toml")}
+    assert run._places({"data": "synthetic"}) == {}
+
+
+def test_dry_run_tells_what_a_table_lacks_and_measures_nothing(tmp_path, monkeypatch, data, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tables, "_is_here", lambda *_: True)
+    monkeypatch.setattr(tables._Job, "done", lambda *_: pytest.fail("it measures"))
+    given = ["--data", data, "--table", TABLE, "--space", "mobilenetv3", "--dry-run"]
+    assert run.main(given) == 0
+    assert "rows for mobilenetv3" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_time_of_a_supernets_training_is_in_the_estimate(data):
+    with steps.load_data(Settings(data=data)) as pictures:
+        space = spaces.load("pplcnet_tail")
+        few, many = (
+            steps.estimate(
+                Settings(data=data, evaluator="supernet", epochs=n).filled("npz", 2),
+                space,
+                pictures,
+            )
+            for n in (1, 4000)
+        )
+    found = [re.match(r"about (\d+) min of searching", text) for text in (few, many)]
+    minutes = [int(match[1]) for match in found if match]
+    assert minutes[1] > 10 * (minutes[0] + 1)
 
 
 def test_an_unknown_option_names_the_nearest(capsys):
@@ -138,6 +221,23 @@ def test_interrupted_killed_and_resumed_it_ends_as_if_nothing_had_been(tmp_path,
     )
     assert [(t.arch, t.accuracy) for t in found] == [(t.arch, t.accuracy) for t in whole]
     assert steps.front_of(found) == steps.front_of(whole)
+
+
+@pytest.mark.slow
+def test_a_search_by_a_supernet(tmp_path, data):
+    small = ["--evaluator", "supernet", "--pictures", "1000", "--epochs", "1", "--trials", "40"]
+    size = ["--train-size", "32", "--min-latency-ms", "0.5", "--max-latency-ms", "0.9"]
+    process = begin_as(tmp_path, data, "run", *small, *size, "--until", "search")
+    said, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, said
+    assert "the supernet holds widths up to those of pplcnet_0.25x" in said
+    assert re.search(r"supernet: step \d+/\d+  loss", said) or "compile_seconds" in said
+    assert "predictor: " in said
+    trials = Folder(tmp_path / "run").trials()
+    assert sorted(t.number for t in trials) == list(range(40))
+    assert not any(t.failed for t in trials)
+    assert json.loads((tmp_path / "run" / "predictor.json").read_text())["says"] in said
+    assert json.loads((tmp_path / "run" / "supernet.json").read_text())["networks_a_step"] == 4
 
 
 @pytest.mark.slow

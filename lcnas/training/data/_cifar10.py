@@ -73,7 +73,8 @@ def _what_is_there(root: Path) -> str:
             f"cifar10: {root} holds CIFAR-10's Python version, which is pickles, and a pickle can run code; "
             f"wanted are {_WANTED}"
         )
-    return f"cifar10: {root} lacks {_WANTED}; in it are {listing(names)}"
+    some = [*names[:3], "..."] if len(names) > 3 else names
+    return f"cifar10: {root} lacks {_WANTED}; in it are {listing(some)}"
 
 
 def _parquet(folder: Path, part: str) -> list[Path]:
