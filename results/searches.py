@@ -20,8 +20,8 @@ from typing import Any
 
 from benchmarks import _report
 
-_FINALS = "--bands 3 --finalists 3 --final-seeds 3"
-_IMAGENETTE = f"--train-size 64 --max-latency-ms 2.4 --pictures 9000 --epochs 4 --trials 48 --final-epochs 20 {_FINALS}"
+_FINALS = "--bands 2 --finalists 2 --final-seeds 3"
+_IMAGENETTE = f"--train-size 64 --max-latency-ms 2.4 --pictures 9000 --epochs 4 --trials 48 --final-epochs 24 {_FINALS}"
 _CIFAR = f"--pictures 9000 --epochs 4 --trials 48 --final-epochs 6 --final-pictures 20000 {_FINALS}"
 SEARCHES = {
     "imagenette-tail": f"--space pplcnet_tail {_IMAGENETTE}",
