@@ -250,7 +250,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         "--time-budget",
         "seconds after which no more networks are proposed (default: no limit)",
         metavar="S",
-        type=_cli.number(0, 1e9),
+        type=_cli.number(1, 1e9),
     )
     add(
         "--networks-per-trial",

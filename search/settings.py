@@ -80,10 +80,8 @@ class Settings:
             raise SearchError(
                 f"bands: {self.bands} are more than the {finalists} finalists; give at most as many"
             )
-        if self.init is not None and (self.evaluator or DEFAULT_EVALUATOR) != "supernet":
-            raise SearchError(
-                f"init: is for the evaluator supernet, not {self.evaluator or DEFAULT_EVALUATOR}"
-            )
+        if self.init is not None and self.evaluated_by != "supernet":
+            raise SearchError(f"init: is for the evaluator supernet, not {self.evaluated_by}")
         if self.score is not None and self.evaluator not in (None, "proxy"):
             raise SearchError(f"score: is for the evaluator proxy, not {self.evaluator}")
 
@@ -94,6 +92,11 @@ class Settings:
                 raise SearchError(f"{name}: {value:g} is not a latency in ms above 0")
         if low is not None and high is not None and low >= high:
             raise SearchError(f"min_latency_ms: {low:g} is not less than max_latency_ms, {high:g}")
+
+    @property
+    def evaluated_by(self) -> str:
+        """The evaluator, also where none was named."""
+        return self.evaluator or ("proxy" if self.score else DEFAULT_EVALUATOR)
 
     def filled(self, kind: str, cores: int) -> Settings:
         """Return the settings with nothing left open but what the table decides.
@@ -108,7 +111,7 @@ class Settings:
             for f in dataclasses.fields(self)
             if getattr(self, f.name) is None and f.name in preset
         }
-        evaluator = self.evaluator or ("proxy" if self.score else DEFAULT_EVALUATOR)
+        evaluator = self.evaluated_by
         values["evaluator"] = evaluator
         if evaluator == "proxy":
             values["score"] = self.score or "swap"

@@ -20,7 +20,7 @@ from search import cluster, contest, pareto, tables, tuning, work
 from search.errors import SearchError, SearchFailedError
 from search.folder import Folder
 from search.outcome import Final, Outcome
-from search.settings import DEFAULT_EVALUATOR, Settings
+from search.settings import Settings
 from search.telling import Told
 from search.trials import Trial
 from search.worker import Setup
@@ -322,7 +322,7 @@ def check(asked: Settings) -> None:
     if len(space.resolutions) > 1:
         sizes = ", ".join(map(str, space.resolutions))
         raise SpaceError(f"resolution: {space.name} has several ({sizes}); choose one of them")
-    if (asked.evaluator or DEFAULT_EVALUATOR) == "supernet" and (why := work.not_maskable(space)):
+    if asked.evaluated_by == "supernet" and (why := work.not_maskable(space)):
         raise SearchError(f"evaluator: a supernet cannot hold {space.name}: {why}")
     if asked.init is not None:
         work.check_weights(asked.init)
@@ -358,7 +358,7 @@ def field_of(asked: Settings, classes: int, tell: Told, found: tables.Found | No
     min_ms = asked.min_latency_ms or min(span.low, max_ms)
     margin = tables.margin(table, space=space)
     notes += [span.note] if span.note else []
-    if (asked.evaluator or DEFAULT_EVALUATOR) == "supernet":
+    if asked.evaluated_by == "supernet":
         space, said = narrowed(space, table, classes, max_ms)
         notes.append(said)
     lowest = latency.Budget(space, table, float("inf"), classes=classes).lowest / 1000
@@ -370,7 +370,7 @@ def field_of(asked: Settings, classes: int, tell: Told, found: tables.Found | No
         )
     if min_ms >= kept:
         min_ms = min(lowest, min_ms)
-    budget = latency.Budget(space, table, max_ms / (1 + margin), min_ms, classes)
+    budget = latency.Budget(space, table, kept, min_ms, classes)
     low, high = budget.count_bounds()
     if low != high:
         notes.append(f"networks in the budget: at least {low:,} and at most {high:,}")
