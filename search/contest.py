@@ -17,8 +17,9 @@ from lcnas.arch import Arch, Resolution
 from lcnas.errors import LcnasError, TableError
 from lcnas.latency import engines
 from lcnas.latency.engines import Engine
+from lcnas.latency.table import Network
 from lcnas.training.recipes import Recipe
-from search import baselines, cluster, finalists, finals, worker
+from search import baselines, cluster, finalists, finals, tables, worker
 from search.baselines import Baseline
 from search.errors import SearchFailedError
 from search.finalists import Bench, Finalist
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from search.steps import Field, Where
 
 MEASURED, FINALS, HITS, NETWORKS = "measured.json", "finals", "hits.npy", "networks"
-_OTHER_PACE = 1.15  # a machine that is so much slower than the table's was is told
 
 
 @dataclass(frozen=True)
@@ -83,15 +83,21 @@ def chosen(
     if rivals is not None:
         made = rivals.found(found.finalists, bench)
         beside, notes = made.baselines, [*notes, *made.notes]
-    if field.here:
-        extended = folder / "table-extended"
-        finalists.extended(field.table, bench, found.measured, field.space, extended)
+    if field.here and settings.table is None:
+        _teach(field, finalists.learnt(field.table, bench, found.measured, field.space), tell)
     for f in found.finalists:
         assert f.measured is not None
         tell.line(
             f"{f.name}: predicted {f.trial.latency_ms:.3f} ms, measured {f.measured.ms:.3f} ms"
         )
     return Chosen(found.finalists, beside, tuple(notes))
+
+
+def _teach(field: Field, networks: Sequence[Network], tell: Told) -> None:
+    """Add what was measured to the table that the next search finds; this one goes on with its own copy."""
+    path = tables.learn(field.table, networks)
+    if path is not None:
+        tell.line(f"table: what was measured joins {path}, by which the next search goes")
 
 
 def _engine(field: Field) -> Engine:
@@ -118,7 +124,7 @@ def _by_table(settings: Settings, field: Field, found: finalists.Remeasured) -> 
 def _pace(bench: Bench, field: Field) -> list[str]:
     """Return the note that this machine ran at another pace than when its table was made."""
     found = finalists.pace(bench, field.table)
-    if found is None or 1 / _OTHER_PACE < found < _OTHER_PACE:
+    if found is None or finalists.of_its_pace(found):
         return []
     return [
         f"this machine took {found:.2f} times as long as when the table was made, for the reference network"

@@ -31,6 +31,7 @@ from search.trials import Trial
 PLAN = Plan(sessions=3, rounds=6, most_rounds=12, target=0.01, visit_ms=8.0)
 ROUGH = Plan(sessions=1, rounds=2, most_rounds=2, visit_ms=2.0, least_runs=3, warm_up=2, at_once=16)
 SPARE = 20  # networks of a band behind those that have a place
+OTHER_PACE = 1.15  # a machine that is so much slower, or faster, than the table's was is another
 VERSION = 1
 _FORMAT = "lcnas-search-measured"
 Visits = Callable[..., list[Visit]]
@@ -446,6 +447,11 @@ def _why(trial: Trial, found: Timed, max_ms: float, following: Trial | None, ban
 # -- what the measurements tell of the table -------------------------------------------------------
 
 
+def of_its_pace(found: float | None) -> bool:
+    """Return whether a machine's pace is about that of its table; an unknown one counts as such."""
+    return found is None or 1 / OTHER_PACE < found < OTHER_PACE
+
+
 def pace(bench: Bench, table: LatencyTable) -> float | None:
     """Return how slow the machine was against the table, by the reference network; 1.1: 10 % slower.
 
@@ -457,35 +463,24 @@ def pace(bench: Bench, table: LatencyTable) -> float | None:
     return None if known is None or found is None else found / known
 
 
-def extended(
-    table: LatencyTable,
-    bench: Bench,
-    archs: Iterable[Arch],
-    space: Space,
-    folder: Path,
-) -> LatencyTable:
-    """Return the table with measured networks among those that it is fitted to, and write it into a folder.
+def learnt(table: LatencyTable, bench: Bench, archs: Iterable[Arch], space: Space) -> list[Network]:
+    """Return measured networks as those that a table may be fitted to (:func:`search.tables.learn`).
 
-    The given table stays as it is. Networks of which the table lacks a row, or that it holds out, are left
-    out; a network that was measured before counts with its new latency.
+    Networks of which the table lacks a row, or that it holds out, are left out. So are all, if the machine
+    ran at quite another pace than when the table was made: their latencies would not be the table's.
 
     Args:
         table: of this machine.
         bench: that measured.
         archs: the networks, such as :attr:`Remeasured.measured`.
         space: under whose name their errors count.
-        folder: that of the run.
     """
-    made = dataclasses.replace(
-        table, rows=dict(table.rows), networks=list(table.networks), _known_terms={}
-    )
+    if not of_its_pace(pace(bench, table)):
+        return []
     held = {n.rows for n in table.networks if n.role != "calibration"}
     new: dict[Any, Network] = {}
     for arch in archs:
         rows, found = tuple(walk(arch, None, bench.classes)), bench.measurement(arch)
         if found is not None and rows not in held and all(p in table.rows for p in rows):
             new[rows] = Network(rows, "calibration", space.name, found.ms, found.low, found.high)
-    if new:
-        tables.join(made, list(new.values()))
-    made.source = str(made.save(folder))
-    return made
+    return list(new.values())

@@ -362,12 +362,15 @@ def _seed(base: LatencyTable, folder: Path) -> None:
             ):
                 setattr(table, name, getattr(base, name))
             return
+        known = {n.rows for n in table.networks}
+        networks = [n for n in base.networks if n.rows not in known]
+        if not networks and base.rows.keys() <= table.rows.keys():
+            return
         for placed, row in base.rows.items():
             table.rows.setdefault(placed, row)
         if _fitted(base.networks) > _fitted(table.networks):
             table.method = dict(base.method)  # the widths that rest on more
-        known = {n.rows for n in table.networks}
-        table.networks += [n for n in base.networks if n.rows not in known]
+        table.networks += networks
         fitting.refit(table, keep_widths=True)
 
     update(folder, LatencyTable(base.machine, base.engine), change)
@@ -379,6 +382,41 @@ def join(table: LatencyTable, networks: Sequence[Network]) -> None:
     seen = {n.rows for n in networks}
     table.networks = [n for n in table.networks if n.rows not in seen] + list(networks)
     fitting.refit(table, keep_widths=before > new)
+
+
+def learn(
+    table: LatencyTable, networks: Sequence[Network], folder: Path | None = None
+) -> Path | None:
+    """Add measured networks to the table that :func:`find` will return from now on.
+
+    The given table stays as it is, and so does the packaged one: what it knows goes into the folder's first.
+
+    Args:
+        table: of this machine, that the networks' search went by.
+        networks: as of :func:`search.finalists.learnt`; one measured before counts with its new latency.
+        folder: where the table is written; None: :func:`own_folder`.
+
+    Returns:
+        The file; None if there was nothing to add, or all of it was there already.
+
+    Raises:
+        TableError: the folder's table is of another engine or machine, or cannot be written.
+    """
+    folder = own_folder() if folder is None else folder
+    own = folder / table.file_name
+    if own.is_file():
+        known = {n.rows: n.ms for n in LatencyTable.load(own).networks}
+        # A file keeps six digits of a latency.
+        if all(math.isclose(known.get(n.rows, 0.0), n.ms, rel_tol=1e-4) for n in networks):
+            return None
+    if not networks:
+        return None
+    _seed(table, folder)
+    return update(
+        folder,
+        LatencyTable(table.machine, table.engine),
+        lambda found: join(found, networks),
+    )
 
 
 def _fitted(networks: Sequence[Network]) -> int:

@@ -12,7 +12,7 @@ import pytest
 from lcnas import spaces, zoo
 from lcnas.arch import walk
 from lcnas.latency import Plan, timing
-from lcnas.latency.table import LatencyTable, Network
+from lcnas.latency.table import Network
 from lcnas.latency.timing import Item, Stopwatch
 from search import finalists
 from search.errors import SearchError
@@ -392,33 +392,36 @@ def test_rivals_are_measured_beside_the_heads(space, tmp_path):
 # -- what the table learns -------------------------------------------------------------------------
 
 
-def test_measured_networks_join_a_copy_of_the_table(space, tmp_path):
+def test_measured_networks_are_put_up_to_teach_the_table(space, tmp_path):
     queues, max_ms = whole_band(space, n=3)
     bench = bench_of(Machine(), tmp_path / "m.json")
     found = remeasure(queues, space, max_ms, bench)
     table = exact(space)
-    before = table.to_data()
     # One of the three is held out by the table: it stays so.
     held = Network(walk(found.measured[0]), "held_out", "made_up", 1.0, 1.0, 1.0, 1.0)
     old = Network(walk(found.measured[1]), "calibration", "made_up", 9.0, 9.0, 9.0)
     table.networks = [held, old]
+    before = table.to_data()
     outside = zoo.load("vgg16", 64)
     bench.measure([outside])
     never = next(a for a in space.enumerate() if bench.timed(a) is None)
-    given = [*found.measured, outside, never]
-    out = tmp_path / "run"
-    made = finalists.extended(table, bench, given, space, out)
-    assert made.source == str(out / table.file_name)
-    assert [n.role for n in made.networks] == ["held_out", "calibration", "calibration"]
-    times = {n.rows: n.ms for n in made.networks[1:]}
+    made = finalists.learnt(table, bench, [*found.measured, outside, never], space)
+    assert {n.role for n in made} == {"calibration"}
     assert (
-        times
+        {n.rows: n.ms for n in made}
         == {
             walk(a): bench.timed(a).ms  # type: ignore[union-attr]
             for a in found.measured[1:]
         }
     )
-    table.networks = []
     assert table.to_data() == before  # untouched
-    again = LatencyTable.load(out / table.file_name)
-    assert len(again.networks) == 3
+
+
+def test_a_machine_of_another_pace_teaches_nothing(space, tmp_path, monkeypatch):
+    queues, max_ms = whole_band(space, n=3)
+    bench = bench_of(Machine(), tmp_path / "m.json")
+    found = remeasure(queues, space, max_ms, bench)
+    for slow, some in ((None, True), (1.1, True), (0.9, True), (1.2, False), (0.8, False)):
+        monkeypatch.setattr(finalists, "pace", lambda _bench, _table, slow=slow: slow)
+        made = finalists.learnt(exact(space), bench, found.measured, space)
+        assert bool(made) is some

@@ -197,6 +197,42 @@ def test_the_packaged_table_is_never_written(space, profiled, monkeypatch, tmp_p
         find(space, classes=12, folder=packaged)
 
 
+def test_what_a_search_measured_is_in_the_table_that_the_next_one_finds(
+    space, profiled, monkeypatch, tmp_path
+):
+    packaged = tmp_path / "package" / "latency_tables"
+    packaged.mkdir(parents=True)
+    monkeypatch.setattr(paths, "table_dirs", lambda: (packaged,))
+    path = profiled[0].table.save(packaged)
+    before = path.read_bytes()
+    used = find(space).table
+    assert used.source == str(path)
+    seen = {n.rows for n in used.networks}
+    archs = [a for a in space.enumerate() if walk(a) not in seen][:2]
+    slow = [1.2 * float(used.predict(a)[0]) for a in archs]
+    new = [
+        Network(walk(a), "calibration", "made_up", ms, ms, ms)
+        for a, ms in zip(archs, slow, strict=True)
+    ]
+    assert tables.learn(used, []) is None
+    made = tables.learn(used, new)
+    assert made is not None
+    assert made == Path("latency_tables") / used.file_name
+    assert path.read_bytes() == before  # the packaged one stays
+    after = find(space).table
+    assert Path(after.source).resolve() == made.resolve()
+    assert len(after.networks) == len(used.networks) + 2
+    for arch, ms in zip(archs, slow, strict=True):  # it has learnt, if not all of it
+        assert used.predict(arch)[0] < after.predict(arch)[0] <= ms * 1.001
+    # A repeated command adds nothing; another measurement of the same network replaces the first.
+    assert tables.learn(used, new) is None
+    twice = 2 * slow[0]
+    tables.learn(used, [dataclasses.replace(new[0], ms=twice, low=twice, high=twice)])
+    times = {n.rows: n.ms for n in find(space).table.networks}
+    assert times[new[0].rows] == pytest.approx(twice, rel=1e-4)
+    assert times[new[1].rows] == pytest.approx(slow[1], rel=1e-4)
+
+
 def test_the_own_folder_says_where_tables_are_written(checkout, monkeypatch, tmp_path):
     assert tables.own_folder() == Path("latency_tables")
     monkeypatch.chdir(checkout)
