@@ -21,7 +21,8 @@ from typing import Any
 from benchmarks import _report
 
 _FINALS = "--bands 2 --finalists 2 --final-seeds 3"
-_IMAGENETTE = f"--train-size 64 --max-latency-ms 2.4 --pictures 9000 --epochs 4 --trials 48 --final-epochs 24 {_FINALS}"
+_IMAGENETTE = "--train-size 64 --max-latency-ms 2.4 --pictures 9000 --epochs 4 --trials 48"
+_IMAGENETTE += f" --final-epochs 24 --final-pictures 9000 {_FINALS}"
 _CIFAR = f"--pictures 9000 --epochs 4 --trials 48 --final-epochs 6 --final-pictures 20000 {_FINALS}"
 SEARCHES = {
     "imagenette-tail": f"--space pplcnet_tail {_IMAGENETTE}",
