@@ -9,6 +9,7 @@ the last network on the test pictures), and asks every evaluator of a search abo
 lengths, a supernet, the zero-cost scores, params and MACs. Reports Kendall's tau to the truth with a 90 % interval
 (bootstrap over networks) and the seconds per network on one core; the supernet's training is told apart.
 Every answer is appended to results/evaluators-NAME.jsonl at once and not asked again; two processes share the work.
+The networks stand there first, so that a table that has learnt since does not draw others.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from benchmarks import _report
 
 LENGTHS = (2, 4, 8)  # epochs of the short trainings
 CORES = 2
+NETWORKS = "networks"
 
 
 def name_of(args: argparse.Namespace) -> str:
@@ -46,12 +48,22 @@ def answers(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return all answers so far; one that both workers gave counts once."""
     path = log_of(args)
     lines = path.read_text().splitlines() if path.is_file() else []
-    made = {(a["what"], a["network"]): a for a in map(json.loads, lines)}
+    made = {(a["what"], a["network"]): a for a in map(json.loads, lines) if a["what"] != NETWORKS}
     return list(made.values())
 
 
+def known_networks(args: argparse.Namespace) -> list[Any]:
+    """Return the networks that the file of answers is about."""
+    from lcnas.arch import Arch
+
+    path = log_of(args)
+    lines = path.read_text().splitlines() if path.is_file() else []
+    found = [a["answer"] for a in map(json.loads, lines) if a["what"] == NETWORKS]
+    return [Arch.from_data(item, NETWORKS) for item in (found[0] if found else [])]
+
+
 def field(args: argparse.Namespace) -> tuple[Any, Any]:
-    """Return (budget of the band, codes of the networks)."""
+    """Return (budget of the band, codes of the networks); draws the networks where the file has none."""
     from lcnas import latency, spaces
     from lcnas.latency import engines
     from search import steps, tables
@@ -60,8 +72,15 @@ def field(args: argparse.Namespace) -> tuple[Any, Any]:
     found = tables.find(space, engines.engine(), args.classes)
     space, _ = steps.narrowed(space, found.table, args.classes, args.high)
     budget = latency.Budget(space, found.table, args.high, args.low, args.classes)
+    archs = known_networks(args)
+    if archs:
+        return budget, space.encode(archs)
     codes = np.unique(budget.sample_codes(2 * args.networks, np.random.default_rng(args.seed)), axis=0)
-    return budget, np.random.default_rng(args.seed).permutation(codes)[: args.networks]
+    codes = np.random.default_rng(args.seed).permutation(codes)[: args.networks]
+    drawn = [json.loads(arch.to_json()) for arch in space.decode(codes)]
+    with log_of(args).open("a") as file:
+        file.write(json.dumps({"what": NETWORKS, "answer": drawn}) + "\n")
+    return budget, codes
 
 
 def questions(args: argparse.Namespace) -> Iterator[tuple[str, int]]:
@@ -178,6 +197,7 @@ def summary(args: argparse.Namespace) -> dict[str, Any]:
         seconds.setdefault(kind.partition(" ")[0] if kind[:5] == "truth" else kind, []).append(
             entry["seconds"]
         )
+    values["blocks"] = {i: len(arch.blocks) for i, arch in enumerate(known_networks(args))}
     means = {i: float(np.mean(v)) for i, v in truth.items()}
     rng = np.random.default_rng(0)
     made: dict[str, Any] = {}

@@ -152,8 +152,9 @@ def _supernet(call: Call) -> tuning.Work:
     board: Any = ray.remote(num_cpus=0)(supernets.Board).remote()
     task = ray.remote(num_cpus=1, max_calls=1, max_retries=2)(supernets.train)
     made = task.remote(job, call.pictures, board)
-    said = ""
-    while not ray.wait([made], timeout=_LOOK)[0]:
+    said, over = "", False
+    while not over:
+        over = bool(ray.wait([made], timeout=_LOOK)[0])
         text = ray.get(board.read.remote())
         if text != said:
             said = text

@@ -231,6 +231,7 @@ def test_a_search_by_a_supernet(tmp_path, data):
     said, _ = process.communicate(timeout=400)
     assert process.returncode == 0, said
     assert "the supernet holds widths up to those of pplcnet_0.25x" in said
+    assert "supernet: step " in said
     assert "networks_a_step 4" in said
     assert "predictor: " in said
     trials = Folder(tmp_path / "run").trials()
