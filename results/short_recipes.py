@@ -1,19 +1,24 @@
-"""Which optimiser, rate and warm-up make the short trainings of a search reliable?
+"""Which optimiser, rate, warm-up and batch make the short trainings of a search reliable?
 
     python -m results.short_recipes
+    python -m results.short_recipes --data imagefolder:DIR --pictures 9000
 
-Trains two networks by the evaluator ``train`` on the quick preset's made-up pictures, with each recipe
-and seed, and compares validation accuracies; two processes of one core share the work.
-Test pictures are not read. Writes results/short-recipes.json; runs that it holds already are not repeated.
+Trains two networks by the evaluator ``train`` with each recipe and seed, and compares validation accuracies; on the
+quick preset's made-up pictures, or on others. Two processes of one core share the work. Test pictures are not
+read. Every training is appended to results/short-recipes-DATA.jsonl at once and not repeated; at the end
+results/short-recipes-DATA.json has them summed up.
 """
 
 from __future__ import annotations
 
-import itertools
+import argparse
 import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +27,7 @@ from benchmarks import _report
 
 NETWORKS = ("pplcnet_0.35x", "pplcnet_0.75x")
 FIELDS = ("optimizer", "learning_rate", "warmup_epochs", "clip", "batch")
-SETTINGS = (
+SYNTHETIC = (
     *(("sgd", rate, warmup, 0.0, 32) for rate in (0.1, 0.05, 0.025) for warmup in (0.4, 1.0)),
     ("sgd", 0.1, 0.4, 1.0, 32),
     ("adamw", 0.003, 0.4, 0.0, 32),
@@ -34,23 +39,47 @@ SETTINGS = (
     ("adamw", 0.02, 0.4, 0.0, 32),
     ("adamw", 0.01, 0.4, 0.0, 16),
 )
-SEEDS, SIZE, PICTURES, EPOCHS = (0, 1, 2), 64, 4000, 4
+PHOTOGRAPHS = (
+    *(("sgd", rate, 0.4, 0.0, batch) for batch in (64, 32, 16) for rate in (0.1, 0.05)),
+    ("sgd", 0.2, 0.4, 0.0, 64),
+    ("sgd", 0.2, 0.4, 0.0, 32),
+    ("adamw", 0.01, 0.4, 0.0, 32),
+)
 
 
-def runs() -> list[dict[str, Any]]:
-    """Return all finished runs."""
-    path = _report.RESULTS / "short-recipes.json"
-    return json.loads(path.read_text())["runs"] if path.is_file() else []
+def name_of(args: argparse.Namespace) -> str:
+    """Return the name of the experiment's files."""
+    return f"short-recipes-{args.data.partition(':')[0]}"
 
 
-def done() -> set[Any]:
-    """Return what :func:`runs` holds: (network, setting, seed)."""
-    return {(r["network"], tuple(r[f] for f in FIELDS), r["seed"]) for r in runs()}
+def log_of(args: argparse.Namespace) -> Path:
+    """Return the file of finished trainings."""
+    return Path(__file__).with_name(f"{name_of(args)}.jsonl")
 
 
-def work(core: int) -> None:
-    """Train every second setting of those missing and print a line each."""
-    os.sched_setaffinity(0, {core})
+def runs(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return all finished trainings."""
+    path = log_of(args)
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def key_of(run: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what was trained, and how."""
+    return (run["network"], *(run[f] for f in FIELDS))
+
+
+def jobs(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield all trainings, seed by seed."""
+    settings = SYNTHETIC if args.data == "synthetic" else PHOTOGRAPHS
+    for seed in range(args.seeds):
+        for setting in settings:
+            for network in NETWORKS:
+                yield {"network": network, "seed": seed, **dict(zip(FIELDS, setting, strict=True))}
+
+
+def work(args: argparse.Namespace) -> None:
+    """Train every second one of those missing and append a line each."""
+    os.sched_setaffinity(0, {args.core})
     from lcnas import zoo
     from lcnas.models import memory
     from lcnas.training import load_data
@@ -59,49 +88,69 @@ def work(core: int) -> None:
     from search.evaluators.base import Candidate
 
     memory.keep_freed_memory()
-    shown = pictures.pack(load_data("synthetic", size=SIZE), most=PICTURES)
-    usual = finals.search_recipe(shown, EPOCHS)
-    missing = [job for job in itertools.product(NETWORKS, SETTINGS, SEEDS) if job not in done()]
-    for name, setting, seed in missing[core::2]:
-        changes: dict[str, Any] = dict(zip(FIELDS, setting, strict=True))
-        spec = train.Spec(SIZE, usual.override(changes), seed)
-        (made,) = train.create(spec, shown).evaluate([Candidate(0, (), zoo.load(name))])
-        known = {"network": name, "seed": seed, **changes}
-        print(json.dumps({**known, "accuracy": made.accuracy, "reason": made.reason}), flush=True)
+    shown = pictures.pack(load_data(args.data, size=args.size), args.size, most=args.pictures)
+    usual = finals.search_recipe(shown, args.epochs)
+    done = {(key_of(r), r["seed"]) for r in runs(args)}
+    for i, job in enumerate(jobs(args)):
+        if i // 2 % 2 != args.core or (key_of(job), job["seed"]) in done:
+            continue
+        changes: dict[str, Any] = {f: job[f] for f in FIELDS}
+        spec = train.Spec(args.size, usual.override(changes), job["seed"])
+        began = time.monotonic()
+        (made,) = train.create(spec, shown).evaluate([Candidate(0, (), zoo.load(job["network"]))])
+        took = round(time.monotonic() - began, 1)
+        line = json.dumps({**job, "accuracy": made.accuracy, "reason": made.reason, "seconds": took})
+        with log_of(args).open("a") as file:
+            file.write(line + "\n")
+        print(line, flush=True)
+
+
+def summary(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return a row of each network and recipe."""
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for run in runs(args):
+        found.setdefault(key_of(run), []).append(run)
+    made = []
+    for key, lines in sorted(found.items()):
+        accuracies = [0.0 if r["accuracy"] is None else r["accuracy"] for r in lines]
+        spread = float(np.std(accuracies, ddof=1)) if len(lines) > 1 else None
+        timed = [r["seconds"] for r in lines if "seconds" in r]
+        made.append(
+            {
+                **dict(zip(("network", *FIELDS), key, strict=True)),
+                "n": len(lines),
+                "mean": round(float(np.mean(accuracies)), 4),
+                "std": None if spread is None else round(spread, 4),
+                "seconds": round(float(np.median(timed)), 1) if timed else None,
+            }
+        )
+    return made
 
 
 def main() -> None:
-    """Run all, sum up, write."""
-    if len(sys.argv) > 1:
-        work(int(sys.argv[1]))
+    """Train what is missing, sum up, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="synthetic")
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--pictures", type=int, default=4000)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--core", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.core is not None:
+        work(args)
         return
-    command = [sys.executable, "-m", "results.short_recipes"]
-    begun = [
-        subprocess.Popen([*command, str(core)], stdout=subprocess.PIPE, text=True)
-        for core in (0, 1)
-    ]
-    made = [json.loads(line) for p in begun for line in p.communicate()[0].splitlines()]
-    finished = [*runs(), *made]
-    rows: dict[tuple[Any, ...], list[float]] = {}
-    for run in finished:
-        key = (run["network"], *(run[f] for f in FIELDS))
-        rows.setdefault(key, []).append(run["accuracy"])
-    names = ("network", *FIELDS)
-    summary = [
-        {
-            **dict(zip(names, key, strict=True)),
-            "n": len(v),
-            "mean": round(float(np.mean(v)), 4),
-            "std": round(float(np.std(v, ddof=1)), 4),
-        }
-        for key, v in sorted(rows.items())
-    ]
-    settings = {"size": SIZE, "pictures": PICTURES, "epochs": EPOCHS}
-    _report.write(
-        "short-recipes",
-        {**_report.conditions(list(SEEDS)), **settings, "validation": summary, "runs": finished},
-    )
-    print("\n".join(map(str, summary)))
+    command = [sys.executable, "-m", "results.short_recipes", *sys.argv[1:]]
+    begun = [subprocess.Popen([*command, "--core", str(core)]) for core in (0, 1)]
+    if any([process.wait() for process in begun]):
+        raise SystemExit("a worker failed; its message is above")
+    conditions = _report.conditions(list(range(args.seeds)))
+    place = args.data.partition(":")[2]
+    conditions["command"] = conditions["command"].replace(place, "DIR") if place else conditions["command"]
+    settings = {"size": args.size, "pictures": args.pictures, "epochs": args.epochs}
+    rows = summary(args)
+    _report.write(name_of(args), {**conditions, **settings, "validation": rows})
+    print("\n".join(map(str, rows)))
 
 
 if __name__ == "__main__":
