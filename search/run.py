@@ -1,7 +1,7 @@
 """Command line: search a space for networks within a latency budget; train, measure and export the best.
 
 python -m search.run --space pplcnet_tail
-python -m search.run --space pplcnet_tail --max-latency-ms 2 --data imagefolder:DIR --preset thorough
+python -m search.run --space pplcnet_tail --max-latency-ms 2 --data imagefolder:DIR --preset hour
 python -m search.run --resume runs/NAME
 """
 
@@ -279,7 +279,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     add("--seed", "of all draws (default: 0)", type=_cli.whole(0, 2**31 - 1))
     add(
         "--preset",
-        f"{', '.join(PRESETS)}: minutes on two cores, or a night (default: quick)",
+        f"{', '.join(PRESETS)}: minutes or an hour on two cores, or a night (default: quick)",
         metavar="P",
     )
 

@@ -106,18 +106,16 @@ class Settings:
             cores: that the workers may use.
         """
         preset = PRESETS[self.preset]
+        evaluator = self.evaluated_by
         values: dict[str, Any] = {
-            f.name: preset.get(f.name)
+            f.name: _of_evaluator(preset[f.name], evaluator)
             for f in dataclasses.fields(self)
             if getattr(self, f.name) is None and f.name in preset
         }
-        evaluator = self.evaluated_by
         values["evaluator"] = evaluator
         if evaluator == "proxy":
             values["score"] = self.score or "swap"
         values["train_size"] = self.train_size or self.size_for(kind)
-        if self.trials is None:
-            values["trials"] = preset["trials"][evaluator]
         workers = self.workers or cores
         values["workers"] = workers
         each = self.networks_per_trial or {"supernet": 8, "train": 1, "proxy": 1}[evaluator]
@@ -178,17 +176,18 @@ _COUNTS = (
 
 # Pixels to train at, by the kind of data.
 _SIZES: Mapping[str, Mapping[str, int]] = {
-    "synthetic": {"quick": 64, "thorough": 64},
-    "cifar10": {"quick": 32, "thorough": 32},
-    "npz": {"quick": 64, "thorough": 96},
-    "imagefolder": {"quick": 64, "thorough": 128},
+    "synthetic": {"quick": 64, "hour": 64, "thorough": 64},
+    "cifar10": {"quick": 32, "hour": 32, "thorough": 32},
+    "npz": {"quick": 64, "hour": 64, "thorough": 96},
+    "imagefolder": {"quick": 64, "hour": 64, "thorough": 128},
 }
 
+# Numbers that differ by evaluator are mappings; what is not there is of no use to it.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Minutes on two cores: enough to see everything at work.
     "quick": {
         "pictures": 4000,
-        "epochs": 4,
+        "epochs": {"train": 4, "supernet": 4},
         "trials": {"train": 6, "supernet": 100, "proxy": 200},
         "finalists": 2,
         "bands": 2,
@@ -196,10 +195,21 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "final_seeds": 2,
         "final_pictures": 4000,
     },
+    # An hour or so on two cores: the least from which something can be learnt of real pictures.
+    "hour": {
+        "pictures": 9000,
+        "epochs": {"train": 4, "supernet": 24},
+        "trials": {"train": 48, "supernet": 500, "proxy": 1000},
+        "finalists": 2,
+        "bands": 2,
+        "final_epochs": 24,
+        "final_seeds": 3,
+        "final_pictures": 9000,
+    },
     # A night on a few cores, or a cluster.
     "thorough": {
         "pictures": 20_000,
-        "epochs": 8,
+        "epochs": {"train": 8, "supernet": 60},
         "trials": {"train": 400, "supernet": 2000, "proxy": 2000},
         "finalists": 6,
         "bands": 3,
@@ -207,6 +217,10 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "final_seeds": 3,
     },
 }
+
+
+def _of_evaluator(value: Any, evaluator: str) -> Any:
+    return value.get(evaluator) if isinstance(value, Mapping) else value
 
 
 def _one_of(what: str, value: str | None, allowed: tuple[str, ...]) -> None:

@@ -17,10 +17,18 @@ def test_filled_settings_leave_nothing_open_but_what_the_table_decides(preset, e
     made = Settings(preset=preset, evaluator=evaluator).filled(kind, 2)
     still_open = {name for name, value in dataclasses.asdict(made).items() if value is None}
     limits = {"pictures", "final_pictures"}  # all of them, where a preset says nothing
+    if evaluator == "proxy":
+        limits.add("epochs")  # it trains nothing
     assert still_open <= MAY_BE_OPEN | limits
     filled = dataclasses.asdict(made)
     assert filled["lag"] >= filled["workers"] * filled["networks_per_trial"]
     assert filled["bands"] <= filled["finalists"]
+
+
+def test_a_preset_may_differ_by_evaluator():
+    made = {e: Settings(preset="hour", evaluator=e).filled("npz", 2) for e in ("train", "supernet")}
+    assert (made["train"].epochs, made["train"].trials) == (4, 48)
+    assert (made["supernet"].epochs, made["supernet"].trials) == (24, 500)
 
 
 def test_what_was_asked_for_is_kept():
