@@ -172,6 +172,31 @@ def agreement() -> Iterator[str]:
     )
 
 
+def int8() -> Iterator[str]:
+    """What int8 costs in accuracy."""
+    data = result("int8-accuracy")
+    if data is None:
+        return
+    yield "## int8\n"
+    yield _source("int8-accuracy", data)
+    first = data["rows"][0]["files"]
+    rows = [
+        [
+            way,
+            f"{100 * found['mean']:+.2f} ± {100 * found['std']:.2f}",
+            f"{first[way]['bytes'] / first['fp32']['bytes']:.2f}",
+        ]
+        for way, found in data["minus_fp32"].items()
+    ]
+    plain = [100 * row["files"]["fp32"]["accuracy"] for row in data["rows"]]
+    yield (
+        f"Test accuracy of int8 files less that of their fp32 files, points, mean and standard deviation over {len(plain)} "
+        f"networks ({min(plain):.1f} to {max(plain):.1f} % in fp32; {data['rows'][0]['pictures']:,} pictures), and the bytes of the first "
+        "network's file beside fp32.\n"
+    )
+    yield table(["what is quantised, ranges by", "points", "bytes"], rows)
+
+
 def gradients() -> Iterator[str]:
     """How exact gradients are, in float32."""
     data = result("gradients-agree")
@@ -194,7 +219,7 @@ def gradients() -> Iterator[str]:
 def render() -> str:
     """Return the page."""
     parts = ["# Training: what was measured\n", "Made by `scripts/make_training_docs.py`.\n"]
-    for section in (speed, step_parts, real_runs, gradients, distillation, agreement):
+    for section in (speed, step_parts, real_runs, gradients, distillation, agreement, int8):
         parts += list(section())
     return "\n".join(parts)
 
