@@ -4,10 +4,10 @@
     python -m results.kills --runs 1 --trials 24
 
 Runs one search to its end, then the same search again and again, each killed (SIGKILL to the driver) at a
-random moment and resumed by repeating the command: every run must end with the same number of networks, none
-twice and none lost, and with the same front, since the evaluator (MACs) is deterministic. Then one search on a
-Ray cluster of three local nodes, one of which is killed when a third of the networks is done. The table of
-this machine needs the rows of pplcnet_tail for 12 classes (a first run measures them).
+random moment between its first and its last network, twice also before, and resumed by repeating the command:
+every run must end with the same number of networks, none twice and none lost, and with the same front, since the
+evaluator (a zero-cost score) is deterministic. Then one search on a Ray cluster of three local nodes, one of which is
+killed when a third of the networks is done. What the table of this machine lacks is measured before.
 Writes results/kills.json.
 """
 
@@ -31,11 +31,12 @@ from search import steps
 from search.folder import TRIALS, Folder
 
 PATIENCE = 900.0
+EARLY = 2  # runs killed at a moment of their start
 
 
 def command(out: Path, trials: int, *more: str) -> list[str]:
     """Return a small search with a deterministic evaluator, up to its front."""
-    words = "--evaluator proxy --score macs --train-size 32 --until search --workers 2 --lag 12"
+    words = "--evaluator proxy --score swap --train-size 32 --until search --workers 2 --lag 12"
     return [
         sys.executable, "-m", "search.run", *words.split(), "--trials", str(trials), "--out", str(out), *more,
     ]  # fmt: skip
@@ -71,19 +72,32 @@ def state(out: Path) -> dict[str, Any]:
     }
 
 
-def killed(out: Path, trials: int, after: float) -> dict[str, Any]:
-    """Kill a search so many seconds after its start, and repeat it to its end."""
+def killed(out: Path, trials: int, after: float, delay: float) -> dict[str, Any]:
+    """Kill a search and repeat it to its end.
+
+    Args:
+        out: its folder.
+        trials: networks.
+        after: so many networks are finished when it is killed; below 0: none is begun.
+        delay: seconds later.
+    """
     process = begin(out, trials)
-    try:
-        process.wait(after)
-    except subprocess.TimeoutExpired:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    path = out / TRIALS
-    done = path.read_bytes().count(b"\n") if path.is_file() else 0
-    if not (out / steps.SEARCHED).is_file():
+    until = time.monotonic() + PATIENCE
+    while process.poll() is None and time.monotonic() < until and finished(out) < after:
+        time.sleep(0.02)
+    time.sleep(delay)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done, over = finished(out), (out / steps.SEARCHED).is_file()
+    if not over:
         finish(out, trials)
-    return {"killed_after_s": round(after, 1), "networks_then": done, **state(out)}
+    return {"networks_when_killed": done, "search_was_over": over, **state(out)}
+
+
+def finished(out: Path) -> int:
+    """Return how many networks a folder holds."""
+    path = out / TRIALS
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
 def with_a_lost_node(out: Path, trials: int) -> dict[str, Any]:
@@ -95,9 +109,9 @@ def with_a_lost_node(out: Path, trials: int) -> dict[str, Any]:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     process = begin(out, trials, "--address", cluster.address)
-    path, until = out / TRIALS, time.monotonic() + PATIENCE
+    until = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < until:
-        done = path.read_bytes().count(b"\n") if path.is_file() else 0
+        done = finished(out)
         if nodes and done >= trials // 3:
             cluster.remove_node(nodes.pop(), allow_graceful=False)
             print(f"killed a node after {done} networks", flush=True)
@@ -119,6 +133,7 @@ def main() -> None:
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory(prefix="lcnas-kills-") as name:
         folder = Path(name)
+        finish(folder / "table", 2)  # measures what the table lacks
         began = time.monotonic()
         finish(folder / "whole", args.trials)
         took = time.monotonic() - began
@@ -126,7 +141,10 @@ def main() -> None:
         print(f"uninterrupted: {took:.0f} s, {whole['networks']} networks", flush=True)
         runs = []
         for i in range(args.runs):
-            made = killed(folder / f"run{i}", args.trials, rng.uniform(2.0, took))
+            early = i < EARLY
+            after = -1 if early else rng.randrange(args.trials)
+            delay = rng.uniform(1.0, 0.4 * took) if early else rng.uniform(0.0, 0.5)
+            made = killed(folder / f"run{i}", args.trials, after, delay)
             made["same_networks"] = made.pop("all") == whole["all"]
             made["same_front"] = made.pop("front") == whole["front"]
             runs.append(made)
