@@ -66,7 +66,7 @@ def state(out: Path) -> dict[str, Any]:
         "networks": len(lines),
         "twice": sum(n > 1 for n in seen.values()),
         "lost": len(set(range(max(seen) + 1)) - set(seen)),
-        "failed": sum(t.failed for t in trials),
+        "failed": [t.reason for t in trials if t.failed],
         "front": sorted(t.arch for t in trials if t.number in front),
         "all": [t.arch for t in trials],
     }
@@ -166,7 +166,7 @@ def main() -> None:
     )
     good = [*runs, node]
     ok = all(
-        r["networks"] == args.trials and not r["twice"] and not r["lost"] and r["same_front"]
+        r["networks"] == args.trials and not r["twice"] and not r["lost"] and not r["failed"] and r["same_front"]
         for r in good
     )
     print("nothing lost" if ok else "SOMETHING WAS LOST")

@@ -243,7 +243,7 @@ def kills() -> Iterator[str]:
         f"A search of {whole['networks']} networks, its driver killed (SIGKILL) at {len(runs)} random moments, after "
         f"{', '.join(str(r['networks_when_killed']) for r in runs)} networks, and the command repeated: networks lost or there twice: {lost}; runs with exactly the networks and the front of an uninterrupted one: "
         f"{same} of {len(runs)}. On a Ray cluster of three nodes of which one was killed: exit code {node['exit_code']}, "
-        f"{node['networks']} networks, {node['lost']} lost, {node['twice']} twice, {node['failed']} failed, "
+        f"{node['networks']} networks, {node['lost']} lost, {node['twice']} twice, {len(node['failed'])} failed, "
         f"{'the same' if node['same_front'] else 'another'} front.\n"
     )
 

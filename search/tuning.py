@@ -115,15 +115,21 @@ def run(searcher: Any, work: Work, storage: Path | str, concurrent: int) -> None
 
 
 def _telling_why(searcher: Any) -> Any:
-    """Return a scheduler that stops nothing, and tells the searcher why a trial failed.
+    """Return a scheduler that stops nothing, and tells the searcher why a trial failed, and which were lost.
 
     It is asked before the searcher hears of the failure; Tune's callbacks come after that.
     """
+    from ray import exceptions
     from ray.tune import schedulers
+
+    # A worker that ran out of memory is lost as well; that may be the network's fault.
+    lost = (exceptions.RayActorError, exceptions.NodeDiedError, exceptions.WorkerCrashedError)
 
     class Reasons(schedulers.FIFOScheduler):
         def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
             searcher.reasons[trial.trial_id] = _last_line(trial.error_file)
+            if isinstance(trial.get_pickled_error(), lost):
+                searcher.lost.add(trial.trial_id)
             super().on_trial_error(tune_controller, trial)
 
     return Reasons()  # type: ignore[no-untyped-call]

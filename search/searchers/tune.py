@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -18,6 +19,7 @@ from search.searchers.proposals import Proposals
 from search.trials import Trial
 
 LOST = "the worker was lost"
+AGAIN = 3  # times that networks are given to another worker after Tune gave them up for lost
 WORKERS = 4  # at work at once, for which the default lag is enough
 _DETAILS = "details/"  # Tune hands nested results over flat
 
@@ -32,8 +34,9 @@ class Searcher(tune.search.Searcher):
     Latencies are the budget's.
 
     Pass ``num_samples=-1`` to :class:`ray.tune.TuneConfig`: the searcher itself says when it has finished,
-    which is after ``trials`` networks or when none is left. A trial that Tune gave up becomes a failed one;
-    one that was stopped before it reported anything stays unfinished, and a resumed search makes it again.
+    which is after ``trials`` networks or when none is left. A trial that Tune gave up becomes a failed one,
+    unless its id is in ``lost``: then its networks are given out again, up to :data:`AGAIN` times (Tune gives a
+    trial up at once where the worker it was to reuse went away with its machine). One that was stopped before it reported anything stays unfinished, and a resumed search makes it again.
 
     A searcher is never pickled with what it knows, and never restored: give a fresh one the ``known`` trials.
 
@@ -98,9 +101,11 @@ class Searcher(tune.search.Searcher):
         self._lag = lag
         self._ready: list[tuple[int, Codes]] = []
         self._running: dict[str, list[tuple[int, Codes]]] = {}
+        self._again: Counter[int] = Counter()  # by number: times that it was given out again
         self.reasons: dict[
             str, str
         ] = {}  # by Tune's trial id: why a trial failed, for those who know
+        self.lost: set[str] = set()  # likewise: those whose worker went away
 
     @property
     def results(self) -> list[Trial]:
@@ -119,7 +124,8 @@ class Searcher(tune.search.Searcher):
             return Searcher.FINISHED
         self._fill()
         if not self._ready and self._over():
-            return Searcher.FINISHED
+            # Tune asks no more after that, and what is running may be lost yet.
+            return None if self._running else Searcher.FINISHED
         # A part of a batch goes out where nothing more can come: at the end, or where all wait for it.
         if not self._ready or (
             len(self._ready) < self._batch and self._running and not self._over()
@@ -162,7 +168,10 @@ class Searcher(tune.search.Searcher):
         if networks is None:
             return
         if error:
-            failed = {"accuracy": None, "reason": self.reasons.pop(trial_id, LOST)}
+            reason = self.reasons.pop(trial_id, LOST)
+            if self._given_again(trial_id, networks):
+                return
+            failed = {"accuracy": None, "reason": reason}
             said: list[Mapping[str, Any]] = [failed] * len(networks)
         else:
             said = _evaluations(result or {})
@@ -174,6 +183,18 @@ class Searcher(tune.search.Searcher):
             )
         for (number, codes), evaluation in zip(networks, said, strict=True):
             self._finish(number, codes, evaluation)
+
+    def _given_again(self, trial_id: str, networks: list[tuple[int, Codes]]) -> bool:
+        """Put networks that were lost in front of those that wait; False where that was done often enough."""
+        if trial_id not in self.lost:
+            return False
+        self.lost.remove(trial_id)
+        numbers = [number for number, _ in networks]
+        if any(self._again[number] >= AGAIN for number in numbers):
+            return False
+        self._again.update(numbers)
+        self._ready = networks + self._ready
+        return True
 
     def _finish(self, number: int, codes: Codes, said: Mapping[str, Any]) -> None:
         accuracy, reason = _accuracy(said)

@@ -144,6 +144,32 @@ def test_a_lost_worker_fails_all_its_networks():
     assert searcher.suggest("c")["networks"][0]["number"] == 6
 
 
+def test_what_is_lost_is_given_out_again_but_not_for_ever():
+    whole = made(batch=3, lag=6, trials=6)
+    drive(whole)
+    searcher = made(batch=3, lag=6, trials=6)
+    first, second = searcher.suggest("a"), searcher.suggest("b")
+    searcher.on_trial_complete("b", report(second))
+    assert searcher.suggest("c") is None  # not finished: "a" may be lost yet
+    searcher.lost.add("a")
+    searcher.on_trial_complete("a", None, error=True)
+    again = searcher.suggest("c")
+    assert again == first
+    searcher.on_trial_complete("c", report(again))
+    assert searcher.suggest("d") == Searcher.FINISHED
+    assert searcher.results == whole.results
+    # One that is lost time and again is recorded as failed.
+    unlucky = made(batch=3, lag=6, trials=3)
+    for i in range(1 + AGAIN):
+        assert unlucky.suggest(f"t{i}") is not None
+        assert unlucky.results == []
+        unlucky.lost.add(f"t{i}")
+        unlucky.reasons[f"t{i}"] = "gone"
+        unlucky.on_trial_complete(f"t{i}", None, error=True)
+    assert [(t.accuracy, t.reason) for t in unlucky.results] == [(None, "gone")] * 3
+    assert unlucky.suggest("end") == Searcher.FINISHED
+
+
 @pytest.mark.parametrize(
     ("told", "reason"),
     [
