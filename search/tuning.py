@@ -128,11 +128,21 @@ def _telling_why(searcher: Any) -> Any:
     class Reasons(schedulers.FIFOScheduler):
         def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
             searcher.reasons[trial.trial_id] = _last_line(trial.error_file)
-            if isinstance(trial.get_pickled_error(), lost):
+            if isinstance(_error_of(trial), lost):
                 searcher.lost.add(trial.trial_id)
+            else:
+                searcher.lost.discard(trial.trial_id)
             super().on_trial_error(tune_controller, trial)
 
     return Reasons()  # type: ignore[no-untyped-call]
+
+
+def _error_of(trial: Any) -> object:
+    """Return what ended a trial, from the file that Tune has just written in this process; None: unknown."""
+    from ray import cloudpickle
+
+    path = trial.pickled_error_file
+    return cloudpickle.loads(Path(path).read_bytes()) if path and Path(path).is_file() else None
 
 
 def _last_line(path: str | None) -> str:

@@ -174,6 +174,7 @@ class Searcher(tune.search.Searcher):
             failed = {"accuracy": None, "reason": reason}
             said: list[Mapping[str, Any]] = [failed] * len(networks)
         else:
+            self.lost.discard(trial_id)  # an earlier attempt
             said = _evaluations(result or {})
         if not said:  # stopped before it said anything: unfinished, not failed
             return

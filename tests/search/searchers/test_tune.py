@@ -13,6 +13,7 @@ from lcnas.arch import Arch
 from search import searchers
 from search.errors import SearchError
 from search.searchers import Searcher
+from search.searchers.tune import AGAIN
 from search.trials import Trial
 
 from .small import accuracy, budget
