@@ -236,15 +236,19 @@ def kills() -> Iterator[str]:
         return
     yield "## Killed and resumed\n"
     yield _source("kills", data)
-    whole, runs, node = data["uninterrupted"], data["killed"], data["node_lost"]
-    same = sum(r["same_networks"] and r["same_front"] for r in runs)
-    lost = sum(r["lost"] + r["twice"] for r in runs)
+    whole, runs, nodes = data["uninterrupted"], data["killed"], data["node_lost"]
     yield (
         f"A search of {whole['networks']} networks, its driver killed (SIGKILL) at {len(runs)} random moments, after "
-        f"{', '.join(str(r['networks_when_killed']) for r in runs)} networks, and the command repeated: networks lost or there twice: {lost}; runs with exactly the networks and the front of an uninterrupted one: "
-        f"{same} of {len(runs)}. On a Ray cluster of three nodes of which one was killed: exit code {node['exit_code']}, "
-        f"{node['networks']} networks, {node['lost']} lost, {node['twice']} twice, {len(node['failed'])} failed, "
-        f"{'the same' if node['same_front'] else 'another'} front.\n"
+        f"{', '.join(str(r['networks_when_killed']) for r in runs)} networks, and the command repeated: {_kept(runs)}. On a Ray "
+        f"cluster of three nodes of which one was killed, {len(nodes)} times: {_kept(nodes)}.\n"
+    )
+
+
+def _kept(runs: list[dict[str, Any]]) -> str:
+    same = sum(r["same_networks"] and r["same_front"] for r in runs)
+    return (
+        f"networks lost {sum(r['lost'] for r in runs)}, there twice {sum(r['twice'] for r in runs)}, failed "
+        f"{sum(len(r['failed']) for r in runs)}; exactly the networks and the front of an uninterrupted search in {same} of {len(runs)}"
     )
 
 

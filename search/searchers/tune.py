@@ -35,8 +35,9 @@ class Searcher(tune.search.Searcher):
 
     Pass ``num_samples=-1`` to :class:`ray.tune.TuneConfig`: the searcher itself says when it has finished,
     which is after ``trials`` networks or when none is left. A trial that Tune gave up becomes a failed one,
-    unless its id is in ``lost``: then its networks are given out again, up to :data:`AGAIN` times (Tune gives a
-    trial up at once where the worker it was to reuse went away with its machine). One that was stopped before it reported anything stays unfinished, and a resumed search makes it again.
+    unless its id is in ``lost``: then its networks are given out again, up to :data:`AGAIN` times (Tune gives
+    a trial up at once where the worker it was to reuse went away with its machine). One that was stopped
+    before it reported anything stays unfinished, and a resumed search makes it again.
 
     A searcher is never pickled with what it knows, and never restored: give a fresh one the ``known`` trials.
 
