@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -55,3 +56,37 @@ def write(name: str, data: dict[str, Any]) -> Path:
     beside.write_text(json.dumps(data, indent=1) + "\n")
     beside.replace(path)
     return path
+
+
+# -- experiments that go on where they stopped -------------------------------------------------------
+
+
+def lines(path: Path) -> list[Any]:
+    """Return what stands in a file of JSON lines; nothing where there is none."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def append(path: Path, entry: Any) -> None:
+    """Add a line to such a file."""
+    with path.open("a") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def on_each_core(cores: int = 2) -> None:
+    """Run the command that runs now once a core, each told its number by ``--core``, to their end.
+
+    Raises:
+        SystemExit: one of them failed.
+    """
+    command = [sys.executable, "-m", _module(), *sys.argv[1:]]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    begun = [subprocess.Popen([*command, "--core", str(core)], env=env) for core in range(cores)]
+    codes = [process.wait() for process in begun]  # all of them, also where the first failed
+    if any(codes):
+        raise SystemExit("a worker failed; its message is above")
+
+
+def of_data(seeds: list[int], data: str) -> dict[str, Any]:
+    """Return :func:`conditions` without the place where the pictures lie, as in ``imagefolder:DIR``."""
+    made, place = conditions(seeds), data.partition(":")[2]
+    return {**made, "command": made["command"].replace(place, "DIR") if place else made["command"]}

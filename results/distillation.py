@@ -67,7 +67,7 @@ def main() -> None:
     from lcnas.models import memory
 
     memory.keep_freed_memory()
-    done = [json.loads(line) for line in LOG.read_text().splitlines()] if LOG.is_file() else []
+    done = _report.lines(LOG)
     mine = [r for r in done if is_of(r, args.epochs, args.teacher_scale)]
     known = {(r["what"], r["seed"]) for r in mine}
 
@@ -80,8 +80,7 @@ def main() -> None:
             "test": made.test.accuracy,
         }
         mine.append(entry)
-        with LOG.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+        _report.append(LOG, entry)
         print(entry, flush=True)
 
     folder = args.work / f"{args.epochs}-epochs"
@@ -110,8 +109,7 @@ def main() -> None:
     }
     gains = np.array(groups["distilled"]) - np.array(groups["alone"])
     made["gain"] = {"mean": round(float(gains.mean()), 5), "of_each_seed": gains.round(5).tolist()}
-    conditions = _report.conditions(args.seeds)
-    conditions["command"] = conditions["command"].replace(args.data, "cifar10:DIR")
+    conditions = _report.of_data(args.seeds, args.data)
     settings = {
         "epochs": args.epochs,
         "teacher_scale": args.teacher_scale,

@@ -17,8 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -46,9 +44,8 @@ def log_of(args: argparse.Namespace) -> Path:
 
 def answers(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return all answers so far; one that both workers gave counts once."""
-    path = log_of(args)
-    lines = path.read_text().splitlines() if path.is_file() else []
-    made = {(a["what"], a["network"]): a for a in map(json.loads, lines) if a["what"] != NETWORKS}
+    lines = _report.lines(log_of(args))
+    made = {(a["what"], a["network"]): a for a in lines if a["what"] != NETWORKS}
     return list(made.values())
 
 
@@ -56,9 +53,7 @@ def known_networks(args: argparse.Namespace) -> list[Any]:
     """Return the networks that the file of answers is about."""
     from lcnas.arch import Arch
 
-    path = log_of(args)
-    lines = path.read_text().splitlines() if path.is_file() else []
-    found = [a["answer"] for a in map(json.loads, lines) if a["what"] == NETWORKS]
+    found = [a["answer"] for a in _report.lines(log_of(args)) if a["what"] == NETWORKS]
     return [Arch.from_data(item, NETWORKS) for item in (found[0] if found else [])]
 
 
@@ -78,8 +73,7 @@ def field(args: argparse.Namespace) -> tuple[Any, Any]:
     codes = np.unique(budget.sample_codes(2 * args.networks, np.random.default_rng(args.seed)), axis=0)
     codes = np.random.default_rng(args.seed).permutation(codes)[: args.networks]
     drawn = [json.loads(arch.to_json()) for arch in space.decode(codes)]
-    with log_of(args).open("a") as file:
-        file.write(json.dumps({"what": NETWORKS, "answer": drawn}) + "\n")
+    _report.append(log_of(args), {"what": NETWORKS, "answer": drawn})
     return budget, codes
 
 
@@ -91,8 +85,8 @@ def questions(args: argparse.Namespace) -> Iterator[tuple[str, int]]:
 
 
 def work(args: argparse.Namespace) -> None:
-    """Answer what is not answered yet: worker 0 the cheap questions first, worker 1 the dear ones."""
-    os.sched_setaffinity(0, {args.worker})
+    """Answer what is not answered yet: core 0 the cheap questions first, core 1 the dear ones."""
+    os.sched_setaffinity(0, {args.core})
     from lcnas.models import memory
 
     memory.keep_freed_memory()
@@ -106,9 +100,9 @@ def work(args: argparse.Namespace) -> None:
     def known() -> set[Any]:
         return {(a["what"], a["network"]) for a in answers(args)}
 
-    if args.worker == 0 and ("supernet", args.networks - 1) not in known():
+    if args.core == 0 and ("supernet", args.networks - 1) not in known():
         _note(args, *ask_supernet(args, shown, budget, codes))
-    for what, i in list(questions(args))[:: 1 if args.worker == 0 else -1]:
+    for what, i in list(questions(args))[:: 1 if args.core == 0 else -1]:
         if (what, i) in known():
             continue
         arch = budget.space.decode(codes[i : i + 1])[0]
@@ -174,10 +168,9 @@ def ask_supernet(
 
 def _note(args: argparse.Namespace, *entries: Any) -> None:
     flat = [e for entry in entries for e in (entry if isinstance(entry, list) else [entry])]
-    with log_of(args).open("a") as file:
-        for entry in flat:
-            file.write(json.dumps(entry) + "\n")
-            print(entry["what"], entry["network"], entry["answer"], entry["seconds"], flush=True)
+    for entry in flat:
+        _report.append(log_of(args), entry)
+        print(entry["what"], entry["network"], entry["answer"], entry["seconds"], flush=True)
 
 
 def summary(args: argparse.Namespace) -> dict[str, Any]:
@@ -234,22 +227,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="of the truth")
     parser.add_argument("--supernet-epochs", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--core", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.worker is not None:
+    if args.core is not None:
         work(args)
         return
     field(args)  # what the table lacks is measured before anything else runs
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "results.evaluators", *sys.argv[1:]]
-    begun = [
-        subprocess.Popen([*command, "--worker", str(core)], env=env) for core in range(CORES)
-    ]
-    codes = [process.wait() for process in begun]
-    if any(codes):
-        raise SystemExit("a worker failed; its message is above")
-    conditions = _report.conditions([args.seed])
-    conditions["command"] = conditions["command"].replace(args.data, args.data.partition(":")[0] + ":DIR")
+    _report.on_each_core(CORES)
+    conditions = _report.of_data([args.seed], args.data)
     made = {**conditions, "epochs": args.epochs, "band_ms": [args.low, args.high], **summary(args)}
     _report.write(name_of(args), made)
     print(json.dumps(made["tau"], indent=1), json.dumps(made["seconds_per_network"]))

@@ -170,7 +170,7 @@ def _name(args: argparse.Namespace) -> str:
 
 def runs() -> list[dict[str, Any]]:
     """Return all finished runs."""
-    return [json.loads(line) for line in LOG.read_text().splitlines()] if LOG.is_file() else []
+    return _report.lines(LOG)
 
 
 def summary() -> dict[str, Any]:
@@ -233,8 +233,7 @@ def main() -> None:
             entry = {"experiment": _name(args), "side": side, "seed": seed}
             entry["command"] = _command(args)
             entry |= json.loads(text.splitlines()[-1])
-            with LOG.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
+            _report.append(LOG, entry)
             print(entry["experiment"], side, seed, f"{entry['test']:.4f}", flush=True)
     seeds = sorted({run["seed"] for run in runs()})
     commands = "; ".join(dict.fromkeys(run["command"] for run in runs()))

@@ -15,8 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -73,10 +71,10 @@ def members() -> NDArray[np.int64]:
 
 def read() -> dict[tuple[int, ...], float]:
     """Return what was recorded: accuracy, percent, by codes."""
-    lines = LOG.read_text().splitlines() if LOG.is_file() else []
-    if lines and json.loads(lines[0])["space"] != SPACE:
+    lines = _report.lines(LOG)
+    if lines and lines[0]["space"] != SPACE:
         raise SystemExit(f"{LOG.name} is of another space; remove it to record anew")
-    return {tuple(codes): accuracy for codes, accuracy in map(json.loads, lines[1:])}
+    return {tuple(codes): accuracy for codes, accuracy in lines[1:]}
 
 
 def supernet(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
@@ -109,8 +107,7 @@ def work(args: argparse.Namespace) -> None:
         (found,) = asked.evaluate([Candidate(i, key, space().decode(row[None])[0])])
         if found.accuracy is None:
             raise SystemExit(f"{key}: {found.reason}")
-        with LOG.open("a") as file:
-            file.write(json.dumps([key, round(100 * found.accuracy, 3)]) + "\n")
+        _report.append(LOG, [key, round(100 * found.accuracy, 3)])
 
 
 def main() -> None:
@@ -126,20 +123,16 @@ def main() -> None:
         work(args)
         return
     if not LOG.is_file():
-        LOG.write_text(json.dumps({"space": SPACE}) + "\n")
+        _report.append(LOG, {"space": SPACE})
     read()
     began = time.monotonic()
     _, shown, about = supernet(args)
     trained = time.monotonic() - began
     began, before = time.monotonic(), len(read())
-    command = [sys.executable, "-m", "results.recorded", *sys.argv[1:]]
-    begun = [subprocess.Popen([*command, "--core", str(core)]) for core in range(CORES)]
-    if any([process.wait() for process in begun]):
-        raise SystemExit("a worker failed; its message is above")
+    _report.on_each_core(CORES)
     found = np.array(list(read().values()))
     asked = time.monotonic() - began
-    conditions = _report.conditions([args.seed])
-    conditions["command"] = conditions["command"].replace(args.data.partition(":")[2] or "\0", "DIR")
+    conditions = _report.of_data([args.seed], args.data)
     told = {
         "networks": len(found),
         "accuracy": {"mean": round(float(found.mean()), 3), "std": round(float(found.std(ddof=1)), 3),

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,13 @@ def summary(folder: Path, argv: list[str], place: str) -> dict[str, Any]:
     }
 
 
+def report(folder: Path, place: str) -> str:
+    """Return a search's report as it stands beside its results: its picture, and no links to what is not there."""
+    text = (folder / "report.md").read_text().replace(place, "DIR")
+    text = text.replace("](front.png)", f"]({folder.name}.png)")
+    return re.sub(r"\[([^]]+)\]\((finals|networks)/[^)]+\)", r"\1", text)
+
+
 def main() -> None:
     """Search, and keep what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -102,7 +110,7 @@ def main() -> None:
     out = _report.RESULTS / "searches"
     out.mkdir(exist_ok=True)
     _report.write(f"searches/{args.name}", summary(folder, argv, place))
-    (out / f"{args.name}.md").write_text((folder / "report.md").read_text().replace(place, "DIR"))
+    (out / f"{args.name}.md").write_text(report(folder, place))
     (out / f"{args.name}.png").write_bytes((folder / "front.png").read_bytes())
 
 

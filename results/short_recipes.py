@@ -12,10 +12,7 @@ results/short-recipes-DATA.json has them summed up.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,8 +56,7 @@ def log_of(args: argparse.Namespace) -> Path:
 
 def runs(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return all finished trainings."""
-    path = log_of(args)
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return _report.lines(log_of(args))
 
 
 def key_of(run: dict[str, Any]) -> tuple[Any, ...]:
@@ -99,10 +95,9 @@ def work(args: argparse.Namespace) -> None:
         began = time.monotonic()
         (made,) = train.create(spec, shown).evaluate([Candidate(0, (), zoo.load(job["network"]))])
         took = round(time.monotonic() - began, 1)
-        line = json.dumps({**job, "accuracy": made.accuracy, "reason": made.reason, "seconds": took})
-        with log_of(args).open("a") as file:
-            file.write(line + "\n")
-        print(line, flush=True)
+        entry = {**job, "accuracy": made.accuracy, "reason": made.reason, "seconds": took}
+        _report.append(log_of(args), entry)
+        print(entry, flush=True)
 
 
 def summary(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -140,13 +135,8 @@ def main() -> None:
     if args.core is not None:
         work(args)
         return
-    command = [sys.executable, "-m", "results.short_recipes", *sys.argv[1:]]
-    begun = [subprocess.Popen([*command, "--core", str(core)]) for core in (0, 1)]
-    if any([process.wait() for process in begun]):
-        raise SystemExit("a worker failed; its message is above")
-    conditions = _report.conditions(list(range(args.seeds)))
-    place = args.data.partition(":")[2]
-    conditions["command"] = conditions["command"].replace(place, "DIR") if place else conditions["command"]
+    _report.on_each_core()
+    conditions = _report.of_data(list(range(args.seeds)), args.data)
     settings = {"size": args.size, "pictures": args.pictures, "epochs": args.epochs}
     rows = summary(args)
     _report.write(name_of(args), {**conditions, **settings, "validation": rows})

@@ -95,7 +95,14 @@ def chosen(
 
 def _teach(field: Field, networks: Sequence[Network], tell: Told) -> None:
     """Add what was measured to the table that the next search finds; this one goes on with its own copy."""
-    path = tables.learn(field.table, networks)
+    try:
+        path = tables.learn(field.table, networks)
+    except (
+        LcnasError,
+        OSError,
+    ) as error:  # such as a folder that cannot be written: no reason to stop
+        tell.line(f"table: what was measured was not added: {error}")
+        return
     if path is not None:
         tell.line(f"table: what was measured joins {path}, by which the next search goes")
 

@@ -404,12 +404,9 @@ def learn(
     """
     folder = own_folder() if folder is None else folder
     own = folder / table.file_name
-    if own.is_file():
-        known = {n.rows: n.ms for n in LatencyTable.load(own).networks}
-        # A file keeps six digits of a latency.
-        if all(math.isclose(known.get(n.rows, 0.0), n.ms, rel_tol=1e-4) for n in networks):
-            return None
-    if not networks:
+    known = {n.rows: n.ms for n in LatencyTable.load(own).networks} if own.is_file() else {}
+    # A file keeps five digits of a latency.
+    if all(math.isclose(known.get(n.rows, 0.0), n.ms, rel_tol=1e-4) for n in networks):
         return None
     _seed(table, folder)
     return update(

@@ -142,7 +142,11 @@ def _error_of(trial: Any) -> object:
     from ray import cloudpickle
 
     path = trial.pickled_error_file
-    return cloudpickle.loads(Path(path).read_bytes()) if path and Path(path).is_file() else None
+    try:
+        return cloudpickle.loads(Path(path).read_bytes()) if path else None
+    # It may be of a trainable's own kind, which fails in any way when it is read.
+    except Exception:  # noqa: BLE001
+        return None
 
 
 def _last_line(path: str | None) -> str:

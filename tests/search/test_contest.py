@@ -70,6 +70,14 @@ def test_measured_finalists_join_the_table_that_the_next_search_finds(space, tmp
     assert sum(line.startswith("table: ") for line in said) == 1
 
 
+def test_a_table_that_cannot_be_written_is_no_reason_to_stop(space, tmp_path, monkeypatch):
+    said: list[str] = []
+    (tmp_path / "latency_tables").write_text("a file stands in the way")
+    made = chosen(space, tmp_path, monkeypatch, said)
+    assert all(f.measured is not None for f in made.finalists)
+    assert sum("table: what was measured was not added: " in line for line in said) == 1
+
+
 @pytest.mark.parametrize("asked", [{"table": "given"}, {"here": False, "remeasure": True}])
 def test_a_table_that_was_given_or_is_of_another_machine_stays_as_it_was(
     space, tmp_path, monkeypatch, asked

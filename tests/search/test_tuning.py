@@ -1,9 +1,12 @@
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
+from ray import cloudpickle, exceptions
 
+from search import tuning
 from search.tuning import Stop, stopping_at_once
 
 
@@ -61,3 +64,34 @@ def test_time_over_is_no_interruption():
         assert stop()
     assert not Stop()()
     assert not Stop(1000.0)()
+
+
+class UnreadableError(Exception):
+    """Can be pickled, but not read back."""
+
+    def __init__(self, one, two):
+        super().__init__(one)
+
+
+def test_which_trials_were_lost_and_why_the_others_failed(tmp_path):
+    searcher = SimpleNamespace(reasons={}, lost=set())
+    scheduler = tuning._telling_why(searcher)
+
+    def fail(error, told):
+        path = tmp_path / f"{told}.pkl"
+        path.write_bytes(cloudpickle.dumps(error))
+        text = tmp_path / f"{told}.txt"
+        text.write_text(f"Traceback\n{told}\n\n")
+        scheduler.on_trial_error(
+            None,
+            SimpleNamespace(trial_id="t", error_file=str(text), pickled_error_file=str(path)),
+        )
+        return searcher.reasons["t"], "t" in searcher.lost
+
+    assert fail(exceptions.ActorDiedError(), "gone") == ("gone", True)
+    assert fail(ValueError("no"), "ValueError: no") == ("ValueError: no", False)
+    assert fail(exceptions.ActorUnavailableError("away", b"0" * 16), "away") == ("away", True)
+    assert fail(UnreadableError(1, 2), "odd") == ("odd", False)
+    nothing = SimpleNamespace(trial_id="t", error_file=None, pickled_error_file=None)
+    scheduler.on_trial_error(None, nothing)
+    assert searcher.reasons["t"] == "the worker was lost"
