@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lcnas import cost, latency, spaces, zoo
+from lcnas.arch import Arch
 from lcnas.budgets import Budget
 from lcnas.errors import SpaceError
 from lcnas.latency import engines
@@ -381,15 +382,20 @@ def field_of(asked: Settings, classes: int, tell: Told, found: tables.Found | No
 
 def narrowed(space: Space, table: LatencyTable, classes: int, max_ms: float) -> tuple[Space, str]:
     """Return a space cut to the widths of the largest PP-LCNet in the budget, and what was cut."""
-    scales = tables.published_scales(space)
-    known = tables.predicted(table, scales, classes)
-    within = [a for a in scales if known.get(a.id, max_ms + 1) <= 1.001 * max_ms]
+    within = _scales_within(space, table, classes, max_ms)
     if not within:
         return space, "no scale of PP-LCNet is in the budget: the supernet holds the whole space"
     from lcnas.models import supernet
 
     made, said = supernet.narrowed(space, within[-1])
     return made, f"the supernet holds widths up to those of {within[-1].name}: {said}"
+
+
+def _scales_within(space: Space, table: LatencyTable, classes: int, max_ms: float) -> list[Arch]:
+    """Return the published scales of PP-LCNet that are in a budget by a table, from the smallest on."""
+    scales = tables.published_scales(space)
+    known = tables.predicted(table, scales, classes)
+    return [a for a in scales if known.get(a.id, max_ms + 1) <= 1.001 * max_ms]
 
 
 def _engine(asked: Settings) -> Engine | None:
@@ -454,22 +460,27 @@ def dry_run(asked: Settings) -> str:
         made = asked.filled(data.spec.partition(":")[0], len(usable_cores()))
         lines = [words_of_data(data)]
         missing = tables.missing(space, _engine(asked), data.classes, table=asked.table)
+        typical = zoo.load(f"{tables.family(space)}_0.5x", asked.resolution)
         if missing:
             lines += [missing, "the number of networks is known once these are measured"]
         else:
             tell = Told()
             field = field_of(asked, data.classes, tell)
             lines += words_of_field(field)
+            within = _scales_within(space, field.table, data.classes, field.max_ms)
+            typical = within[(len(within) - 1) // 2] if within else typical
         lines += [f"{k}: {v}" for k, v in made.to_data().items() if v is not None]
-        lines.append(estimate(made, space, data))
+        lines.append(estimate(made, typical, data))
     return "\n".join(lines)
 
 
-def estimate(settings: Settings, space: Space, data: Data) -> str:
-    """Return a rough estimate of the time of the search and of the finals, in words."""
-    arch = zoo.load(f"{tables.family(space)}_0.5x")
-    size = settings.train_size or arch.resolution
-    macs = max(cost.macs(arch, size, data.classes), 1)
+def estimate(settings: Settings, typical: Arch, data: Data) -> str:
+    """Return a rough estimate of the time of the search and of the finals, in words.
+
+    All networks are taken to train as fast as a typical one.
+    """
+    size = settings.train_size or typical.resolution
+    macs = max(cost.macs(typical, size, data.classes), 1)
     workers = settings.workers or 1
     pictures = min(settings.pictures or len(data.train), len(data.train))
     each = _COMPILE_S + pictures * (settings.epochs or 1) * macs / _MACS_S

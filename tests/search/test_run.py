@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import lcnas
-from lcnas import spaces
+from lcnas import zoo
 from lcnas.errors import LcnasError
 from search import cluster, report, run, steps, tables
 from search.folder import Folder
@@ -156,11 +156,11 @@ def test_dry_run_tells_what_a_table_lacks_and_measures_nothing(tmp_path, monkeyp
 
 def test_the_time_of_a_supernets_training_is_in_the_estimate(data):
     with steps.load_data(Settings(data=data)) as pictures:
-        space = spaces.load("pplcnet_tail")
+        typical = zoo.load("pplcnet_0.5x")
         few, many = (
             steps.estimate(
                 Settings(data=data, evaluator="supernet", epochs=n).filled("npz", 2),
-                space,
+                typical,
                 pictures,
             )
             for n in (1, 4000)
