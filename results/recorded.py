@@ -85,7 +85,7 @@ def supernet(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
     shown = pictures.pack(training.load_data(args.data, size=args.size), args.size)
     job = supernets.Job(
         space(), shown.classes, args.size, supernets.recipe_for(shown, args.epochs), members(),
-        args.seed, str(FOLDER / "supernets"), str(FOLDER / "cache"),
+        args.seed, str(FOLDER / "supernets"), str(FOLDER / "cache"), cores=CORES,
     )  # fmt: skip
     spec, about = supernets.train(job, shown)
     return spec, shown, about

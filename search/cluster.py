@@ -155,6 +155,14 @@ def _connected(address: str, workers: int | None) -> Cluster:
     return Cluster(False, min(cores, workers) if workers else cores, None)
 
 
+def cores_of_a_machine() -> int:
+    """Return how many cores the largest machine of the Ray that runs lends to workers, at least 1."""
+    import ray
+
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return max([1, *(int(n["Resources"].get("CPU", 0)) for n in nodes if n["Alive"])])
+
+
 def check(address: str) -> None:
     """Refuse an address that no Ray cluster answers at, within seconds.
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from search.steps import Field, Where
 
 MEASURED, FINALS, HITS, NETWORKS = "measured.json", "finals", "hits.npy", "networks"
+_AGAIN = 2  # times that what a lost worker had left to train is given to another
 
 
 @dataclass(frozen=True)
@@ -203,18 +204,26 @@ class _Task:
     cache: str
     setup: Setup
     far: bool  # whether the folders may be out of the worker's reach
+    finished: tuple[
+        Mapping[str, bytes], ...
+    ] = ()  # if far: files of what was trained before, a seed each
+
+    def after(self, n: int) -> _Task:
+        """Return what is left of it after so many seeds."""
+        return replace(self, outs=self.outs[n:], seeds=self.seeds[n:], finished=self.finished[n:])
 
 
-def _work(task: _Task, pictures: Pictures) -> list[Trained | str]:
+def _work(task: _Task, pictures: Pictures) -> Iterator[Trained | str]:
     """Train a network with each seed; a text where it failed. Runs in a worker."""
     worker.prepare(task.setup)
     arch = Arch.from_data(json.loads(task.arch), "arch")
-    made: list[Trained | str] = []
-    for seed, out in zip(task.seeds, task.outs, strict=True):
-        place = Path(tempfile.mkdtemp(prefix="lcnas-final-")) / "run" if task.far else Path(out)
-        try:
-            made.append(
-                finals.train(
+    with tempfile.TemporaryDirectory(prefix="lcnas-final-") as here:
+        for i, seed in enumerate(task.seeds):
+            place = Path(here) / f"seed-{seed}" if task.far else Path(task.outs[i])
+            if task.far and task.finished[i]:
+                finals.settle(place, task.finished[i])  # it is read back, if it is this training
+            try:
+                yield finals.train(
                     arch,
                     pictures,
                     task.recipe,
@@ -224,10 +233,8 @@ def _work(task: _Task, pictures: Pictures) -> list[Trained | str]:
                     cache=task.cache,
                     bring=task.far,
                 )
-            )
-        except LcnasError as error:
-            made.append(str(error))
-    return made
+            except LcnasError as error:
+                yield str(error)
 
 
 def trained(
@@ -240,6 +247,8 @@ def trained(
     tell: Told,
 ) -> list[tuple[Entry, list[Trained]]]:
     """Return all networks with their trainings, done by workers side by side, a network each.
+
+    What is finished lies in the folder at once, and is read back by the next call.
 
     Raises:
         SearchFailedError: a finalist or baseline could not be trained.
@@ -258,6 +267,7 @@ def trained(
         f"{len(all_entries)} networks x {len(seeds)} seeds, {recipe.epochs} epochs of "
         f"{len(shown.train_labels):,} pictures at {settings.train_size} px"
     )
+    far = where.address is not None
     tasks = [
         _Task(
             arch=e.final.arch.to_json(),
@@ -266,53 +276,63 @@ def trained(
             seeds=seeds,
             size=settings.train_size or shown.size,
             cache=str(folder / "cache"),
-            setup=Setup.of(where.address is None, settings.blocks),
-            far=where.address is not None,
+            setup=Setup.of(not far, settings.blocks),
+            far=far,
+            finished=tuple(finals.finished(e.out(seed)) for seed in seeds) if far else (),
         )
         for e in all_entries
     ]
     store_mb = 2 * (shown.nbytes >> 20) + 128
-    done: dict[int, list[Trained | str]] = {}
+    done: list[list[Trained]] = [[] for _ in tasks]
+    failed: list[str] = []
     with (
         cluster.started(where.address, settings.workers, store_mb),
-        tell.progress("trained", len(tasks)) as moved,
+        tell.progress("trained", len(tasks) * len(seeds)) as moved,
     ):
-        for i, made in _side_by_side(tasks, shown):
-            done[i] = made
-            moved(len(done), all_entries[i].final.name)
-    return [_checked(e, done[i], where) for i, e in enumerate(all_entries)]
+        for n, (i, one) in enumerate(_side_by_side(tasks, shown), start=1):
+            if isinstance(one, str):  # the others are trained all the same, and kept
+                failed.append(f"{all_entries[i].final.name}: {one}")
+            else:
+                if far:
+                    finals.settle(all_entries[i].out(one.seed), one.files)
+                done[i].append(replace(one, files={}))
+            moved(n, all_entries[i].final.name)
+    if failed:
+        raise SearchFailedError(failed[0])
+    return list(zip(all_entries, done, strict=True))
 
 
-def _side_by_side(
-    tasks: Sequence[_Task], shown: Pictures
-) -> Iterator[tuple[int, list[Trained | str]]]:
-    """Yield number and result of each task as it ends."""
+def _side_by_side(tasks: Sequence[_Task], shown: Pictures) -> Iterator[tuple[int, Trained | str]]:
+    """Yield the number of a task and a training of it as that ends, in the order of its seeds.
+
+    What a worker had left to do when it went away is given to another one.
+    """
     import ray
 
     given = ray.put(shown)
-    # A process a network: what JAX has compiled for one is of no use to the next.
-    remote = ray.remote(num_cpus=1, max_calls=1, max_retries=2)(_work)
-    waiting = {remote.remote(task, given): i for i, task in enumerate(tasks)}
+    # A process a network: what JAX has compiled for one is of no use to the next. Ray's own retries would
+    # begin a task again from its first seed.
+    remote: Any = ray.remote(num_cpus=1, max_calls=1, max_retries=0)(_work)
+    ended, lost = [0] * len(tasks), [0] * len(tasks)
+    waiting: dict[Any, int] = {remote.remote(task, given): i for i, task in enumerate(tasks)}
     while waiting:
         ready, _ = ray.wait(list(waiting))
-        for ref in ready:
+        for stream in ready:
+            i = waiting[stream]
             try:
-                yield waiting.pop(ref), ray.get(ref)
+                made: Trained | str = ray.get(next(stream))
+            except StopIteration:
+                del waiting[stream]
+                continue
             except ray.exceptions.RayError as error:
-                raise SearchFailedError(f"training: a worker failed: {error}") from None
-
-
-def _checked(
-    entry: Entry, made: Sequence[Trained | str], where: Where
-) -> tuple[Entry, list[Trained]]:
-    found: list[Trained] = []
-    for one in made:
-        if isinstance(one, str):
-            raise SearchFailedError(f"{entry.final.name}: {one}")
-        if where.address is not None:
-            finals.settle(entry.out(one.seed), one.files)
-        found.append(replace(one, files={}))
-    return entry, found
+                del waiting[stream]
+                lost[i] += 1
+                if lost[i] > _AGAIN or isinstance(error, ray.exceptions.RayTaskError):
+                    raise SearchFailedError(f"training: a worker failed: {error}") from None
+                waiting[remote.remote(tasks[i].after(ended[i]), given)] = i
+                continue
+            ended[i] += 1
+            yield i, made
 
 
 # -- testing ---------------------------------------------------------------------------------------

@@ -137,6 +137,11 @@ def settle(out: str | Path, files: Mapping[str, bytes]) -> None:
         raise SearchFailedError(f"{out}: cannot be written: {error.strerror}") from None
 
 
+def finished(out: str | Path) -> dict[str, bytes]:
+    """Return the files of a finished training, for :func:`settle`; none if it is not finished."""
+    return _contents(Path(out)) if (Path(out) / _RESULT).is_file() else {}
+
+
 def test_hits(out: str | Path, data: Data) -> NDArray[np.bool_]:
     """Return which test pictures the network of a finished training gets right, in their order, (n,).
 

@@ -33,6 +33,7 @@ class Job:
     buckets: int = 2
     init: str | None = None  # file of weights to start from
     setup: worker.Setup = field(default_factory=worker.Setup)
+    cores: int = 1  # that it trains on
 
 
 def recipe_for(pictures: Pictures, epochs: int) -> Recipe:
@@ -67,7 +68,7 @@ def train(job: Job, pictures: Pictures, board: Any = None) -> tuple[Any, dict[st
         pictures: what it learns from.
         board: handle of a :class:`Board` that is told how far it is; None: nobody is.
     """
-    worker.prepare(job.setup)
+    worker.prepare(job.setup, job.cores)
     from lcnas.models.supernet import Supernet
     from lcnas.training import run
     from lcnas.training import supernet as training

@@ -124,7 +124,7 @@ def _supernet(call: Call) -> tuning.Work:
     """Train the supernet in a worker, or read it back, and return what evaluates by it."""
     import ray
 
-    from search import supernets
+    from search import cluster, supernets
     from search.evaluators import supernet
 
     settings, field = call.settings, call.field
@@ -144,13 +144,14 @@ def _supernet(call: Call) -> tuning.Work:
         cache=call.cache,
         init=None if settings.init is None else str(Path(settings.init).resolve()),
         setup=call.setup,
+        cores=min(int(settings.workers or 1), cluster.cores_of_a_machine()),
     )
     call.tell.line(
         f"supernet of {field.space.size:,} networks: {recipe.epochs} epochs of "
         f"{len(call.pictures.train_labels):,} pictures at {job.size} px, batch {recipe.batch}"
     )
     board: Any = ray.remote(num_cpus=0)(supernets.Board).remote()
-    task = ray.remote(num_cpus=1, max_calls=1, max_retries=2)(supernets.train)
+    task = ray.remote(num_cpus=job.cores, max_calls=1, max_retries=2)(supernets.train)
     made = task.remote(job, call.pictures, board)
     said, over = "", False
     while not over:

@@ -1,4 +1,4 @@
-"""A worker process: kept to one core, and set up before JAX begins."""
+"""A worker process: kept to cores of its own, and set up before JAX begins."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ class Setup:
 _held: list[IO[str]] = []  # files whose locks say which cores this process has
 
 
-def prepare(setup: Setup) -> None:
-    """Set this process up for one thread of JAX; call it before JAX's first operation.
+def prepare(setup: Setup, cores: int = 1) -> None:
+    """Set this process up for as many threads of JAX; call it before JAX's first operation.
 
-    Each worker takes a core that no other worker of this machine has, and stays on it: JAX takes as many
-    threads as it finds cores, and two processes of one thread do more than one of two.
+    Each worker takes cores that no other worker of this machine has, and stays on them: JAX takes as many
+    threads as it finds cores, and two processes of one thread do more than one of two. So a worker has one,
+    unless it is the only one.
     """
     if setup.home:
         os.environ["HOME"] = setup.home
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
-    take_core()
+    take_cores(cores)
     from lcnas import _cli
     from lcnas.models import memory
 
@@ -44,15 +45,18 @@ def prepare(setup: Setup) -> None:
     _cli.load_blocks(list(setup.blocks))
 
 
-def take_core() -> int | None:
-    """Keep this process on a core of its own; returns its number, None where all are taken."""
+def take_cores(most: int = 1) -> set[int]:
+    """Keep this process on so many cores of its own; returns their numbers, none where all are taken."""
     if _held or not hasattr(os, "sched_setaffinity"):
-        return None
+        return set()
     try:
         import fcntl
     except ImportError:
-        return None
+        return set()
+    taken: set[int] = set()
     for core in sorted(os.sched_getaffinity(0)):
+        if len(taken) == most:
+            break
         path = Path(tempfile.gettempdir()) / f"lcnas-core-{os.getuid()}-{core}.lock"
         file = path.open("w")
         try:
@@ -61,7 +65,8 @@ def take_core() -> int | None:
             file.close()
             continue
         _held.append(file)  # held until the process ends
+        taken.add(core)
+    if taken:
         with contextlib.suppress(OSError):
-            os.sched_setaffinity(0, {core})
-            return core
-    return None
+            os.sched_setaffinity(0, taken)
+    return taken

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,12 +15,15 @@ from lcnas import spaces
 from lcnas.arch import walk
 from lcnas.latency import Budget
 from lcnas.latency.table import LatencyTable
-from search import contest, steps
+from lcnas.training import recipes
+from search import contest, finals, steps, worker
+from search.errors import SearchFailedError
 from search.finalists import Bench
 from search.folder import Folder
 from search.settings import Settings
 from search.steps import Field
 from search.telling import Told
+from search.worker import Setup
 from tests.search.test_finalists import PLAN, ROUGH, Machine, trials_of
 from tests.search.test_tables import SPACE, exact
 
@@ -88,3 +95,74 @@ def test_a_table_that_was_given_or_is_of_another_machine_stays_as_it_was(
     assert all(f.measured is not None for f in made.finalists)
     assert not Path("latency_tables").exists()
     assert not any(line.startswith("table: ") for line in said)
+
+
+# -- training --------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_what_a_lost_worker_had_left_to_train_is_given_to_another(tmp_path):
+    script = Path(__file__).with_name("lost_trainings.py")
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.search.{script.stem}", str(tmp_path)],
+        cwd=script.parents[2],
+        text=True,
+        capture_output=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("trained")]
+    for i, name in enumerate("ab"):
+        of_task = [line for line in lines if line.split()[1] == str(i)]
+        assert of_task == [f"trained {i} {name} {seed} of pictures" for seed in range(3)]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a-1", "b-1"]  # both workers did go away
+
+
+PICTURES: Any = None  # nothing here looks at them
+
+
+def task(arch, outs, **changes):
+    made = contest._Task(
+        arch=arch,
+        recipe=recipes.load("proxy"),
+        outs=tuple(map(str, outs)),
+        seeds=tuple(range(len(outs))),
+        size=64,
+        cache="",
+        setup=Setup(),
+        far=False,
+    )
+    return dataclasses.replace(made, **changes)
+
+
+def test_a_worker_far_away_has_what_was_finished_before(space, tmp_path, monkeypatch):
+    """A cluster's machine does not see the run's folder, where a killed search left its trainings."""
+    seen = []
+
+    def train(arch, pictures, recipe, place, seed, **options):
+        seen.append((seed, finals.finished(place), options["bring"], place))
+        if seed == 1:
+            raise SearchFailedError("no memory")
+        return f"trained {seed}"
+
+    monkeypatch.setattr(finals, "train", train)
+    monkeypatch.setattr(worker, "prepare", lambda setup: None)
+    arch = next(iter(space.enumerate())).to_json()
+    outs = [tmp_path / f"seed-{seed}" for seed in range(3)]
+    files = {"run.json": b"{}", "result.json": b"1"}
+    finals.settle(outs[2], files)
+    far = task(arch, outs, far=True, finished=tuple(map(finals.finished, outs)))
+    assert list(contest._work(far, PICTURES)) == ["trained 0", "no memory", "trained 2"]
+    assert [kept for _, kept, _, _ in seen] == [{}, {}, files]
+    assert all(bring and tmp_path not in place.parents for _, _, bring, place in seen)
+    assert not any(place.parent.exists() for *_, place in seen)  # nothing is left on that machine
+    assert list(contest._work(far.after(2), PICTURES)) == ["trained 2"]
+    assert seen[-1][:2] == (2, files)
+
+
+def test_a_worker_of_this_machine_trains_in_the_folder(space, tmp_path, monkeypatch):
+    monkeypatch.setattr(finals, "train", lambda *given, **_: given[3])
+    monkeypatch.setattr(worker, "prepare", lambda setup: None)
+    arch = next(iter(space.enumerate())).to_json()
+    outs = [tmp_path / f"seed-{seed}" for seed in range(2)]
+    assert list(contest._work(task(arch, outs), PICTURES)) == outs
