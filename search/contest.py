@@ -316,7 +316,7 @@ def _side_by_side(tasks: Sequence[_Task], shown: Pictures) -> Iterator[tuple[int
     ended, lost = [0] * len(tasks), [0] * len(tasks)
     waiting: dict[Any, int] = {remote.remote(task, given): i for i, task in enumerate(tasks)}
     while waiting:
-        ready, _ = ray.wait(list(waiting))
+        ready: list[Any] = ray.wait(list(waiting))[0]
         for stream in ready:
             i = waiting[stream]
             try:
