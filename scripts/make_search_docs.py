@@ -51,7 +51,9 @@ def searches() -> Iterator[str]:
     yield (
         "Finalists, PP-LCNet at the scale that takes at most as long, and the published network of highest ImageNet "
         "accuracy that does, all trained from scratch alike. Milliseconds are those of whole networks, measured interleaved on "
-        "this machine; accuracies are those of test pictures, which were read once. The whole reports stand beside the results.\n"
+        "this machine; accuracies are those of test pictures, which were read once. The whole reports stand beside the results. "
+        "Trainings are short, and on small pictures: networks that learn slowly stand lower than they would after long ones. "
+        "Compare within a search only.\n"
     )
     for path in paths:
         yield from _search(path.stem)
