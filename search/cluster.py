@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lcnas.errors import shorten
+from lcnas.errors import LcnasError, shorten
 from search.errors import SearchError, SearchFailedError
 
 _PREFIX = "lcnas-ray-"
@@ -139,7 +139,7 @@ def _short_root() -> str | None:
 
 
 def _connected(address: str, workers: int | None) -> Cluster:
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
     if address != "auto":
         _check_answers(address, host, port)
     try:
@@ -155,12 +155,33 @@ def _connected(address: str, workers: int | None) -> Cluster:
     return Cluster(False, min(cores, workers) if workers else cores, None)
 
 
-def cores_of_a_machine() -> int:
-    """Return how many cores the largest machine of the Ray that runs lends to workers, at least 1."""
+def cores_here() -> int:
+    """Return how many cores of this machine the Ray that runs lends to workers; 0 if it lends none."""
     import ray
 
+    here = ray.get_runtime_context().get_node_id()
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return max([1, *(int(n["Resources"].get("CPU", 0)) for n in nodes if n["Alive"])])
+    return sum(int(n["Resources"].get("CPU", 0)) for n in nodes if n["NodeID"] == here)
+
+
+def on_this_machine() -> dict[str, Any]:
+    """Return options of a task or actor that keep it to this machine, if that lends a core to workers."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    if not cores_here():
+        return {}
+    here = ray.get_runtime_context().get_node_id()
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=False)}
+
+
+def reason(error: BaseException) -> str:
+    """Return in a line why a task failed; Ray's own words hold the worker's whole traceback."""
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, LcnasError):
+        return str(cause)
+    told = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}{f': {told[-1][:300]}' if told else ''}"
 
 
 def check(address: str) -> None:
@@ -171,10 +192,13 @@ def check(address: str) -> None:
     """
     if address == "auto":
         return  # ray.init says at once that there is none
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if "://" in address:
+        raise SearchError(
+            f"address: {shorten(address)} is of Ray Client, through which no searcher runs; start the search "
+            "on a machine of the cluster, with --address auto or HOST:PORT"
+        )
+    host, _, port = address.rpartition(":")
     _check_answers(address, host, port)
-    if address.startswith("ray://"):
-        return
     # Ray itself would try for minutes, and cannot be stopped.
     asked = f"import ray; ray.init(address={address!r}, logging_level=50, log_to_driver=False)"
     try:

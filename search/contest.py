@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from lcnas.errors import LcnasError, TableError
 from lcnas.latency import engines
 from lcnas.latency.engines import Engine
 from lcnas.latency.table import Network
+from lcnas.training.interrupts import Stopped
 from lcnas.training.recipes import Recipe
 from search import baselines, cluster, finalists, finals, tables, worker
 from search.baselines import Baseline
@@ -47,6 +49,7 @@ class Chosen:
     finalists: tuple[Finalist, ...]
     baselines: tuple[Baseline, ...]
     notes: tuple[str, ...]
+    put_up: int = 0  # networks that were measured for a finalist's place; 0: none was measured
 
 
 # -- choosing and measuring ------------------------------------------------------------------------
@@ -91,7 +94,7 @@ def chosen(
         tell.line(
             f"{f.name}: predicted {f.trial.latency_ms:.3f} ms, measured {f.measured.ms:.3f} ms"
         )
-    return Chosen(found.finalists, beside, tuple(notes))
+    return Chosen(found.finalists, beside, tuple(notes), len(found.measured))
 
 
 def _teach(field: Field, networks: Sequence[Network], tell: Told) -> None:
@@ -222,19 +225,29 @@ def _work(task: _Task, pictures: Pictures) -> Iterator[Trained | str]:
             place = Path(here) / f"seed-{seed}" if task.far else Path(task.outs[i])
             if task.far and task.finished[i]:
                 finals.settle(place, task.finished[i])  # it is read back, if it is this training
-            try:
-                yield finals.train(
-                    arch,
-                    pictures,
-                    task.recipe,
-                    place,
-                    seed,
-                    train_size=task.size,
-                    cache=task.cache,
-                    bring=task.far,
-                )
-            except LcnasError as error:
-                yield str(error)
+            train = functools.partial(
+                finals.train,
+                arch,
+                pictures,
+                task.recipe,
+                place,
+                seed,
+                train_size=task.size,
+                cache=task.cache,
+                bring=task.far,
+            )
+            yield _twice(train)
+
+
+def _twice(train: Callable[[], Trained]) -> Trained | str:
+    """Return what was trained, at the second attempt if need be; a text why it failed then too."""
+    for last in (False, True):
+        try:
+            return train()
+        except LcnasError as error:
+            if last:
+                return str(error)
+    raise AssertionError
 
 
 def trained(
@@ -245,13 +258,14 @@ def trained(
     folder: Folder,
     where: Where,
     tell: Told,
-) -> list[tuple[Entry, list[Trained]]]:
-    """Return all networks with their trainings, done by workers side by side, a network each.
+) -> tuple[list[tuple[Entry, list[Trained]]], list[str]]:
+    """Return all networks with their trainings, done by workers side by side, a network each; and notes.
 
-    What is finished lies in the folder at once, and is read back by the next call.
+    What is finished lies in the folder at once, and is read back by the next call. A network that could not
+    be trained with every seed is left out, and a note says why.
 
     Raises:
-        SearchFailedError: a finalist or baseline could not be trained.
+        SearchFailedError: no finalist could be trained.
     """
     shown = pack(
         data,
@@ -284,22 +298,39 @@ def trained(
     ]
     store_mb = 2 * (shown.nbytes >> 20) + 128
     done: list[list[Trained]] = [[] for _ in tasks]
-    failed: list[str] = []
+    failed: dict[str, str] = {}  # name -> why
     with (
         cluster.started(where.address, settings.workers, store_mb),
         tell.progress("trained", len(tasks) * len(seeds)) as moved,
     ):
         for n, (i, one) in enumerate(_side_by_side(tasks, shown), start=1):
             if isinstance(one, str):  # the others are trained all the same, and kept
-                failed.append(f"{all_entries[i].final.name}: {one}")
+                failed.setdefault(all_entries[i].final.name, one)
             else:
                 if far:
                     finals.settle(all_entries[i].out(one.seed), one.files)
                 done[i].append(replace(one, files={}))
             moved(n, all_entries[i].final.name)
-    if failed:
-        raise SearchFailedError(failed[0])
-    return list(zip(all_entries, done, strict=True))
+    return _whole(all_entries, done, failed)
+
+
+def _whole(
+    all_entries: Sequence[Entry], done: Sequence[list[Trained]], failed: Mapping[str, str]
+) -> tuple[list[tuple[Entry, list[Trained]]], list[str]]:
+    """Return the networks of which all trainings succeeded, and notes about the others."""
+    heads = {e.final.name for e in all_entries if e.final.role == "finalist"} - failed.keys()
+    if not heads:
+        name, why = next(iter(failed.items()))
+        raise SearchFailedError(f"{name}: {why}")
+    made = []
+    for entry, runs in zip(all_entries, done, strict=True):
+        beside = tuple(name for name in entry.final.beside if name in heads)
+        if entry.final.name in failed or (entry.final.beside and not beside):
+            continue
+        made.append((replace(entry, final=replace(entry.final, beside=beside)), runs))
+    return made, [
+        f"{name} was left out, since it could not be trained: {why}" for name, why in failed.items()
+    ]
 
 
 def _side_by_side(tasks: Sequence[_Task], shown: Pictures) -> Iterator[tuple[int, Trained | str]]:
@@ -327,8 +358,14 @@ def _side_by_side(tasks: Sequence[_Task], shown: Pictures) -> Iterator[tuple[int
             except ray.exceptions.RayError as error:
                 del waiting[stream]
                 lost[i] += 1
-                if lost[i] > _AGAIN or isinstance(error, ray.exceptions.RayTaskError):
-                    raise SearchFailedError(f"training: a worker failed: {error}") from None
+                fault = isinstance(error, ray.exceptions.RayTaskError) and not isinstance(
+                    error.cause,
+                    Stopped,  # by a signal, as a machine's that is taken away in good order
+                )
+                if fault or lost[i] > _AGAIN:
+                    raise SearchFailedError(
+                        f"training: a worker failed: {cluster.reason(error)}"
+                    ) from None
                 waiting[remote.remote(tasks[i].after(ended[i]), given)] = i
                 continue
             ended[i] += 1

@@ -164,11 +164,18 @@ class Folder:
                     file.truncate(whole)
 
     def add(self, trial: Trial) -> None:
-        """Append a finished trial; it is on the disk when this returns."""
-        with files.unwritable(self.path), (self.path / TRIALS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(trial.to_data()) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Append a finished trial; it is on the disk when this returns, or no part of it is there."""
+        left = memoryview(f"{json.dumps(trial.to_data())}\n".encode())
+        path = self.path / TRIALS
+        with files.unwritable(self.path), path.open("ab", buffering=0) as file:
+            before = file.seek(0, os.SEEK_END)
+            try:
+                while left:  # a disk that fills up takes a part first
+                    left = left[file.write(left) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(before)
+                raise
 
     # -- what the steps found --
 

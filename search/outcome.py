@@ -92,6 +92,9 @@ class Outcome:
     times: Mapping[str, float] = field(default_factory=dict)  # seconds of each step, in order
     compile_seconds: float = 0.0  # of all steps together, summed over workers
     evaluation: Mapping[str, Any] = field(default_factory=dict)  # images/s, chance, and the like
+    put_up: int = (
+        0  # networks measured for a finalist's place, those that made room too; 0: not known
+    )
     notes: tuple[str, ...] = ()  # what a reader has to know: replaced finalists, missing baselines
 
     def to_json(self) -> str:

@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
     from search import steps
 
     if args.dry_run:
-        print(steps.dry_run(asked))
+        print(steps.dry_run(asked, args.address))
         return 0
     print(f"run: {folder.shown}", flush=True)
     where = steps.Where(args.address, args.storage_path, args.until)

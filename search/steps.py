@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lcnas import cost, latency, spaces, zoo
@@ -130,8 +130,8 @@ class _Search:
             if self.where.until == "search":
                 self._tell_front(trials, front)
                 return None
-            finals, notes = self._contest(settings, field, data, trials, front)
-            return self._outcome(settings, field, data, trials, front, finals, notes)
+            finals, chosen = self._contest(settings, field, data, trials, front)
+            return self._outcome(settings, field, data, trials, front, finals, chosen)
 
     def _found(self) -> tables.Found | None:
         """Return the table that this search has begun with, if it has."""
@@ -257,16 +257,18 @@ class _Search:
         data: Data,
         trials: Sequence[Trial],
         front: Sequence[int],
-    ) -> tuple[tuple[Final, ...], tuple[str, ...]]:
+    ) -> tuple[tuple[Final, ...], contest.Chosen]:
         with self._step("finalists measured"):
             chosen = contest.chosen(settings, field, trials, front, self.folder, self.tell)
         with self._step("finalists and baselines trained"):
-            trained = contest.trained(
+            trained, left_out = contest.trained(
                 settings, field, data, chosen, self.folder, self.where, self.tell
             )
+            for note in left_out:
+                self.tell(f"  {note}")
         with self._step("test and report"):
             tested = contest.tested(data, trained, self.folder)
-        return tested, chosen.notes
+        return tested, replace(chosen, notes=(*chosen.notes, *left_out))
 
     def _outcome(
         self,
@@ -276,7 +278,7 @@ class _Search:
         trials: Sequence[Trial],
         front: Sequence[int],
         finals: tuple[Final, ...],
-        notes: tuple[str, ...],
+        chosen: contest.Chosen,
     ) -> Outcome:
         config = self.folder.config()
         made = Outcome(
@@ -299,7 +301,8 @@ class _Search:
             times=self.folder.times(),
             compile_seconds=_compile_seconds(trials, finals),
             evaluation=work.about(settings, data, trials, self.folder),
-            notes=(*field.notes, *notes),
+            notes=(*field.notes, *chosen.notes),
+            put_up=chosen.put_up,
         )
         self.folder.write(OUTCOME, made.to_json())
         return made
@@ -452,12 +455,22 @@ _MACS_S = 2.0e9  # that one core trains, forward pass alone counted; rough
 _COMPILE_S = 12.0  # seconds for a network, rough
 
 
-def dry_run(asked: Settings) -> str:
-    """Return what a search would do, how many networks there are, and about how long it would take."""
+def dry_run(asked: Settings, address: str | None = None) -> str:
+    """Return what a search would do, how many networks there are, and about how long it would take.
+
+    Args:
+        asked: the settings.
+        address: of the Ray cluster that would do it; None: this machine would.
+    """
     check(asked)
+    cores = len(usable_cores())
+    if address is not None:
+        cluster.check(address)
+        with cluster.started(address, asked.workers) as there:
+            cores = there.cores
     with load_data(asked) as data:
         space = spaces.load(asked.space, asked.resolution)
-        made = asked.filled(data.spec.partition(":")[0], len(usable_cores()))
+        made = asked.filled(data.spec.partition(":")[0], cores)
         lines = [words_of_data(data)]
         missing = tables.missing(space, _engine(asked), data.classes, table=asked.table)
         typical = zoo.load(f"{tables.family(space)}_0.5x", asked.resolution)
@@ -487,7 +500,7 @@ def estimate(settings: Settings, typical: Arch, data: Data) -> str:
     if settings.evaluator != "train":
         each = 1.5
     search_s = (settings.trials or 0) * each / workers
-    if settings.evaluator == "supernet":  # trained by one worker; four networks see each picture
+    if settings.evaluator == "supernet":  # trained by one process; four networks see each picture
         search_s += 4 * (pictures * (settings.epochs or 1) * macs / _MACS_S + _COMPILE_S)
     final_pictures = min(settings.final_pictures or len(data.train), len(data.train))
     one = _COMPILE_S + final_pictures * (settings.final_epochs or 1) * macs / _MACS_S

@@ -86,6 +86,9 @@ def run(searcher: Any, work: Work, storage: Path | str, concurrent: int) -> None
         work: what the workers do.
         storage: where Ray Tune keeps its own files; nothing is read from there.
         concurrent: trials at once.
+
+    Raises:
+        LcnasError: a result could not be recorded, such as on a full disk.
     """
     from ray import tune
 
@@ -111,7 +114,11 @@ def run(searcher: Any, work: Work, storage: Path | str, concurrent: int) -> None
                 failure_config=tune.FailureConfig(max_failures=FAILURES),
             ),
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        finally:
+            if searcher.fault is not None:
+                raise searcher.fault
 
 
 def _telling_why(searcher: Any) -> Any:

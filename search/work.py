@@ -15,7 +15,7 @@ from lcnas.arch import Resolution
 from lcnas.errors import EmptyBandWarning, shorten
 from lcnas.spaces import Space
 from search import tuning
-from search.errors import SearchError
+from search.errors import SearchError, SearchFailedError
 from search.folder import Folder
 from search.pictures import Pictures, pack
 from search.settings import Settings
@@ -144,23 +144,28 @@ def _supernet(call: Call) -> tuning.Work:
         cache=call.cache,
         init=None if settings.init is None else str(Path(settings.init).resolve()),
         setup=call.setup,
-        cores=min(int(settings.workers or 1), cluster.cores_of_a_machine()),
+        cores=max(1, min(int(settings.workers or 1), cluster.cores_here())),
     )
     call.tell.line(
         f"supernet of {field.space.size:,} networks: {recipe.epochs} epochs of "
         f"{len(call.pictures.train_labels):,} pictures at {job.size} px, batch {recipe.batch}"
     )
-    board: Any = ray.remote(num_cpus=0)(supernets.Board).remote()
-    task = ray.remote(num_cpus=job.cores, max_calls=1, max_retries=2)(supernets.train)
+    # On this machine, where the folder is that it goes on from, and the file of weights, if there is one.
+    here: Any = cluster.on_this_machine()
+    board: Any = ray.remote(num_cpus=0, **here)(supernets.Board).remote()
+    task = ray.remote(num_cpus=job.cores, max_calls=1, max_retries=2, **here)(supernets.train)
     made = task.remote(job, call.pictures, board)
     said, over = "", False
-    while not over:
-        over = bool(ray.wait([made], timeout=_LOOK)[0])
-        text = ray.get(board.read.remote())
-        if text != said:
-            said = text
-            call.tell.line(text)
-    spec, about = ray.get(made)
+    try:
+        while not over:
+            over = bool(ray.wait([made], timeout=_LOOK)[0])
+            text = ray.get(board.read.remote())
+            if text != said:
+                said = text
+                call.tell.line(text)
+        spec, about = ray.get(made)
+    except ray.exceptions.RayError as error:
+        raise SearchFailedError(f"supernet: {cluster.reason(error)}") from None
     ray.kill(board)
     call.folder.save(SUPERNET, about)
     call.tell.line(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
@@ -23,6 +25,7 @@ class Setup:
         return cls(os.environ.get("HOME") if local else None, blocks)
 
 
+_PATIENCE = 5.0  # seconds: the worker before may hold its cores until its process has ended
 _held: list[IO[str]] = []  # files whose locks say which cores this process has
 
 
@@ -47,12 +50,21 @@ def prepare(setup: Setup, cores: int = 1) -> None:
 
 def take_cores(most: int = 1) -> set[int]:
     """Keep this process on so many cores of its own; returns their numbers, none where all are taken."""
-    if _held or not hasattr(os, "sched_setaffinity"):
+    if _held or not hasattr(os, "sched_setaffinity") or find_spec("fcntl") is None:
         return set()
-    try:
-        import fcntl
-    except ImportError:
-        return set()
+    until = time.monotonic() + _PATIENCE
+    while not (taken := _locked(most)) and time.monotonic() < until:
+        time.sleep(0.1)
+    if taken:
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, taken)
+    return taken
+
+
+def _locked(most: int) -> set[int]:
+    """Return so many cores whose locks are free, and hold these locks."""
+    import fcntl
+
     taken: set[int] = set()
     for core in sorted(os.sched_getaffinity(0)):
         if len(taken) == most:
@@ -66,7 +78,4 @@ def take_cores(most: int = 1) -> set[int]:
             continue
         _held.append(file)  # held until the process ends
         taken.add(core)
-    if taken:
-        with contextlib.suppress(OSError):
-            os.sched_setaffinity(0, taken)
     return taken

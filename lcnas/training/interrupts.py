@@ -22,6 +22,10 @@ class Stopped(Exception):  # noqa: N818 - asked for, so no error
         self.signal = number
         self.step = step
 
+    def __reduce__(self) -> tuple[type[Self], tuple[int, int]]:
+        """Pickle what it was made of, so that another process can read it."""
+        return type(self), (self.signal, self.step)
+
 
 class Interrupts:
     """While it is entered, SIGTERM and Ctrl-C are noted; a second one acts as it always did.

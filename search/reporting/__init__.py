@@ -92,6 +92,8 @@ def _options(asked: Settings) -> list[str]:
         value, option = getattr(asked, name), f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
             made.append(option if value else f"--no-{option[2:]}")
+        elif name == "blocks":
+            made += [word for file in value for word in (option, str(file))]
         elif isinstance(value, tuple):
             made += [option, "x".join(map(str, value))]
         else:

@@ -107,6 +107,7 @@ class Searcher(tune.search.Searcher):
             str, str
         ] = {}  # by Tune's trial id: why a trial failed, for those who know
         self.lost: set[str] = set()  # likewise: those whose worker went away
+        self.fault: Exception | None = None  # such as a full disk; the next proposal raises it
 
     @property
     def results(self) -> list[Trial]:
@@ -120,9 +121,15 @@ class Searcher(tune.search.Searcher):
         return False
 
     def suggest(self, trial_id: str) -> Any:
-        """Return a config, None while results are waited for, or ``Searcher.FINISHED``."""
+        """Return a config, None while results are waited for, or ``Searcher.FINISHED``.
+
+        Raises:
+            Exception: what went wrong as a result came in; Tune lets none through from there.
+        """
+        if self.fault is not None:
+            raise self.fault
         if self._stop():
-            return Searcher.FINISHED
+            return self._rest_of_what_was_lost(trial_id)
         self._fill()
         if not self._ready and self._over():
             # Tune asks no more after that, and what is running may be lost yet.
@@ -133,6 +140,18 @@ class Searcher(tune.search.Searcher):
         ):
             return None
         networks, self._ready = self._ready[: self._batch], self._ready[self._batch :]
+        return self._given(trial_id, networks)
+
+    def _rest_of_what_was_lost(self, trial_id: str) -> Any:
+        """Return a config of networks that a lost worker had: also where nothing new is proposed any more."""
+        networks = [one for one in self._ready if self._again[one[0]]][: self._batch]
+        if not networks:
+            return None if self._running else Searcher.FINISHED
+        numbers = {number for number, _ in networks}
+        self._ready = [one for one in self._ready if one[0] not in numbers]
+        return self._given(trial_id, networks)
+
+    def _given(self, trial_id: str, networks: list[tuple[int, Codes]]) -> Any:
         self._running[trial_id] = networks
         configs = [self._config(number, codes) for number, codes in networks]
         return configs[0] if self._batch == 1 else {"networks": configs}
@@ -165,6 +184,12 @@ class Searcher(tune.search.Searcher):
         self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
     ) -> None:
         """Record the networks of a trial that has ended, and tell their results."""
+        try:
+            self._completed(trial_id, result or {}, error)
+        except Exception as fault:  # noqa: BLE001 - Tune would log it, and begin the trial again
+            self.fault = self.fault or fault
+
+    def _completed(self, trial_id: str, result: Mapping[str, Any], error: bool) -> None:
         networks = self._running.pop(trial_id, None)
         if networks is None:
             return
@@ -176,7 +201,7 @@ class Searcher(tune.search.Searcher):
             said: list[Mapping[str, Any]] = [failed] * len(networks)
         else:
             self.lost.discard(trial_id)  # an earlier attempt
-            said = _evaluations(result or {})
+            said = _evaluations(result)
         if not said:  # stopped before it said anything: unfinished, not failed
             return
         if len(said) != len(networks):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +14,16 @@ import pytest
 
 from lcnas import spaces
 from lcnas.arch import walk
+from lcnas.errors import TrainingFailedError
 from lcnas.latency import Budget
 from lcnas.latency.table import LatencyTable
 from lcnas.training import recipes
-from search import contest, finals, steps, worker
+from lcnas.training.interrupts import Stopped
+from search import cluster, contest, finals, steps, worker
 from search.errors import SearchFailedError
 from search.finalists import Bench
 from search.folder import Folder
+from search.outcome import Final
 from search.settings import Settings
 from search.steps import Field
 from search.telling import Told
@@ -153,7 +157,7 @@ def test_a_worker_far_away_has_what_was_finished_before(space, tmp_path, monkeyp
     finals.settle(outs[2], files)
     far = task(arch, outs, far=True, finished=tuple(map(finals.finished, outs)))
     assert list(contest._work(far, PICTURES)) == ["trained 0", "no memory", "trained 2"]
-    assert [kept for _, kept, _, _ in seen] == [{}, {}, files]
+    assert [(seed, kept) for seed, kept, _, _ in seen] == [(0, {}), (1, {}), (1, {}), (2, files)]
     assert all(bring and tmp_path not in place.parents for _, _, bring, place in seen)
     assert not any(place.parent.exists() for *_, place in seen)  # nothing is left on that machine
     assert list(contest._work(far.after(2), PICTURES)) == ["trained 2"]
@@ -166,3 +170,74 @@ def test_a_worker_of_this_machine_trains_in_the_folder(space, tmp_path, monkeypa
     arch = next(iter(space.enumerate())).to_json()
     outs = [tmp_path / f"seed-{seed}" for seed in range(2)]
     assert list(contest._work(task(arch, outs), PICTURES)) == outs
+
+
+def test_a_training_that_fails_is_tried_once_more(space, tmp_path, monkeypatch):
+    fails = iter([True, False, True, True])
+
+    def train(*given, **_):
+        if next(fails):
+            raise SearchFailedError("no memory")
+        return given[3]
+
+    monkeypatch.setattr(finals, "train", train)
+    monkeypatch.setattr(worker, "prepare", lambda setup: None)
+    outs = [tmp_path / f"seed-{seed}" for seed in range(2)]
+    given = task(next(iter(space.enumerate())).to_json(), outs)
+    assert list(contest._work(given, PICTURES)) == [outs[0], "no memory"]
+
+
+def entry(space, name, role, beside=()):
+    final = Final(
+        name=name,
+        role=role,
+        arch=next(iter(space.enumerate())),
+        band=0,
+        beside=beside,
+        params=1,
+        macs=1,
+        predicted_ms=None,
+    )
+    return contest.Entry(final, Path(name))
+
+
+def test_networks_that_could_not_be_trained_are_left_out_and_named(space):
+    entries = [
+        entry(space, "finalist-1", "finalist"),
+        entry(space, "finalist-2", "finalist"),
+        entry(space, "pplcnet_0.5x", "pplcnet", ("finalist-1", "finalist-2")),
+        entry(space, "pplcnet_1.0x", "pplcnet", ("finalist-2",)),
+        entry(space, "mobilenet_v3_small_1.0x", "shelf", ("finalist-1",)),
+    ]
+    runs: list[Any] = [[i] for i in range(5)]
+    made, notes = contest._whole(entries, runs, {})
+    assert ([e for e, _ in made], [r for _, r in made], notes) == (entries, runs, [])
+    failed = {"finalist-2": "the loss is nan", "mobilenet_v3_small_1.0x": "no memory"}
+    made, notes = contest._whole(entries, runs, failed)
+    assert [(e.final.name, e.final.beside) for e, _ in made] == [
+        ("finalist-1", ()),
+        ("pplcnet_0.5x", ("finalist-1",)),
+    ]
+    assert [r for _, r in made] == [runs[0], runs[2]]
+    assert len(notes) == 2
+    assert "finalist-2" in notes[0]
+    assert "the loss is nan" in notes[0]
+    with pytest.raises(SearchFailedError, match="finalist-1: the loss is nan"):
+        contest._whole(entries, runs, {"finalist-1": "the loss is nan", "finalist-2": "no memory"})
+
+
+def test_a_signal_of_a_training_can_be_sent_from_process_to_process():
+    made = pickle.loads(pickle.dumps(Stopped(15, 7)))
+    assert (made.signal, made.step, str(made)) == (15, 7, str(Stopped(15, 7)))
+
+
+def test_what_ended_a_task_is_told_in_a_line():
+    import ray
+
+    cause = TrainingFailedError("no memory")
+    error = ray.exceptions.RayTaskError("train", "Traceback\n lots of lines", cause)
+    assert cluster.reason(error) == "no memory"
+    assert cluster.reason(error.as_instanceof_cause()) == "no memory"
+    other = ray.exceptions.RayTaskError("train", "Traceback\n lots of lines", KeyError("x"))
+    assert cluster.reason(other) == "KeyError: 'x'"
+    assert "\n" not in cluster.reason(ray.exceptions.WorkerCrashedError())

@@ -1,5 +1,7 @@
 import json
 import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +154,40 @@ def test_a_new_name_is_new(tmp_path):
     assert first != second
     assert first.name.startswith("pplcnet_tail-")
     assert new_name("my/own.toml", tmp_path).name.startswith("own-")
+
+
+FULL = """
+import errno, resource, sys
+from pathlib import Path
+from lcnas.errors import LcnasError
+from search.folder import Folder
+from tests.search.test_folder import trial
+
+folder = Folder(Path(sys.argv[1]))
+folder.add(trial(0))
+size = (folder.path / "trials.jsonl").stat().st_size
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, resource.RLIM_INFINITY))  # room for a part of a line
+try:
+    folder.add(trial(1))
+except LcnasError as error:
+    print(error)
+assert [t.number for t in folder.trials()] == [0]
+assert (folder.path / "trials.jsonl").stat().st_size == size
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+folder.add(trial(2))
+assert [t.number for t in folder.trials()] == [0, 2]
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of a process there")
+def test_a_full_disk_leaves_no_part_of_a_line(folder):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(folder.path)],
+        cwd=Path(__file__).parents[2],
+        text=True,
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "cannot be written" in done.stdout
+    assert done.stdout.count("\n") == 1

@@ -101,6 +101,8 @@ def numbers(out):
         (["--table", "no-such-table"], "no-such-table"),
         (["--address", "127.0.0.1:1"], "nothing answers at '127.0.0.1:1'"),
         (["--address", "somewhere"], "is not HOST:PORT"),
+        (["--address", "127.0.0.1:1", "--dry-run"], "nothing answers at '127.0.0.1:1'"),
+        (["--address", "ray://127.0.0.1:10001"], "is of Ray Client"),
         (["--evaluator", "supernet", "--score", "zico"], "score"),
         (["--space", "lcnet_next", "--evaluator", "supernet"], "a supernet cannot hold lcnet_next"),
         (
@@ -257,6 +259,46 @@ def test_a_machine_of_a_cluster_that_goes_away_takes_nothing_with_it(tmp_path, d
     assert process.returncode == 0, said
     assert sorted(numbers(out)) == list(range(30))
     assert not any(t.failed for t in Folder(out).trials())
+
+
+FULL = """
+import sys
+from lcnas.errors import TrainingFailedError
+from search import folder, run
+
+class Full(folder.Folder):
+    def add(self, trial):
+        if len(self.trials()) == 7:
+            raise TrainingFailedError(f"{self.path}: cannot be written: No space left on device")
+        super().add(trial)
+
+run.Folder = folder.Folder = Full
+sys.exit(run.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_a_search_in_one_line_and_it_goes_on_from_there(tmp_path, data):
+    env = {**os.environ, "PYTHONPATH": str(steps_root())}
+    small = ("--trials", 30, "--until", "search")
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, *words(data, "run", *small)],
+        cwd=tmp_path,
+        env=env,
+        text=True,
+        capture_output=True,
+        timeout=200,
+    )
+    assert done.returncode == 1, done.stderr
+    said = done.stderr.strip().splitlines()
+    assert len(said) == 2, done.stderr
+    assert "No space left on device" in said[0]
+    assert "--resume" in said[1]
+    assert len(numbers(tmp_path / "run")) == 7
+    process = begin(tmp_path, data, "run", *small)
+    told, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, told
+    assert sorted(numbers(tmp_path / "run")) == list(range(30))
 
 
 @pytest.mark.slow

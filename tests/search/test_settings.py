@@ -27,7 +27,7 @@ def test_filled_settings_leave_nothing_open_but_what_the_table_decides(preset, e
 
 def test_a_preset_may_differ_by_evaluator():
     made = {e: Settings(preset="hour", evaluator=e).filled("npz", 2) for e in ("train", "supernet")}
-    assert (made["train"].epochs, made["train"].trials) == (4, 48)
+    assert (made["train"].epochs, made["train"].trials) == (2, 72)
     assert (made["supernet"].epochs, made["supernet"].trials) == (24, 500)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -41,6 +42,19 @@ def test_no_two_workers_have_the_same_core(tmp_path):
     assert sorted(core for _, cores, _ in begun for core in cores) == sorted(usable)
     assert all(may == cores for _, cores, may in begun[:-1])
     assert begun[-1][1:] == (set(), usable)  # none was left: it may run anywhere
+
+
+def test_a_worker_waits_for_the_core_of_the_one_before(tmp_path):
+    usable = os.sched_getaffinity(0)
+    process, cores, _ = taken(tmp_path, len(usable))
+    assert cores == usable
+    timer = threading.Timer(0.5, process.communicate, [""])
+    timer.start()
+    after, again, may = taken(tmp_path, 1)
+    after.communicate("")
+    timer.join()
+    assert len(again) == 1
+    assert may == again
 
 
 def test_the_only_worker_takes_all_that_it_may(tmp_path):

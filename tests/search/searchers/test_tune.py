@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,6 +172,41 @@ def test_what_is_lost_is_given_out_again_but_not_for_ever():
     assert unlucky.suggest("end") == Searcher.FINISHED
 
 
+def test_what_was_lost_is_given_out_again_when_nothing_new_is_proposed_any_more():
+    over: list[bool] = []
+    searcher = made(batch=2, lag=6, stop=lambda: bool(over))
+    first, second = searcher.suggest("a"), searcher.suggest("b")
+    over.append(True)
+    assert searcher.suggest("c") is None  # "a" may be lost yet
+    searcher.lost.add("a")
+    searcher.on_trial_complete("a", None, error=True)
+    assert searcher.suggest("c") == first
+    searcher.on_trial_complete("b", report(second))
+    searcher.on_trial_complete("c", report(first))
+    assert searcher.suggest("d") == Searcher.FINISHED
+    assert [t.number for t in searcher.results] == [0, 1, 2, 3]
+
+
+def test_a_result_that_cannot_be_kept_is_told_to_no_strategy_and_ends_the_search():
+    """Tune takes no notice of what is raised where a trial ends."""
+
+    def record(trial):
+        if trial.number == 2:
+            raise OSError("no space")
+        kept.append(trial)
+
+    kept: list[Any] = []
+    searcher = made(record=record, lag=4)
+    with pytest.raises(OSError, match="no space"):
+        drive(searcher)
+    assert [t.number for t in searcher.results] == [t.number for t in kept] == [0, 1]
+    whole = made(lag=4)
+    drive(whole)
+    resumed = made(lag=4, known=kept)
+    drive(resumed)
+    assert resumed.results == whole.results
+
+
 @pytest.mark.parametrize(
     ("told", "reason"),
     [
@@ -205,8 +241,9 @@ def test_it_finishes_when_it_is_told_to_stop():
     searcher = made(stop=lambda: bool(ended))
     config = searcher.suggest("a")
     ended.append(True)
-    assert searcher.suggest("b") == Searcher.FINISHED
+    assert searcher.suggest("b") is None  # "a" may be lost yet
     searcher.on_trial_complete("a", report(config))
+    assert searcher.suggest("b") == Searcher.FINISHED
     assert [t.number for t in searcher.results] == [0]
 
 
@@ -260,5 +297,6 @@ def test_options_of_a_made_strategy_are_refused():
 def test_a_wrong_number_of_evaluations_is_told():
     searcher = made(batch=2)
     searcher.suggest("a")
+    searcher.on_trial_complete("a", {"evaluations": [{"accuracy": 0.5}]})
     with pytest.raises(SearchError, match="trial a: 1 evaluations for 2 networks"):
-        searcher.on_trial_complete("a", {"evaluations": [{"accuracy": 0.5}]})
+        searcher.suggest("b")
