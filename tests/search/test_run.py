@@ -20,9 +20,11 @@ from search import cluster, report, run, steps, tables
 from search.folder import Folder
 from search.outcome import Outcome
 from search.settings import Settings
+from tests.training import tiny
 
 TABLE = "amd-epyc-avx512bf16-openvino1.24.1-fp32-t1-b1"
 CLASSES = 1000  # of the packaged table's rows, so that nothing has to be measured
+QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": tiny.QUICK_FLAGS}  # for compiling
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,7 @@ def words(data, out, *more):
 
 
 def begin(folder, data, out, *more):
-    env = {**os.environ, "PYTHONPATH": str(steps_root())}
+    env = {**os.environ, **QUICK, "PYTHONPATH": str(steps_root())}
     command = [sys.executable, "-m", "search.run", *words(data, out, *more)]
     return subprocess.Popen(
         command, cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -58,7 +60,12 @@ def begin(folder, data, out, *more):
 
 def begin_as(folder, data, out, *more):
     """Begin a search with an evaluator of the test's own choice; nothing of it is kept elsewhere."""
-    env = {**os.environ, "PYTHONPATH": str(steps_root()), "XDG_CACHE_HOME": str(folder / "home")}
+    env = {
+        **os.environ,
+        **QUICK,
+        "PYTHONPATH": str(steps_root()),
+        "XDG_CACHE_HOME": str(folder / "home"),
+    }
     known = [
         "--data",
         data,
@@ -279,7 +286,7 @@ sys.exit(run.main(sys.argv[1:]))
 
 @pytest.mark.slow
 def test_a_full_disk_ends_a_search_in_one_line_and_it_goes_on_from_there(tmp_path, data):
-    env = {**os.environ, "PYTHONPATH": str(steps_root())}
+    env = {**os.environ, **QUICK, "PYTHONPATH": str(steps_root())}
     small = ("--trials", 30, "--until", "search")
     done = subprocess.run(
         [sys.executable, "-c", FULL, *words(data, "run", *small)],
