@@ -1,8 +1,10 @@
-"""Searches on real pictures: what they found, beside PP-LCNet and the best published network as fast.
+"""Whole searches: what they found, beside PP-LCNet and the best published network as fast.
 
     python -m results.searches imagenette-tail --data imagefolder:DIR
     python -m results.searches cifar10-tail --data cifar10:DIR
+    python -m results.searches default
 
+Two of them, default and default-supernet, are what ``make search`` does on made-up pictures: minutes, for their times.
 Runs ``python -m search.run`` with the options of SEARCHES; the folder is runs/NAME, so a repeated command goes on.
 Writes of each search, under results/searches/: NAME.json (settings, versions, machine, times of the steps, every trial,
 all that was trained, what was compared with what, how many of the finalists were within the budget when they were
@@ -21,36 +23,43 @@ from typing import Any
 
 from benchmarks import _report
 
-_IMAGENETTE = "--preset hour --max-latency-ms 2.4"
 SEARCHES = {
-    "imagenette-tail": f"--space pplcnet_tail {_IMAGENETTE}",
+    "imagenette-tail": "--space pplcnet_tail --preset hour --max-latency-ms 2.4 --trials 48 --epochs 4"
+    " --final-epochs 24 --final-seeds 3",
     # These train about a third as fast as those of pplcnet_tail.
     "imagenette-next": "--space lcnet_next --preset hour --max-latency-ms 1.6 --trials 32 --epochs 2"
     " --final-epochs 10 --final-seeds 4",
     # Networks of 32 pixels train slowly for their latency: one band below PP-LCNet 0.5x, fewer pictures.
     "cifar10-tail": "--space pplcnet_tail_32 --preset hour --max-latency-ms 0.3 --bands 1 --finalists 1 --trials 28"
     " --epochs 3 --final-epochs 8 --final-seeds 4 --final-pictures 10000",
+    "default": "",
+    "default-supernet": "--evaluator supernet",
     # The control is shorter: of what cannot be learnt there is nothing more to be had by longer trainings.
-    "imagenette-tail-permuted": f"--space pplcnet_tail {_IMAGENETTE} --permute-labels --trials 16 --epochs 2"
-    " --final-epochs 4 --final-seeds 3 --final-pictures 4000",
+    "imagenette-tail-permuted": "--space pplcnet_tail --preset hour --max-latency-ms 1.4 --permute-labels --trials 16"
+    " --epochs 1 --final-epochs 4 --final-seeds 3 --final-pictures 3000",
 }
 
 
-def command(name: str, data: str, folder: Path) -> list[str]:
+def command(name: str, data: str | None, folder: Path) -> list[str]:
     """Return the command of a search."""
-    words = [*SEARCHES[name].split(), "--data", data, "--out", str(folder)]
-    return ["-m", "search.run", *words]
+    where = [] if data is None else ["--data", data]
+    return ["-m", "search.run", *SEARCHES[name].split(), *where, "--out", str(folder)]
+
+
+def hidden(text: str, place: str) -> str:
+    """Return a text without the place of the pictures."""
+    return text.replace(place, "DIR") if place else text
 
 
 def within(outcome: Any) -> dict[str, Any]:
     """Return how many of the networks that were put up as finalists kept to the budget when they were measured.
 
-    The notes tell of those whose interval reached beyond it, which made room for the next.
+    Those whose interval reached beyond it made room for the next; the notes tell of them.
     """
     kept = [f for f in outcome.finals if f.role == "finalist" and f.measured is not None]
     beyond = [note for note in outcome.notes if "beyond the budget" in note]
     return {
-        "put_up": len(kept) + len(beyond),
+        "put_up": max(outcome.put_up, len(kept)),
         "within": sum(f.measured.high <= outcome.max_latency_ms for f in kept),
         "beyond": beyond,
     }
@@ -81,11 +90,11 @@ def summary(folder: Path, argv: list[str], place: str) -> dict[str, Any]:
     from search.report import load
 
     outcome = load(folder)
-    shown = json.loads(outcome.to_json().replace(place, "DIR"))
+    shown = json.loads(hidden(outcome.to_json(), place))
     trials = sorted(Folder(folder).trials(), key=lambda t: t.number)
     return {
         **_report.conditions([int(shown["settings"]["seed"])]),
-        "command": " ".join(["python", *argv]).replace(place, "DIR").replace(str(folder), f"runs/{folder.name}"),
+        "command": hidden(" ".join(["python", *argv]), place).replace(str(folder), f"runs/{folder.name}"),
         "finalists": within(outcome),
         "duels": duels(outcome, folder),
         "outcome": shown,
@@ -95,7 +104,7 @@ def summary(folder: Path, argv: list[str], place: str) -> dict[str, Any]:
 
 def report(folder: Path, place: str) -> str:
     """Return a search's report as it stands beside its results: its picture, and no links to what is not there."""
-    text = (folder / "report.md").read_text().replace(place, "DIR")
+    text = hidden((folder / "report.md").read_text(), place)
     text = text.replace("](front.png)", f"]({folder.name}.png)")
     return re.sub(r"\[([^]]+)\]\((finals|networks)/[^)]+\)", r"\1", text)
 
@@ -104,13 +113,13 @@ def main() -> None:
     """Search, and keep what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=SEARCHES)
-    parser.add_argument("--data", required=True)
+    parser.add_argument("--data", help="what to learn from; made-up pictures by default")
     args = parser.parse_args()
     folder = Path("runs") / args.name
     argv = command(args.name, args.data, folder)
     if subprocess.run([sys.executable, *argv], check=False).returncode:
         raise SystemExit("the search has not ended; its message is above")
-    place = args.data.partition(":")[2]
+    place = (args.data or "").partition(":")[2]
     out = _report.RESULTS / "searches"
     out.mkdir(exist_ok=True)
     _report.write(f"searches/{args.name}", summary(folder, argv, place))

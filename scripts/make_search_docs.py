@@ -39,13 +39,47 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
 
-# -- searches on real pictures ---------------------------------------------------------------------
+# -- searches --------------------------------------------------------------------------------------
+
+
+def demonstrations() -> Iterator[str]:
+    """How long the search takes that ``make search`` runs."""
+    made = {name: result(f"searches/{name}") for name in _found() if name.startswith("default")}
+    if not made:
+        return
+    yield "## The default search\n"
+    yield (
+        "What `make search` does, on made-up pictures, once the latency table has the rows for their classes: a "
+        "demonstration, whose accuracies differ by tens of points between seeds. Compiling is part of the times.\n"
+    )
+    for name, data in made.items():
+        assert data is not None
+        outcome = data["outcome"]
+        told = {
+            "evaluator": outcome["evaluator"],
+            "epochs": outcome["settings"]["epochs"],
+            **outcome["evaluation"],
+        }
+        yield f"### {name}\n"
+        yield _source(f"searches/{name}", data)
+        times = {**outcome["times"], "total": sum(outcome["times"].values())}
+        compiling = {"compiling, summed over workers": outcome["compile_seconds"]}
+        yield table(
+            ["step", "s"],
+            [[step, f"{seconds:.0f}"] for step, seconds in (times | compiling).items()],
+        )
+        yield table(["evaluator", ""], [[key, f"{value:.4g}" if isinstance(value, float) else str(value)]
+                                        for key, value in told.items() if not isinstance(value, dict)])  # fmt: skip
+
+
+def _found() -> list[str]:
+    return sorted(path.stem for path in (RESULTS / "searches").glob("*.json"))
 
 
 def searches() -> Iterator[str]:
     """What searches found on real pictures."""
-    paths = sorted((RESULTS / "searches").glob("*.json"))
-    if not paths:
+    names = [name for name in _found() if not name.startswith("default")]
+    if not names:
         return
     yield "## Searches on real pictures\n"
     yield (
@@ -55,8 +89,8 @@ def searches() -> Iterator[str]:
         "Trainings are short, and on small pictures: networks that learn slowly stand lower than they would after long ones. "
         "Compare within a search only.\n"
     )
-    for path in paths:
-        yield from _search(path.stem)
+    for name in names:
+        yield from _search(name)
 
 
 def _search(name: str) -> Iterator[str]:
@@ -65,6 +99,8 @@ def _search(name: str) -> Iterator[str]:
     outcome = data["outcome"]
     yield f"### {name}\n"
     yield _source(f"searches/{name}", data)
+    if outcome["settings"]["permute_labels"]:
+        yield "A control: the labels were dealt out at random, so that nothing can be better than anything.\n"
     put, kept = data["finalists"]["put_up"], data["finalists"]["within"]
     minutes = sum(outcome["times"].values()) / 60
     yield (
@@ -257,7 +293,7 @@ def _kept(runs: list[dict[str, Any]]) -> str:
 def render() -> str:
     """Return the page."""
     parts = ["# Searching: what was measured\n", "Made by `scripts/make_search_docs.py`.\n"]
-    for section in (searches, evaluators, supernet, searchers, overhead, kills):
+    for section in (searches, demonstrations, evaluators, supernet, searchers, overhead, kills):
         parts += list(section())
     return "\n".join(parts)
 
