@@ -1,98 +1,31 @@
 """The command as a user runs it, on a small set with as many classes as the packaged table has rows for."""
 
 import json
-import os
 import re
-import signal
 import socket
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-import lcnas
 from lcnas import zoo
 from lcnas.errors import LcnasError
 from search import cluster, report, run, steps, tables
 from search.folder import Folder
 from search.outcome import Outcome
 from search.settings import Settings
-from tests.training import tiny
-
-TABLE = "amd-epyc-avx512bf16-openvino1.24.1-fp32-t1-b1"
-CLASSES = 1000  # of the packaged table's rows, so that nothing has to be measured
-QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": tiny.QUICK_FLAGS}  # for compiling
+from tests.search.commands import (
+    CLASSES,
+    TABLE,
+    begin,
+    begin_as,
+    small_set,
+    words,
+)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """An npz file of tiny pictures whose colour tells the class."""
-    path = tmp_path_factory.mktemp("data") / "small.npz"
-    rng = np.random.default_rng(0)
-
-    def pictures(n):
-        labels = np.arange(n) % CLASSES
-        base = np.stack([labels % 10, labels // 10 % 10, labels // 100], -1) * 25
-        noise = rng.integers(0, 20, (n, 32, 32, 3))
-        return (base[:, None, None, :] + noise).astype(np.uint8), labels.astype(np.int32)
-
-    (train, train_labels), (test, test_labels) = pictures(2 * CLASSES), pictures(CLASSES)
-    np.savez(path, x_train=train, y_train=train_labels, x_test=test, y_test=test_labels)
-    return f"npz:{path}"
-
-
-def words(data, out, *more):
-    cheap = "--evaluator proxy --score macs --train-size 32 --no-remeasure --workers 2 --lag 12"
-    known = ["--data", data, "--table", TABLE, "--out", str(out)]
-    return [*known, *cheap.split(), *map(str, more)]
-
-
-def begin(folder, data, out, *more):
-    env = {**os.environ, **QUICK, "PYTHONPATH": str(steps_root())}
-    command = [sys.executable, "-m", "search.run", *words(data, out, *more)]
-    return subprocess.Popen(
-        command, cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-
-
-def begin_as(folder, data, out, *more):
-    """Begin a search with an evaluator of the test's own choice; nothing of it is kept elsewhere."""
-    env = {
-        **os.environ,
-        **QUICK,
-        "PYTHONPATH": str(steps_root()),
-        "XDG_CACHE_HOME": str(folder / "home"),
-    }
-    known = [
-        "--data",
-        data,
-        "--table",
-        TABLE,
-        "--out",
-        str(out),
-        "--no-remeasure",
-        "--workers",
-        "2",
-    ]
-    return subprocess.Popen(
-        [sys.executable, "-m", "search.run", *known, *more],
-        cwd=folder,
-        env=env,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-
-
-def steps_root():
-    return Path(lcnas.__file__).parents[1]
-
-
-def numbers(out):
-    return [json.loads(line)["number"] for line in (out / "trials.jsonl").read_text().splitlines()]
+    return small_set(tmp_path_factory.mktemp("data") / "small.npz")
 
 
 # -- what is refused before anything runs ------------------------------------------------------------
@@ -196,116 +129,6 @@ def test_dry_run_tells_all_and_does_nothing(tmp_path, monkeypatch, capsys, data)
 
 
 # -- the whole way -----------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_interrupted_killed_and_resumed_it_ends_as_if_nothing_had_been(tmp_path, data):
-    """One search straight through to its front; one interrupted by Ctrl-C, then killed, then repeated."""
-    small = ("--trials", 16, "--until", "search")
-    straight = begin(tmp_path, data, "straight", *small)
-    said, _ = straight.communicate(timeout=300)
-    assert straight.returncode == 0, said
-    out = tmp_path / "broken"
-    for sign, code in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
-        process = begin(tmp_path, data, "broken", *small)
-        known = len(numbers(out)) if (out / "trials.jsonl").exists() else 0
-        until = time.monotonic() + 200
-        while time.monotonic() < until and process.poll() is None:
-            if (out / "trials.jsonl").exists() and len(numbers(out)) > known + 1:
-                break
-            time.sleep(0.05)
-        process.send_signal(sign)
-        said, _ = process.communicate(timeout=120)
-        assert process.returncode == code, said
-        if sign == signal.SIGINT:
-            assert "waiting for the networks in flight" in said
-            assert "--resume broken" in said
-    again = begin(tmp_path, data, "broken", *small)
-    said, _ = again.communicate(timeout=300)
-    assert again.returncode == 0, said
-    assert sorted(numbers(out)) == list(range(16))
-    found, whole = (
-        sorted(Folder(tmp_path / name).trials(), key=lambda t: t.number)
-        for name in ("broken", "straight")
-    )
-    assert [(t.arch, t.accuracy) for t in found] == [(t.arch, t.accuracy) for t in whole]
-    assert steps.front_of(found) == steps.front_of(whole)
-
-
-@pytest.mark.slow
-def test_a_machine_of_a_cluster_that_goes_away_takes_nothing_with_it(tmp_path, data):
-    """As results/kills.py does it at length."""
-    nodes = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("three_nodes.py"))],
-        env={**os.environ, **cluster._ENVIRONMENT},
-        text=True,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    with nodes:
-        assert nodes.stdin is not None
-        assert nodes.stdout is not None
-        address = next(line for line in nodes.stdout if line.startswith("address ")).split()[1]
-        small = ("--score", "swap", "--trials", 30, "--until", "search")
-        process = begin(tmp_path, data, "run", *small, "--address", address)
-        out = tmp_path / "run"
-        until = time.monotonic() + 200
-        while time.monotonic() < until and process.poll() is None:
-            if (out / "trials.jsonl").exists() and len(numbers(out)) >= 8:
-                break
-            time.sleep(0.05)
-        running = process.poll() is None
-        nodes.stdin.write("kill\n")
-        nodes.stdin.flush()
-        killed = any(line.startswith("killed") for line in nodes.stdout)
-        said, _ = process.communicate(timeout=300)
-        nodes.stdin.close()
-    assert running, said
-    assert killed
-    assert process.returncode == 0, said
-    assert sorted(numbers(out)) == list(range(30))
-    assert not any(t.failed for t in Folder(out).trials())
-
-
-FULL = """
-import sys
-from lcnas.errors import TrainingFailedError
-from search import folder, run
-
-class Full(folder.Folder):
-    def add(self, trial):
-        if len(self.trials()) == 7:
-            raise TrainingFailedError(f"{self.path}: cannot be written: No space left on device")
-        super().add(trial)
-
-run.Folder = folder.Folder = Full
-sys.exit(run.main(sys.argv[1:]))
-"""
-
-
-@pytest.mark.slow
-def test_a_full_disk_ends_a_search_in_one_line_and_it_goes_on_from_there(tmp_path, data):
-    env = {**os.environ, **QUICK, "PYTHONPATH": str(steps_root())}
-    small = ("--trials", 30, "--until", "search")
-    done = subprocess.run(
-        [sys.executable, "-c", FULL, *words(data, "run", *small)],
-        cwd=tmp_path,
-        env=env,
-        text=True,
-        capture_output=True,
-        timeout=200,
-    )
-    assert done.returncode == 1, done.stderr
-    said = done.stderr.strip().splitlines()
-    assert len(said) == 2, done.stderr
-    assert "No space left on device" in said[0]
-    assert "--resume" in said[1]
-    assert len(numbers(tmp_path / "run")) == 7
-    process = begin(tmp_path, data, "run", *small)
-    told, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, told
-    assert sorted(numbers(tmp_path / "run")) == list(range(30))
 
 
 @pytest.mark.slow

@@ -1,0 +1,82 @@
+"""The search command in processes of its own, on a small set with as many classes as the packaged table."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import lcnas
+from tests.training import tiny
+
+TABLE = "amd-epyc-avx512bf16-openvino1.24.1-fp32-t1-b1"
+CLASSES = 1000  # of the packaged table's rows, so that nothing has to be measured
+QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": tiny.QUICK_FLAGS}  # for compiling
+
+
+def small_set(path):
+    """Write an npz file of tiny pictures whose colour tells the class; returns how it is named."""
+    rng = np.random.default_rng(0)
+
+    def pictures(n):
+        labels = np.arange(n) % CLASSES
+        base = np.stack([labels % 10, labels // 10 % 10, labels // 100], -1) * 25
+        noise = rng.integers(0, 20, (n, 32, 32, 3))
+        return (base[:, None, None, :] + noise).astype(np.uint8), labels.astype(np.int32)
+
+    (train, train_labels), (test, test_labels) = pictures(2 * CLASSES), pictures(CLASSES)
+    np.savez(path, x_train=train, y_train=train_labels, x_test=test, y_test=test_labels)
+    return f"npz:{path}"
+
+
+def words(data, out, *more):
+    cheap = "--evaluator proxy --score macs --train-size 32 --no-remeasure --workers 2 --lag 12"
+    known = ["--data", data, "--table", TABLE, "--out", str(out)]
+    return [*known, *cheap.split(), *map(str, more)]
+
+
+def begin(folder, data, out, *more):
+    env = {**os.environ, **QUICK, "PYTHONPATH": str(steps_root())}
+    command = [sys.executable, "-m", "search.run", *words(data, out, *more)]
+    return subprocess.Popen(
+        command, cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def begin_as(folder, data, out, *more):
+    """Begin a search with an evaluator of the test's own choice; nothing of it is kept elsewhere."""
+    env = {
+        **os.environ,
+        **QUICK,
+        "PYTHONPATH": str(steps_root()),
+        "XDG_CACHE_HOME": str(folder / "home"),
+    }
+    known = [
+        "--data",
+        data,
+        "--table",
+        TABLE,
+        "--out",
+        str(out),
+        "--no-remeasure",
+        "--workers",
+        "2",
+    ]
+    return subprocess.Popen(
+        [sys.executable, "-m", "search.run", *known, *more],
+        cwd=folder,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def steps_root():
+    return Path(lcnas.__file__).parents[1]
+
+
+def numbers(out):
+    return [json.loads(line)["number"] for line in (out / "trials.jsonl").read_text().splitlines()]
