@@ -26,7 +26,7 @@ from benchmarks import _report
 SEARCHES = {
     "imagenette-tail": "--space pplcnet_tail --preset hour --max-latency-ms 2.4 --trials 48 --epochs 4"
     " --final-epochs 24 --final-seeds 3",
-    # These train about a third as fast as those of pplcnet_tail.
+    # These train about two thirds as fast as those of pplcnet_tail.
     "imagenette-next": "--space lcnet_next --preset hour --max-latency-ms 1.6 --trials 32 --epochs 2"
     " --final-epochs 10 --final-seeds 4",
     # Networks of 32 pixels train slowly for their latency: one band below PP-LCNet 0.5x, fewer pictures.

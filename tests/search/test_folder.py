@@ -157,7 +157,7 @@ def test_a_new_name_is_new(tmp_path):
 
 
 FULL = """
-import errno, resource, sys
+import resource, sys
 from pathlib import Path
 from lcnas.errors import LcnasError
 from search.folder import Folder
