@@ -265,8 +265,8 @@ def within_budget(finalists: Sequence[Timed], max_ms: float, put_up: int = 0) ->
     if put_up > len(finalists):
         return (
             f"{surely} of {put_up} networks put up as finalists ({surely / put_up:.0%}) within the budget of "
-            f"{words.ms(max_ms)} ms with the whole 90 % interval when re-measured; the others made room "
-            "for the next, see the notes."
+            f"{words.ms(max_ms)} ms with the whole 90 % interval when re-measured; the notes say what "
+            "became of the others."
         )
     within = sum(timed.ms <= max_ms for timed in finalists)
     return (
