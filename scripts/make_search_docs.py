@@ -50,7 +50,7 @@ def demonstrations() -> Iterator[str]:
     yield "## The default search\n"
     yield (
         "What `make search` does, on made-up pictures, once the latency table has the rows for their classes: a "
-        "demonstration, whose accuracies differ by tens of points between seeds. Compiling is part of the times.\n"
+        "demonstration. Compiling is part of the times.\n"
     )
     for name, data in made.items():
         assert data is not None

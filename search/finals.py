@@ -272,8 +272,8 @@ def search_recipe(pictures: Pictures, epochs: int) -> Recipe:
     The kind of data decides on a preset, from which augmentation, optimiser and weight decay are. How far a
     short training comes depends on its number of steps, so the batch is the largest that leaves enough of
     them. The learning rate is the preset's even so, and falls to 0 along half a cosine, after a warm-up of at
-    most a tenth: of the rates, warm-ups and optimisers tried, none came further in 4 epochs on 2 widths of
-    PP-LCNet, 3 seeds each (``results/short-recipes-synthetic.json``).
+    most a tenth: of the rates and optimisers tried, none came further in 4 epochs on 2 widths of PP-LCNet,
+    3 seeds each (``results/short-recipes-synthetic.json``).
 
     Args:
         pictures: to train on; their number, kind and size count.

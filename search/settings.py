@@ -98,6 +98,12 @@ class Settings:
         """The evaluator, also where none was named."""
         return self.evaluator or ("proxy" if self.score else DEFAULT_EVALUATOR)
 
+    @property
+    def trains_alike(self) -> bool:
+        """Whether the search trains its networks as long, on as many pictures, as the finals do theirs."""
+        search = (self.epochs, self.pictures)
+        return self.evaluated_by == "train" and search == (self.final_epochs, self.final_pictures)
+
     def filled(self, kind: str, cores: int) -> Settings:
         """Return the settings with nothing left open but what the table decides.
 
@@ -186,14 +192,15 @@ _SIZES: Mapping[str, Mapping[str, int]] = {
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Minutes on two cores: enough to see everything at work.
     "quick": {
-        "pictures": 4000,
+        # As many as give 400 steps of 32; the finals train alike, so that programs are compiled once.
+        "pictures": 3200,
         "epochs": {"train": 4, "supernet": 4},
-        "trials": {"train": 6, "supernet": 100, "proxy": 200},
+        "trials": {"train": 6, "supernet": 64, "proxy": 200},
         "finalists": 2,
         "bands": 2,
         "final_epochs": 4,
-        "final_seeds": 2,
-        "final_pictures": 4000,
+        "final_seeds": 3,
+        "final_pictures": 3200,
     },
     # An hour or so on two cores: the least from which something can be learnt of real pictures.
     "hour": {

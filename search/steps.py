@@ -503,9 +503,11 @@ def estimate(settings: Settings, typical: Arch, data: Data) -> str:
     if settings.evaluator == "supernet":  # trained by one process; four networks see each picture
         search_s += 4 * (pictures * (settings.epochs or 1) * macs / _MACS_S + _COMPILE_S)
     final_pictures = min(settings.final_pictures or len(data.train), len(data.train))
-    one = _COMPILE_S + final_pictures * (settings.final_epochs or 1) * macs / _MACS_S
+    one = final_pictures * (settings.final_epochs or 1) * macs / _MACS_S
     networks = (settings.finalists or 0) * (3 if settings.baselines else 1)
-    final_s = networks * (settings.final_seeds or 1) * one / workers
+    final_s = (
+        networks * (_COMPILE_S + (settings.final_seeds or 1) * one) / workers
+    )  # seeds share programs
     return (
         f"about {search_s / 60:.0f} min of searching and {final_s / 60:.0f} min of training finalists and "
         f"baselines on {workers} workers (a rough guess)"

@@ -100,8 +100,9 @@ def _train(call: Call) -> tuning.Work:
         f"train: each network from scratch, {recipe.epochs} epochs of "
         f"{len(call.pictures.train_labels):,} pictures at {call.size} px, batch {recipe.batch}"
     )
-    # No compiled programs are kept: each network has its own, and finals have other step counts.
-    spec = train.Spec(call.size, recipe, call.settings.seed, None)
+    # Each network has a program of its own, which is worth keeping where the finals take it up again.
+    kept = call.cache if call.settings.trains_alike else None
+    spec = train.Spec(call.size, recipe, call.settings.seed, kept)
     return tuning.Work(train.create, spec, call.pictures, call.setup)
 
 

@@ -31,6 +31,15 @@ def test_a_preset_may_differ_by_evaluator():
     assert (made["supernet"].epochs, made["supernet"].trials) == (24, 500)
 
 
+@pytest.mark.parametrize(
+    ("preset", "evaluator", "alike"),
+    [("quick", "train", True), ("quick", "supernet", False), ("hour", "train", False)],
+)
+def test_the_quick_search_trains_as_its_finals_do(preset, evaluator, alike):
+    made = Settings(preset=preset, evaluator=evaluator).filled("synthetic", 2)
+    assert made.trains_alike == alike
+
+
 def test_what_was_asked_for_is_kept():
     asked = Settings(trials=7, epochs=3, bands=1, finalists=2, lag=9, workers=3, train_size=48)
     made = asked.filled("synthetic", 2)

@@ -19,6 +19,7 @@ from lcnas.blocks import Block
 from lcnas.errors import DataError, TrainingFailedError
 from lcnas.training.devices import Devices
 from lcnas.training.job import prepared
+from search import finals
 from search.evaluators import train
 from search.evaluators.base import Candidate
 from search.evaluators.train import Spec, create, draw_seed, stopping
@@ -260,6 +261,25 @@ def test_programs_are_kept_in_a_folder_of_the_processor(cache):
     jax.jit(lambda x: x * 3 + 1)(np.float32(2))
     (own,) = cache.iterdir()
     assert any(own.iterdir())
+
+
+def test_finals_that_train_as_long_take_up_the_step_of_the_search(cache, pictures, tmp_path):
+    recipes = [
+        finals.search_recipe(pictures, 1).override({"evaluate_epochs": 1}),
+        finals.final_recipe(pictures, 1).override({"evaluate_epochs": 1}),
+    ]
+    search = create(Spec(tiny.SIDE, recipes[0], 7, str(cache)), pictures)
+    (found,) = search.evaluate([candidate()])
+    assert found.accuracy is not None
+
+    def steps():
+        return {path.name for path in cache.rglob("jit_whole*-cache")}
+
+    (compiled,) = steps()
+    jax.clear_caches()  # type: ignore[no-untyped-call]
+    arch, size = tiny.arch().at(16), tiny.SIDE
+    finals.train(arch, pictures, recipes[1], tmp_path / "one", 3, train_size=size, cache=str(cache))
+    assert steps() == {compiled}
 
 
 def test_no_folder_changes_nothing():
