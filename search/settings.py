@@ -182,7 +182,7 @@ _COUNTS = (
 
 # Pixels to train at, by the kind of data.
 _SIZES: Mapping[str, Mapping[str, int]] = {
-    "synthetic": {"quick": 64, "hour": 64, "thorough": 64},
+    "synthetic": {"quick": 48, "hour": 64, "thorough": 64},
     "cifar10": {"quick": 32, "hour": 32, "thorough": 32},
     "npz": {"quick": 64, "hour": 64, "thorough": 96},
     "imagefolder": {"quick": 64, "hour": 64, "thorough": 128},
