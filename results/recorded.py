@@ -3,8 +3,8 @@
     python -m results.recorded --data imagefolder:DIR
     python -m results.searchers --recorded
 
-The space is a part of pplcnet_tail in the widths of PP-LCNet 0.35x and 0.5x: two widths a stage, depths, kernels and SE
-of the last stage, two widths of the head. A supernet of it is trained once; then two processes ask it about every
+The space is a part of pplcnet_tail in the widths of PP-LCNet 0.35x and 0.5x: two widths of most stages, depths, kernels
+and SE of the last stage, two widths of the head. A supernet of it is trained once; then two processes ask it about every
 network (batch-norm statistics over training pictures, answers on validation pictures; test pictures are not read).
 Every answer is appended to results/recorded.jsonl at once and not asked again: its first line has the space, the
 others a network's codes and accuracy in percent. results/recorded.json sums up.
@@ -41,7 +41,7 @@ act = "hard_swish"
 KERNELS, SES = '{ choices = [3, 5], per = "block" }', '{ choices = [false, true], per = "block" }'
 STAGES = (
     ("1", 1, [16], "3", "false"),
-    ("2", 2, [24, 32], "3", "false"),
+    ("2", 2, [32], "3", "false"),
     ("{ from = 1, to = 2 }", 2, [48, 64], "3", "false"),
     ("{ choices = [2, 4, 6] }", 2, [88, 128], "3", "false"),
     ("{ from = 1, to = 2 }", 2, [176, 256], KERNELS, SES),

@@ -5,7 +5,7 @@
 
 Every searcher has the same budget, the same number of evaluations, the same seeds and the same lag as a search with
 two workers. With --recorded, an evaluation is what a supernet said of the network once (``results/recorded.py``): the
-accuracies are real, the space is small enough to be known as a whole (3,840 networks), and it costs nothing to repeat.
+accuracies are real, the space is small enough to be known as a whole (1,920 networks), and it costs nothing to repeat.
 Without, the space is pplcnet_tail between PP-LCNet 0.25x and 1.0x by the committed table, and an evaluation is a made-up
 accuracy, from the codes alone. Both are about searchers; they say nothing about networks. What is made up:
 
