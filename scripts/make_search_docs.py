@@ -49,8 +49,8 @@ def demonstrations() -> Iterator[str]:
         return
     yield "## The default search\n"
     yield (
-        "What `make search` does, on made-up pictures, once the latency table has the rows for their classes: a "
-        "demonstration. Compiling is part of the times.\n"
+        "What `make search` does, on made-up pictures: a demonstration. Rows that the latency table lacks for their "
+        "classes are measured in the step of the table. Compiling is part of the times.\n"
     )
     for name, data in made.items():
         assert data is not None

@@ -26,6 +26,7 @@ from search.outcome import Timed
 
 SCALES = (0.05, 4.0)  # the least and the greatest scale that is looked at
 STEP = 0.001  # of scales; every distinct network between those two has one
+ABOVE = 4  # scales above the largest that fits, all measured before it is taken for that
 AROUND = (-1, 3)  # of the predicted scale: those from one below to two above are measured
 FAST_FOR_ITS_MACS = 8.0  # no published network does so many times a finalist's MACs a ms
 ROUGHLY = 1.25  # a rough latency is off by less
@@ -161,7 +162,7 @@ class Rivals:
     # -- PP-LCNet at any scale --
 
     def _further_scales(self, head: Arch, ms: float, bench: Bench) -> list[Arch]:
-        """Return scales to measure: those around the guess, and above the largest that fits two that do not.
+        """Return scales to measure: those around the guess, and above the largest that fits four that do not.
 
         One would not do: widths that are no multiples of 16 may be slower than wider ones.
         """
@@ -170,7 +171,7 @@ class Rivals:
         best = _last(known, ms)
         guess = max(0, _last(self._guesses(head, ms, bench), ms))
         around = set(range(guess + AROUND[0], guess + AROUND[1]))
-        above = {best + 1, best + 2} if best >= 0 else set()
+        above = set(range(best + 1, best + 1 + ABOVE)) if best >= 0 else set()
         new = [i for i in sorted(around | above) if 0 <= i < len(archs) and known[i] is None]
         if not new and best < min(around):  # none of those fits
             new = [i for i in range(best + 1, max(around)) if known[i] is None][-2:]

@@ -192,15 +192,15 @@ _SIZES: Mapping[str, Mapping[str, int]] = {
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Minutes on two cores: enough to see everything at work.
     "quick": {
-        # As many as give 400 steps of 32; the finals train alike, so that programs are compiled once.
-        "pictures": 3200,
+        # The finals train alike, so that programs are compiled once.
+        "pictures": 4000,
         "epochs": {"train": 4, "supernet": 4},
         "trials": {"train": 6, "supernet": 64, "proxy": 200},
         "finalists": 2,
         "bands": 2,
         "final_epochs": 4,
         "final_seeds": 3,
-        "final_pictures": 3200,
+        "final_pictures": 4000,
     },
     # An hour or so on two cores: the least from which something can be learnt of real pictures.
     "hour": {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -217,6 +217,7 @@ class _Search:
                     self.tell.line(told["says"])
                     self.folder.save(work.PREDICTOR, told)
                 self._tell_trials(self.folder.trials())
+                self._tell_evaluator(settings, data)
 
     @contextlib.contextmanager
     def _progress(self, settings: Settings, known: Sequence[Trial]) -> Iterator[Any]:
@@ -240,6 +241,24 @@ class _Search:
         self.tell(f"  {len(trials)} networks evaluated, {len(failed)} failed")
         for trial in failed[:3]:
             self.tell(f"  trial {trial.number} failed: {trial.reason}")
+
+    def _tell_evaluator(self, settings: Settings, data: Data) -> None:
+        trials = self.folder.trials()
+        told = work.about(settings, data, trials, self.folder)
+        words = []
+        if rate := told.get("images_s", told.get("supernet", {}).get("images_s")):
+            words.append(f"{rate:,.0f} images/s a worker")
+        if "over_chance" in told:
+            words.append(f"best {told['over_chance']:.1%} over chance ({told['chance']:.1%})")
+        if settings.evaluator == "supernet":
+            words.insert(0, f"{settings.epochs} epochs")
+        if words:
+            self.tell.line(f"evaluator {settings.evaluator}: {', '.join(words)}")
+        self._tell_compiling(sum(_compiling(t) for t in trials))
+
+    def _tell_compiling(self, seconds: float) -> None:
+        if seconds:
+            self.tell.line(f"compiling: {seconds:,.1f} s, summed over the workers")
 
     def _tell_front(self, trials: Sequence[Trial], front: Sequence[int]) -> None:
         found = {t.number: t for t in trials}
@@ -266,6 +285,7 @@ class _Search:
             )
             for note in left_out:
                 self.tell(f"  {note}")
+            self._tell_compiling(sum(run.compile_seconds for _, runs in trained for run in runs))
         with self._step("test and report"):
             tested = contest.tested(data, trained, self.folder)
         return tested, replace(chosen, notes=(*chosen.notes, *left_out))
@@ -281,6 +301,7 @@ class _Search:
         chosen: contest.Chosen,
     ) -> Outcome:
         config = self.folder.config()
+        told = work.about(settings, data, trials, self.folder)
         made = Outcome(
             settings=config["settings"],
             surroundings={**config["surroundings"], "git": config["git"]},
@@ -299,8 +320,8 @@ class _Search:
             front=tuple(front),
             finals=finals,
             times=self.folder.times(),
-            compile_seconds=_compile_seconds(trials, finals),
-            evaluation=work.about(settings, data, trials, self.folder),
+            compile_seconds=_compile_seconds(trials, finals, told),
+            evaluation=told,
             notes=(*field.notes, *chosen.notes),
             put_up=chosen.put_up,
         )
@@ -308,9 +329,16 @@ class _Search:
         return made
 
 
-def _compile_seconds(trials: Sequence[Trial], finals: Sequence[Final]) -> float:
-    own = sum(float(t.details.get("compile_seconds", 0.0)) for t in trials)
+def _compile_seconds(
+    trials: Sequence[Trial], finals: Sequence[Final], told: Mapping[str, Any]
+) -> float:
+    own = sum(_compiling(t) for t in trials)
+    own += float(told.get("supernet", {}).get("compile_seconds", 0.0))
     return own + sum(run.compile_seconds for final in finals for run in final.runs)
+
+
+def _compiling(trial: Trial) -> float:
+    return float(trial.details.get("compile_seconds", 0.0))
 
 
 # -- what is searched ------------------------------------------------------------------------------
@@ -452,7 +480,7 @@ def front_of(trials: Sequence[Trial]) -> list[int]:
 # -- what would be done ----------------------------------------------------------------------------
 
 _MACS_S = 2.0e9  # that one core trains, forward pass alone counted; rough
-_COMPILE_S = 12.0  # seconds for a network, rough
+_COMPILE_S = 28.0  # seconds for a network, rough
 
 
 def dry_run(asked: Settings, address: str | None = None) -> str:
@@ -501,13 +529,12 @@ def estimate(settings: Settings, typical: Arch, data: Data) -> str:
         each = 1.5
     search_s = (settings.trials or 0) * each / workers
     if settings.evaluator == "supernet":  # trained by one process; four networks see each picture
-        search_s += 4 * (pictures * (settings.epochs or 1) * macs / _MACS_S + _COMPILE_S)
+        search_s += 4 * pictures * (settings.epochs or 1) * macs / _MACS_S + _COMPILE_S
     final_pictures = min(settings.final_pictures or len(data.train), len(data.train))
     one = final_pictures * (settings.final_epochs or 1) * macs / _MACS_S
     networks = (settings.finalists or 0) * (3 if settings.baselines else 1)
-    final_s = (
-        networks * (_COMPILE_S + (settings.final_seeds or 1) * one) / workers
-    )  # seeds share programs
+    # Seeds share programs.
+    final_s = networks * (_COMPILE_S + (settings.final_seeds or 1) * one) / workers
     return (
         f"about {search_s / 60:.0f} min of searching and {final_s / 60:.0f} min of training finalists and "
         f"baselines on {workers} workers (a rough guess)"

@@ -149,7 +149,9 @@ def missing(
         base = _default(engine, target, space, classes) or LatencyTable(this_machine(), engine)
     if not _lacking(base, space, classes):
         return ""
-    return _Job(base, space, engine, classes, target, FEW, WHOLE).beforehand()
+    return _Job(base, space, engine, classes, target, FEW, WHOLE).beforehand(
+        "would be measured first"
+    )
 
 
 def own_folder() -> Path:
@@ -290,7 +292,7 @@ class _Job:
         lacking = len(_lacking(self.base, self.space, self.classes))
         return f"{lacking} rows of {self.space.name} for {self.classes} classes were"
 
-    def beforehand(self) -> str:
+    def beforehand(self, when: str = "are measured now") -> str:
         """Return what is about to be measured, and about how long it takes."""
         minutes = self.seconds() / 60
         about = f"{minutes:.0f} minutes" if minutes >= 1.5 else "a minute"
@@ -299,7 +301,7 @@ class _Job:
         state = "lacks" if self.base.rows else "does not exist yet and needs"
         return (
             f"the latency table of this machine and engine {state} {lacking} rows for {self.space.name} and "
-            f"{self.classes} classes: they{nets} are measured now, about {about}. "
+            f"{self.classes} classes: they{nets} {when}, about {about}. "
             "Run nothing else meanwhile; after Ctrl-C the same command goes on"
         )
 

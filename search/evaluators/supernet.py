@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lcnas.errors import LcnasError, shorten
 from search.evaluators.base import Candidate, Evaluation
-from search.evaluators.train import keep_programs
+from search.evaluators.train import compile_clock, keep_programs
 from search.pictures import Pictures, unpack
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ class Evaluator:
         from lcnas.training.supernet import Scorer
 
         keep_programs(spec.cache)
+        compile_clock()  # begins to count
         data = unpack(pictures)
         self.supernet = Supernet.from_data(spec.supernet)
         self.scorer = Scorer(
@@ -85,20 +86,21 @@ class Evaluator:
         """Return an evaluation for each candidate."""
         if self.scorer.together == 1 or len(candidates) == 1:
             return [self._one(candidate) for candidate in candidates]
-        began = time.monotonic()
+        began, compiled = time.monotonic(), compile_clock().seconds
         found = self._scores(candidates)
         if isinstance(found, str):  # one of them: each is tried by itself
             return [self._one(candidate) for candidate in candidates]
-        seconds = (time.monotonic() - began) / len(candidates)
-        return [_evaluation(score, seconds) for score in found]
+        n = len(candidates)
+        seconds, compiling = time.monotonic() - began, compile_clock().seconds - compiled
+        return [_evaluation(score, seconds / n, compiling / n) for score in found]
 
     def _one(self, candidate: Candidate) -> Evaluation:
-        began = time.monotonic()
+        began, compiled = time.monotonic(), compile_clock().seconds
         found = self._scores([candidate])
         seconds = time.monotonic() - began
         if isinstance(found, str):
             return Evaluation(None, found, seconds)
-        return _evaluation(found[0], seconds)
+        return _evaluation(found[0], seconds, compile_clock().seconds - compiled)
 
     def _scores(self, candidates: Sequence[Candidate]) -> list[Score] | str:
         """Return the scores, or why there are none."""
@@ -114,6 +116,10 @@ class Evaluator:
             return f"JAX: {shorten(str(error).partition(chr(10))[0], 200)}"
 
 
-def _evaluation(score: Score, seconds: float) -> Evaluation:
-    details = {"loss": score.loss, "bucket": score.bucket}
+def _evaluation(score: Score, seconds: float, compiling: float) -> Evaluation:
+    details = {
+        "loss": score.loss,
+        "bucket": score.bucket,
+        "compile_seconds": round(compiling, 3),
+    }
     return Evaluation(score.accuracy, seconds=seconds, details=details)

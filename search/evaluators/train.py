@@ -337,6 +337,29 @@ def forget_programs() -> None:
     jax.clear_caches()  # type: ignore[no-untyped-call]
 
 
+class CompileClock:
+    """Counts the seconds that JAX compiles in this process, or reads what was compiled before."""
+
+    def __init__(self) -> None:
+        from jax import monitoring
+
+        self.seconds = 0.0
+        monitoring.register_event_duration_secs_listener(self._heard)
+
+    def _heard(self, event: str, duration_secs: float, **_: Any) -> None:
+        if event == _COMPILED:
+            self.seconds += duration_secs
+
+
+_COMPILED = "/jax/core/compile/backend_compile_duration"  # of JAX's own events
+
+
+@functools.cache
+def compile_clock() -> CompileClock:
+    """Return this process's clock."""
+    return CompileClock()
+
+
 def keep_programs(folder: str | None) -> None:
     """Let JAX keep compiled programs in a folder; the same network and recipe then compile once.
 

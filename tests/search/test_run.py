@@ -142,6 +142,10 @@ def test_a_search_by_a_supernet(tmp_path, data):
     assert "supernet: step " in said
     assert "networks_a_step 4" in said
     assert "predictor: " in said
+    assert re.search(
+        r"evaluator supernet: 1 epochs, [\d,]+ images/s a worker, best -?[\d.]+% over chance", said
+    )
+    assert "compiling: " in said
     trials = Folder(tmp_path / "run").trials()
     assert sorted(t.number for t in trials) == list(range(40))
     assert not any(t.failed for t in trials)

@@ -434,3 +434,5 @@ def test_the_estimate_grows_with_what_is_measured(space):
     assert job.seconds() < tail.seconds()
     assert 180 < tail.seconds() < 600  # "about five minutes"
     assert "minutes" in tail.beforehand()
+    assert "are measured now" in tail.beforehand()
+    assert "would be measured first" in tail.beforehand("would be measured first")

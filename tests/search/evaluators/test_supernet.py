@@ -84,6 +84,9 @@ def test_each_network_gets_an_accuracy_and_nothing_is_compiled_for_it(space, eva
     assert all(e.details["bucket"] == 0 and e.details["loss"] > 0 for e in made)
     assert len({e.details["loss"] for e in made}) == 8
     assert [part._cache_size() for parts in evaluator.scorer.programs for part in parts] == [1, 1]
+    compiling = [e.details["compile_seconds"] for e in made]
+    assert compiling[0] > 0
+    assert compiling[1:] == [0] * 7  # the first network's programs do for all of them
 
 
 def test_the_same_candidate_gets_the_same_in_another_worker(space, spec, pictures, evaluator):
@@ -93,7 +96,8 @@ def test_the_same_candidate_gets_the_same_in_another_worker(space, spec, picture
     other = create(frozen, pictures)
     some = candidates(space)[2:4]
     for a, b in zip(evaluator.evaluate(some[::-1])[::-1], other.evaluate(some), strict=True):
-        assert (a.accuracy, a.details) == (b.accuracy, b.details)
+        assert a.accuracy == b.accuracy
+        assert (a.details["loss"], a.details["bucket"]) == (b.details["loss"], b.details["bucket"])
 
 
 def test_one_that_fails_does_not_keep_the_others_from_theirs(space, evaluator):

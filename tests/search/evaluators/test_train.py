@@ -276,7 +276,7 @@ def test_finals_that_train_as_long_take_up_the_step_of_the_search(cache, picture
         return {path.name for path in cache.rglob("jit_whole*-cache")}
 
     (compiled,) = steps()
-    jax.clear_caches()  # type: ignore[no-untyped-call]
+    jax.clear_caches()
     arch, size = tiny.arch().at(16), tiny.SIDE
     finals.train(arch, pictures, recipes[1], tmp_path / "one", 3, train_size=size, cache=str(cache))
     assert steps() == {compiled}
