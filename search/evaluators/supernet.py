@@ -32,7 +32,7 @@ class Spec:
     augment: Augment  # of the recipe: how much of a picture is seen
     calibration: int = 512  # training pictures that batch-norm statistics are taken over
     batch: int = 256  # pictures at once
-    together: int = 1  # networks at once; more than 1 pays on accelerators only
+    together: int | None = None  # networks at once; None: 1 on a CPU, where more do not pay, else 8
     cache: str | None = None  # folder of compiled programs; None: nothing is kept
 
     @classmethod
@@ -63,6 +63,8 @@ class Evaluator:
     """Asks a supernet."""
 
     def __init__(self, spec: Spec, pictures: Pictures) -> None:
+        import jax
+
         from lcnas.models.supernet import Supernet
         from lcnas.training.supernet import Scorer
 
@@ -79,7 +81,7 @@ class Evaluator:
             augment=spec.augment,
             calibration=spec.calibration,
             batch=spec.batch,
-            together=spec.together,
+            together=spec.together or (1 if jax.default_backend() == "cpu" else 8),
         )
 
     def evaluate(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
