@@ -88,7 +88,7 @@ def nearest_found(name):
     return found
 
 
-@pytest.mark.parametrize("name", ["nsga2", "evolution", "local"])
+@pytest.mark.parametrize("name", ["nsga2", "evolution", "local", "tpe"])
 def test_a_planted_optimum_is_found(name):
     assert nearest_found(name).count(0) >= 3
     assert nearest_found("random").count(0) <= 1  # 150 of some 1,600 networks
@@ -185,7 +185,7 @@ def test_tpe_is_told_the_repaired_point(monkeypatch):
     repaired = strategy.ask(rng)
     assert repaired.tolist() == limits.repair(outside)[0].tolist()
     strategy.tell(4, repaired, 0.5, 2.0)
-    told = strategy._study.get_trials()[-1]
+    told = strategy._study(0.5).get_trials()[-1]
     names = [g.name for g in limits.space.genes]
     assert [told.params[n] for n in names if n in told.params] == [
         c for n, c in zip(names, repaired.tolist(), strict=True) if n in told.params
