@@ -246,8 +246,10 @@ class _Search:
         trials = self.folder.trials()
         told = work.about(settings, data, trials, self.folder)
         words = []
-        if rate := told.get("images_s", told.get("supernet", {}).get("images_s")):
+        if rate := told.get("images_s"):
             words.append(f"{rate:,.0f} images/s a worker")
+        if rate := told.get("supernet", {}).get("images_s"):
+            words.append(f"{rate:,.0f} images/s on all its cores")
         if "over_chance" in told:
             words.append(f"best {told['over_chance']:.1%} over chance ({told['chance']:.1%})")
         if settings.evaluator == "supernet":

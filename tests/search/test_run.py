@@ -143,7 +143,8 @@ def test_a_search_by_a_supernet(tmp_path, data):
     assert "networks_a_step 4" in said
     assert "predictor: " in said
     assert re.search(
-        r"evaluator supernet: 1 epochs, [\d,]+ images/s a worker, best -?[\d.]+% over chance", said
+        r"evaluator supernet: 1 epochs, [\d,]+ images/s on all its cores, best -?[\d.]+% over chance",
+        said,
     )
     assert "compiling: " in said
     trials = Folder(tmp_path / "run").trials()

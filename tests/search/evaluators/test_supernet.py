@@ -96,8 +96,8 @@ def test_the_same_candidate_gets_the_same_in_another_worker(space, spec, picture
     other = create(frozen, pictures)
     some = candidates(space)[2:4]
     for a, b in zip(evaluator.evaluate(some[::-1])[::-1], other.evaluate(some), strict=True):
-        assert a.accuracy == b.accuracy
-        assert (a.details["loss"], a.details["bucket"]) == (b.details["loss"], b.details["bucket"])
+        found = [{**e.details, "compile_seconds": None, "accuracy": e.accuracy} for e in (a, b)]
+        assert found[0] == found[1]
 
 
 def test_one_that_fails_does_not_keep_the_others_from_theirs(space, evaluator):
