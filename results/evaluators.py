@@ -1,15 +1,22 @@
-"""Which evaluator ranks networks of one latency as long trainings rank them, and what does it cost?
+r"""Which evaluator ranks networks of one latency as long trainings rank them, and what does it cost?
 
     python -m results.evaluators --data imagefolder:DIR
-    python -m results.evaluators --data cifar10:DIR --space pplcnet_tail_32 --size 32 --low 1.0 --high 1.3
+    python -m results.evaluators --data cifar10:DIR --space pplcnet_tail_32 --size 32 --low 0.25 --high 0.28 \
+        --networks 12 --pictures 6000 --epochs 10 --lengths 2 --supernet-epochs 10
+    python -m results.evaluators --pool
 
-Draws networks uniformly within a narrow latency band from a space that is cut, as for a supernet, to the widths of
-the largest PP-LCNet scale in it, trains each from scratch (the truth: accuracy of
+Draws networks uniformly within a narrow latency band from a space that is cut, where a supernet can hold it, to
+the widths of the largest PP-LCNet scale in it, trains each from scratch (the truth: accuracy of
 the last network on the test pictures), and asks every evaluator of a search about them: short trainings of several
-lengths, a supernet, the zero-cost scores, params and MACs. Reports Kendall's tau to the truth with a 90 % interval
-(bootstrap over networks) and the seconds per network on one core; the supernet's training is told apart.
+lengths, supernets, the zero-cost scores, params and MACs. Reports Kendall's tau to the truth with a 90 % interval
+(bootstrap over networks) and the seconds per network on one core; a supernet's training is told apart.
+"supernet 0.5" is one whose networks learn half from labels, half from what the largest says; a space that masks
+cannot run has none.
 Every answer is appended to results/evaluators-NAME.jsonl at once and not asked again; two processes share the work.
 The networks stand there first, so that a table that has learnt since does not draw others.
+
+How well an evaluator ranks per second is told by what the network is worth that it would rank first among as many
+as it has time for (:func:`worth`). ``--pool`` sums up all experiments in results/evaluators.json.
 """
 
 from __future__ import annotations
@@ -27,9 +34,11 @@ import numpy as np
 
 from benchmarks import _report
 
-LENGTHS = (2, 4, 8)  # epochs of the short trainings
 CORES = 2
 NETWORKS = "networks"
+FREE = ("params", "macs", "blocks")  # cost nothing
+HOURS = (1 / 12, 1.0, 8.0)  # of one core, of a search of minutes, of an hour, of a night
+MOST = 100_000  # networks that a search asks about
 
 
 def name_of(args: argparse.Namespace) -> str:
@@ -61,16 +70,20 @@ def field(args: argparse.Namespace) -> tuple[Any, Any]:
     """Return (budget of the band, codes of the networks); draws the networks where the file has none."""
     from lcnas import latency, spaces
     from lcnas.latency import engines
+    from lcnas.models.supernet import maskable
     from search import steps, tables
 
     space = spaces.load(args.space)
     found = tables.find(space, engines.engine(), args.classes)
-    space, _ = steps.narrowed(space, found.table, args.classes, args.high)
+    if maskable(space) is None:
+        space, _ = steps.narrowed(space, found.table, args.classes, args.high)
     budget = latency.Budget(space, found.table, args.high, args.low, args.classes)
     archs = known_networks(args)
     if archs:
         return budget, space.encode(archs)
-    codes = np.unique(budget.sample_codes(2 * args.networks, np.random.default_rng(args.seed)), axis=0)
+    codes = np.unique(
+        budget.sample_codes(2 * args.networks, np.random.default_rng(args.seed)), axis=0
+    )
     codes = np.random.default_rng(args.seed).permutation(codes)[: args.networks]
     drawn = [json.loads(arch.to_json()) for arch in space.decode(codes)]
     _report.append(log_of(args), {"what": NETWORKS, "answer": drawn})
@@ -80,7 +93,7 @@ def field(args: argparse.Namespace) -> tuple[Any, Any]:
 def questions(args: argparse.Namespace) -> Iterator[tuple[str, int]]:
     """Yield (evaluator, network): all there is to do, the cheapest first."""
     yield from (("proxies", i) for i in range(args.networks))
-    yield from ((f"train {n}", i) for n in LENGTHS for i in range(args.networks))
+    yield from ((f"train {n}", i) for n in args.lengths for i in range(args.networks))
     yield from ((f"truth {s}", i) for s in range(args.seeds) for i in range(args.networks))
 
 
@@ -91,17 +104,19 @@ def work(args: argparse.Namespace) -> None:
 
     memory.keep_freed_memory()
     from lcnas import training
+    from lcnas.models.supernet import maskable
     from search import pictures
 
     data = training.load_data(args.data, size=args.size)
-    shown = pictures.pack(data, args.size)
+    shown = pictures.pack(data, args.size, most=args.pictures)
     budget, codes = field(args)
 
     def known() -> set[Any]:
         return {(a["what"], a["network"]) for a in answers(args)}
 
-    if args.core == 0 and ("supernet", args.networks - 1) not in known():
-        _note(args, *ask_supernet(args, shown, budget, codes))
+    for share in args.labels[args.core :: CORES] if maskable(budget.space) is None else ():
+        if (f"supernet {share:g}", args.networks - 1) not in known():
+            _note(args, *ask_supernet(args, share, shown, budget, codes))
     for what, i in list(questions(args))[:: 1 if args.core == 0 else -1]:
         if (what, i) in known():
             continue
@@ -136,7 +151,7 @@ def ask(args: argparse.Namespace, what: str, arch: Any, shown: Any, data: Any) -
 
 
 def ask_supernet(
-    args: argparse.Namespace, shown: Any, budget: Any, codes: Any
+    args: argparse.Namespace, labels: float, shown: Any, budget: Any, codes: Any
 ) -> list[dict[str, Any]]:
     """Train a supernet for networks of the band, and return what it says of all networks."""
     from search import supernets
@@ -147,20 +162,21 @@ def ask_supernet(
     folder = Path("runs") / name_of(args)
     job = supernets.Job(
         budget.space, shown.classes, args.size, supernets.recipe_for(shown, args.supernet_epochs), pool,
-        args.seed, str(folder / "supernets"), str(folder / "cache"),
+        args.seed, str(folder / "supernets"), str(folder / "cache"), labels=labels,
     )  # fmt: skip
     began = time.monotonic()
     spec, about = supernets.train(job, shown)
     trained = time.monotonic() - began
     evaluator = supernet.create(spec, shown)
+    name = f"supernet {labels:g}"
     made = []
     for i, arch in enumerate(budget.space.decode(codes)):
         began = time.monotonic()
         (found,) = evaluator.evaluate([Candidate(i, tuple(codes[i].tolist()), arch)])
         took = round(time.monotonic() - began, 2)
-        answer = {"supernet": float(found.accuracy or 0.0)}
+        answer = {name: float(found.accuracy or 0.0)}
         made.append(
-            {"what": "supernet", "network": i, "arch": arch.id, "answer": answer, "seconds": took}
+            {"what": name, "network": i, "arch": arch.id, "answer": answer, "seconds": took}
         )
     made[0] |= {"training_seconds": round(trained, 1), "about": about}
     return made
@@ -173,62 +189,176 @@ def _note(args: argparse.Namespace, *entries: Any) -> None:
         print(entry["what"], entry["network"], entry["answer"], entry["seconds"], flush=True)
 
 
-def summary(args: argparse.Namespace) -> dict[str, Any]:
-    """Return tau to the truth and seconds per network of everything that was asked."""
-    from scipy import stats
+def read(path: Path) -> tuple[dict[str, dict[int, float]], dict[int, float]]:
+    """Return what was said of the networks, by evaluator and network, and the truth, by network."""
+    from lcnas.arch import Arch
 
     values: dict[str, dict[int, float]] = {}
-    seconds: dict[str, list[float]] = {}
     truth: dict[int, list[float]] = {}
-    for entry in answers(args):
-        kind = entry["what"]
-        if kind.startswith("truth"):
+    lines = _report.lines(path)
+    for entry in {(a["what"], a.get("network")): a for a in lines}.values():
+        if entry["what"] == NETWORKS:
+            archs = [Arch.from_data(item, NETWORKS) for item in entry["answer"]]
+            values["blocks"] = {i: len(arch.blocks) for i, arch in enumerate(archs)}
+        elif entry["what"].startswith("truth"):
             truth.setdefault(entry["network"], []).append(entry["answer"]["test"])
         else:
             for name, value in entry["answer"].items():
                 values.setdefault(name, {})[entry["network"]] = value
-        seconds.setdefault(kind.partition(" ")[0] if kind[:5] == "truth" else kind, []).append(
-            entry["seconds"]
-        )
-    values["blocks"] = {i: len(arch.blocks) for i, arch in enumerate(known_networks(args))}
-    means = {i: float(np.mean(v)) for i, v in truth.items()}
+    return values, {i: float(np.mean(v)) for i, v in truth.items()}
+
+
+def summary(args: argparse.Namespace) -> dict[str, Any]:
+    """Return tau to the truth and seconds per network of everything that was asked."""
+    from scipy import stats
+
+    values, means = read(log_of(args))
+    seconds: dict[str, list[float]] = {}
+    for entry in answers(args):
+        kind = "truth" if entry["what"].startswith("truth") else entry["what"]
+        seconds.setdefault(kind, []).append(entry["seconds"])
     rng = np.random.default_rng(0)
     made: dict[str, Any] = {}
     for name, found in values.items():
         both = sorted(set(found) & set(means))
         a, b = np.array([found[i] for i in both]), np.array([means[i] for i in both])
-        draws = [rng.integers(len(both), size=len(both)) for _ in range(1000)] if len(both) > 2 else []
+        draws = (
+            [rng.integers(len(both), size=len(both)) for _ in range(1000)] if len(both) > 2 else []
+        )
         taus = [stats.kendalltau(a[d], b[d]).statistic for d in draws]
         made[name] = {
             "n": len(both),
             "tau": round(float(stats.kendalltau(a, b).statistic), 3) if draws else None,
             "tau_90": np.nanquantile(taus, [0.05, 0.95]).round(3).tolist() if draws else None,
         }
+    supernets = [e for e in answers(args) if "about" in e]
+    typical = {k: round(float(np.median(v)), 2) for k, v in seconds.items()}
     return {
         "tau": made,
-        "seconds_per_network": {k: round(float(np.median(v)), 2) for k, v in seconds.items()},
-        "supernet": [e["about"] | {"seconds": e["training_seconds"]} for e in answers(args) if "about" in e],
+        "seconds_per_network": typical,
+        "per_second": per_second(
+            made, typical, {e["what"]: e["training_seconds"] for e in supernets}
+        ),
+        "supernets": [{"what": e["what"], **e["about"], "seconds": e["training_seconds"]} for e in supernets],
         "truth": {"mean": float(np.mean(list(means.values()))), "std": float(np.std(list(means.values()), ddof=1))}
         if len(means) > 1 else None,
     }  # fmt: skip
 
 
+def worth(tau: float, networks: float) -> float:
+    """Return how good the network is that an evaluator ranks first among so many, in deviations of the truth.
+
+    If what it says and the truth are normal with a correlation r, then tau = 2 / pi * arcsin(r) (Greiner 1909),
+    and the truth of the first of n is r times the mean of the largest of n standard normals on average.
+
+    Args:
+        tau: Kendall's, of the evaluator to the truth.
+        networks: that it has time for; less than 1: it has no answer, which is worth 0.
+    """
+    from scipy import integrate, stats
+
+    n = int(min(networks, MOST))
+    if n < 1:
+        return 0.0
+    largest, _ = integrate.quad(
+        lambda x: x * n * stats.norm.pdf(x) * stats.norm.cdf(x) ** (n - 1), -10, 10, limit=500, points=[0, 4]
+    )  # fmt: skip
+    return float(np.sin(np.pi * tau / 2) * largest)
+
+
+def per_second(
+    taus: dict[str, Any], seconds: dict[str, float], begun: dict[str, float]
+) -> dict[str, Any]:
+    """Return what each evaluator that learns is worth after the searches' times, with tau and its interval's ends.
+
+    Args:
+        taus: of each evaluator.
+        seconds: per network.
+        begun: seconds before the first network, of supernets.
+    """
+    made: dict[str, Any] = {}
+    for name, found in taus.items():
+        kind = name if name in seconds else "proxies"
+        if name in FREE or found["tau"] is None:
+            continue
+        for hours in HOURS:
+            n = (3600 * hours - begun.get(name, 0.0)) / seconds[kind]
+            ends = [round(worth(t, n), 3) for t in (found["tau"], *found["tau_90"])]
+            made.setdefault(name, {})[f"{hours:g} h"] = {"networks": int(n), "worth": ends}
+    return made
+
+
+def pool() -> None:
+    """Write results/evaluators.json: the mean of the experiments' taus, its interval, and what that is worth."""
+    from scipy import stats
+
+    rng = np.random.default_rng(0)
+    parts: dict[str, list[Any]] = {}
+    seconds: dict[str, list[float]] = {}
+    begun: dict[str, list[float]] = {}
+    for path in sorted(Path(__file__).parent.glob("evaluators-*.jsonl")):
+        said, means = read(path)
+        for name, found in said.items():
+            both = sorted(set(found) & set(means))
+            parts.setdefault(name, []).append(
+                (np.array([found[i] for i in both]), np.array([means[i] for i in both]))
+            )
+        made = json.loads(path.with_suffix(".json").read_text())
+        for kind, value in made["seconds_per_network"].items():
+            seconds.setdefault(kind, []).append(value)
+        for one in made["supernets"]:
+            begun.setdefault(one["what"], []).append(one["seconds"])
+    taus = {}
+    for name, pairs in parts.items():
+        draws = []
+        for _ in range(1000):
+            chosen = [rng.integers(len(a), size=len(a)) for a, _ in pairs]
+            draws.append(
+                np.nanmean(
+                    [
+                        stats.kendalltau(a[d], b[d]).statistic
+                        for (a, b), d in zip(pairs, chosen, strict=True)
+                    ]
+                )
+            )
+        whole = float(np.mean([stats.kendalltau(a, b).statistic for a, b in pairs]))
+        taus[name] = {
+            "experiments": len(pairs),
+            "n": sum(len(a) for a, _ in pairs),
+            "tau": round(whole, 3),
+            "tau_90": np.nanquantile(draws, [0.05, 0.95]).round(3).tolist(),
+        }
+    typical = {kind: round(float(np.mean(v)), 2) for kind, v in seconds.items()}
+    found = per_second(taus, typical, {kind: float(np.mean(v)) for kind, v in begun.items()})
+    said = {"tau": taus, "seconds_per_network": typical, "per_second": found}
+    _report.write("evaluators", {**_report.conditions([0]), **said})
+
+
 def main() -> None:
     """Ask what is missing, in two processes; sum up."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", required=True)
+    parser.add_argument("--data", help="cifar10:DIR or imagefolder:DIR")
+    parser.add_argument("--pool", action="store_true", help="only sum up all experiments")
     parser.add_argument("--space", default="pplcnet_tail")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--low", type=float, default=1.15)
     parser.add_argument("--high", type=float, default=1.30)
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--networks", type=int, default=14)
+    parser.add_argument("--pictures", type=int, help="to learn from at most, the truth's too")
     parser.add_argument("--epochs", type=int, default=24, help="of the truth")
     parser.add_argument("--seeds", type=int, default=1, help="of the truth")
+    parser.add_argument("--lengths", type=int, nargs="*", default=[2, 4, 8], help="of trainings")
     parser.add_argument("--supernet-epochs", type=int, default=24)
+    parser.add_argument("--labels", type=float, nargs="*", default=[0.5, 0.0], help="of supernets")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--core", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.pool:
+        pool()
+        return
+    if args.data is None:
+        parser.error("--data is needed")
     if args.core is not None:
         work(args)
         return

@@ -151,7 +151,14 @@ def evaluators() -> Iterator[str]:
     yield (
         "Kendall's tau between what an evaluator says of networks of one latency band and the test accuracy of long trainings "
         "from scratch, with a 90 % interval (bootstrap over networks), and seconds a network on one core, compiling "
-        "included. All zero-cost scores together take the seconds of `proxies`.\n"
+        'included. All zero-cost scores together take the seconds of `proxies`. "supernet 0.5" learns half from labels, '
+        "half from what its largest network says; 0.5 is what searches use.\n"
+    )
+    yield (
+        "How well an evaluator ranks per second is told by its worth: by how many standard deviations of the truth the network "
+        "that it ranks first among as many as it has time for is better than the average one, if both are normal (below, for "
+        "5 minutes, an hour and 8 hours of one core; a supernet's training is in its time, and 0 means that there is no "
+        "time for it). It says little where the interval of tau holds 0.\n"
     )
     for name in names:
         data = result(name)
@@ -163,32 +170,45 @@ def evaluators() -> Iterator[str]:
         yield (
             f"Networks between {low:g} and {high:g} ms. The truth: {data['epochs']} epochs, {100 * truth['mean']:.1f} % on "
             f"average, standard deviation over networks {100 * truth['std']:.2f} points, "
-            f"{seconds['truth']:,.0f} s a network. {_supernet(data['supernet'])}\n"
+            f"{seconds['truth']:,.0f} s a network.{_supernets(data['supernets'])}\n"
         )
-        rows = []
-        for what, found in sorted(data["tau"].items(), key=lambda item: -(item[1]["tau"] or -1)):
-            kind = "proxies" if what not in seconds else what
-            spread = "{:.2f} to {:.2f}".format(*found["tau_90"])
-            free = what in ("params", "macs", "blocks")
-            rows.append(
-                [
-                    what,
-                    f"{found['tau']:.2f}",
-                    spread,
-                    "0" if free else f"{seconds[kind]:,.1f}",
-                    str(found["n"]),
-                ]
-            )
-        yield table(["evaluator", "tau", "90 % interval", "s a network", "networks"], rows)
+        yield _ranked(data)
+    data = result("evaluators")
+    if data is None:
+        return
+    yield "### All together\n"
+    yield _source("evaluators", data)
+    yield (
+        "The mean of the experiments' taus (interval: bootstrap over the networks of each); an evaluator that not all asked is "
+        "over those that did. Supernets are in the experiments whose space masks can run.\n"
+    )
+    yield _ranked(data)
 
 
-def _supernet(made: list[dict[str, Any]]) -> str:
-    if not made:
-        return ""
-    one = made[0]
-    return (
-        f"The supernet was trained first, {one['epochs']} epochs in {one['seconds']:,.0f} s ({one['images_s']:,.0f} images/s, each "
-        f"seen by {one['networks_a_step']} networks)."
+def _ranked(data: dict[str, Any]) -> str:
+    """Return the table of an experiment, or of all."""
+    seconds, rows = data["seconds_per_network"], []
+    for what, found in sorted(data["tau"].items(), key=lambda item: -(item[1]["tau"] or -1)):
+        worth = data["per_second"].get(what, {})
+        rows.append(
+            [
+                what,
+                f"{found['tau']:.2f}",
+                "{:.2f} to {:.2f}".format(*found["tau_90"]),
+                "0" if not worth else f"{seconds.get(what, seconds['proxies']):,.1f}",
+                " / ".join(f"{one['worth'][0]:.2f}" for one in worth.values()),
+                str(found["n"]),
+            ]
+        )
+    head = ["evaluator", "tau", "90 % interval", "s a network", "worth", "networks"]
+    return table(head, rows)
+
+
+def _supernets(made: list[dict[str, Any]]) -> str:
+    return "".join(
+        f" {one['what'].capitalize()} was trained first, {one['epochs']} epochs in {one['seconds']:,.0f} s "
+        f"({one['images_s']:,.0f} images/s, each seen by {one['networks_a_step']} networks)."
+        for one in made
     )
 
 

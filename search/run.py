@@ -42,8 +42,9 @@ def main(argv: list[str]) -> int:
     if args.dry_run:
         print(steps.dry_run(asked, args.address))
         return 0
-    print(f"run: {folder.shown}", flush=True)
     where = steps.Where(args.address, args.storage_path, args.until)
+    steps.check_start(folder, asked, where)
+    print(f"run: {folder.shown}", flush=True)
     try:
         with folder.held():
             try:

@@ -77,7 +77,10 @@ class Field:
 
 
 def search(folder: Folder, asked: Settings, where: Where) -> Outcome | None:
-    """Do what is left to do of a search, and show what came out; None where it ends before that."""
+    """Do what is left to do of a search, and show what came out; None where it ends before that.
+
+    :func:`check_start` comes first.
+    """
     return _Search(folder, asked, where).run()
 
 
@@ -113,9 +116,6 @@ class _Search:
         self.tell(f"written: {shown}/report.md, report.html, front.json, front.png")
 
     def _whole(self) -> Outcome | None:
-        check(self.asked)
-        if self.where.address is not None:
-            cluster.check(self.where.address)
         with self._step("data"):
             data = load_data(self.asked)
             self.tell(f"  {words_of_data(data)}")
@@ -346,11 +346,22 @@ def _compiling(trial: Trial) -> float:
 # -- what is searched ------------------------------------------------------------------------------
 
 
-def check(asked: Settings) -> None:
-    """Refuse what needs neither pictures nor a table to be refused: spaces, weights to start from.
+def check_start(folder: Folder, asked: Settings, where: Where) -> None:
+    """Refuse what can be refused before anything is shown or written; a search that is over lacks nothing.
 
     Raises:
-        SearchError: a supernet cannot hold the space, or there are no such weights.
+        LcnasError: as by :func:`check`.
+    """
+    if not (folder / OUTCOME).is_file():
+        check(asked, where.address)
+
+
+def check(asked: Settings, address: str | None = None) -> None:
+    """Refuse what needs neither pictures nor a table to be refused: spaces, weights, a cluster's address.
+
+    Raises:
+        SpaceError: there is no such space, or it has several resolutions.
+        SearchError: a supernet cannot hold the space, or there are no such weights, or no such cluster.
     """
     space = spaces.load(asked.space, asked.resolution)
     if len(space.resolutions) > 1:
@@ -360,6 +371,8 @@ def check(asked: Settings) -> None:
         raise SearchError(f"evaluator: a supernet cannot hold {space.name}: {why}")
     if asked.init is not None:
         work.check_weights(asked.init)
+    if address is not None:
+        cluster.check(address)
 
 
 def load_data(asked: Settings) -> Data:
@@ -492,10 +505,9 @@ def dry_run(asked: Settings, address: str | None = None) -> str:
         asked: the settings.
         address: of the Ray cluster that would do it; None: this machine would.
     """
-    check(asked)
+    check(asked, address)
     cores = len(usable_cores())
     if address is not None:
-        cluster.check(address)
         with cluster.started(address, asked.workers) as there:
             cores = there.cores
     with load_data(asked) as data:

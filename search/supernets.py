@@ -31,6 +31,9 @@ class Job:
     folder: str  # that holds a folder for each supernet, named by all that decides its weights
     cache: str  # of compiled programs
     buckets: int = 2
+    labels: float | None = (
+        None  # share of them in what its networks learn from; None: the usual one
+    )
     init: str | None = None  # file of weights to start from
     setup: worker.Setup = field(default_factory=worker.Setup)
     cores: int = 1  # that it trains on
@@ -88,6 +91,7 @@ def train(job: Job, pictures: Pictures, board: Any = None) -> tuple[Any, dict[st
     init, told = _started(job, net)
     draws = f"{len(job.codes)} networks {run.fingerprint({'codes': job.codes})}"
     recipe = job.recipe.override({"resolution": None, "train_resolution": None})
+    labels = training.LABELS if job.labels is None else job.labels
     name = training.content_id(
         net,
         job.space,
@@ -95,6 +99,7 @@ def train(job: Job, pictures: Pictures, board: Any = None) -> tuple[Any, dict[st
         data=training.fingerprint(data),
         seed=job.seed,
         random=2,
+        labels=labels,
         draws=draws,
         init="" if init is None else run.fingerprint(init),
     )
@@ -111,6 +116,7 @@ def train(job: Job, pictures: Pictures, board: Any = None) -> tuple[Any, dict[st
         draw=draw,
         draws=draws,
         seed=job.seed,
+        labels=labels,
         init=init,
         told=told,
         progress=None if board is None else lambda moment: board.write.remote(str(moment)),

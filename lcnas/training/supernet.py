@@ -3,7 +3,9 @@
 Each step trains the largest network on the labels, and the smallest and a few drawn ones on what the largest
 says of the same pictures: the sandwich rule and in-place distillation (Yu and Huang 2019, "Universally
 Slimmable Networks and Improved Training Techniques", arXiv 1903.05134). Their gradients are added up, as
-there. Only the largest has dropout (Yu et al. 2020, BigNAS, arXiv 2003.11142).
+there. Only the largest has dropout (Yu et al. 2020, BigNAS, arXiv 2003.11142). The others learn from labels
+too, as in Once-for-all (Cai et al. 2020, arXiv 1908.09791, in equal parts): without shortcuts the largest
+network, which is the deepest, is not the first to learn.
 
 A program is compiled once for each width bucket: the gradient of a network in it, its batch-norm
 statistics, its answers. How networks differ is a handful of whole numbers that the program is given.
@@ -48,6 +50,7 @@ Array = jax.Array
 Weights = dict[str, Array]
 Draw = Callable[[np.random.Generator, int], NDArray[np.int64]]  # (rng, n) -> codes (n, genes)
 
+LABELS = 0.5  # share of labels in what all but the largest network learn from
 VERSION = 1  # of what training does: a change of it makes stored supernets others
 WEIGHTS, ABOUT = "supernet.safetensors", "supernet.json"
 CALIBRATION = 512  # training pictures that batch-norm statistics are taken over
@@ -142,6 +145,7 @@ def content_id(
     data: str,
     seed: int,
     random: int = 2,
+    labels: float = LABELS,
     draws: str = "",
     init: str = "",
 ) -> str:
@@ -154,6 +158,7 @@ def content_id(
         data: fingerprint of the pictures, their split and their normalisation.
         seed: of all draws.
         random: networks drawn a step.
+        labels: share of them in what all but the largest network learn from.
         draws: what they are drawn from, in words that tell budgets apart.
         init: fingerprint of the weights that it starts from; "": drawn.
     """
@@ -163,7 +168,7 @@ def content_id(
         "supernet": supernet.to_data(),
         "space": [str(space.size), genes, list(space.rule_texts)],
         "recipe": {k: v for k, v in recipe.to_data().items() if k != "name"},
-        "training": [data, seed, random, draws, init],
+        "training": [data, seed, random, labels, draws, init],
     }
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
@@ -185,10 +190,13 @@ class Program:
         ..., tuple[Array, Array]
     ]  # step, images, labels, aspects -> pictures, targets
     gradients: tuple[Callable[..., tuple[Weights, Array, Array]], ...]  # one a bucket
+    taught: Callable[[Array, Array], Array]  # targets, what the largest says -> others' targets
     update: Callable[..., tuple[State, Sums, Weights]]
 
 
-def build(supernet: Supernet, recipe: Recipe, length: Length, view: Any, seed: int) -> Program:
+def build(
+    supernet: Supernet, recipe: Recipe, length: Length, view: Any, seed: int, labels: float = LABELS
+) -> Program:
     """Return the program of a training.
 
     Args:
@@ -197,6 +205,7 @@ def build(supernet: Supernet, recipe: Recipe, length: Length, view: Any, seed: i
         length: of the training.
         view: ``(images, labels, aspects, key, first) -> (pictures, targets)``.
         seed: of all draws.
+        labels: share of them in what all but the largest network learn from.
     """
     optimizer = optimizers.build(recipe, supernet.params)
 
@@ -212,6 +221,9 @@ def build(supernet: Supernet, recipe: Recipe, length: Length, view: Any, seed: i
         pictures, targets = view(images, labels, aspect, key, np.int32(0))
         return pictures, losses.smoothed(targets, recipe.label_smoothing)
 
+    def taught(targets: Array, soft: Array) -> Array:
+        return labels * targets + (1 - labels) * soft
+
     gradient = functools.partial(_gradient, supernet, seed)
     return Program(
         start,
@@ -220,6 +232,7 @@ def build(supernet: Supernet, recipe: Recipe, length: Length, view: Any, seed: i
             jax.jit(functools.partial(gradient, bucket), donate_argnums=1)
             for bucket in supernet.buckets
         ),
+        jax.jit(taught),
         jax.jit(functools.partial(_update, optimizer, recipe, length), donate_argnums=(0, 1)),
     )
 
@@ -246,7 +259,7 @@ def _gradient(
         total: gradients so far.
         active: the network.
         pictures: (n, height, width, 3).
-        targets: (n, classes), of labels or of the largest network.
+        targets: (n, classes), of labels, of the largest network, or of both.
         step: (), int32.
         dropout: (), 1.0 where there is any.
     """
@@ -318,6 +331,7 @@ def train(
     draws: str = "",
     seed: int = 0,
     random: int = 2,
+    labels: float = LABELS,
     init: Mapping[str, Any] | None = None,
     told: str = "",
     save_minutes: float = 5.0,
@@ -337,6 +351,8 @@ def train(
         draws: what it draws from, in words.
         seed: of the weights, the order of the pictures and all draws.
         random: networks drawn a step, beside the largest and the smallest.
+        labels: share of them, 0 to 1, in what all but the largest network learn from; the rest is what the
+            largest says. 0 is in-place distillation alone.
         init: weights to start from (:meth:`Supernet.started`); None: drawn.
         told: about these weights, for the record.
         save_minutes: at most this long is lost.
@@ -349,7 +365,7 @@ def train(
     """
     out = Path(out)
     recipe = dataclasses.replace(recipe, resolution=None, train_resolution=None)
-    _check(supernet, data, recipe, random)
+    _check(supernet, data, recipe, random, labels)
     identity = content_id(
         supernet,
         space,
@@ -357,17 +373,20 @@ def train(
         data=fingerprint(data),
         seed=seed,
         random=random,
+        labels=labels,
         draws=draws,
         init="" if init is None else run.fingerprint(init),
     )
     with run.locked(out):
         if _begun(out, identity):
             return Trained.load(out)
-        job = _Job(supernet, space, data, recipe, seed, draw, random, init)
+        job = _Job(supernet, space, data, recipe, seed, draw, random, labels, init)
         with Checkpoints(out / "checkpoints") as checkpoints, memory(recipe):
             state, past = job.run(checkpoints, save_minutes, progress)
         trained = Trained(
-            supernet, job.weights(state), {**past.about(recipe, random), "init": told}
+            supernet,
+            job.weights(state),
+            {**past.about(recipe, random), "labels": labels, "init": told},
         )
         trained.save(out)
     return trained
@@ -380,7 +399,7 @@ def fingerprint(data: Data) -> str:
     return f"{data.fingerprint}/{shown}"
 
 
-def _check(supernet: Supernet, data: Data, recipe: Recipe, random: int) -> None:
+def _check(supernet: Supernet, data: Data, recipe: Recipe, random: int, labels: float) -> None:
     require(data.train, Train)
     if data.classes != supernet.classes:
         raise TrainingError(
@@ -393,6 +412,8 @@ def _check(supernet: Supernet, data: Data, recipe: Recipe, random: int) -> None:
             )
     if random < 0:
         raise TrainingError(f"random: {random} is less than 0")
+    if not 0 <= labels <= 1:
+        raise TrainingError(f"labels: {labels:g} is no share of 0 to 1")
 
 
 _IDENTITY = "identity.json"
@@ -447,12 +468,13 @@ class _Job:
     seed: int
     draw: Draw
     random: int
+    labels: float
     init: Mapping[str, Any] | None
 
     def __post_init__(self) -> None:
         self.length = Length.of(self.recipe, self.data.train.steps(self.recipe.batch))
         view = views.training(self.recipe, self.supernet.arch, self.data)
-        self.program = build(self.supernet, self.recipe, self.length, view, self.seed)
+        self.program = build(self.supernet, self.recipe, self.length, view, self.seed, self.labels)
         self.known: set[Any] = set()  # programs that have run
 
     def start(self) -> State:
@@ -526,8 +548,9 @@ class _Job:
         pictures, targets = self._ran(past, program.prepare, step, *arrays)
         first, *others = self._networks(past.step)
         total, soft, loss = self._gradient(past, state, total, first, pictures, targets, step, 1.0)
+        taught = self._ran(past, program.taught, targets, soft)
         for active in others:
-            total, _, _ = self._gradient(past, state, total, active, pictures, soft, step, 0.0)
+            total, _, _ = self._gradient(past, state, total, active, pictures, taught, step, 0.0)
         made: tuple[State, Sums, Weights] = self._ran(
             past, program.update, state, total, loss, soft, targets
         )

@@ -68,6 +68,24 @@ def test_what_cannot_be_is_told_in_one_line(tmp_path, monkeypatch, data, argumen
     assert not (tmp_path / "run").exists()  # so that the corrected command is taken
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--space", "pplcnet_tial"],
+        ["--address", "127.0.0.1:1"],
+        ["--space", "lcnet_next", "--evaluator", "supernet"],
+    ],
+)
+def test_a_refused_command_names_no_run_and_leaves_no_folder(
+    tmp_path, monkeypatch, data, capsys, arguments
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LcnasError):
+        run.main(["--data", data, "--table", TABLE, *arguments])
+    assert not capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_listens_and_is_no_cluster_is_told_within_a_while(tmp_path, monkeypatch, data):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cluster, "_ANSWER", 3.0)

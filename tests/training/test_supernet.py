@@ -56,11 +56,11 @@ def _quick():
         built: Any = {}
         real = supernet.build
 
-        def build(net, plan, length, view, seed):
-            made = real(net, plan, length, view, seed)
+        def build(net, plan, length, view, seed, labels):
+            made = real(net, plan, length, view, seed, labels)
             gradients = built.setdefault((net, seed), made.gradients)  # no recipe in them
             made = dataclasses.replace(made, gradients=gradients)
-            return built.setdefault((net, plan, length, seed), made)
+            return built.setdefault((net, plan, length, seed, labels), made)
 
         patch.setattr(supernet, "build", build)
         yield
@@ -136,7 +136,7 @@ def equal(a, b):
 
 
 def test_each_part_is_compiled_once_a_bucket_whatever_the_networks():
-    job = supernet._Job(net(), space(), pictures(), recipe(), 1, draw, 2, None)
+    job = supernet._Job(net(), space(), pictures(), recipe(), 1, draw, 2, 0.5, None)
     assert len(net().buckets) == 2
     past, state = supernet._Past(), job.start()
     zeros = job.zeros(state)
@@ -145,8 +145,9 @@ def test_each_part_is_compiled_once_a_bucket_whatever_the_networks():
         seen |= {tuple(np.concatenate([np.ravel(v) for v in a])) for a in job._networks(past.step)}
         state, _, zeros = job._timed(past, state, zeros, arrays)
     assert len(seen) > 12
-    compiled: list[Any] = [job.program.prepare, job.program.update, *job.program.gradients]
-    assert [program._cache_size() for program in compiled] == [1] * 4
+    program = job.program
+    compiled: list[Any] = [program.prepare, program.taught, program.update, *program.gradients]
+    assert [program._cache_size() for program in compiled] == [1] * 5
 
     asked = scorer(job.weights(state))
     archs = list(
@@ -159,6 +160,30 @@ def test_each_part_is_compiled_once_a_bucket_whatever_the_networks():
     programs: Any = asked.programs
     sizes = [[part._cache_size() for part in parts] for parts in programs]
     assert sizes == [[1, 1], [1, 1]]
+
+
+@pytest.mark.parametrize("labels", [0.0, 0.25, 1.0])
+def test_all_but_the_largest_learn_from_labels_and_from_what_it_says(labels):
+    job = supernet._Job(net(), space(), pictures(), recipe(), 1, draw, 2, labels, None)
+    targets, said = [], []
+
+    def noted(real):
+        def gradient(weights, total, active, pictures, wanted, step, dropout):
+            targets.append(np.asarray(wanted))
+            made = real(weights, total, active, pictures, wanted, step, dropout)
+            said.append(np.asarray(made[1]))
+            return made
+
+        return gradient
+
+    gradients = tuple(map(noted, job.program.gradients))
+    job.program = dataclasses.replace(job.program, gradients=gradients)
+    state = job.start()
+    job._timed(supernet._Past(), state, job.zeros(state), next(job._batches(0)))
+    assert len(targets) == 4  # largest, smallest, two that were drawn
+    for found in targets[1:]:
+        wanted = labels * targets[0] + (1 - labels) * said[0]
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
 def coloured():
@@ -251,6 +276,7 @@ def test_a_loss_that_is_no_number_is_told(tmp_path):
         ({"recipe": {"accumulate": 2}}, "accumulate"),
         ({"recipe": {"precision": "bfloat16"}}, "precision"),
         ({"random": -1}, "random"),
+        ({"labels": 1.5}, "labels: 1.5 is no share of 0 to 1"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, changes, complaint):
@@ -277,6 +303,7 @@ def test_equal_trainings_have_one_id_and_others_have_others():
         of(data="e"),
         of(seed=1),
         of(random=3),
+        of(labels=0.0),
         of(draws="at most 2 ms"),
         of(init="a"),
         of(space=small),
