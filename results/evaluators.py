@@ -10,8 +10,8 @@ the widths of the largest PP-LCNet scale in it, trains each from scratch (the tr
 the last network on the test pictures), and asks every evaluator of a search about them: short trainings of several
 lengths, supernets, the zero-cost scores, params and MACs. Reports Kendall's tau to the truth with a 90 % interval
 (bootstrap over networks) and the seconds per network on one core; a supernet's training is told apart.
-"supernet 0.5" is one whose networks learn half from labels, half from what the largest says; a space that masks
-cannot run has none.
+"supernet 0" is one whose networks learn from what the largest says alone, as searches have it, "supernet 1" from
+labels alone; a space that masks cannot run has none.
 Every answer is appended to results/evaluators-NAME.jsonl at once and not asked again; two processes share the work.
 The networks stand there first, so that a table that has learnt since does not draw others.
 
@@ -230,6 +230,7 @@ def summary(args: argparse.Namespace) -> dict[str, Any]:
             "n": len(both),
             "tau": round(float(stats.kendalltau(a, b).statistic), 3) if draws else None,
             "tau_90": np.nanquantile(taus, [0.05, 0.95]).round(3).tolist() if draws else None,
+            "blocks": _depth(found, values["blocks"]),
         }
     supernets = [e for e in answers(args) if "about" in e]
     typical = {k: round(float(np.median(v)), 2) for k, v in seconds.items()}
@@ -240,9 +241,18 @@ def summary(args: argparse.Namespace) -> dict[str, Any]:
             made, typical, {e["what"]: e["training_seconds"] for e in supernets}
         ),
         "supernets": [{"what": e["what"], **e["about"], "seconds": e["training_seconds"]} for e in supernets],
-        "truth": {"mean": float(np.mean(list(means.values()))), "std": float(np.std(list(means.values()), ddof=1))}
+        "truth": {"mean": float(np.mean(list(means.values()))), "std": float(np.std(list(means.values()), ddof=1)), "blocks": _depth(means, values["blocks"])}
         if len(means) > 1 else None,
     }  # fmt: skip
+
+
+def _depth(found: dict[int, float], blocks: dict[int, float]) -> float | None:
+    """Return Kendall's tau of what is said of networks to their numbers of blocks; None where that is no number."""
+    from scipy import stats
+
+    both = sorted(set(found) & set(blocks))
+    tau = float(stats.kendalltau([found[i] for i in both], [blocks[i] for i in both]).statistic)
+    return None if np.isnan(tau) else round(tau, 3)
 
 
 def worth(tau: float, networks: float) -> float:
@@ -284,7 +294,7 @@ def per_second(
         for hours in HOURS:
             n = (3600 * hours - begun.get(name, 0.0)) / seconds[kind]
             ends = [round(worth(t, n), 3) for t in (found["tau"], *found["tau_90"])]
-            made.setdefault(name, {})[f"{hours:g} h"] = {"networks": int(n), "worth": ends}
+            made.setdefault(name, {})[f"{hours:g} h"] = {"networks": max(0, int(n)), "worth": ends}
     return made
 
 
@@ -296,6 +306,7 @@ def pool() -> None:
     parts: dict[str, list[Any]] = {}
     seconds: dict[str, list[float]] = {}
     begun: dict[str, list[float]] = {}
+    depths: dict[str, list[float]] = {}
     for path in sorted(Path(__file__).parent.glob("evaluators-*.jsonl")):
         said, means = read(path)
         for name, found in said.items():
@@ -308,6 +319,9 @@ def pool() -> None:
             seconds.setdefault(kind, []).append(value)
         for one in made["supernets"]:
             begun.setdefault(one["what"], []).append(one["seconds"])
+        for name, one in made["tau"].items():
+            if one["blocks"] is not None:
+                depths.setdefault(name, []).append(one["blocks"])
     taus = {}
     for name, pairs in parts.items():
         draws = []
@@ -327,6 +341,7 @@ def pool() -> None:
             "n": sum(len(a) for a, _ in pairs),
             "tau": round(whole, 3),
             "tau_90": np.nanquantile(draws, [0.05, 0.95]).round(3).tolist(),
+            "blocks": round(float(np.mean(depths[name])), 3) if depths.get(name) else None,
         }
     typical = {kind: round(float(np.mean(v)), 2) for kind, v in seconds.items()}
     found = per_second(taus, typical, {kind: float(np.mean(v)) for kind, v in begun.items()})
@@ -350,7 +365,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="of the truth")
     parser.add_argument("--lengths", type=int, nargs="*", default=[2, 4, 8], help="of trainings")
     parser.add_argument("--supernet-epochs", type=int, default=24)
-    parser.add_argument("--labels", type=float, nargs="*", default=[0.5, 0.0], help="of supernets")
+    parser.add_argument("--labels", type=float, nargs="*", default=[0.0, 1.0], help="of supernets")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--core", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -6,7 +6,10 @@
 Runs one search to its end, then the same search again and again, each killed (SIGKILL to the driver) at a
 random moment between its first and its last network, twice also before, and resumed by repeating the command:
 every run must end with the same number of networks, none twice and none lost, and with the same front, since the
-evaluator (a zero-cost score) is deterministic. Then the search on a Ray cluster of three local nodes, one of which is
+evaluator (a zero-cost score) is deterministic. Then a whole search with its report, killed at random moments after its
+last network, while finalists are measured, trained or tested: it must end with the same trainings, and with the same
+accuracies, to the last picture, where the latencies that chose the networks are predicted, not measured (the last
+of these runs measures, and may so choose others). Then the search on a Ray cluster of three local nodes, one of which is
 killed when a third of the networks is done; three times. What the table of this machine lacks is measured before.
 Writes results/kills.json.
 """
@@ -29,14 +32,19 @@ from typing import Any
 from benchmarks import _report
 from search import steps
 from search.folder import TRIALS, Folder
+from search.outcome import Outcome
 
 PATIENCE = 900.0
 EARLY = 2  # runs killed at a moment of their start
 
 
+UP_TO_FRONT = ("--until", "search")
+WHOLE = "--finalists 1 --bands 1 --final-seeds 2 --final-epochs 1 --final-pictures 600".split()
+
+
 def command(out: Path, trials: int, *more: str) -> list[str]:
-    """Return a small search with a deterministic evaluator, up to its front."""
-    words = "--evaluator proxy --score swap --train-size 32 --until search --workers 2 --lag 12"
+    """Return a small search with a deterministic evaluator."""
+    words = "--evaluator proxy --score swap --train-size 32 --workers 2 --lag 12"
     return [
         sys.executable, "-m", "search.run", *words.split(), "--trials", str(trials), "--out", str(out), *more,
     ]  # fmt: skip
@@ -81,7 +89,7 @@ def killed(out: Path, trials: int, after: float, delay: float) -> dict[str, Any]
         after: so many networks are finished when it is killed; below 0: none is begun.
         delay: seconds later.
     """
-    process = begin(out, trials)
+    process = begin(out, trials, *UP_TO_FRONT)
     until = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < until and finished(out) < after:
         time.sleep(0.02)
@@ -90,8 +98,65 @@ def killed(out: Path, trials: int, after: float, delay: float) -> dict[str, Any]
     process.wait()
     done, over = finished(out), (out / steps.SEARCHED).is_file()
     if not over:
-        finish(out, trials)
+        finish(out, trials, *UP_TO_FRONT)
     return {"networks_when_killed": done, "search_was_over": over, **state(out)}
+
+
+def trained(out: Path) -> dict[str, Any]:
+    """Return what was trained in a finished search: by network and seed, the test accuracy."""
+    outcome = Outcome.from_json((out / steps.OUTCOME).read_text("utf-8"), out.name)
+    return {f"{final.name} {run.seed}": run.test for final in outcome.finals for run in final.runs}
+
+
+def killed_late(out: Path, trials: int, delay: float, *more: str) -> dict[str, Any]:
+    """Kill a whole search so many seconds after its last network, and repeat it to its end."""
+    process = begin(out, trials, *WHOLE, *more)
+    until = time.monotonic() + PATIENCE
+    while (
+        process.poll() is None and time.monotonic() < until and not (out / steps.SEARCHED).is_file()
+    ):
+        time.sleep(0.02)
+    time.sleep(delay)
+    over = process.poll() is not None
+    if not over:
+        os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    done = len(list(out.glob("finals/*/*/result.json")))
+    told = [line for line in out.with_suffix(".log").read_text().splitlines() if line[:1] == "["]
+    finish(out, trials, *WHOLE, *more)
+    return {
+        "killed_in": told[-1],
+        "trainings_when_killed": done,
+        "search_was_over": over,
+        **state(out),
+        "trained": trained(out),
+    }
+
+
+def late(folder: Path, runs: int, trials: int, rng: random.Random) -> list[dict[str, Any]]:
+    """Return what came of whole searches that were killed after their last network, beside one that was not."""
+    fixed = "--no-remeasure"
+    began = time.monotonic()
+    finish(folder / "through", trials, *WHOLE, fixed)
+    took = time.monotonic() - began
+    wanted, whole = trained(folder / "through"), state(folder / "through")
+    searched = (folder / "through" / steps.SEARCHED).stat().st_mtime
+    rest = (folder / "through" / steps.OUTCOME).stat().st_mtime - searched
+    print(f"a whole search: {took:.0f} s, {rest:.0f} s of them after the last network", flush=True)
+    made = []
+    for i in range(runs):
+        more = (fixed,) if i < runs - 1 else ()
+        found = killed_late(folder / f"late{i}", trials, rng.uniform(0.0, rest), *more)
+        names = found["trained"]
+        found["same_networks"] = found.pop("all") == whole["all"]
+        found["same_front"] = found.pop("front") == whole["front"]
+        found["measured"] = not more
+        found["same_accuracies"] = names == wanted
+        found["whole"] = len(names) >= 4 and None not in names.values()
+        found["trained"] = len(names)
+        print(found, flush=True)
+        made.append(found)
+    return made
 
 
 def finished(out: Path) -> int:
@@ -108,7 +173,7 @@ def with_a_lost_node(out: Path, trials: int) -> dict[str, Any]:
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-    process = begin(out, trials, "--address", cluster.address)
+    process = begin(out, trials, *UP_TO_FRONT, "--address", cluster.address)
     until = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < until:
         done = finished(out)
@@ -126,6 +191,9 @@ def main() -> None:
     """Run all, compare, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=10)
+    parser.add_argument(
+        "--late", type=int, default=5, help="whole searches killed after the search"
+    )
     parser.add_argument("--nodes", type=int, default=3, help="searches that lose a node")
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
@@ -134,9 +202,9 @@ def main() -> None:
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory(prefix="lcnas-kills-") as name:
         folder = Path(name)
-        finish(folder / "table", 2)  # measures what the table lacks
+        finish(folder / "table", 2, *UP_TO_FRONT)  # measures what the table lacks
         began = time.monotonic()
-        finish(folder / "whole", args.trials)
+        finish(folder / "whole", args.trials, *UP_TO_FRONT)
         took = time.monotonic() - began
         whole = state(folder / "whole")
         print(f"uninterrupted: {took:.0f} s, {whole['networks']} networks", flush=True)
@@ -150,6 +218,7 @@ def main() -> None:
             made["same_front"] = made.pop("front") == whole["front"]
             runs.append(made)
             print(made, flush=True)
+        whole_runs = late(folder, args.late, args.trials, rng) if args.late else []
         nodes = []
         for i in range(args.nodes):
             node = with_a_lost_node(folder / f"nodes{i}", args.trials)
@@ -165,14 +234,19 @@ def main() -> None:
             **_report.conditions([args.seed]),
             "uninterrupted": {**whole, "front": front, "seconds": round(took, 1)},
             "killed": runs,
+            "killed_late": whole_runs,
             "node_lost": nodes,
         },
     )
-    good = [*runs, *nodes]
+    good = [*runs, *whole_runs, *nodes]
     ok = all(
-        r["networks"] == args.trials and not r["twice"] and not r["lost"] and not r["failed"] and r["same_front"]
+        r["networks"] == args.trials
+        and not r["twice"]
+        and not r["lost"]
+        and not r["failed"]
+        and r["same_front"]
         for r in good
-    )
+    ) and all(r["whole"] and (r["same_accuracies"] or r["measured"]) for r in whole_runs)
     print("nothing lost" if ok else "SOMETHING WAS LOST")
     raise SystemExit(not ok)
 

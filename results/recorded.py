@@ -86,7 +86,6 @@ def supernet(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
     job = supernets.Job(
         space(), shown.classes, args.size, supernets.recipe_for(shown, args.epochs), members(),
         args.seed, str(FOLDER / "supernets"), str(FOLDER / "cache"), cores=CORES,
-        labels=0.0,  # as what stands in the file was recorded
     )  # fmt: skip
     spec, about = supernets.train(job, shown)
     return spec, shown, about

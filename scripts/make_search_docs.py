@@ -151,14 +151,15 @@ def evaluators() -> Iterator[str]:
     yield (
         "Kendall's tau between what an evaluator says of networks of one latency band and the test accuracy of long trainings "
         "from scratch, with a 90 % interval (bootstrap over networks), and seconds a network on one core, compiling "
-        'included. All zero-cost scores together take the seconds of `proxies`. "supernet 0.5" learns half from labels, '
-        "half from what its largest network says; 0.5 is what searches use.\n"
+        "included. All zero-cost scores together take the seconds of `proxies`. The networks of `supernet 0`, which searches use, "
+        "learn from what the largest says alone, those of `supernet 1` from labels alone, of `supernet 0.5` from both.\n"
     )
     yield (
         "How well an evaluator ranks per second is told by its worth: by how many standard deviations of the truth the network "
         "that it ranks first among as many as it has time for is better than the average one, if both are normal (below, for "
         "5 minutes, an hour and 8 hours of one core; a supernet's training is in its time, and 0 means that there is no "
-        "time for it). It says little where the interval of tau holds 0.\n"
+        "time for it). It says little where the interval of tau holds 0. The last column is tau between what is said and the "
+        "number of blocks: supernets like deep networks, trainings from scratch of these lengths do not.\n"
     )
     for name in names:
         data = result(name)
@@ -170,7 +171,8 @@ def evaluators() -> Iterator[str]:
         yield (
             f"Networks between {low:g} and {high:g} ms. The truth: {data['epochs']} epochs, {100 * truth['mean']:.1f} % on "
             f"average, standard deviation over networks {100 * truth['std']:.2f} points, "
-            f"{seconds['truth']:,.0f} s a network.{_supernets(data['supernets'])}\n"
+            f"{seconds['truth']:,.0f} s a network; its tau to the number of blocks is {data['truth']['blocks']:.2f}."
+            f"{_supernets(data['supernets'])}\n"
         )
         yield _ranked(data)
     data = result("evaluators")
@@ -198,9 +200,10 @@ def _ranked(data: dict[str, Any]) -> str:
                 "0" if not worth else f"{seconds.get(what, seconds['proxies']):,.1f}",
                 " / ".join(f"{one['worth'][0]:.2f}" for one in worth.values()),
                 str(found["n"]),
+                "" if found["blocks"] is None else f"{found['blocks']:.2f}",
             ]
         )
-    head = ["evaluator", "tau", "90 % interval", "s a network", "worth", "networks"]
+    head = ["evaluator", "tau", "90 % interval", "s a network", "worth", "networks", "to blocks"]
     return table(head, rows)
 
 
@@ -297,8 +300,22 @@ def kills() -> Iterator[str]:
     whole, runs, nodes = data["uninterrupted"], data["killed"], data["node_lost"]
     yield (
         f"A search of {whole['networks']} networks, its driver killed (SIGKILL) at {len(runs)} random moments, after "
-        f"{', '.join(str(r['networks_when_killed']) for r in runs)} networks, and the command repeated: {_kept(runs)}. On a Ray "
+        f"{', '.join(str(r['networks_when_killed']) for r in runs)} networks, and the command repeated: {_kept(runs)}.{_late(data)} On a Ray "
         f"cluster of three nodes of which one was killed, {len(nodes)} times: {_kept(nodes)}.\n"
+    )
+
+
+def _late(data: dict[str, Any]) -> str:
+    runs = data.get("killed_late", [])
+    if not runs:
+        return ""
+    fixed = [run for run in runs if not run["measured"]]
+    return (
+        f" Whole searches, killed {len(runs)} times after their last network, when "
+        f"{', '.join(str(r['trainings_when_killed']) for r in runs)} trainings of finalists and baselines were finished: "
+        f"{sum(r['whole'] for r in runs)} of {len(runs)} ended with all of them and a report, and "
+        f"{sum(r['same_accuracies'] for r in fixed)} of the {len(fixed)} whose networks were not chosen by measuring with the "
+        f"test accuracies of an uninterrupted one."
     )
 
 

@@ -3,9 +3,8 @@
 Each step trains the largest network on the labels, and the smallest and a few drawn ones on what the largest
 says of the same pictures: the sandwich rule and in-place distillation (Yu and Huang 2019, "Universally
 Slimmable Networks and Improved Training Techniques", arXiv 1903.05134). Their gradients are added up, as
-there. Only the largest has dropout (Yu et al. 2020, BigNAS, arXiv 2003.11142). The others learn from labels
-too, as in Once-for-all (Cai et al. 2020, arXiv 1908.09791, in equal parts): without shortcuts the largest
-network, which is the deepest, is not the first to learn.
+there. Only the largest has dropout (Yu et al. 2020, BigNAS, arXiv 2003.11142). The others may learn from the
+labels too, as in Once-for-all (Cai et al. 2020, arXiv 1908.09791).
 
 A program is compiled once for each width bucket: the gradient of a network in it, its batch-norm
 statistics, its answers. How networks differ is a handful of whole numbers that the program is given.
@@ -50,7 +49,7 @@ Array = jax.Array
 Weights = dict[str, Array]
 Draw = Callable[[np.random.Generator, int], NDArray[np.int64]]  # (rng, n) -> codes (n, genes)
 
-LABELS = 0.5  # share of labels in what all but the largest network learn from
+LABELS = 0.0  # share of labels in what all but the largest network learn from
 VERSION = 1  # of what training does: a change of it makes stored supernets others
 WEIGHTS, ABOUT = "supernet.safetensors", "supernet.json"
 CALIBRATION = 512  # training pictures that batch-norm statistics are taken over
