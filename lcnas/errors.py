@@ -56,6 +56,10 @@ class TableError(LcnasError):
     """A latency table cannot be read, or lacks a row."""
 
 
+class TableWriteError(TableError):
+    """A latency table, or what goes into one, cannot be written: the disk is full, say."""
+
+
 class ExportError(LcnasError):
     """A network cannot be exported, or the weights given for it do not fit it."""
 

@@ -308,6 +308,8 @@ def pool() -> None:
     begun: dict[str, list[float]] = {}
     depths: dict[str, list[float]] = {}
     for path in sorted(Path(__file__).parent.glob("evaluators-*.jsonl")):
+        if not path.with_suffix(".json").is_file():
+            raise SystemExit(f"{path.name}: is not finished; repeat its command first")
         said, means = read(path)
         for name, found in said.items():
             both = sorted(set(found) & set(means))

@@ -6,11 +6,12 @@
 Runs one search to its end, then the same search again and again, each killed (SIGKILL to the driver) at a
 random moment between its first and its last network, twice also before, and resumed by repeating the command:
 every run must end with the same number of networks, none twice and none lost, and with the same front, since the
-evaluator (a zero-cost score) is deterministic. Then a whole search with its report, killed at random moments after its
-last network, while finalists are measured, trained or tested: it must end with the same trainings, and with the same
-accuracies, to the last picture, where the latencies that chose the networks are predicted, not measured (the last
-of these runs measures, and may so choose others). Then the search on a Ray cluster of three local nodes, one of which is
-killed when a third of the networks is done; three times. What the table of this machine lacks is measured before.
+evaluator (a zero-cost score) is deterministic. Then the search on a Ray cluster of three local nodes, one of which is
+killed when a third of the networks is done; three times. Last
+a whole search with its report, killed at random moments after its last network, while finalists are measured, trained
+or tested: it must end with the same trainings, and with the same accuracies, to the last picture, where the latencies
+that chose the networks are predicted, not measured (the last of these runs measures, and may so choose others).
+What the table of this machine lacks is measured before.
 Writes results/kills.json.
 """
 
@@ -218,7 +219,6 @@ def main() -> None:
             made["same_front"] = made.pop("front") == whole["front"]
             runs.append(made)
             print(made, flush=True)
-        whole_runs = late(folder, args.late, args.trials, rng) if args.late else []
         nodes = []
         for i in range(args.nodes):
             node = with_a_lost_node(folder / f"nodes{i}", args.trials)
@@ -226,6 +226,8 @@ def main() -> None:
             node["same_front"] = node.pop("front") == whole["front"]
             nodes.append(node)
             print(node, flush=True)
+        # Last: finalists that are measured teach the table.
+        whole_runs = late(folder, args.late, args.trials, rng) if args.late else []
     front = len(whole.pop("front"))
     del whole["all"]
     _report.write(

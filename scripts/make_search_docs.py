@@ -60,6 +60,12 @@ def demonstrations() -> Iterator[str]:
             "epochs": outcome["settings"]["epochs"],
             **outcome["evaluation"],
         }
+        about = told.pop("supernet", None) or {}
+        told |= {
+            f"supernet's {key}": about[key]
+            for key in ("images_s", "accuracy", "seconds")
+            if key in about
+        }
         yield f"### {name}\n"
         yield _source(f"searches/{name}", data)
         times = {**outcome["times"], "total": sum(outcome["times"].values())}

@@ -190,15 +190,14 @@ def check(address: str) -> None:
     Raises:
         SearchError: it is none.
     """
-    if address == "auto":
-        return  # ray.init says at once that there is none
     if "://" in address:
         raise SearchError(
             f"address: {shorten(address)} is of Ray Client, through which no searcher runs; start the search "
             "on a machine of the cluster, with --address auto or HOST:PORT"
         )
-    host, _, port = address.rpartition(":")
-    _check_answers(address, host, port)
+    if address != "auto":  # which Ray finds out itself
+        host, _, port = address.rpartition(":")
+        _check_answers(address, host, port)
     # Ray itself would try for minutes, and cannot be stopped.
     asked = f"import ray; ray.init(address={address!r}, logging_level=50, log_to_driver=False)"
     try:

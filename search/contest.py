@@ -19,6 +19,7 @@ from lcnas.errors import LcnasError, TableError
 from lcnas.latency import engines
 from lcnas.latency.engines import Engine
 from lcnas.latency.table import Network
+from lcnas.training import run as files
 from lcnas.training.interrupts import Stopped
 from lcnas.training.recipes import Recipe
 from search import baselines, cluster, finalists, finals, tables, worker
@@ -393,10 +394,11 @@ def tested(
 def _collect(entry: Entry, best: Trained, folder: Folder) -> None:
     """Copy the network of the best seed by validation to where all of them lie together, under its name."""
     target = folder / NETWORKS / f"{entry.final.name}.onnx"
-    target.parent.mkdir(exist_ok=True)
-    beside = target.with_name(f".{target.name}.tmp")
-    shutil.copyfile(entry.out(best.seed) / best.onnx, beside)
-    beside.replace(target)
+    with files.unwritable(target.parent):
+        target.parent.mkdir(exist_ok=True)
+        beside = target.with_name(f".{target.name}.tmp")
+        shutil.copyfile(entry.out(best.seed) / best.onnx, beside)
+        beside.replace(target)
 
 
 def _winners(made: Sequence[tuple[Entry, list[Trained]]]) -> set[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lcnas import _cli
-from lcnas.errors import LcnasError, TrainingFailedError
+from lcnas.errors import LcnasError, TableWriteError, TrainingFailedError
 from search.errors import SearchError, SearchFailedError
 from search.folder import Folder, new_name
 from search.settings import DEFAULT_EVALUATOR, EVALUATORS, PRESETS, SCORES, SEARCHERS, Settings
@@ -55,7 +55,9 @@ def main(argv: list[str]) -> int:
         kept = f"all that finished is kept, and {_again(folder)}"
         print(f"stopped; {kept}", file=sys.stderr)
         return 130
-    except (SearchFailedError, TrainingFailedError) as failure:
+    except BrokenPipeError:
+        raise  # the reader has seen enough
+    except (SearchFailedError, TrainingFailedError, TableWriteError, OSError) as failure:
         print(f"python -m {PROG}: {failure}", file=sys.stderr)
         print(_again(folder), file=sys.stderr)
         return _cli.FAILURE

@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lcnas.arch import Arch, Resolution
+from lcnas.errors import TrainingError
 from lcnas.spaces import Space
 from lcnas.training.recipes import Recipe
 from search import finals, worker
 from search.pictures import Pictures, unpack
+
+if TYPE_CHECKING:
+    from lcnas.training import supernet as training
+
+_LIMITS = "limits.json"
+_SLACK = 0.05  # by which limits may differ, relative: a table that learns moves them a little
+_DRAWN = 2  # networks of a step, beside the largest and the smallest
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Between which latencies a supernet's networks were drawn."""
+
+    table: str  # whose latencies
+    low: float  # ms
+    high: float
+
+    def cover(self, other: Limits) -> bool:
+        """Return whether networks were drawn, but for what a table learns, wherever the others are."""
+        above, below = 1 + _SLACK, 1 - _SLACK
+        same = self.table == other.table
+        return same and self.low <= other.low * above and self.high >= other.high * below
 
 
 @dataclass(frozen=True)
@@ -35,6 +61,10 @@ class Job:
         None  # share of them in what its networks learn from; None: the usual one
     )
     init: str | None = None  # file of weights to start from
+    limits: Limits | None = (
+        None  # of the codes; None: only a supernet of just these codes is taken again
+    )
+    kept: str | None = None  # folder of a copy that is read where it is there; None: there is none
     setup: worker.Setup = field(default_factory=worker.Setup)
     cores: int = 1  # that it trains on
 
@@ -72,13 +102,30 @@ def train(job: Job, pictures: Pictures, board: Any = None) -> tuple[Any, dict[st
         board: handle of a :class:`Board` that is told how far it is; None: nobody is.
     """
     worker.prepare(job.setup, job.cores)
-    from lcnas.models.supernet import Supernet
     from lcnas.training import run
-    from lcnas.training import supernet as training
     from search.evaluators import supernet as evaluator
     from search.evaluators.train import keep_programs
 
     keep_programs(job.cache)
+    kept = None if job.kept is None else Path(job.kept)
+    made = None if kept is None else _read(kept)
+    if made is None:
+        name, made = _trained(job, pictures, board)
+        made = dataclasses.replace(made, about={**made.about, "id": name})
+        if kept is not None:
+            with run.unwritable(kept):
+                kept.mkdir(parents=True, exist_ok=True)
+                made.save(kept)
+    spec = evaluator.Spec.of(made, job.recipe.augment, cache=job.cache)
+    return spec, dict(made.about)
+
+
+def _trained(job: Job, pictures: Pictures, board: Any) -> tuple[str, training.Trained]:
+    """Return the supernet and its name: one of an earlier search that serves as well, or a new one."""
+    from lcnas.models.supernet import Supernet
+    from lcnas.training import run
+    from lcnas.training import supernet as training
+
     data = unpack(pictures)
     net = Supernet.of(
         job.space,
@@ -92,17 +139,26 @@ def train(job: Job, pictures: Pictures, board: Any = None) -> tuple[Any, dict[st
     draws = f"{len(job.codes)} networks {run.fingerprint({'codes': job.codes})}"
     recipe = job.recipe.override({"resolution": None, "train_resolution": None})
     labels = training.LABELS if job.labels is None else job.labels
-    name = training.content_id(
-        net,
-        job.space,
-        recipe,
-        data=training.fingerprint(data),
-        seed=job.seed,
-        random=2,
-        labels=labels,
-        draws=draws,
-        init="" if init is None else run.fingerprint(init),
-    )
+
+    def named(net: Supernet, draws: str) -> str:
+        return training.content_id(
+            net,
+            job.space,
+            recipe,
+            data=training.fingerprint(data),
+            seed=job.seed,
+            random=_DRAWN,
+            labels=labels,
+            draws=draws,
+            init="" if init is None else run.fingerprint(init),
+        )
+
+    # Its buckets and draws follow the budget; all else decides which supernets may stand in for one another.
+    whole = dataclasses.replace(net, bucket_widths=net.bucket_widths[-1:])
+    home, name = Path(job.folder) / named(whole, ""), named(net, draws)
+    earlier = None if (home / name).is_dir() else _earlier(home, job.limits)
+    if earlier is not None:
+        return earlier.name, training.Trained.load(earlier)
 
     def draw(rng: np.random.Generator, n: int) -> NDArray[np.int64]:
         return job.codes[rng.integers(len(job.codes), size=n)]
@@ -112,17 +168,44 @@ def train(job: Job, pictures: Pictures, board: Any = None) -> tuple[Any, dict[st
         job.space,
         data,
         recipe,
-        Path(job.folder) / name,
+        home / name,
         draw=draw,
         draws=draws,
         seed=job.seed,
+        random=_DRAWN,
         labels=labels,
         init=init,
         told=told,
         progress=None if board is None else lambda moment: board.write.remote(str(moment)),
     )
-    spec = evaluator.Spec.of(made, recipe.augment, cache=job.cache)
-    return spec, {**made.about, "id": name}
+    if job.limits is not None:
+        run.write(home / name / _LIMITS, json.dumps(dataclasses.asdict(job.limits)) + "\n")
+    shutil.rmtree(home / name / "checkpoints", ignore_errors=True)
+    return name, made
+
+
+def _earlier(home: Path, limits: Limits | None) -> Path | None:
+    """Return the folder of a finished supernet whose networks were drawn over these limits too."""
+    if limits is None:
+        return None
+    for path in sorted(home.glob(f"*/{_LIMITS}")):
+        try:
+            found = Limits(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            continue
+        if found.cover(limits) and _read(path.parent) is not None:
+            return path.parent
+    return None
+
+
+def _read(folder: Path) -> training.Trained | None:
+    """Return the supernet of a folder, None where there is none that can be read."""
+    from lcnas.training import supernet as training
+
+    try:
+        return training.Trained.load(folder)
+    except TrainingError:
+        return None
 
 
 def _started(job: Job, net: Any) -> tuple[Any, str]:

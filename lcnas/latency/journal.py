@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lcnas.errors import TableError
+from lcnas.errors import TableError, TableWriteError
 from lcnas.latency.table import ROLES
 from lcnas.latency.timing import Visit
 
@@ -107,14 +107,14 @@ class Journal:
             if os.write(self._file, line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            raise TableError(f"{self.path}: cannot be written: {error.strerror}") from None
+            raise TableWriteError(f"{self.path}: cannot be written: {error.strerror}") from None
 
     def sync(self) -> None:
         """Put what was appended on the disk."""
         try:
             os.fsync(self._file)
         except OSError as error:
-            raise TableError(f"{self.path}: cannot be written: {error.strerror}") from None
+            raise TableWriteError(f"{self.path}: cannot be written: {error.strerror}") from None
 
     def close(self) -> None:
         """Let other processes have the file; nothing can be appended any more."""

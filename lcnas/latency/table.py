@@ -31,6 +31,7 @@ from lcnas.errors import (
     LcnasError,
     ShapeError,
     TableError,
+    TableWriteError,
     ZooError,
     nearest,
     shorten,
@@ -435,7 +436,8 @@ def write_text(path: Path, text: str) -> None:
     """Write a file beside its place, then rename it, so that nobody ever sees half of it.
 
     Raises:
-        TableError: it cannot be written, or is no place for a file (see :func:`destination`).
+        TableWriteError: it cannot be written.
+        TableError: it is no place for a file (see :func:`destination`).
     """
     target = destination(path)
     beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -449,7 +451,7 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
-        raise TableError(f"{path}: cannot be written: {error.strerror}") from None
+        raise TableWriteError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """The command as a user runs it, on a small set with as many classes as the packaged table has rows for."""
 
+import errno
 import json
 import re
 import socket
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 
 from lcnas import zoo
-from lcnas.errors import LcnasError
+from lcnas.errors import LcnasError, TableWriteError, TrainingFailedError
 from search import cluster, report, run, steps, tables
+from search.errors import SearchFailedError
 from search.folder import Folder
 from search.outcome import Outcome
 from search.settings import Settings
@@ -41,6 +43,7 @@ def data(tmp_path_factory):
         (["--table", "no-such-table"], "no-such-table"),
         (["--address", "127.0.0.1:1"], "nothing answers at '127.0.0.1:1'"),
         (["--address", "somewhere"], "is not HOST:PORT"),
+        (["--address", "auto"], "no Ray cluster at 'auto'"),
         (["--address", "127.0.0.1:1", "--dry-run"], "nothing answers at '127.0.0.1:1'"),
         (["--address", "ray://127.0.0.1:10001"], "is of Ray Client"),
         (["--evaluator", "supernet", "--score", "zico"], "score"),
@@ -84,6 +87,32 @@ def test_a_refused_command_names_no_run_and_leaves_no_folder(
         run.main(["--data", data, "--table", TABLE, *arguments])
     assert not capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "run/networks/finalist-1.onnx"),
+        TableWriteError("run/measured.json: cannot be written: No space left on device"),
+        TrainingFailedError("run/finals: cannot be written: No space left on device"),
+        SearchFailedError("run/front.json: cannot be written: No space left on device"),
+    ],
+)
+def test_whatever_cannot_be_written_is_told_with_how_to_go_on(
+    tmp_path, monkeypatch, data, capsys, failure
+):
+    monkeypatch.chdir(tmp_path)
+
+    def search(folder, asked, where):
+        folder.begin(asked, asked)
+        raise failure
+
+    monkeypatch.setattr(steps, "search", search)
+    assert run.main(words(data, "run")) == 1
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 2
+    assert "No space left on device" in told[0]
+    assert "--resume run goes on from there" in told[1]
 
 
 def test_what_listens_and_is_no_cluster_is_told_within_a_while(tmp_path, monkeypatch, data):

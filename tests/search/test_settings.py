@@ -73,6 +73,16 @@ def test_wrong_values_are_refused_in_one_line(change, words):
     assert "\n" not in str(caught.value)
 
 
+def test_random_search_is_not_screened_unless_asked_for():
+    def screened(**changes):
+        return Settings(**changes).filled("synthetic", 2).predictor
+
+    assert screened()
+    assert not screened(searcher="random")
+    assert screened(searcher="random", predictor=True)
+    assert not screened(evaluator="proxy")
+
+
 def test_differences_are_named():
     found = Settings(trials=5, seed=1).differences(Settings(seed=2))
     assert found == ["trials is not given there and 5 here", "seed is 2 there and 1 here"]

@@ -303,7 +303,7 @@ def test_equal_trainings_have_one_id_and_others_have_others():
         of(data="e"),
         of(seed=1),
         of(random=3),
-        of(labels=0.0),
+        of(labels=0.5),
         of(draws="at most 2 ms"),
         of(init="a"),
         of(space=small),

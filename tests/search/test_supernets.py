@@ -1,0 +1,112 @@
+"""Which supernet a search takes: its own copy, one of an earlier search, or a new one."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from lcnas import spaces
+from lcnas.training import data as data_module
+from lcnas.training import supernet as training
+from search import supernets, worker
+from search.pictures import pack
+from search.supernets import Job, Limits, recipe_for
+from tests.search.evaluators.test_supernet import SIDE, SPACE
+
+LIMITS = Limits("this machine's", 1.0, 2.0)
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return pack(
+        data_module.load("synthetic:classes=3,train=60,test=10", size=SIDE, seed=0, workers=0)
+    )
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The folders of all trainings, which take no time here."""
+    folders = []
+
+    def train(net, space, data, recipe, out, **how):
+        folders.append(out)
+        made = training.Trained(net, net.init(len(folders)), {"step": 1})
+        (out / "checkpoints").mkdir(parents=True)
+        made.save(out)
+        return made
+
+    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(worker, "prepare", lambda *_: None)
+    return folders
+
+
+@pytest.fixture
+def job(tmp_path, pictures):
+    space = spaces.loads(SPACE, "tiny")
+    codes = space.sample_codes(20, np.random.default_rng(0))
+    recipe, folder, cache = recipe_for(pictures, 1), str(tmp_path / "all"), str(tmp_path / "cache")
+    return Job(space, 3, SIDE, recipe, codes, 0, folder, cache, limits=LIMITS)
+
+
+def other(job, **changes):
+    """Return a search of other networks of the same space."""
+    codes = job.space.sample_codes(20, np.random.default_rng(1))
+    return dataclasses.replace(job, codes=codes, **changes)
+
+
+def weights(spec):
+    return {name: w.tobytes() for name, w in spec.weights.items()}
+
+
+def test_a_search_within_the_limits_of_an_earlier_one_takes_its_supernet(job, pictures, trained):
+    spec, about = supernets.train(job, pictures)
+    for low, high in ((1.2, 1.9), (0.97, 2.05), (1.0, 2.0)):  # the last but one as a table learns
+        found, again = supernets.train(other(job, limits=Limits(LIMITS.table, low, high)), pictures)
+        assert again == about
+        assert weights(found) == weights(spec)
+    assert len(trained) == 1
+    assert not list(trained[0].glob("checkpoints"))  # it is finished
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"limits": Limits(LIMITS.table, 0.5, 2.0)},
+        {"limits": Limits(LIMITS.table, 1.0, 3.0)},
+        {"limits": Limits("another's", 1.0, 2.0)},
+        {"limits": None},
+        {"seed": 1},
+        {"labels": 1.0},
+    ],
+)
+def test_others_are_trained_anew(job, pictures, trained, changes):
+    _, about = supernets.train(job, pictures)
+    _, again = supernets.train(other(job, **changes), pictures)
+    assert len(set(trained)) == 2
+    assert again["id"] != about["id"]
+
+
+def test_other_recipes_and_spaces_are_trained_anew(job, pictures, trained):
+    supernets.train(job, pictures)
+    supernets.train(other(job, recipe=recipe_for(pictures, 2)), pictures)
+    smaller = job.space.restrict(stage1_width=[4])
+    codes = smaller.sample_codes(4, np.random.default_rng(0))
+    supernets.train(dataclasses.replace(job, space=smaller, codes=codes), pictures)
+    assert len(set(trained)) == 3
+
+
+def test_an_unfinished_or_damaged_supernet_is_not_taken(job, pictures, trained):
+    supernets.train(job, pictures)
+    (trained[0] / training.WEIGHTS).write_bytes(b"half of it")
+    supernets.train(other(job), pictures)
+    assert len(trained) == 2
+
+
+def test_a_search_that_goes_on_reads_its_own_copy(job, pictures, trained, tmp_path):
+    kept = dataclasses.replace(job, kept=str(tmp_path / "run" / "supernet"))
+    spec, about = supernets.train(kept, pictures)
+    moved = dataclasses.replace(kept, folder=str(tmp_path / "nothing-here"))
+    found, again = supernets.train(moved, pictures)
+    assert len(trained) == 1
+    assert again == about
+    assert weights(found) == weights(spec)
