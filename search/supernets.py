@@ -50,20 +50,14 @@ class Job:
     classes: int
     size: Resolution  # pixels that it is trained at
     recipe: Recipe
-    codes: NDArray[
-        np.int64
-    ]  # (n, genes): networks in the budget, in latency bands, that steps draw from
+    codes: NDArray[np.int64]  # (n, genes): networks in the budget that steps draw from
     seed: int
     folder: str  # that holds a folder for each supernet, named by all that decides its weights
     cache: str  # of compiled programs
     buckets: int = 2
-    labels: float | None = (
-        None  # share of them in what its networks learn from; None: the usual one
-    )
+    labels: float | None = None  # share of them that networks learn from; None: the usual one
     init: str | None = None  # file of weights to start from
-    limits: Limits | None = (
-        None  # of the codes; None: only a supernet of just these codes is taken again
-    )
+    limits: Limits | None = None  # of the codes; None: only one of just these codes is taken again
     kept: str | None = None  # folder of a copy that is read where it is there; None: there is none
     setup: worker.Setup = field(default_factory=worker.Setup)
     cores: int = 1  # that it trains on
