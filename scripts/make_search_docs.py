@@ -52,6 +52,16 @@ def demonstrations() -> Iterator[str]:
         "What `make search` does, on made-up pictures: a demonstration. Rows that the latency table lacks for their "
         "classes are measured in the step of the table. Compiling is part of the times.\n"
     )
+    fresh = result("fresh-clone")
+    if fresh is not None:
+        yield _source("fresh-clone", fresh)
+        first, second, steps = fresh["first"], fresh["second"], fresh["steps"]
+        yield (
+            f"In a fresh clone: {first['setup_seconds']:.0f} s of set-up, into a new environment; stopped by Ctrl-C after "
+            f"{first['stopped_after_seconds']:.0f} s, in the search; given again, it set up in {second['setup_seconds']:.0f} s and went on to "
+            f"the end (exit code {second['exit_code']}). The search's steps took {fresh['total']:.0f} s, "
+            f"{fresh['total'] - steps['space, table and budget']:.0f} of them without that of the table. `default` below is this run.\n"
+        )
     for name, data in made.items():
         assert data is not None
         outcome = data["outcome"]
