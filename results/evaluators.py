@@ -279,7 +279,7 @@ def worth(tau: float, networks: float) -> float:
 def per_second(
     taus: dict[str, Any], seconds: dict[str, float], begun: dict[str, float]
 ) -> dict[str, Any]:
-    """Return what each evaluator that learns is worth after the searches' times, with tau and its interval's ends.
+    """Return what each evaluator is worth after the searches' times, with tau and its interval's ends.
 
     Args:
         taus: of each evaluator.
@@ -289,10 +289,10 @@ def per_second(
     made: dict[str, Any] = {}
     for name, found in taus.items():
         kind = name if name in seconds else "proxies"
-        if name in FREE or found["tau"] is None:
+        if name == "blocks" or found["tau"] is None:
             continue
         for hours in HOURS:
-            n = (3600 * hours - begun.get(name, 0.0)) / seconds[kind]
+            n = MOST if name in FREE else (3600 * hours - begun.get(name, 0.0)) / seconds[kind]
             ends = [round(worth(t, n), 3) for t in (found["tau"], *found["tau_90"])]
             made.setdefault(name, {})[f"{hours:g} h"] = {"networks": max(0, int(n)), "worth": ends}
     return made

@@ -78,6 +78,10 @@ def main() -> None:
         subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
         first = make(clone, Path(name) / "first.log", ("networks: 3 of", "networks: 4 of"))
         print(json.dumps(first, indent=1), flush=True)
+        if first["stopped_after_seconds"] is None or not any(
+            "goes on" in line for line in first["last_lines"]
+        ):
+            raise SystemExit("it was not stopped in the search")
         second = make(clone, Path(name) / "second.log")
         print((Path(name) / "second.log").read_text(), flush=True)
         if second["exit_code"]:

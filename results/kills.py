@@ -18,6 +18,7 @@ Writes results/kills.json.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -95,7 +96,8 @@ def killed(out: Path, trials: int, after: float, delay: float) -> dict[str, Any]
     while process.poll() is None and time.monotonic() < until and finished(out) < after:
         time.sleep(0.02)
     time.sleep(delay)
-    os.kill(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # it was over
+        os.kill(process.pid, signal.SIGKILL)
     process.wait()
     done, over = finished(out), (out / steps.SEARCHED).is_file()
     if not over:
@@ -174,18 +176,18 @@ def with_a_lost_node(out: Path, trials: int) -> dict[str, Any]:
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-    process = begin(out, trials, *UP_TO_FRONT, "--address", cluster.address)
+    process, after = begin(out, trials, *UP_TO_FRONT, "--address", cluster.address), None
     until = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < until:
         done = finished(out)
-        if nodes and done >= trials // 3:
+        if nodes and trials > done >= trials // 3:
             cluster.remove_node(nodes.pop(), allow_graceful=False)
             print(f"killed a node after {done} networks", flush=True)
-            nodes = []
+            nodes, after = [], done
         time.sleep(0.2)
     code = process.wait(10)
     cluster.shutdown()
-    return {"exit_code": code, "killed_after_networks": trials // 3, **state(out)}
+    return {"exit_code": code, "killed_after_networks": after, **state(out)}
 
 
 def main() -> None:
@@ -249,6 +251,7 @@ def main() -> None:
         and r["same_front"]
         for r in good
     ) and all(r["whole"] and (r["same_accuracies"] or r["measured"]) for r in whole_runs)
+    ok = ok and all(n["exit_code"] == 0 and n["killed_after_networks"] for n in nodes)
     print("nothing lost" if ok else "SOMETHING WAS LOST")
     raise SystemExit(not ok)
 

@@ -213,7 +213,9 @@ def _ranked(data: dict[str, Any]) -> str:
                 what,
                 f"{found['tau']:.2f}",
                 "{:.2f} to {:.2f}".format(*found["tau_90"]),
-                "0" if not worth else f"{seconds.get(what, seconds['proxies']):,.1f}",
+                "0"
+                if what in ("params", "macs", "blocks")
+                else f"{seconds.get(what, seconds['proxies']):,.1f}",
                 " / ".join(f"{one['worth'][0]:.2f}" for one in worth.values()),
                 str(found["n"]),
                 "" if found["blocks"] is None else f"{found['blocks']:.2f}",

@@ -262,7 +262,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--predictor",
-        "whether a predictor of accuracy screens proposals (default: yes, but for the evaluator proxy)",
+        "whether a predictor of accuracy screens proposals (default: not for proxy or random search)",
         action=argparse.BooleanOptionalAction,
     )
     add(

@@ -11,7 +11,7 @@ from lcnas.arch import Resolution, check_resolution
 from lcnas.errors import LcnasError, not_among, shorten
 from search.errors import SearchError
 
-DEFAULT_EVALUATOR = "train"  # ranks best per second on three spaces: results/evaluators.json
+DEFAULT_EVALUATOR = "train"  # ranks best on three spaces together: results/evaluators.json
 EVALUATORS = ("supernet", "train", "proxy")
 SEARCHERS = ("nsga2", "evolution", "tpe", "random", "local")
 SCORES = ("synflow", "naswot", "zico", "gradient_norm", "swap", "params", "macs")

@@ -17,7 +17,7 @@ from lcnas.latency.engines import Engine
 from lcnas.latency.machine import usable_cores
 from lcnas.latency.table import LatencyTable
 from lcnas.spaces import Space
-from search import cluster, contest, pareto, tables, tuning, work
+from search import cluster, contest, pareto, supernets, tables, tuning, work
 from search.errors import SearchError, SearchFailedError
 from search.folder import Folder
 from search.outcome import Final, Outcome
@@ -335,7 +335,8 @@ def _compile_seconds(
     trials: Sequence[Trial], finals: Sequence[Final], told: Mapping[str, Any]
 ) -> float:
     own = sum(_compiling(t) for t in trials)
-    own += float(told.get("supernet", {}).get("compile_seconds", 0.0))
+    trained = told.get("supernet", {})
+    own += 0.0 if trained.get(supernets.TAKEN) else float(trained.get("compile_seconds", 0.0))
     return own + sum(run.compile_seconds for final in finals for run in final.runs)
 
 

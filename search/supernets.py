@@ -22,6 +22,7 @@ from search.pictures import Pictures, unpack
 if TYPE_CHECKING:
     from lcnas.training import supernet as training
 
+TAKEN = "taken_from_an_earlier_search"  # in what is told: its seconds were spent there
 _LIMITS = "limits.json"
 _SLACK = 0.05  # by which limits may differ, relative: a table that learns moves them a little
 _DRAWN = 2  # networks of a step, beside the largest and the smallest
@@ -32,13 +33,14 @@ class Limits:
     """Between which latencies a supernet's networks were drawn."""
 
     table: str  # whose latencies
+    resolution: str  # of deployment, what they mean
     low: float  # ms
     high: float
 
     def cover(self, other: Limits) -> bool:
         """Return whether networks were drawn, but for what a table learns, wherever the others are."""
         above, below = 1 + _SLACK, 1 - _SLACK
-        same = self.table == other.table
+        same = (self.table, self.resolution) == (other.table, other.resolution)
         return same and self.low <= other.low * above and self.high >= other.high * below
 
 
@@ -150,9 +152,11 @@ def _trained(job: Job, pictures: Pictures, board: Any) -> tuple[str, training.Tr
     # Its buckets and draws follow the budget; all else decides which supernets may stand in for one another.
     whole = dataclasses.replace(net, bucket_widths=net.bucket_widths[-1:])
     home, name = Path(job.folder) / named(whole, ""), named(net, draws)
-    earlier = None if (home / name).is_dir() else _earlier(home, job.limits)
+    earlier = _read(home / name)
+    if earlier is None and not (home / name).is_dir():
+        name, earlier = _earlier(home, job.limits) or (name, None)
     if earlier is not None:
-        return earlier.name, training.Trained.load(earlier)
+        return name, dataclasses.replace(earlier, about={**earlier.about, TAKEN: True})
 
     def draw(rng: np.random.Generator, n: int) -> NDArray[np.int64]:
         return job.codes[rng.integers(len(job.codes), size=n)]
@@ -173,22 +177,26 @@ def _trained(job: Job, pictures: Pictures, board: Any) -> tuple[str, training.Tr
         progress=None if board is None else lambda moment: board.write.remote(str(moment)),
     )
     if job.limits is not None:
-        run.write(home / name / _LIMITS, json.dumps(dataclasses.asdict(job.limits)) + "\n")
+        limits = dataclasses.asdict(job.limits)
+        run.write(home / name / _LIMITS, json.dumps(limits) + "\n")
     shutil.rmtree(home / name / "checkpoints", ignore_errors=True)
     return name, made
 
 
-def _earlier(home: Path, limits: Limits | None) -> Path | None:
-    """Return the folder of a finished supernet whose networks were drawn over these limits too."""
-    if limits is None:
-        return None
-    for path in sorted(home.glob(f"*/{_LIMITS}")):
+def _earlier(home: Path, limits: Limits | None) -> tuple[str, training.Trained] | None:
+    """Return name and supernet: the one that was drawn over these limits and the least beyond them."""
+    fits = []
+    for path in home.glob(f"*/{_LIMITS}") if limits is not None else ():
         try:
             found = Limits(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             continue
-        if found.cover(limits) and _read(path.parent) is not None:
-            return path.parent
+        if limits is not None and found.cover(limits):
+            fits.append((found.high / found.low, path.parent.name))
+    for _, name in sorted(fits):
+        made = _read(home / name)
+        if made is not None:
+            return name, made
     return None
 
 

@@ -144,7 +144,12 @@ def _supernet(call: Call) -> tuning.Work:
         folder=str(_kept(call.folder)),
         cache=call.cache,
         init=None if settings.init is None else str(Path(settings.init).resolve()),
-        limits=supernets.Limits(field.table.whose, field.min_ms, field.searched_max_ms),
+        limits=supernets.Limits(
+            field.table.whose,
+            str(field.space.resolutions[0]),
+            field.min_ms,
+            field.searched_max_ms,
+        ),
         kept=str(call.folder / "supernet"),
         setup=call.setup,
         cores=max(1, min(int(settings.workers or 1), cluster.cores_here())),

@@ -142,7 +142,7 @@ def _open_alone(path: Path) -> int:
                     return file
             os.close(file)  # its owner had just deleted it
     except OSError as error:
-        raise TableError(f"{path}: cannot be written: {error.strerror}") from None
+        raise TableWriteError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def _locked(file: int) -> bool:

@@ -13,7 +13,7 @@ from search.pictures import pack
 from search.supernets import Job, Limits, recipe_for
 from tests.search.evaluators.test_supernet import SIDE, SPACE
 
-LIMITS = Limits("this machine's", 1.0, 2.0)
+LIMITS = Limits("this machine's", "224", 1.0, 2.0)
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +61,13 @@ def weights(spec):
 def test_a_search_within_the_limits_of_an_earlier_one_takes_its_supernet(job, pictures, trained):
     spec, about = supernets.train(job, pictures)
     for low, high in ((1.2, 1.9), (0.97, 2.05), (1.0, 2.0)):  # the last but one as a table learns
-        found, again = supernets.train(other(job, limits=Limits(LIMITS.table, low, high)), pictures)
-        assert again == about
+        found, again = supernets.train(
+            other(job, limits=dataclasses.replace(LIMITS, low=low, high=high)), pictures
+        )
+        assert again == {**about, supernets.TAKEN: True}
         assert weights(found) == weights(spec)
+    _, again = supernets.train(job, pictures)
+    assert again == {**about, supernets.TAKEN: True}
     assert len(trained) == 1
     assert not list(trained[0].glob("checkpoints"))  # it is finished
 
@@ -71,9 +75,10 @@ def test_a_search_within_the_limits_of_an_earlier_one_takes_its_supernet(job, pi
 @pytest.mark.parametrize(
     "changes",
     [
-        {"limits": Limits(LIMITS.table, 0.5, 2.0)},
-        {"limits": Limits(LIMITS.table, 1.0, 3.0)},
-        {"limits": Limits("another's", 1.0, 2.0)},
+        {"limits": dataclasses.replace(LIMITS, low=0.5)},
+        {"limits": dataclasses.replace(LIMITS, high=3.0)},
+        {"limits": dataclasses.replace(LIMITS, resolution="192")},
+        {"limits": dataclasses.replace(LIMITS, table="another's")},
         {"limits": None},
         {"seed": 1},
         {"labels": 1.0},
@@ -84,6 +89,19 @@ def test_others_are_trained_anew(job, pictures, trained, changes):
     _, again = supernets.train(other(job, **changes), pictures)
     assert len(set(trained)) == 2
     assert again["id"] != about["id"]
+
+
+def test_of_several_the_one_is_taken_that_was_drawn_the_least_beyond(job, pictures, trained):
+    wide = dataclasses.replace(LIMITS, low=0.2, high=9.0)
+    supernets.train(other(job, limits=wide), pictures)
+    _, about = supernets.train(other(job, limits=wide, seed=1), pictures)  # another seed's
+    near = dataclasses.replace(job, limits=dataclasses.replace(LIMITS, low=0.1, high=2.2))
+    _, about = supernets.train(near, pictures)
+    asked = dataclasses.replace(LIMITS, low=1.0, high=2.0)
+    codes = job.space.sample_codes(20, np.random.default_rng(2))
+    _, again = supernets.train(dataclasses.replace(job, codes=codes, limits=asked), pictures)
+    assert len(trained) == 3
+    assert again["id"] == about["id"]
 
 
 def test_other_recipes_and_spaces_are_trained_anew(job, pictures, trained):
