@@ -20,6 +20,7 @@ from lcnas.latency import engines
 from lcnas.latency.engines import Engine
 from lcnas.latency.table import Network
 from lcnas.training import run as files
+from lcnas.training.checkpoints import is_full
 from lcnas.training.interrupts import Stopped
 from lcnas.training.recipes import Recipe
 from search import baselines, cluster, finalists, finals, tables, worker
@@ -266,7 +267,7 @@ def trained(
     be trained with every seed is left out, and a note says why.
 
     Raises:
-        SearchFailedError: no finalist could be trained.
+        SearchFailedError: no finalist could be trained, or a disk is full.
     """
     shown = pack(
         data,
@@ -318,7 +319,14 @@ def trained(
 def _whole(
     all_entries: Sequence[Entry], done: Sequence[list[Trained]], failed: Mapping[str, str]
 ) -> tuple[list[tuple[Entry, list[Trained]]], list[str]]:
-    """Return the networks of which all trainings succeeded, and notes about the others."""
+    """Return the networks of which all trainings succeeded, and notes about the others.
+
+    Raises:
+        SearchFailedError: no finalist could be trained, or a disk is full, so that it is worth another try.
+    """
+    for name, why in failed.items():
+        if is_full(SearchFailedError(why)):
+            raise SearchFailedError(f"{name}: {why}")
     heads = {e.final.name for e in all_entries if e.final.role == "finalist"} - failed.keys()
     if not heads:
         name, why = next(iter(failed.items()))

@@ -189,7 +189,8 @@ def is_full(error: BaseException) -> bool:
     """Return whether an error says that a disk or a quota is full, in whatever library's words."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
-    return any(words in str(error) for words in ("No space left", "Disk quota exceeded"))
+    known = ("No space left", "Disk quota exceeded", "the disk is full")
+    return any(words in str(error) for words in known)
 
 
 @contextlib.contextmanager

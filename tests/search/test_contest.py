@@ -224,6 +224,14 @@ def test_networks_that_could_not_be_trained_are_left_out_and_named(space):
     assert "the loss is nan" in notes[0]
     with pytest.raises(SearchFailedError, match="finalist-1: the loss is nan"):
         contest._whole(entries, runs, {"finalist-1": "the loss is nan", "finalist-2": "no memory"})
+    for why in (
+        "run: the disk is full; free some",
+        "x.onnx: cannot be written: No space left on device",
+    ):
+        with pytest.raises(
+            SearchFailedError, match="finalist-2: "
+        ):  # to be trained by the next try
+            contest._whole(entries, runs, {"finalist-2": why})
 
 
 def test_a_signal_of_a_training_can_be_sent_from_process_to_process():
