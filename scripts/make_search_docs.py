@@ -324,7 +324,9 @@ def kills() -> Iterator[str]:
 
 
 def _late(data: dict[str, Any]) -> str:
-    runs = data.get("killed_late", [])
+    runs = [
+        run for run in data.get("killed_late", []) if not run["search_was_over"]
+    ]  # really killed
     if not runs:
         return ""
     fixed = [run for run in runs if not run["measured"]]
