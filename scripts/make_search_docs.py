@@ -324,9 +324,8 @@ def kills() -> Iterator[str]:
 
 
 def _late(data: dict[str, Any]) -> str:
-    runs = [
-        run for run in data.get("killed_late", []) if not run["search_was_over"]
-    ]  # really killed
+    # One that was over before it could be killed tells nothing.
+    runs = [run for run in data.get("killed_late", []) if not run["search_was_over"]]
     if not runs:
         return ""
     fixed = [run for run in runs if not run["measured"]]

@@ -127,9 +127,8 @@ class Settings:
         each = self.networks_per_trial or {"supernet": 8, "train": 1, "proxy": 1}[evaluator]
         values["networks_per_trial"] = each
         values["lag"] = self.lag or max(4, 2 * workers * each)
-        screened = (
-            evaluator != "proxy" and self.searcher != "random"
-        )  # to which others are compared
+        # Random search is what others are compared to.
+        screened = evaluator != "proxy" and self.searcher != "random"
         values["predictor"] = screened if self.predictor is None else self.predictor
         finalists = self.finalists or preset["finalists"]
         values["bands"] = self.bands or min(preset["bands"], finalists)
