@@ -315,7 +315,7 @@ class _Phase:
     """The rows (or columns) first, first + stride, ... of an input, and what they see."""
 
     count: int  # how many rows
-    taps: tuple[int, ...]  # of the kernel that meet them
+    taps: range  # of the kernel that meet them
     start: int  # output row that meets row 0 of the phase at the first tap; one less for each tap further
 
 
@@ -324,9 +324,7 @@ def _phases(size: int, kernel: int, stride: int, before: int) -> list[_Phase]:
     found = []
     for first in range(min(stride, size)):
         tap = (first + before) % stride
-        found.append(
-            _Phase(count, tuple(range(tap, kernel, stride)), (first + before - tap) // stride)
-        )
+        found.append(_Phase(count, range(tap, kernel, stride), (first + before - tap) // stride))
     return found
 
 
@@ -345,7 +343,8 @@ def _phase(dy: Array, kernel: Array, rows: _Phase, columns: _Phase, layout: Layo
     if not rows.taps or not columns.taps:
         return jnp.zeros(shape, dy.dtype)
     padded = lax.pad(dy, jnp.zeros((), dy.dtype), pads)
-    seen = kernel[jnp.array(rows.taps[::-1])][:, jnp.array(columns.taps[::-1])]
+    (i, down), (j, right) = ((t.start, t.step) for t in (rows.taps, columns.taps))
+    seen = kernel[i::down, j::right][::-1, ::-1]
     return _shifted_sum(padded, seen, (1, 1), layout)
 
 
@@ -371,50 +370,46 @@ def _kernel_gradient(
     return made.reshape(shape).astype(padded.dtype)
 
 
-_TERMS = 50  # of a sum that XLA still compiles into good loops
+_TERMS = 10  # products in one loop: with more, XLA compiles longer and the step is no faster
 
 
 def _kernel_gradient_by_rows(
     padded: Array, dy: Array, shape: tuple[int, ...], stride: Pair
 ) -> Array:
-    """Return the same for CHWN: products of a few rows, added up elementwise for every tap.
+    """Return the same for CHWN: a loop over the kernel's rows and over a few rows of the map at a time.
 
-    XLA reduces over leading axes slowly, but adds (channels, 1, width, batch) slices fast.
+    XLA reduces over leading axes slowly, but adds (channels, 1, width, batch) slices fast. Loops rather
+    than sums written out: a longer program takes longer to compile.
     """
     kh, kw = shape[:2]
     rows = dy.shape[1]
-    together = max(1, min(rows, _TERMS // (kh * kw)))
-    whole = rows // together
+    most = max(1, _TERMS // kw)
+    together = max(n for n in range(1, min(most, rows) + 1) if rows % n == 0)
+    width = (dy.shape[2] - 1) * stride[1] + 1
 
-    def some(first: Array | int, count: int) -> tuple[Array, ...]:
-        seen = [
-            lax.dynamic_slice_in_dim(padded, first * stride[0] + i, 1, axis=1)
-            for i in range((count - 1) * stride[0] + kh)
-        ]
-        given = [lax.dynamic_slice_in_dim(dy, first + r, 1, axis=1) for r in range(count)]
-        width = (dy.shape[2] - 1) * stride[1] + 1
-        return tuple(
-            functools.reduce(
-                jnp.add,
-                (
-                    seen[i + r * stride[0]][:, :, j : j + width : stride[1]] * given[r]
-                    for r in range(count)
-                ),
+    def of_kernel_row(i: Array) -> Array:
+        def more(step: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
+            at = [step * together + r for r in range(together)]
+            seen = [lax.dynamic_slice_in_dim(padded, r * stride[0] + i, 1, axis=1) for r in at]
+            given = [lax.dynamic_slice_in_dim(dy, r, 1, axis=1) for r in at]
+            return tuple(
+                functools.reduce(
+                    jnp.add,
+                    (
+                        s[:, :, j : j + width : stride[1]] * g
+                        for s, g in zip(seen, given, strict=True)
+                    ),
+                    total,
+                )
+                for j, total in enumerate(sums)
             )
-            for i in range(kh)
-            for j in range(kw)
-        )
 
-    def more(i: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
-        return tuple(map(jnp.add, sums, some(i * together, together)))
+        none = jnp.zeros((dy.shape[0], 1, *dy.shape[2:]), dy.dtype)
+        sums = lax.fori_loop(0, rows // together, more, (none,) * kw)
+        return jnp.stack([_channel_sum(s, LAYOUTS["CHWN"]) for s in sums])
 
-    sums = some(0, together)
-    if whole > 1:
-        sums = lax.fori_loop(1, whole, more, sums)
-    if rows % together:
-        sums = tuple(map(jnp.add, sums, some(whole * together, rows % together)))
-    made = [_channel_sum(s, LAYOUTS["CHWN"]) for s in sums]
-    return jnp.stack(made).reshape(shape).astype(padded.dtype)
+    made: Array = lax.map(of_kernel_row, jnp.arange(kh))
+    return made.reshape(shape).astype(padded.dtype)
 
 
 def _wide(x: Array) -> Array:
