@@ -45,7 +45,7 @@ def trained(size: int, rng: np.random.Generator) -> tuple[Any, Any, Any, dict[st
     def draw(rng: np.random.Generator, n: int) -> Any:
         return codes[rng.integers(len(codes), size=n)]
 
-    job = learning._Job(net, space, data, recipe, SEED, draw, 2, None)
+    job = learning._Job(net, space, data, recipe, SEED, draw, 2, learning.LABELS, None)
     state, past = job.start(), learning._Past()
     zeros = job.zeros(state)
     for arrays in job._batches(0):
