@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -395,7 +396,8 @@ def field_of(asked: Settings, classes: int, tell: Told, found: tables.Found | No
         found: the table that the search has begun with; None: the one that fits.
 
     Raises:
-        BudgetError: no network meets the budget; names the lowest latency.
+        SearchError: no network meets the budget; names the lowest latency.
+        BudgetError: no network is within both of its bounds.
     """
     space = spaces.load(asked.space, asked.resolution)
     found = found or tables.find(space, _engine(asked), classes, table=asked.table, say=tell.line)
@@ -416,6 +418,12 @@ def field_of(asked: Settings, classes: int, tell: Told, found: tables.Found | No
             f"min_latency_ms: {min_ms:g} is not below {kept:.3f}, which predictions keep to so that networks "
             f"are measured within {max_ms:g} ms; give less, or a higher max_latency_ms"
         )
+    if lowest > kept:
+        raise SearchError(
+            f"max_latency_ms: no network of {space.name} would be measured within {max_ms:g} ms: "
+            f"predictions are kept to {kept:.3g}, and the lowest is {lowest:.3f} ms; "
+            f"give {least_budget(lowest, margin):g} or more"
+        )
     if min_ms >= kept:
         min_ms = min(lowest, min_ms)
     budget = latency.Budget(space, table, kept, min_ms, classes)
@@ -425,6 +433,17 @@ def field_of(asked: Settings, classes: int, tell: Told, found: tables.Found | No
     return Field(
         space, table, found.here, classes, max_ms, min_ms, margin, budget, found.notes, tuple(notes)
     )
+
+
+def least_budget(lowest: float, margin: float) -> float:
+    """Return the lowest budget in ms, to three digits, that is still ``lowest`` less its margin.
+
+    >>> least_budget(0.2234, 0.1), least_budget(2.0, 0.0)
+    (0.246, 2.0)
+    """
+    least = lowest * (1 + margin)
+    step = 10.0 ** (math.floor(math.log10(least)) - 2)
+    return round(math.ceil(least / step) * step, 9)
 
 
 def narrowed(space: Space, table: LatencyTable, classes: int, max_ms: float) -> tuple[Space, str]:

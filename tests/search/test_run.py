@@ -37,7 +37,7 @@ def data(tmp_path_factory):
     ("arguments", "said"),
     [
         (["--searcher", "nsga3"], "did you mean 'nsga2'"),
-        (["--max-latency-ms", "0.05"], "the lowest cost is 0."),
+        (["--max-latency-ms", "0.05"], "measured within 0.05 ms: predictions are kept to 0.0477"),
         (["--data", "imagefolder:nothing-here"], "nothing-here"),
         (["--space", "pplcnet_tial"], "did you mean 'pplcnet_tail'"),
         (["--table", "no-such-table"], "no-such-table"),
@@ -69,6 +69,23 @@ def test_what_cannot_be_is_told_in_one_line(tmp_path, monkeypatch, data, argumen
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()  # so that the corrected command is taken
+
+
+def test_the_budget_that_a_refused_one_is_told_is_the_least_that_is_taken(
+    tmp_path, monkeypatch, data
+):
+    monkeypatch.chdir(tmp_path)
+
+    def dry(max_ms):
+        given = ["--data", data, "--table", TABLE, "--dry-run", "--max-latency-ms", f"{max_ms:g}"]
+        run.main(given)
+
+    with pytest.raises(LcnasError, match="the lowest is 0") as caught:
+        dry(0.01)
+    least = float(re.search(r"give (\S+) or more", str(caught.value))[1])
+    dry(least)
+    with pytest.raises(LcnasError, match="or more"):
+        dry(0.99 * least)
 
 
 @pytest.mark.parametrize(
