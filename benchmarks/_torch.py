@@ -81,7 +81,7 @@ class SqueezeExcite(nn.Module):
         return x * self.gate(self.expand(self.act(self.reduce(v))))
 
     def named_weights(self, path: str) -> dict[str, Any]:
-        found = {}
+        found: dict[str, Any] = {}
         for name, conv in (("reduce", self.reduce), ("expand", self.expand)):
             found |= {f"{path}/{name}/kernel": conv.weight, f"{path}/{name}/bias": conv.bias}
         return found
@@ -110,7 +110,7 @@ class Chain(nn.Sequential):
         super().__init__(*made)
 
     def named_weights(self, path: str) -> dict[str, Any]:
-        found = {}
+        found: dict[str, Any] = {}
         for i, inner in enumerate(self):
             if hasattr(inner, "named_weights"):
                 found |= inner.named_weights(f"{path}/{i}")
@@ -130,7 +130,7 @@ class Add(nn.Module):
         return self.act(sum(rest, first))
 
     def named_weights(self, path: str) -> dict[str, Any]:
-        found = {}
+        found: dict[str, Any] = {}
         for i, inner in enumerate(self.branches):
             if hasattr(inner, "named_weights"):
                 found |= inner.named_weights(f"{path}/{i}")

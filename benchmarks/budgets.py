@@ -96,7 +96,7 @@ def rejection(space: Space, budget: Budget, rng: np.random.Generator) -> None:
 def best_of_draws(budget: Budget, scores: list[np.ndarray[Any, Any]]) -> None:
     """Find a good network among TRIED draws."""
     codes = budget.sample_codes(TRIED, np.random.default_rng(SEED))
-    sum(mine[codes[:, i]] for i, mine in enumerate(scores)).argmax()
+    sum((mine[codes[:, i]] for i, mine in enumerate(scores)), np.zeros(len(codes))).argmax()
 
 
 def refused(space: Space, terms: Terms) -> None:

@@ -112,7 +112,8 @@ def jax_program(args: argparse.Namespace) -> tuple[Any, Any, Any]:
         arch, CLASSES, nnx.Rngs(0), layout="NHWC" if args.column == "xla" else None
     )
     model.set_weights(dict(np.load(args.weights)))
-    graph, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    graph, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
+    params, stats = states
     mask = nnx.map_state(lambda path, _: models.decays(models.weight_name(path)), params)
     decay = optax.add_decayed_weights(DECAY, mask)
     optimizer = optax.chain(decay, optax.sgd(RATE, MOMENTUM))
@@ -155,7 +156,7 @@ def _use_xla() -> None:
         return ops.act(y, name), lax.stop_gradient(mean), lax.stop_gradient(var)
 
     ops.convolution = ops._xla
-    ops.norm_act = plain
+    setattr(ops, "norm_act", plain)  # noqa: B010 - mypy knows the name as an operation with a gradient of its own
 
 
 def worker(args: argparse.Namespace) -> None:

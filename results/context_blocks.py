@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def partner(rows: tuple[PlacedBlock, ...], row: PlacedBlock) -> PlacedBlock | No
     """Return a block that ends at the shape where a row begins; one that keeps its shape if there is any."""
     ends = [p for p in rows if p.out_shape == row.in_shape]
     keeping = [p for p in ends if p.in_shape == p.out_shape]
-    return (keeping or ends or [None])[0]
+    return next(iter(keeping or ends), None)
 
 
 def chains(rows: tuple[PlacedBlock, ...]) -> dict[str, tuple[PlacedBlock, ...]]:
@@ -79,7 +80,7 @@ def main() -> None:
     watch = Stopwatch(latency.reference(engine), BLOCK_PLAN, rng)
     made = chains(rows)
     with machine.pinned(1):
-        items = [Item(k, lambda c=c: models.open_fresh(c, engine)) for k, c in made.items()]
+        items = [Item(k, partial(models.open_fresh, c, engine)) for k, c in made.items()]
         visits = list(watch.measure(items))
         alone = {str(k): m.ms for k, m in timing.estimates(visits).items()}
         overhead = 0.013
@@ -90,7 +91,7 @@ def main() -> None:
         picked = banded(rough, rng)
         archs = space.decode(codes[picked])
         watch.plan = NETWORK_PLAN
-        items = [Item(i, lambda a=a: models.open_fresh(a, engine)) for i, a in enumerate(archs)]
+        items = [Item(i, partial(models.open_fresh, a, engine)) for i, a in enumerate(archs)]
         found = timing.estimates(list(watch.measure(items)))
     times = np.array([found[i].ms for i in range(len(archs))])
     counts = predict.count_matrix(ids[picked].tolist(), len(rows))

@@ -14,6 +14,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import time
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,7 @@ def partner(pipe: Connection, core: int) -> None:
         session.run()
     pipe.send("ready")
     while pipe.recv():
-        pipe.send(timing.visit(session, PLAN, timing.time.perf_counter))
+        pipe.send(timing.visit(session, PLAN, time.perf_counter))
 
 
 def duet(pipe: Connection, seed: int) -> dict[str, float]:
@@ -57,7 +59,7 @@ def duet(pipe: Connection, seed: int) -> dict[str, float]:
         for _ in range(PLAN.rounds):
             for i in rng.permutation(len(NAMES)):
                 pipe.send(True)
-                own = timing.visit(sessions[NAMES[i]], PLAN, timing.time.perf_counter)
+                own = timing.visit(sessions[NAMES[i]], PLAN, time.perf_counter)
                 ratios[NAMES[i]].append(own / pipe.recv())
     return {name: float(np.median(values)) for name, values in ratios.items()}
 
@@ -66,7 +68,7 @@ def solo(seed: int) -> dict[str, float]:
     """Return each network's latency as lcnas measures it."""
     engine = engines.engine("openvino")
     watch = Stopwatch(latency.reference(engine), PLAN, np.random.default_rng(seed))
-    items = [Item(n, lambda n=n: models.open_fresh(zoo.load(n), engine)) for n in NAMES]
+    items = [Item(n, partial(models.open_fresh, zoo.load(n), engine)) for n in NAMES]
     visits: list[Visit] = list(watch.measure(items))
     return {str(key): m.ms for key, m in timing.estimates(visits).items()}
 
@@ -104,7 +106,7 @@ def main() -> None:
         "floor_duet": [floor(duets[i], duets[j]) for i, j in ((0, 1), (2, 3), (0, 3), (1, 2))],
         "bias_mean_abs": float(np.abs(np.mean(bias, axis=0)).mean()),
         "bias_largest": float(np.abs(np.mean(bias, axis=0)).max()),
-        "bias": dict(zip(NAMES, np.round(np.mean(bias, axis=0), 4).tolist(), strict=True)),
+        "bias": dict(zip(NAMES, [round(float(b), 4) for b in np.mean(bias, axis=0)], strict=True)),
     }
     print({k: v for k, v in out.items() if k.startswith(("floor", "bias"))})
     this = latency.this_machine()

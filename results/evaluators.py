@@ -346,9 +346,9 @@ def pool() -> None:
             "blocks": round(float(np.mean(depths[name])), 3) if depths.get(name) else None,
         }
     typical = {kind: round(float(np.mean(v)), 2) for kind, v in seconds.items()}
-    found = per_second(taus, typical, {kind: float(np.mean(v)) for kind, v in begun.items()})
-    said = {"tau": taus, "seconds_per_network": typical, "per_second": found}
-    _report.write("evaluators", {**_report.conditions([0]), **said})
+    worth = per_second(taus, typical, {kind: float(np.mean(v)) for kind, v in begun.items()})
+    figures = {"tau": taus, "seconds_per_network": typical, "per_second": worth}
+    _report.write("evaluators", {**_report.conditions([0]), **figures})
 
 
 def main() -> None:

@@ -66,13 +66,14 @@ def ablation() -> dict[str, tuple[Arch, float | None]]:
     ):
         added |= change
         out[title] = (pplcnet(0.5, **added), ms)
-    for title, change, ms in (
+    less: tuple[tuple[str, dict[str, Any], float], ...] = (
         ("without h-swish", {"act": "relu"}, 1.94),
         ("without SE", {"se": NONE}, 1.87),
         ("without 5x5", {"kernels": SMALL}, 2.01),
         ("without the 1280 conv", {"last": 0}, 1.85),
-    ):
-        out[title] = (pplcnet(0.5, **change), ms)
+    )
+    for title, without, ms in less:
+        out[title] = (pplcnet(0.5, **without), ms)
     return out
 
 

@@ -74,7 +74,8 @@ def _take_statistics(model: models.Network) -> None:
     size = height_width(model.arch.resolution)
     noise = np.random.default_rng(SEED + 2).normal(size=(8, *size, 3)).astype(np.float32)
     model.train()
-    graph, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    graph, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
+    params, stats = states
 
     def seen(params: Any, stats: Any, x: Any) -> Any:
         net = nnx.merge(graph, params, stats, copy=True)

@@ -259,7 +259,7 @@ def baselines() -> Iterator[str]:
 def width(entries: dict[str, dict[str, Any]]) -> float:
     """Return the median width of the intervals of a column, relative to the latency."""
     own = [(e["interval"][1] - e["interval"][0]) / e["ms"] for e in entries.values()]
-    return statistics.median(own)
+    return float(statistics.median(own))
 
 
 def widths(found: dict[str, dict[str, Any]]) -> Iterator[str]:
