@@ -167,7 +167,8 @@ def evaluators() -> Iterator[str]:
     yield (
         "Kendall's tau between what an evaluator says of networks of one latency band and the test accuracy of long trainings "
         "from scratch, with a 90 % interval (bootstrap over networks), and seconds a network on one core, compiling "
-        "included. All zero-cost scores together take the seconds of `proxies`. The networks of `supernet 0`, which searches use, "
+        "included: that of the code then, since when it has halved or nearly so (`docs/decisions.md`); those of `lcnet_next` "
+        "are too many, tests ran beside it now and then. All zero-cost scores together take the seconds of `proxies`. The networks of `supernet 0`, which searches use, "
         "learn from what the largest says alone, those of `supernet 1` from labels alone, of `supernet 0.5` from both.\n"
     )
     yield (
@@ -247,7 +248,7 @@ def supernet() -> Iterator[str]:
         f"{asking['networks']} different networks that were then asked about "
         f"{', '.join(map(str, asking['compiled']['statistics of each bucket']))} programs for statistics and "
         f"{', '.join(map(str, asking['compiled']['answers of each bucket']))} for answers. A network took "
-        f"{asking['seconds_per_network']:.2f} s ({asking['networks_per_second']:.2f} networks/s on one core); built and compiled "
+        f"{asking['seconds_per_network']:.2f} s in the median ({asking['networks_per_second']:.2f} networks/s over all, on one core); built and compiled "
         f"alone, with the same weights and pictures, {alone['seconds_per_network']:.1f} s, {data['ratio']:.0f} times as much.\n"
     )
 
