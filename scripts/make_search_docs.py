@@ -167,7 +167,7 @@ def evaluators() -> Iterator[str]:
     yield (
         "Kendall's tau between what an evaluator says of networks of one latency band and the test accuracy of long trainings "
         "from scratch, with a 90 % interval (bootstrap over networks), and seconds a network on one core, compiling "
-        "included: that of the code then, since when it has halved or nearly so (`docs/decisions.md`); those of `lcnet_next` "
+        "included: that of the code then, which has since come down to half to four fifths (`docs/decisions.md`); those of `lcnet_next` "
         "are too many, tests ran beside it now and then. All zero-cost scores together take the seconds of `proxies`. The networks of `supernet 0`, which searches use, "
         "learn from what the largest says alone, those of `supernet 1` from labels alone, of `supernet 0.5` from both.\n"
     )
