@@ -436,7 +436,7 @@ def field_of(asked: Settings, classes: int, tell: Told, found: tables.Found | No
 
 
 def least_budget(lowest: float, margin: float) -> float:
-    """Return the least budget in ms, rounded up to three digits, whose limit for predictions reaches ``lowest``.
+    """Return the least budget in ms, rounded up to three digits, whose margin leaves ``lowest``.
 
     >>> least_budget(0.2234, 0.1), least_budget(2.0, 0.0)
     (0.246, 2.0)
