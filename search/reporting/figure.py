@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,15 +26,14 @@ _STYLES = {
 }
 _DIRECTIONS = ((1, 1), (1, -1), (-1, 1), (-1, -1), (0, 1), (0, -1), (1, 0), (-1, 0))
 _DISTANCES = (7, 16, 28, 42)  # points from a mark to its label
-# First digits of ticks, ever finer.
+# First digits of ticks where an axis is wide, ever finer; where it is narrow, ticks are evenly spaced.
 _TICKS: tuple[tuple[float, ...], ...] = (
     (1,),
     (1, 3),
     (1, 2, 5),
     (1, 1.5, 2, 3, 5, 7),
-    tuple(i / 10 for i in range(10, 100, 2)),
-    tuple(i / 100 for i in range(100, 1000, 5)),
 )
+_STEPS = (5, 2, 1)  # first digits of even spacings
 Box = tuple[float, float, float, float]  # left, bottom, right, top, pixels
 
 
@@ -171,18 +171,23 @@ def _latency_axis(ax: Axes, outcome: Outcome) -> None:
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Return 4 to 9 round numbers of a logarithmic axis, or as near to that as there are."""
-    sets = [_within(digits, low, high) for digits in _TICKS]
-    for least in (4, 3):
-        fitting = [found for found in sets if least <= len(found) <= 9]
-        if fitting:
-            return fitting[0]
-    return sets[-1][:: max(1, -(-len(sets[-1]) // 9))]
+    """Return 3 to 9 round numbers of a logarithmic axis, 4 or more where there are."""
+    wide = [_within(digits, low, high) for digits in _TICKS]
+    even = [_even(d * 10.0**power, low, high) for power in range(9, -10, -1) for d in _STEPS]
+    return next(found for least in (4, 3) for found in (*wide, *even) if least <= len(found) <= 9)
 
 
 def _within(digits: Sequence[float], low: float, high: float) -> list[float]:
     values = (float(f"{d * 10.0**power:.6g}") for power in range(-9, 10) for d in digits)
     return [value for value in values if low <= value <= high]
+
+
+def _even(step: float, low: float, high: float) -> list[float]:
+    """Return the multiples of a step from low to high; none where there are far too many."""
+    first, last = math.ceil(low / step), math.floor(high / step)
+    if last - first > 99:
+        return []
+    return [float(f"{i * step:.6g}") for i in range(first, last + 1)]
 
 
 # -- names that do not lie on one another ----------------------------------------------------------

@@ -60,7 +60,12 @@ def test_scores_are_drawn_as_they_are(outcome):
 
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
-    [(0.5, 60, [1, 3, 10, 30]), (0.8, 5.5, [1, 1.5, 2, 3, 5]), (0.8, 5.5e3, [1, 10, 100, 1000])],
+    [
+        (0.5, 60, [1, 3, 10, 30]),
+        (0.8, 5.5, [1, 1.5, 2, 3, 5]),
+        (0.8, 5.5e3, [1, 10, 100, 1000]),
+        (0.78, 1.65, [0.8, 1, 1.2, 1.4, 1.6]),
+    ],
 )
 def test_ticks_are_round(low, high, expected):
     assert figure.ticks(low, high) == expected
@@ -75,6 +80,8 @@ def test_there_are_always_a_few_ticks():
         assert 3 <= len(found) <= 9
         assert found == sorted(set(found))
         assert low <= found[0] < found[-1] <= high
+        gaps = np.diff(np.log(found)) / np.log(high / low)
+        assert gaps.min() > 0.05, "labels that lie on one another"
 
 
 def test_boxes():
