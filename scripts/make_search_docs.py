@@ -167,7 +167,7 @@ def evaluators() -> Iterator[str]:
     yield (
         "Kendall's tau between what an evaluator says of networks of one latency band and the test accuracy of long trainings "
         "from scratch, with a 90 % interval (bootstrap over networks), and seconds a network on one core, compiling "
-        "included: on Imagenette that of the code then, which has since come down to half to four fifths (`docs/decisions.md`); those of "
+        "included: compiling on Imagenette is that of the code then, and takes half to four fifths of it since (`docs/decisions.md`); those of "
         "`lcnet_next` are too many, tests ran beside it now and then. One tau of so few networks, each trained once, is rough: the twelve on "
         "CIFAR-10 were asked about twice, and the truth has tau 0.55 to itself (`docs/decisions.md`). All zero-cost scores together take the seconds of `proxies`. The networks of `supernet 0`, which searches use, "
         "learn from what the largest says alone, those of `supernet 1` from labels alone, of `supernet 0.5` from both.\n"
@@ -177,7 +177,8 @@ def evaluators() -> Iterator[str]:
         "that it ranks first among as many as it has time for is better than the average one, if both are normal (below, for "
         "5 minutes, an hour and 8 hours of one core; a supernet's training is in its time, and 0 means that there is no "
         "time for it). It says little where the interval of tau holds 0. The last column is tau between what is said and the "
-        "number of blocks: supernets like deep networks, trainings from scratch of these lengths do not.\n"
+        "number of blocks: on Imagenette supernets like deep networks (on CIFAR-10 that cannot be told), and trainings from scratch of these "
+        "lengths like them in none.\n"
     )
     for name in names:
         data = result(name)
