@@ -19,8 +19,10 @@ from lcnas.errors import LcnasError, TableError
 from lcnas.latency import engines
 from lcnas.latency.engines import Engine
 from lcnas.latency.table import Network
+from lcnas.training import deployed
 from lcnas.training import run as files
 from lcnas.training.checkpoints import is_full
+from lcnas.training.data import Test, require
 from lcnas.training.interrupts import Stopped
 from lcnas.training.recipes import Recipe
 from search import baselines, cluster, finalists, finals, tables, worker
@@ -29,7 +31,7 @@ from search.errors import SearchFailedError
 from search.finalists import Bench, Finalist
 from search.finals import Trained
 from search.folder import Folder
-from search.outcome import Final, Run
+from search.outcome import Final, Run, pixels
 from search.pictures import Pictures, pack
 from search.settings import Settings
 from search.telling import Told
@@ -40,7 +42,8 @@ if TYPE_CHECKING:
     from lcnas.training.data import Data
     from search.steps import Field, Where
 
-MEASURED, FINALS, HITS, NETWORKS = "measured.json", "finals", "hits.npy", "networks"
+MEASURED, FINALS, NETWORKS = "measured.json", "finals", "networks"
+HITS, HITS_FP32 = "hits.npy", "hits-fp32.npy"  # which test images a file gets right; its fp32 twin
 _AGAIN = 2  # times that what a lost worker had left to train is given to another
 
 
@@ -206,6 +209,7 @@ class _Task:
     outs: tuple[str, ...]  # a folder each seed
     seeds: tuple[int, ...]
     size: Resolution
+    engine: Engine  # that the delivered files are for
     cache: str
     setup: Setup
     far: bool  # whether the folders may be out of the worker's reach
@@ -235,6 +239,7 @@ def _work(task: _Task, pictures: Pictures) -> Iterator[Trained | str]:
                 place,
                 seed,
                 train_size=task.size,
+                engine=task.engine,
                 cache=task.cache,
                 bring=task.far,
             )
@@ -246,6 +251,8 @@ def _twice(train: Callable[[], Trained]) -> Trained | str:
     for last in (False, True):
         try:
             return train()
+        except finals.ApartError:
+            raise  # neither another attempt nor leaving it out would make it right
         except LcnasError as error:
             if last:
                 return str(error)
@@ -269,9 +276,10 @@ def trained(
     Raises:
         SearchFailedError: no finalist could be trained, or a disk is full.
     """
+    size = folder.final_size()
     shown = pack(
         data,
-        settings.train_size,
+        size,
         most=settings.final_pictures,
         most_validation=len(data.validation),
         seed=settings.seed,
@@ -281,7 +289,7 @@ def trained(
     seeds = tuple(range(int(settings.final_seeds or 1)))
     tell.line(
         f"{len(all_entries)} networks x {len(seeds)} seeds, {recipe.epochs} epochs of "
-        f"{len(shown.train_labels):,} pictures at {settings.train_size} px"
+        f"{len(shown.train_labels):,} pictures at {pixels(size or shown.size)} px"
     )
     far = where.address is not None
     tasks = [
@@ -290,7 +298,8 @@ def trained(
             recipe=recipe,
             outs=tuple(str(e.out(seed)) for seed in seeds),
             seeds=seeds,
-            size=settings.train_size or shown.size,
+            size=size or shown.size,
+            engine=field.table.engine,
             cache=str(folder / "cache"),
             setup=Setup.of(not far, settings.blocks),
             far=far,
@@ -385,18 +394,57 @@ def _side_by_side(tasks: Sequence[_Task], shown: Pictures) -> Iterator[tuple[int
 
 
 def tested(
+    field: Field,
     data: Data,
     made: Sequence[tuple[Entry, list[Trained]]],
     folder: Folder,
-) -> tuple[Final, ...]:
-    """Return all networks with their accuracies; winners are named before the test pictures are read."""
+) -> tuple[tuple[Final, ...], tuple[str, ...]]:
+    """Return all networks with their accuracies, and notes; winners are named before test images are read.
+
+    The exported files are run, on the engine whose latency is printed, over images read from their originals
+    and prepared as ``lcnas.classify`` prepares them. In a run of version 1, whose networks were trained at
+    another size than they are exported for, it is the file of the training size.
+    """
     winners = _winners(made)
+    engine, note = deployed.here(field.table.engine)
+    _test(data, made, engine)
     out = []
     for entry, runs in made:
         final = replace(entry.final, winner=entry.final.name in winners)
         _collect(entry, max(runs, key=lambda one: one.validation), folder)
-        out.append(replace(final, runs=tuple(_run(entry, one, data, folder) for one in runs)))
-    return tuple(out)
+        out.append(replace(final, runs=tuple(_run(entry, one, engine, folder) for one in runs)))
+    return tuple(out), (note,) if note else ()
+
+
+def tested_by(field: Field) -> str:
+    """Return the engine that runs exported files for their accuracies, as a report names it."""
+    return deployed.here(field.table.engine)[0].label
+
+
+def _test(data: Data, made: Sequence[tuple[Entry, list[Trained]]], engine: Engine) -> None:
+    """Run all files over the test images that have not been run yet, and keep which images they get right."""
+    files: dict[str, Path] = {}
+    twins: dict[str, Path] = {}
+    for entry, runs in made:
+        for one in runs:
+            out = entry.out(one.seed)
+            if one.is_deployed:
+                files |= _lacking(out / HITS, out / one.onnx)
+            elif not (out / HITS).is_file():
+                finals.save_hits(out / HITS, finals.test_hits(out, data))
+            if one.is_deployed and engine.precision != "fp32":
+                twin = out / finals.FP32
+                twins |= _lacking(out / HITS_FP32, twin if twin.is_file() else out / one.onnx)
+    for wanted, by in ((files, engine), (twins, replace(engine, precision="fp32"))):
+        if wanted:
+            for path, found in deployed.hits(
+                wanted, data, require(data.test, Test), engine=by
+            ).items():
+                finals.save_hits(path, found.right)
+
+
+def _lacking(hits: Path, file: Path) -> dict[str, Path]:
+    return {} if hits.is_file() else {str(hits): file}
 
 
 def _collect(entry: Entry, best: Trained, folder: Folder) -> None:
@@ -421,19 +469,23 @@ def _winners(made: Sequence[tuple[Entry, list[Trained]]]) -> set[str]:
     return {name for _, name in best.values()}
 
 
-def _run(entry: Entry, one: Trained, data: Data, folder: Folder) -> Run:
+def _run(entry: Entry, one: Trained, engine: Engine, folder: Folder) -> Run:
     out = entry.out(one.seed)
-    path = out / HITS
-    if not path.is_file():
-        finals.save_hits(path, finals.test_hits(out, data))
-    hits = np.load(path, allow_pickle=False)
+    path, twin = out / HITS, out / HITS_FP32
     return Run(
         seed=one.seed,
         validation=one.validation,
-        test=float(hits.mean()),
+        test=_share(path),
         onnx=str((out / one.onnx).relative_to(folder.path)),
         hits=str(path.relative_to(folder.path)),
         seconds=one.seconds,
         compile_seconds=one.compile_seconds,
         images_s=one.images_s,
+        resolution=one.size,
+        precision=engine.precision if one.is_deployed else "fp32",
+        test_fp32=_share(twin) if one.is_deployed and twin.is_file() else None,
     )
+
+
+def _share(path: Path) -> float:
+    return float(np.load(path, allow_pickle=False).mean())

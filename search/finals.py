@@ -1,8 +1,11 @@
-"""Finalists and baselines, trained from scratch and exported; and how they do on the test pictures.
+"""Finalists and baselines, trained from scratch, exported, and validated as the files that they leave as.
 
-A network is trained and validated at the training size, and leaves as ``network.onnx`` for its deployment
-resolution, which is what its latency means. Where the two differ, its accuracy is that of the same weights at
-the training size; the file's metadata say so. ``last.onnx`` is the same network at the training size.
+A network is trained at its deployment resolution, which is also what its latency means, and leaves as
+``network.onnx`` in the precision that is asked for. The fp32 file has to agree with the network on the
+validation images; the accuracy that counts is the delivered file's, run by the engine that it was timed by.
+
+A run that was begun by an older version trained its networks at another size than it exported them for; it
+goes on as it began (``train_size``), and tests ``last.onnx``, the network at that size.
 """
 
 from __future__ import annotations
@@ -12,30 +15,39 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lcnas.arch import Arch, Resolution
+from lcnas.arch import Arch, Resolution, height_width
+from lcnas.latency import engines
+from lcnas.latency.engines import Engine
 from lcnas.training import recipes
 from lcnas.training.recipes import Recipe
 from search.errors import SearchFailedError
-from search.evaluators.train import check_size, keep_programs, right
+from search.evaluators.train import check_size, keep_programs, right, views
 from search.pictures import Pictures, unpack
 
 if TYPE_CHECKING:
+    import onnx
+
+    from lcnas.onnx_export import Classifier
     from lcnas.training.data import Data
     from lcnas.training.run import Result
 
 NETWORK = "network.onnx"  # what is deployed
+FP32 = "network-fp32.onnx"  # what it was quantised from, where it is int8
+DEPLOYED = "deployed.json"  # what is known of the file: it is written after it
 _LAST = "last"  # the network of the last epoch, in the names of the training's own files
 _RESULT = "result.json"  # tells that a training is finished, so it is written after all else
 # What is needed of a finished training, in another place too.
 _KEPT = (
     NETWORK,
+    FP32,
+    DEPLOYED,
     f"{_LAST}.onnx",
     f"{_LAST}.safetensors",
     "arch.json",
@@ -52,9 +64,10 @@ class Trained:
     """What came out of a training."""
 
     seed: int
-    validation: float  # share of 1, of the network that is exported, at the training size
+    validation: float  # share of 1, of the delivered file
     pictures: int  # of the validation split
     size: Resolution  # pixels that it was trained and validated at
+    is_deployed: bool  # whether these are the pixels that the file takes
     onnx: str  # name of the deployed network in the folder
     curve: tuple[float, ...]  # validation accuracies, after every so many epochs
     seconds: float  # of training, without compiling and evaluating
@@ -73,6 +86,7 @@ def train(
     seed: int,
     *,
     train_size: Resolution | None = None,
+    engine: Engine | None = None,
     batch: int | None = 1,
     cache: str | None = None,
     bring: bool = False,
@@ -87,7 +101,9 @@ def train(
         recipe: how; its own sizes do not count.
         out: folder of this training.
         seed: of its draws.
-        train_size: pixels to train and validate at; None: the pictures' own size.
+        train_size: pixels to train and validate at, other than the deployment resolution in older runs alone;
+            None: the deployment resolution.
+        engine: that the file is for; its precision is the file's. None: this machine's default, fp32.
         batch: pictures at once that the deployed network takes; None: any number.
         cache: folder of compiled programs, which seeds share; None: nothing is kept.
         bring: give back the contents of the files too, for :func:`settle` in another place.
@@ -95,13 +111,14 @@ def train(
     Raises:
         TrainingError: things that do not fit together, or a folder of another training.
         TrainingFailedError: a loss that is no number, no memory, no space, a head that needs its own size.
+        ApartError: the file does not compute what the network does; files are kept.
         Stopped: by SIGTERM, after the state was stored.
     """
     from lcnas import training
 
     out = Path(out)
     data = unpack(pictures) if isinstance(pictures, Pictures) else pictures
-    size = data.size if train_size is None else train_size
+    size = arch.resolution if train_size is None else train_size
     check_size(arch, size, data.classes)
     keep_programs(cache)
     told = recipe.override({"resolution": size, "train_resolution": None})
@@ -116,10 +133,16 @@ def train(
         devices=training.Devices(None),
         quiet=True,
     )
-    if not (out / NETWORK).is_file():
-        _deploy(arch, data, result, batch)
+    if height_width(size) != height_width(arch.resolution):
+        if not (out / NETWORK).is_file():
+            _export(arch, data, result, batch, out / NETWORK)
+        _clear(out)
+        return _trained(result, None, _contents(out) if bring else {})
+    if not (out / DEPLOYED).is_file():
+        _deploy(arch, data, result, batch, engine or engines.engine())
     _clear(out)
-    return _trained(result, _contents(out) if bring else {})
+    about = json.loads((out / DEPLOYED).read_text(encoding="utf-8"))
+    return _trained(result, about, _contents(out) if bring else {})
 
 
 def settle(out: str | Path, files: Mapping[str, bytes]) -> None:
@@ -143,7 +166,7 @@ def finished(out: str | Path) -> dict[str, bytes]:
 
 
 def test_hits(out: str | Path, data: Data) -> NDArray[np.bool_]:
-    """Return which test pictures the network of a finished training gets right, in their order, (n,).
+    """Return which test pictures the network of a run of an older version gets right, in their order, (n,).
 
     It is ``last.onnx`` in the folder, at the training size, and sees what an evaluation of the training would
     show it. Pictures that cannot be read are left out.
@@ -181,11 +204,18 @@ def save_hits(path: str | Path, hits: NDArray[np.bool_]) -> None:
 # -- what is written -------------------------------------------------------------------------------
 
 
-def _deploy(arch: Arch, data: Data, result: Result, batch: int | None) -> None:
-    """Write the network for its deployment resolution, with what was measured of it in the metadata.
+_CALIBRATION = 256  # training images that the ranges of int8 follow from
+_POINTS, _IMAGES = 0.005, 2  # by which a file's validation accuracy may differ from its network's
 
-    The training compared ``last.onnx`` with its network; these are the same layers and the same weights.
-    """
+
+class ApartError(SearchFailedError):
+    """An exported file does not compute what its network does."""
+
+
+def _export(
+    arch: Arch, data: Data, result: Result, batch: int | None, path: Path | None
+) -> onnx.ModelProto:
+    """Return the network for its deployment resolution, with what was measured of it in the metadata."""
     from lcnas import onnx_export
     from lcnas.models import pretrained
 
@@ -203,7 +233,82 @@ def _deploy(arch: Arch, data: Data, result: Result, batch: int | None) -> None:
     model.metadata_props.add(
         key="lcnas.validation", value=json.dumps(_measured(result, last, data))
     )
-    onnx_export.save(model, result.out / NETWORK)
+    if path is not None:
+        onnx_export.save(model, path)
+    return model
+
+
+def _deploy(arch: Arch, data: Data, result: Result, batch: int | None, engine: Engine) -> None:
+    """Write the delivered file, once its fp32 form agrees with the network, and what is known of it."""
+    from lcnas import onnx_export
+    from lcnas.training import deployed
+
+    out, (by, _) = result.out, deployed.here(engine)
+    int8 = by.precision == "int8"
+    path = out / (FP32 if int8 else NETWORK)
+    model = _export(arch, data, result, batch, path)
+    fp32 = replace(by, precision="fp32")
+    network, file = _compared(path, fp32, data, result)
+    n = len(data.validation)
+    if abs(network - file) > max(_POINTS, _IMAGES / n) + 1e-9:
+        raise ApartError(
+            f"{path}: is right in {file:.2%} of {n:,} validation images, its network in {network:.2%}; "
+            f"they should be the same. The files are kept in {out}"
+        )
+    if int8:
+        _write(out / NETWORK, onnx_export.quantise(model, _calibration(model, data)))
+    about = {
+        "network": network,
+        "fp32": file,
+        "validation": file if by == fp32 else _accuracy(out / NETWORK, by, data, result),
+        "images": n,
+        "engine": by.label,
+        "precision": by.precision,
+        "resolution": arch.resolution,
+    }
+    _write(out / DEPLOYED, (json.dumps(about, indent=1) + "\n").encode())
+
+
+def _opened(path: Path, engine: Engine) -> Classifier:
+    from lcnas import onnx_export
+    from lcnas.training import deployed
+
+    return onnx_export.Classifier.of(path, None, deployed.begin(engine, []))
+
+
+def _compared(path: Path, engine: Engine, data: Data, result: Result) -> tuple[float, float]:
+    """Return the validation accuracies of the network and of its file, over the same arrays."""
+    from lcnas.training import exporting
+
+    network, _ = exporting.read(result.out / f"{_LAST}.safetensors")
+    file = _opened(path, engine)
+    counts = np.zeros(3)
+    for x, labels in views(file, result.recipe.augment, data.normalization, data.validation):
+        counts += (
+            (np.asarray(network(x)).argmax(axis=1) == labels).sum(),
+            (file.logits(x).argmax(axis=1) == labels).sum(),
+            (labels >= 0).sum(),
+        )
+    return float(counts[0] / counts[2]), float(counts[1] / counts[2])
+
+
+def _accuracy(path: Path, engine: Engine, data: Data, result: Result) -> float:
+    """Return the validation accuracy of a file."""
+    view = (result.recipe.augment, data.normalization)
+    return float(right(_opened(path, engine), *view, data.validation).mean())
+
+
+def _calibration(model: onnx.ModelProto, data: Data) -> list[NDArray[np.float32]]:
+    """Return some training images as the network sees them at deployment."""
+    from lcnas import onnx_export
+
+    prepare = onnx_export.interface(model).preprocessing()
+    rng = np.random.default_rng(0)
+    rows = np.sort(rng.permutation(data.train.rows)[:_CALIBRATION])
+    few = replace(data.train, rows=rows)
+    return [
+        prepare(batch.images[batch.mask], batch.aspect[batch.mask]) for batch in few.in_order(32)
+    ]
 
 
 def _clear(out: Path) -> None:
@@ -224,13 +329,17 @@ def _measured(result: Result, last: Mapping[str, Any], data: Data) -> dict[str, 
     }
 
 
-def _trained(result: Result, files: Mapping[str, bytes]) -> Trained:
+def _trained(
+    result: Result, about: Mapping[str, Any] | None, files: Mapping[str, bytes]
+) -> Trained:
+    """Return what came out; ``about``: what is known of the file, where it is of the trained size."""
     found = [e for e in result.epochs if "validation_accuracy" in e]
     return Trained(
         seed=result.seed,
-        validation=float(found[-1]["validation_accuracy"]),
+        validation=float((about or {}).get("validation", found[-1]["validation_accuracy"])),
         pictures=int(found[-1]["validation_images"]),
         size=result.arch.resolution,
+        is_deployed=about is not None,
         onnx=NETWORK,
         curve=tuple(float(e["validation_accuracy"]) for e in found),
         seconds=result.seconds,

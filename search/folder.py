@@ -15,13 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lcnas.arch import Resolution
 from lcnas.errors import LcnasError, shorten
 from lcnas.training import run as files
 from search.errors import SearchError
 from search.settings import Settings
 from search.trials import Trial
 
-VERSION = 1
+# 1: finals were trained and tested at the evaluator's size, whatever size they were exported for.
+VERSION, _VERSIONS = 2, (1, 2)
 CONFIG, TRIALS, TIMES = "config.json", "trials.jsonl", "times.json"
 _FORMAT = "lcnas-search"
 
@@ -67,7 +69,7 @@ class Folder:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             found = (data["format"], data["version"])
-            if found != (_FORMAT, VERSION):
+            if found[0] != _FORMAT or found[1] not in _VERSIONS:
                 raise SearchError(f"{path}: is {shorten(found)}, not {_FORMAT} version {VERSION}")
             return dict(data)
         except (ValueError, KeyError, TypeError) as error:
@@ -82,6 +84,21 @@ class Folder:
     def settings(self) -> Settings:
         """Return the settings with all that was decided for them."""
         return Settings.from_data(self.config().get("settings"), str(self.path / CONFIG))
+
+    def final_size(self) -> Resolution | None:
+        """Return the pixels that finals are trained and tested at: of deployment, unless the run is older.
+
+        A run of version 1 goes on as it began: at its training size, which its report then says.
+        """
+        settings = self.settings()
+        return settings.train_size if self.config()["version"] == 1 else settings.resolution
+
+    def apart(self) -> Resolution | None:
+        """Return the pixels that an older run trains its finals at, where it exports them for others."""
+        settings = self.settings()
+        if self.config()["version"] != 1 or settings.train_size == settings.resolution:
+            return None
+        return settings.train_size
 
     def check(self, asked: Settings) -> None:
         """Refuse a folder of other files, or of a search with other settings (naming what differs)."""

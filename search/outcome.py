@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lcnas.arch import Arch
+from lcnas.arch import Arch, Resolution, height_width
 from lcnas.errors import shorten
 from search.errors import SearchError
 
@@ -40,6 +40,9 @@ class Run:
     seconds: float = 0.0  # of training, without compilation
     compile_seconds: float = 0.0
     images_s: float = 0.0
+    resolution: Resolution | None = None  # pixels of the file that was validated and tested
+    precision: str = "fp32"  # of that file as it was run
+    test_fp32: float | None = None  # of its fp32 twin, where the precision is another one
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,24 @@ class Outcome:
         0  # networks measured for a finalist's place, those that made room too; 0: not known
     )
     notes: tuple[str, ...] = ()  # what a reader has to know: replaced finalists, missing baselines
+    tested_by: str = ""  # engine that ran the exported files for their accuracies; "": none did
+
+    @property
+    def warning(self) -> str:
+        """What a reader has to know first: accuracies and latencies of different inputs; "": nothing."""
+        found = {
+            (run.resolution, final.arch.resolution)
+            for final in self.finals
+            for run in final.runs
+            if run.resolution is not None
+            and height_width(run.resolution) != height_width(final.arch.resolution)
+        }
+        return "; ".join(
+            f"accuracies here are of networks trained and tested at {pixels(seen)} px, latencies and ONNX "
+            f"files of {pixels(timed)} px: this run was made before both were of one resolution, and the "
+            "files are less accurate than it says (python -m lcnas.evaluate FILE --data SET measures it)"
+            for seen, timed in sorted(found, key=str)
+        )
 
     def to_json(self) -> str:
         """Return it as JSON."""
@@ -115,7 +136,9 @@ class Outcome:
             data = json.loads(text)
             if (data.pop("format"), data.pop("version")) != (_FORMAT, VERSION):
                 raise SearchError(f"{where}: is no {_FORMAT} of version {VERSION}")
-            data["finals"] = tuple(_final(item, where) for item in data["finals"])
+            # Before runs said it, they were of the search's training size.
+            size = data["settings"].get("train_size")
+            data["finals"] = tuple(_final(item, where, size) for item in data["finals"])
             return cls(**data | {"front": tuple(data["front"]), "notes": tuple(data["notes"])})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, SearchError):
@@ -123,14 +146,26 @@ class Outcome:
             raise SearchError(f"{where}: no outcome: {shorten(str(error))}") from None
 
 
-def _final(data: dict[str, Any], where: str) -> Final:
+def pixels(resolution: Resolution) -> str:
+    """Return a resolution as text: "128", "80x160"."""
+    height, width = height_width(resolution)
+    return str(height) if height == width else f"{height}x{width}"
+
+
+def _final(data: dict[str, Any], where: str, size: Any) -> Final:
     timed = data["measured"]
+    runs = [{"resolution": size, **run} for run in data["runs"]]
     return Final(
         **data
         | {
             "arch": Arch.from_data(data["arch"], where),
             "beside": tuple(data["beside"]),
             "measured": None if timed is None else Timed(**timed),
-            "runs": tuple(Run(**run) for run in data["runs"]),
+            "runs": tuple(Run(**run | {"resolution": _size(run["resolution"])}) for run in runs),
         }
     )
+
+
+def _size(given: Any) -> Resolution | None:
+    size: Resolution | None = tuple(given) if isinstance(given, list) else given
+    return size

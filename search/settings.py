@@ -22,7 +22,9 @@ class Settings:
     """What a search is asked for; None stands for what :meth:`filled` puts there."""
 
     space: str = "pplcnet_tail"  # name, or path of a TOML file
-    resolution: Resolution | None = None  # of deployment: what latency means; None: the space's own
+    # Of deployment: what is timed, trained, tested and exported; None: by the space or the images, see
+    # search.resolution.
+    resolution: Resolution | None = None
     max_latency_ms: float | None = None  # of measured latency; None: that of PP-LCNet 1.0x
     min_latency_ms: float | None = None  # None: that of PP-LCNet 0.25x
     engine: str | None = None
@@ -34,7 +36,8 @@ class Settings:
 
     data: str = "synthetic"
     permute_labels: bool = False  # a control: nothing better may be found
-    train_size: Resolution | None = None  # pixels to train at
+    # Pixels that the evaluator looks at; None: those of deployment, but not more than the preset's.
+    train_size: Resolution | None = None
     pictures: int | None = None  # at most so many training pictures in the search
     evaluator: str | None = None
     score: str | None = None  # that the evaluator "proxy" ranks by
@@ -100,15 +103,15 @@ class Settings:
 
     @property
     def trains_alike(self) -> bool:
-        """Whether the search trains its networks as long, on as many pictures, as the finals do theirs."""
-        search = (self.epochs, self.pictures)
-        return self.evaluated_by == "train" and search == (self.final_epochs, self.final_pictures)
+        """Whether the search trains its networks exactly as the finals do theirs: images, epochs and size."""
+        search = (self.epochs, self.pictures, self.train_size)
+        final = (self.final_epochs, self.final_pictures, self.resolution)
+        return self.evaluated_by == "train" and search == final
 
-    def filled(self, kind: str, cores: int) -> Settings:
+    def filled(self, cores: int) -> Settings:
         """Return the settings with nothing left open but what the table decides.
 
         Args:
-            kind: of data, such as "synthetic" or "cifar10".
             cores: that the workers may use.
         """
         preset = PRESETS[self.preset]
@@ -121,7 +124,8 @@ class Settings:
         values["evaluator"] = evaluator
         if evaluator == "proxy":
             values["score"] = self.score or "swap"
-        values["train_size"] = self.train_size or self.size_for(kind)
+        if self.train_size is None and self.resolution is not None:
+            values["train_size"] = at_most(self.resolution, preset["evaluator_pixels"])
         workers = self.workers or cores
         values["workers"] = workers
         each = self.networks_per_trial or {"supernet": 8, "train": 1, "proxy": 1}[evaluator]
@@ -133,10 +137,6 @@ class Settings:
         finalists = self.finalists or preset["finalists"]
         values["bands"] = self.bands or min(preset["bands"], finalists)
         return dataclasses.replace(self, **values)
-
-    def size_for(self, kind: str) -> int:
-        """Return the pixels to train at where nothing was said."""
-        return _SIZES.get(kind, _SIZES["imagefolder"])[self.preset]
 
     def to_data(self) -> dict[str, Any]:
         """Return them as plain data."""
@@ -182,19 +182,12 @@ _COUNTS = (
     "workers",
 )
 
-# Pixels to train at, by the kind of data.
-_SIZES: Mapping[str, Mapping[str, int]] = {
-    "synthetic": {"quick": 48, "hour": 64, "thorough": 64},
-    "cifar10": {"quick": 32, "hour": 32, "thorough": 32},
-    "npz": {"quick": 64, "hour": 64, "thorough": 96},
-    "imagefolder": {"quick": 64, "hour": 64, "thorough": 128},
-}
-
 # Numbers that differ by evaluator are mappings; what is not there is of no use to it.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Minutes on two cores: enough to see everything at work.
     "quick": {
         # The finals train alike, so that programs are compiled once.
+        "evaluator_pixels": 64,
         "pictures": 4000,
         "epochs": {"train": 4, "supernet": 4},
         "trials": {"train": 6, "supernet": 64, "proxy": 200},
@@ -206,6 +199,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     },
     # An hour or so on two cores: the least from which something can be learnt of real pictures.
     "hour": {
+        "evaluator_pixels": 64,
         "pictures": 9000,
         "epochs": {"train": 2, "supernet": 24},  # ranks no worse than 4: docs/decisions.md
         "trials": {"train": 72, "supernet": 500, "proxy": 1000},
@@ -217,6 +211,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     },
     # A night on a few cores, or a cluster.
     "thorough": {
+        "evaluator_pixels": 128,
         "pictures": 20_000,
         "epochs": {"train": 8, "supernet": 60},
         "trials": {"train": 400, "supernet": 2000, "proxy": 2000},
@@ -226,6 +221,18 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "final_seeds": 5,
     },
 }
+
+
+def at_most(resolution: Resolution, pixels: int) -> Resolution:
+    """Return a resolution whose short side has at most so many pixels, in the same proportions.
+
+    >>> at_most(224, 64), at_most(32, 64), at_most((80, 160), 64)
+    (64, 32, (64, 128))
+    """
+    if isinstance(resolution, int):
+        return min(resolution, pixels)
+    share = min(1.0, pixels / min(resolution))
+    return (round(resolution[0] * share), round(resolution[1] * share))
 
 
 def _of_evaluator(value: Any, evaluator: str) -> Any:

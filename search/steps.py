@@ -10,18 +10,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lcnas import cost, latency, spaces, zoo
-from lcnas.arch import Arch
+from lcnas.arch import Arch, Resolution, height_width
 from lcnas.budgets import Budget
-from lcnas.errors import SpaceError
 from lcnas.latency import engines
 from lcnas.latency.engines import Engine
 from lcnas.latency.machine import usable_cores
 from lcnas.latency.table import LatencyTable
 from lcnas.spaces import Space
-from search import cluster, contest, pareto, supernets, tables, tuning, work
+from search import cluster, contest, pareto, resolution, supernets, tables, tuning, work
 from search.errors import SearchError, SearchFailedError
 from search.folder import Folder
-from search.outcome import Final, Outcome
+from search.outcome import Final, Outcome, pixels
+from search.pictures import Pictures
 from search.settings import Settings
 from search.telling import Told
 from search.trials import Trial
@@ -102,6 +102,7 @@ class _Search:
         if known.is_file():
             made: Outcome | None = Outcome.from_json(known.read_text("utf-8"), str(known))
         else:
+            self._warn_of_sizes()
             with tuning.stopping_at_once():
                 made = self._whole()
         if made is not None:
@@ -116,16 +117,35 @@ class _Search:
         self.tell.show(reporting.table(made, self.folder.shown))
         self.tell(f"written: {shown}/report.md, report.html, front.json, front.png")
 
+    def _warn_of_sizes(self) -> None:
+        """Say first of all that an older run goes on as it began."""
+        if self.folder.begun and (size := self.folder.apart()):
+            self.tell.line(
+                "this run was begun before accuracy and latency were of one resolution: its networks are "
+                f"trained and tested at {pixels(size)} px, and timed and exported for another size"
+            )
+
+    def _asked(self) -> Settings:
+        """Return what is asked for, with the resolution that was decided."""
+        if self.folder.begun:
+            return replace(self.asked, resolution=self.folder.settings().resolution)
+        return resolution.decided(self.asked)
+
     def _whole(self) -> Outcome | None:
         with self._step("data"):
-            data = load_data(self.asked)
+            asked = self._asked()
+            size = self.folder.final_size() if self.folder.begun else asked.resolution
+            data = load_data(asked, size)
             self.tell(f"  {words_of_data(data)}")
+            self.tell(
+                f"  resolution: {pixels(data.size)} px, of all that is timed, trained and exported"
+            )
         with data:
             with self._step("space, table and budget"):
-                field = field_of(self.asked, data.classes, self.tell, self._found())
+                field = field_of(asked, data.classes, self.tell, self._found())
                 for line in words_of_field(field):
                     self.tell(f"  {line}")
-            settings = self._begun(data, field)
+            settings = self._begun(asked, field)
             trials = self._searched(settings, field, data)
             front = front_of(trials)
             if self.where.until == "search":
@@ -154,7 +174,7 @@ class _Search:
             self.folder.took(title, time.monotonic() - began)
         self.tell(f"  done in {time.monotonic() - began:,.1f} s", "dim")
 
-    def _begun(self, data: Data, field: Field) -> Settings:
+    def _begun(self, asked: Settings, field: Field) -> Settings:
         """Return the settings with nothing left open: those of the folder, or new ones."""
         if self.folder.begun:
             self._keep(field)
@@ -163,8 +183,7 @@ class _Search:
         if self.where.address is not None and self.asked.workers is None:
             with cluster.started(self.where.address, None) as there:
                 cores = there.cores
-        kind = data.spec.partition(":")[0]
-        made = self.asked.filled(kind, cores)
+        made = asked.filled(cores)
         self.folder.begin(self.asked, made)
         self._keep(field)
         return made
@@ -197,7 +216,7 @@ class _Search:
         return trials
 
     def _search(self, settings: Settings, field: Field, data: Data) -> None:
-        pictures = work.pictures(settings, data)
+        pictures = self._seen(settings, data)
         store_mb = 2 * (pictures.nbytes >> 20) + 128
         with cluster.started(self.where.address, settings.workers, store_mb) as ray:
             with self._step("evaluator"):
@@ -219,6 +238,14 @@ class _Search:
                     self.folder.save(work.PREDICTOR, told)
                 self._tell_trials(self.folder.trials())
                 self._tell_evaluator(settings, data)
+
+    def _seen(self, settings: Settings, data: Data) -> Pictures:
+        """Return the pictures of the search, loaded for the size that its evaluator looks at."""
+        size = settings.train_size
+        if size is None or height_width(size) == data.size:
+            return work.pictures(settings, data)
+        with load_data(settings, size) as small:
+            return work.pictures(settings, small)
 
     @contextlib.contextmanager
     def _progress(self, settings: Settings, known: Sequence[Trial]) -> Iterator[Any]:
@@ -290,8 +317,10 @@ class _Search:
                 self.tell(f"  {note}")
             self._tell_compiling(sum(run.compile_seconds for _, runs in trained for run in runs))
         with self._step("test and report"):
-            tested = contest.tested(data, trained, self.folder)
-        return tested, replace(chosen, notes=(*chosen.notes, *left_out))
+            tested, said = contest.tested(field, data, trained, self.folder)
+            for note in said:
+                self.tell(f"  {note}")
+        return tested, replace(chosen, notes=(*chosen.notes, *left_out, *said))
 
     def _outcome(
         self,
@@ -327,6 +356,7 @@ class _Search:
             evaluation=told,
             notes=(*field.notes, *chosen.notes),
             put_up=chosen.put_up,
+            tested_by=contest.tested_by(field),
         )
         self.folder.write(OUTCOME, made.to_json())
         return made
@@ -365,10 +395,7 @@ def check(asked: Settings, address: str | None = None) -> None:
         SpaceError: there is no such space, or it has several resolutions.
         SearchError: a supernet cannot hold the space, or there are no such weights, or no such cluster.
     """
-    space = spaces.load(asked.space, asked.resolution)
-    if len(space.resolutions) > 1:
-        sizes = ", ".join(map(str, space.resolutions))
-        raise SpaceError(f"resolution: {space.name} has several ({sizes}); choose one of them")
+    space = resolution.one(asked)
     if asked.evaluated_by == "supernet" and (why := work.not_maskable(space)):
         raise SearchError(f"evaluator: a supernet cannot hold {space.name}: {why}")
     if asked.init is not None:
@@ -377,12 +404,10 @@ def check(asked: Settings, address: str | None = None) -> None:
         cluster.check(address)
 
 
-def load_data(asked: Settings) -> Data:
-    """Return the pictures that a search learns from."""
+def load_data(asked: Settings, size: Resolution | None) -> Data:
+    """Return the pictures that a search learns from, as they are needed for networks of that many pixels."""
     from lcnas.training.data import load
 
-    kind = asked.data.partition(":")[0]
-    size = asked.train_size or asked.size_for(kind)
     return load(asked.data, size=size, permute_labels=asked.permute_labels)
 
 
@@ -530,9 +555,10 @@ def dry_run(asked: Settings, address: str | None = None) -> str:
     if address is not None:
         with cluster.started(address, asked.workers) as there:
             cores = there.cores
-    with load_data(asked) as data:
-        space = spaces.load(asked.space, asked.resolution)
-        made = asked.filled(data.spec.partition(":")[0], cores)
+    asked = resolution.decided(asked)
+    with load_data(asked, asked.resolution) as data:
+        space = resolution.one(asked)
+        made = asked.filled(cores)
         lines = [words_of_data(data)]
         missing = tables.missing(space, _engine(asked), data.classes, table=asked.table)
         typical = zoo.load(f"{tables.family(space)}_0.5x", asked.resolution)
@@ -556,6 +582,7 @@ def estimate(settings: Settings, typical: Arch, data: Data) -> str:
     """
     size = settings.train_size or typical.resolution
     macs = max(cost.macs(typical, size, data.classes), 1)
+    final_macs = max(cost.macs(typical, settings.resolution, data.classes), 1)
     workers = settings.workers or 1
     pictures = min(settings.pictures or len(data.train), len(data.train))
     each = _COMPILE_S + pictures * (settings.epochs or 1) * macs / _MACS_S
@@ -565,7 +592,7 @@ def estimate(settings: Settings, typical: Arch, data: Data) -> str:
     if settings.evaluator == "supernet":  # trained by one process; four networks see each picture
         search_s += 4 * pictures * (settings.epochs or 1) * macs / _MACS_S + _COMPILE_S
     final_pictures = min(settings.final_pictures or len(data.train), len(data.train))
-    one = final_pictures * (settings.final_epochs or 1) * macs / _MACS_S
+    one = final_pictures * (settings.final_epochs or 1) * final_macs / _MACS_S
     networks = (settings.finalists or 0) * (3 if settings.baselines else 1)
     # Seeds share programs.
     final_s = networks * (_COMPILE_S + (settings.final_seeds or 1) * one) / workers

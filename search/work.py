@@ -262,6 +262,7 @@ def about(
         "pictures": settings.pictures,
         "epochs": settings.epochs,
         "train_size": settings.train_size,
+        "resolution": settings.resolution,
     }
     if settings.evaluator != "proxy" and good:
         best = max(t.accuracy or 0.0 for t in good)

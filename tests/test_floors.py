@@ -18,7 +18,7 @@ FLOORS = (
     ("_cli", "budgets"),  # _cli: what the command lines share
     ("latency", "models"),
     ("measure", "profile_blocks", "show", "training"),
-    ("classify", "train"),
+    ("classify", "evaluate", "train"),
 )
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 

@@ -33,8 +33,8 @@ from lcnas.arch import Arch, PlacedBlock, Resolution
 from lcnas.errors import ExportError, PictureError, not_among, shorten
 from lcnas.onnx_export._accuracy import Accuracy, accuracy, compare
 from lcnas.onnx_export._agreement import TOLERANCE, Model, check_agreement, is_model
-from lcnas.onnx_export._classifier import Classifier
-from lcnas.onnx_export._file import Interface, interface, read, single_input
+from lcnas.onnx_export._classifier import Classifier, Run, Start
+from lcnas.onnx_export._file import File, Interface, interface, read, single_input
 from lcnas.onnx_export._fold import fold, fold_conv, fold_norm, fold_plan, merge
 from lcnas.onnx_export._graph import build, value_shape
 from lcnas.onnx_export._pictures import (
@@ -78,11 +78,14 @@ __all__ = [
     "Accuracy",
     "Classifier",
     "Constants",
+    "File",
     "Interface",
     "MeanStd",
     "Model",
     "Preprocessing",
+    "Run",
     "Source",
+    "Start",
     "Weights",
     "accuracy",
     "block_names",

@@ -76,7 +76,11 @@ class Preprocessing:
 
     def of_image(self, image: Image.Image) -> Array:
         """Return one RGB picture of Pillow as input, (height, width, 3)."""
-        return self._normalized(np.asarray(self._cut(image)))
+        return self.normalized(self.pixels(image))
+
+    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Return what the network sees of one RGB image, (height, width, 3), before normalisation."""
+        return np.asarray(self._cut(image))
 
     def __call__(self, pictures: NDArray[Any], aspects: NDArray[np.float32] | None = None) -> Array:
         """Return pictures as input, (n, height, width, 3) float32.
@@ -91,7 +95,7 @@ class Preprocessing:
         given = check_pictures(pictures)
         each = [None] * len(given) if aspects is None else [float(a) for a in aspects]
         made = [self._resized(p, a) for p, a in zip(given, each, strict=True)]
-        return self._normalized(np.stack(made))
+        return self.normalized(np.stack(made))
 
     def _cut(self, image: Image.Image, aspect: float | None = None) -> Image.Image:
         from PIL import Image
@@ -119,7 +123,8 @@ class Preprocessing:
         made = [np.asarray(self._cut(Image.fromarray(plane), aspect)) for plane in planes]
         return np.stack(made, axis=-1)
 
-    def _normalized(self, pixels: NDArray[Any]) -> Array:
+    def normalized(self, pixels: NDArray[Any]) -> Array:
+        """Return pixels (..., 3) from 0 to 255 as the network takes them, float32."""
         mean, std = np.asarray(self.mean, np.float64), np.asarray(self.std, np.float64)
         made = pixels.astype(np.float32)
         made *= (1 / (255 * std)).astype(np.float32)

@@ -12,7 +12,7 @@ import gc
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -256,12 +256,25 @@ def right(
         normalization: of the set that it was trained on.
         split: the validation or the test pictures.
     """
-    view = _view(augment.evaluate_crop, classifier.size, normalization)
     made = [np.zeros(0, bool)]
-    for batch in split.batches(_BATCH):
-        logits = classifier.logits(np.asarray(view(batch.images, batch.aspect)))
-        made.append((logits.argmax(axis=1) == batch.labels)[batch.mask])
+    for x, labels in views(classifier, augment, normalization, split):
+        made.append(classifier.logits(x).argmax(axis=1) == labels)
     return np.concatenate(made)
+
+
+def views(
+    classifier: Classifier, augment: Augment, normalization: Normalization, split: Validation | Test
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int32]]]:
+    """Yield the images of a split as :func:`right` shows them, normalised, with their labels.
+
+    Args:
+        classifier: whose size counts.
+        augment, normalization, split: as of :func:`right`.
+    """
+    view = _view(augment.evaluate_crop, classifier.size, normalization)
+    for batch in split.batches(_BATCH):
+        x = np.asarray(view(batch.images, batch.aspect))
+        yield x[batch.mask], batch.labels[batch.mask]
 
 
 @functools.lru_cache(maxsize=4)

@@ -69,6 +69,8 @@ def title(outcome: Outcome) -> str:
 
 def _result(made: Material) -> Iterator[Part]:
     outcome = made.outcome
+    if outcome.warning:
+        yield Text(f"Warning: {outcome.warning}.", strong=True)
     if outcome.synthetic:
         yield Text(
             "This is a demonstration: the pictures were made by rule. It shows that all parts work, and "
@@ -114,19 +116,22 @@ def _finals(made: Material) -> Iterator[Part]:
     finals = in_order(outcome.finals)
     read = "test" if any(words.tested(f.runs) for f in finals) else "validation"
     yield Text(
-        f"Trained from scratch, all alike. Accuracy is that on {read} pictures, mean and standard deviation "
-        "over seeds; intervals of latencies are of 90 %. The winner of each band was named by validation, "
-        "before the test pictures were read."
+        f"Trained from scratch, all alike{words.at_pixels(outcome)}. Accuracy is that on {read} pictures"
+        f"{_by(outcome)}, mean and standard deviation over seeds; intervals of latencies are of 90 %. The "
+        "winner of each band was named by validation, before the test pictures were read."
     )
+    fp32 = any(run.test_fp32 is not None for final in finals for run in final.runs)
     head = (
-        "network", "role", f"{read} accuracy, %", "seeds", "predicted ms", "measured ms", "params", "MACs",
-        "ImageNet top-1, % (published)", "compared with", "ONNX",
+        "network", "role", f"{read} accuracy, %", *(["of its fp32 file, %"] if fp32 else []), "seeds",
+        "predicted ms", "measured ms", "params", "MACs", "ImageNet top-1, % (published)", "compared with",
+        "ONNX",
     )  # fmt: skip
     rows = tuple(
         (
             final.name,
             f"winner of band {final.band + 1}" if final.winner else _ROLES[final.role],
             words.accuracy(final),
+            *([words.accuracy_fp32(final)] if fp32 else []),
             str(len(final.runs)),
             _with(final.predicted_ms, words.between(final.predicted_low, final.predicted_high)),
             _with(
@@ -142,8 +147,15 @@ def _finals(made: Material) -> Iterator[Part]:
         for final in finals
     )
     strong = frozenset(i for i, final in enumerate(finals) if final.winner)
-    yield Rows(head, rows, right=frozenset(range(2, 9)), strong=strong)
+    yield Rows(head, rows, right=frozenset(range(2, 10 if fp32 else 9)), strong=strong)
     yield from _comparisons(made)
+
+
+def _by(outcome: Outcome) -> str:
+    """Return what an accuracy is of; "" where networks were tested, and not files."""
+    if not outcome.tested_by or outcome.warning:
+        return ""
+    return f" of the exported file, run by {outcome.tested_by} on images prepared as lcnas.classify does"
 
 
 _ROLES = {"finalist": "finalist", "pplcnet": "PP-LCNet", "shelf": "published network"}
@@ -199,6 +211,7 @@ def _search(made: Material) -> Iterator[Part]:
     good = o.trials - o.failed
     facts = [
         ("space", o.space),
+        ("resolution", f"{words.resolution(o) or '?'} px, of latencies and exported files"),
         ("budget", f"{budget}{words.ms(o.searched_max_ms)} ms, lower by the table's error"),
         ("networks in the budget", f"{o.networks:,}"),
         ("latency table", o.table),

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from search.outcome import Final, Outcome
+from search.outcome import Final, Outcome, pixels
 from search.reporting import words
 from search.reporting.content import Material, title
 
@@ -50,7 +50,7 @@ def draw(made: Material) -> bytes:
     figure.suptitle(title(made.outcome), fontsize=13)
     labels = [_search(axes[0], made)]
     if trained:
-        labels.append(_trained(axes[1], trained))
+        labels.append(_trained(axes[1], trained, words.at_pixels(made.outcome)))
     for ax in axes:
         _latency_axis(ax, made.outcome)
         ax.margins(y=0.12)
@@ -79,7 +79,7 @@ def _search(ax: Axes, made: Material) -> list[_Mark]:
     """Draw the trials and the front; returns the marks."""
     scale = 1 if made.is_score else 100
     done = [(t.latency_ms, scale * t.accuracy) for t in made.trials if t.accuracy is not None]
-    ax.set_title("searched: as the evaluator saw them", fontsize=10)
+    ax.set_title(f"searched: as the evaluator saw them{_evaluators(made)}", fontsize=10)
     ax.set_ylabel(made.unit)
     if not done:
         ax.text(0.5, 0.5, "no trial was evaluated", transform=ax.transAxes, ha="center")
@@ -112,11 +112,19 @@ def _chosen(made: Material, scale: float) -> list[_Mark]:
     ]
 
 
-def _trained(ax: Axes, finals: Sequence[Final]) -> list[_Mark]:
+def _evaluators(made: Material) -> str:
+    """Return the pixels that the evaluator looked at, where it looked at any: ", at 64 px"."""
+    size = made.outcome.settings.get("train_size")
+    if not size or made.is_score:
+        return ""
+    return f", at {pixels(tuple(size) if isinstance(size, list) else size)} px"
+
+
+def _trained(ax: Axes, finals: Sequence[Final], size: str) -> list[_Mark]:
     """Draw finalists and baselines as they were trained; returns the marks."""
     test = any(words.tested(final.runs) for final in finals)
     kind = "measured" if _any_measured(finals) else "predicted"
-    ax.set_title(f"trained from scratch: {kind} latency", fontsize=10)
+    ax.set_title(f"trained from scratch{size}: {kind} latency", fontsize=10)
     ax.set_ylabel(f"{'test' if test else 'validation'} accuracy, %")
     marks = []
     for role, (name, marker, size, color) in _STYLES.items():

@@ -30,6 +30,8 @@ def table(outcome: Outcome, folder: Path | None = None) -> RenderableType:
     lines = [f"  band {band.number + 1}: {verdicts.sentence(band)}" for band in made]
     lines += [verdicts.headline(made, outcome)]
     parts: list[RenderableType] = []
+    if outcome.warning:
+        parts.append(Text(f"warning: {outcome.warning}\n", "bold"))
     if outcome.finals:
         parts += [_rows(outcome), Text(_files(outcome, folder)), Text("")]
     return Group(*parts, Text("\n".join([*lines, *_small_print(outcome, made)])))
@@ -88,6 +90,11 @@ def _files(outcome: Outcome, folder: Path | None) -> str:
     lines = [
         "* winner of its band, named by validation; ± over seeds; intervals of latencies of 90 %"
     ]
+    if outcome.tested_by and not outcome.warning:
+        size = words.resolution(outcome)
+        lines.append(
+            f"  accuracy and latency of the exported files at {size} px, run by {outcome.tested_by}"
+        )
     for final in in_order(outcome.finals):
         run = words.best_run(final)
         if run is not None and run.onnx:

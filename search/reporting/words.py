@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from search.outcome import Final, Run, Timed
+from search.outcome import Final, Outcome, Run, Timed, pixels
 
 
 def ms(value: float) -> str:
@@ -86,6 +86,27 @@ def accuracy(final: Final) -> str:
         return ""
     mean = percent(statistics.fmean(values))
     return mean if len(values) == 1 else f"{mean} ± {percent(statistics.stdev(values))}"
+
+
+def accuracy_fp32(final: Final) -> str:
+    """Return the same of the fp32 twins of files in another precision; "" where there are none."""
+    values = [run.test_fp32 for run in final.runs if run.test_fp32 is not None]
+    if not values:
+        return ""
+    mean = percent(statistics.fmean(values))
+    return mean if len(values) == 1 else f"{mean} ± {percent(statistics.stdev(values))}"
+
+
+def resolution(outcome: Outcome) -> str:
+    """Return the pixels of latencies and files: "128"; "" where no network was trained."""
+    return ", ".join(dict.fromkeys(pixels(final.arch.resolution) for final in outcome.finals))
+
+
+def at_pixels(outcome: Outcome) -> str:
+    """Return " at 128 px", where networks were trained and tested; "" where it is not known."""
+    found = {run.resolution for final in outcome.finals for run in final.runs}
+    sizes = sorted({pixels(size) for size in found if size is not None})
+    return f" at {', '.join(sizes)} px" if sizes else ""
 
 
 def best_run(final: Final) -> Run | None:

@@ -9,31 +9,41 @@ from pathlib import Path
 import numpy as np
 
 import lcnas
+from tests.search.small_table import small_table
 from tests.training import tiny
 
-TABLE = "amd-epyc-avx512bf16-openvino1.24.1-fp32-t1-b1"
-CLASSES = 1000  # of the packaged table's rows, so that nothing has to be measured
+CLASSES, TESTED = 10, 100  # classes and test images of the small set
 QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": tiny.QUICK_FLAGS}  # for compiling
 
 
 def small_set(path):
-    """Write an npz file of tiny pictures whose colour tells the class; returns how it is named."""
+    """Write an npz file of tiny images whose colour tells the class, and a table for them beside it.
+
+    Returns how the set is named; :func:`table` gives the table.
+    """
     rng = np.random.default_rng(0)
 
-    def pictures(n):
+    def images(n):
         labels = np.arange(n) % CLASSES
-        base = np.stack([labels % 10, labels // 10 % 10, labels // 100], -1) * 25
+        base = np.stack([labels % 5 * 50, labels // 5 * 120, 200 - labels % 3 * 80], -1)
         noise = rng.integers(0, 20, (n, 32, 32, 3))
         return (base[:, None, None, :] + noise).astype(np.uint8), labels.astype(np.int32)
 
-    (train, train_labels), (test, test_labels) = pictures(2 * CLASSES), pictures(CLASSES)
+    (train, train_labels), (test, test_labels) = images(500), images(TESTED)
     np.savez(path, x_train=train, y_train=train_labels, x_test=test, y_test=test_labels)
+    small_table(path.parent)
     return f"npz:{path}"
 
 
+def table(data):
+    """Return the table beside a small set."""
+    (path,) = Path(data.partition(":")[2]).parent.glob("*.json")
+    return path
+
+
 def words(data, out, *more):
-    cheap = "--evaluator proxy --score macs --train-size 32 --no-remeasure --workers 2 --lag 12"
-    known = ["--data", data, "--table", TABLE, "--out", str(out)]
+    cheap = "--evaluator proxy --score macs --no-remeasure --workers 2 --lag 12"
+    known = ["--data", data, "--table", str(table(data)), "--out", str(out)]
     return [*known, *cheap.split(), *map(str, more)]
 
 
@@ -57,7 +67,7 @@ def begin_as(folder, data, out, *more):
         "--data",
         data,
         "--table",
-        TABLE,
+        str(table(data)),
         "--out",
         str(out),
         "--no-remeasure",

@@ -2,6 +2,7 @@ import json
 import multiprocessing
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def test_a_line_that_is_no_trial_is_named(folder, line):
 
 def test_other_settings_are_refused_and_named(folder):
     asked = Settings(trials=5)
-    folder.begin(asked, asked.filled("synthetic", 2))
+    folder.begin(asked, replace(asked, resolution=64).filled(2))
     folder.check(Settings(trials=5))
     with pytest.raises(SearchError, match=r"trials is 5 there and 6 here; seed is 0 there and 1"):
         folder.check(Settings(trials=6, seed=1))

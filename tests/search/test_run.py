@@ -16,11 +16,11 @@ from search.folder import Folder
 from search.outcome import Outcome
 from search.settings import Settings
 from tests.search.commands import (
-    CLASSES,
-    TABLE,
+    TESTED,
     begin,
     begin_as,
     small_set,
+    table,
     words,
 )
 
@@ -37,7 +37,7 @@ def data(tmp_path_factory):
     ("arguments", "said"),
     [
         (["--searcher", "nsga3"], "did you mean 'nsga2'"),
-        (["--max-latency-ms", "0.05"], "measured within 0.05 ms: predictions are kept to 0.0477"),
+        (["--max-latency-ms", "0.05"], "measured within 0.05 ms: predictions are kept to 0.048"),
         (["--data", "imagefolder:nothing-here"], "nothing-here"),
         (["--space", "pplcnet_tial"], "did you mean 'pplcnet_tail'"),
         (["--table", "no-such-table"], "no-such-table"),
@@ -52,7 +52,7 @@ def data(tmp_path_factory):
             ["--space", "mobilenetv3", "--evaluator", "supernet", "--dry-run"],
             "cannot hold mobilenetv3",
         ),
-        (["--min-latency-ms", "1.95", "--max-latency-ms", "2"], "1.95 is not below 1.906"),
+        (["--min-latency-ms", "1.95", "--max-latency-ms", "2"], "1.95 is not below 1.920"),
         (["--bands", "5"], "5 are more than the 2 finalists"),
         (["--evaluator", "supernet", "--init", "no-weights.safetensors"], "no file 'no-weights"),
         (
@@ -63,7 +63,7 @@ def data(tmp_path_factory):
 )
 def test_what_cannot_be_is_told_in_one_line(tmp_path, monkeypatch, data, arguments, said):
     monkeypatch.chdir(tmp_path)
-    given = ["--data", data, "--table", TABLE, "--out", "run", *arguments]
+    given = ["--data", data, "--table", str(table(data)), "--out", "run", *arguments]
     with pytest.raises(LcnasError) as caught:
         run.main(given)
     assert said in str(caught.value)
@@ -77,7 +77,15 @@ def test_the_budget_that_a_refused_one_is_told_is_the_least_that_is_taken(
     monkeypatch.chdir(tmp_path)
 
     def dry(max_ms):
-        given = ["--data", data, "--table", TABLE, "--dry-run", "--max-latency-ms", f"{max_ms:g}"]
+        given = [
+            "--data",
+            data,
+            "--table",
+            str(table(data)),
+            "--dry-run",
+            "--max-latency-ms",
+            f"{max_ms:g}",
+        ]
         run.main(given)
 
     with pytest.raises(LcnasError, match="the lowest is 0") as caught:
@@ -101,7 +109,7 @@ def test_a_refused_command_names_no_run_and_leaves_no_folder(
 ):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LcnasError):
-        run.main(["--data", data, "--table", TABLE, *arguments])
+        run.main(["--data", data, "--table", str(table(data)), *arguments])
     assert not capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
@@ -154,18 +162,18 @@ def test_dry_run_tells_what_a_table_lacks_and_measures_nothing(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tables, "_is_here", lambda *_: True)
     monkeypatch.setattr(tables._Job, "done", lambda *_: pytest.fail("it measures"))
-    given = ["--data", data, "--table", TABLE, "--space", "mobilenetv3", "--dry-run"]
+    given = ["--data", data, "--table", str(table(data)), "--space", "mobilenetv3", "--dry-run"]
     assert run.main(given) == 0
     assert "rows for mobilenetv3" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_time_of_a_supernets_training_is_in_the_estimate(data):
-    with steps.load_data(Settings(data=data)) as pictures:
-        typical = zoo.load("pplcnet_0.5x")
+    with steps.load_data(Settings(data=data), 32) as pictures:
+        typical = zoo.load("pplcnet_0.5x", 32)
         few, many = (
             steps.estimate(
-                Settings(data=data, evaluator="supernet", epochs=n).filled("npz", 2),
+                Settings(data=data, evaluator="supernet", epochs=n, resolution=32).filled(2),
                 typical,
                 pictures,
             )
@@ -187,7 +195,13 @@ def test_dry_run_tells_all_and_does_nothing(tmp_path, monkeypatch, capsys, data)
     monkeypatch.chdir(tmp_path)
     assert run.main([*words(data, "run"), "--dry-run"]) == 0
     said = capsys.readouterr().out
-    for part in ("networks of pplcnet_tail within", "1000 classes", "min of searching", "lag: 12"):
+    for part in (
+        "networks of pplcnet_tail within",
+        "10 classes",
+        "resolution: 32",
+        "min of searching",
+        "lag: 12",
+    ):
         assert part in said
     assert list(tmp_path.iterdir()) == []
 
@@ -197,8 +211,8 @@ def test_dry_run_tells_all_and_does_nothing(tmp_path, monkeypatch, capsys, data)
 
 @pytest.mark.slow
 def test_a_search_by_a_supernet(tmp_path, data):
-    small = ["--evaluator", "supernet", "--pictures", "1000", "--epochs", "1", "--trials", "40"]
-    size = ["--train-size", "32", "--min-latency-ms", "0.5", "--max-latency-ms", "0.9"]
+    small = ["--evaluator", "supernet", "--pictures", "400", "--epochs", "1", "--trials", "40"]
+    size = ["--min-latency-ms", "0.5", "--max-latency-ms", "0.74"]
     process = begin_as(tmp_path, data, "run", *small, *size, "--until", "search")
     said, _ = process.communicate(timeout=400)
     assert process.returncode == 0, said
@@ -223,7 +237,7 @@ def test_from_a_space_to_trained_exported_and_reported_networks(
     tmp_path, monkeypatch, data, capsys
 ):
     small = "--trials 6 --finalists 1 --final-epochs 1 --final-seeds 2 --max-latency-ms 0.9"
-    small += " --final-pictures 1000"
+    small += " --final-pictures 100"
     # a file of blocks, which every process has to run that reads networks
     mine, seen = tmp_path / "mine.py", tmp_path / "seen"
     mine.write_text(
@@ -244,7 +258,7 @@ def test_from_a_space_to_trained_exported_and_reported_networks(
         assert [r.seed for r in final.runs] == [0, 1]
         for one in final.runs:
             hits = np.load(out / one.hits, allow_pickle=False)
-            assert hits.shape == (CLASSES,)
+            assert hits.shape == (TESTED,)
             assert one.test == hits.mean()
             assert (out / one.onnx).is_file()
     kept = {path.stem for path in (out / "networks").iterdir()}

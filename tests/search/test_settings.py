@@ -6,15 +6,17 @@ from lcnas.errors import LcnasError
 from search.errors import SearchError
 from search.settings import PRESETS, Settings
 
-LEFT_TO_THE_TABLE = {"max_latency_ms", "min_latency_ms", "engine", "table", "resolution"}
+LEFT_TO_THE_TABLE = {"max_latency_ms", "min_latency_ms", "engine", "table"}
 MAY_BE_OPEN = LEFT_TO_THE_TABLE | {"remeasure", "time_budget", "score", "init"}
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("evaluator", ["supernet", "train", "proxy"])
-@pytest.mark.parametrize("kind", ["synthetic", "cifar10", "imagefolder", "npz"])
-def test_filled_settings_leave_nothing_open_but_what_the_table_decides(preset, evaluator, kind):
-    made = Settings(preset=preset, evaluator=evaluator).filled(kind, 2)
+@pytest.mark.parametrize("resolution", [32, 224, (80, 160)])
+def test_filled_settings_leave_nothing_open_but_what_the_table_decides(
+    preset, evaluator, resolution
+):
+    made = Settings(preset=preset, evaluator=evaluator, resolution=resolution).filled(2)
     still_open = {name for name, value in dataclasses.asdict(made).items() if value is None}
     limits = {"pictures", "final_pictures"}  # all of them, where a preset says nothing
     if evaluator == "proxy":
@@ -26,29 +28,51 @@ def test_filled_settings_leave_nothing_open_but_what_the_table_decides(preset, e
 
 
 def test_a_preset_may_differ_by_evaluator():
-    made = {e: Settings(preset="hour", evaluator=e).filled("npz", 2) for e in ("train", "supernet")}
+    made = {e: Settings(preset="hour", evaluator=e).filled(2) for e in ("train", "supernet")}
     assert (made["train"].epochs, made["train"].trials) == (2, 72)
     assert (made["supernet"].epochs, made["supernet"].trials) == (24, 500)
 
 
 @pytest.mark.parametrize(
-    ("preset", "evaluator", "alike"),
-    [("quick", "train", True), ("quick", "supernet", False), ("hour", "train", False)],
+    ("preset", "evaluator", "size", "alike"),
+    [
+        ("quick", "train", 64, True),
+        ("quick", "train", 128, False),  # the evaluator looks at 64
+        ("quick", "supernet", 64, False),
+        ("hour", "train", 64, False),
+    ],
 )
-def test_the_quick_search_trains_as_its_finals_do(preset, evaluator, alike):
-    made = Settings(preset=preset, evaluator=evaluator).filled("synthetic", 2)
+def test_the_quick_search_trains_as_its_finals_do(preset, evaluator, size, alike):
+    made = Settings(preset=preset, evaluator=evaluator, resolution=size).filled(2)
     assert made.trains_alike == alike
+
+
+@pytest.mark.parametrize(
+    ("preset", "resolution", "looks_at"),
+    [
+        ("quick", 32, 32),
+        ("quick", 224, 64),
+        ("hour", 128, 64),
+        ("thorough", 224, 128),
+        ("hour", (80, 160), (64, 128)),
+    ],
+)
+def test_only_the_evaluator_looks_at_less_than_the_deployment_resolution(
+    preset, resolution, looks_at
+):
+    made = Settings(preset=preset, resolution=resolution).filled(2)
+    assert (made.train_size, made.resolution) == (looks_at, resolution)
 
 
 def test_what_was_asked_for_is_kept():
     asked = Settings(trials=7, epochs=3, bands=1, finalists=2, lag=9, workers=3, train_size=48)
-    made = asked.filled("synthetic", 2)
+    made = asked.filled(2)
     for name in ("trials", "epochs", "bands", "finalists", "lag", "workers", "train_size"):
         assert getattr(made, name) == getattr(asked, name)
 
 
 def test_round_trip():
-    made = Settings(resolution=(80, 160), max_latency_ms=2.0, score="zico").filled("npz", 1)
+    made = Settings(resolution=(80, 160), max_latency_ms=2.0, score="zico").filled(1)
     assert Settings.from_data(made.to_data(), "there") == made
 
 
@@ -75,7 +99,7 @@ def test_wrong_values_are_refused_in_one_line(change, words):
 
 def test_random_search_is_not_screened_unless_asked_for():
     def screened(**changes):
-        return Settings(**changes).filled("synthetic", 2).predictor
+        return Settings(**changes).filled(2).predictor
 
     assert screened()
     assert not screened(searcher="random")

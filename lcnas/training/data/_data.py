@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -15,8 +15,9 @@ from lcnas.training.data import _folder, _order
 from lcnas.training.data._decode import Cut, Decoders, Faults, Pair, Shape
 from lcnas.training.data._memory import Memory, Pixels, Progress, decode
 from lcnas.training.data._order import Rows
+from lcnas.training.data._prepared import Preparation, prepared
 from lcnas.training.data._synthetic import Made
-from lcnas.training.data._types import Labels, Normalization, Test, Train, Validation
+from lcnas.training.data._types import Batch, Labels, Normalization, Test, Train, Validation
 
 # What a seed is used for, so that no two uses draw the same numbers.
 SPLIT, HELD, PERMUTE, DRAW, PICK = range(1, 6)
@@ -77,6 +78,23 @@ class Data:
     def skipped(self) -> dict[str, str]:
         """The pictures found damaged so far, and why; of streamed ones only those that were met."""
         return dict(self.faults.reasons)
+
+    def prepared(
+        self, split: Train | Validation | Test, preparation: Preparation, batch: int = 64
+    ) -> Iterator[Batch]:
+        """Yield a split in order, each image read from its original file and prepared as for deployment.
+
+        Args:
+            split: one of this set's.
+            preparation: of an image, such as an :class:`lcnas.onnx_export.Preprocessing`; it gives pixels
+                (height, width, 3), uint8, which are not normalised yet.
+            batch: images a batch; the last one is padded, with ``mask`` False.
+
+        Raises:
+            DataError: names the damaged images, once there are more than allowed.
+            OSError: a worker process died.
+        """
+        return prepared(split, preparation, batch, self.decoders, self.faults)
 
     def close(self) -> None:
         """End the worker processes."""
@@ -162,7 +180,8 @@ def with_unlabelled(source: Memory | Made, rows: Rows, shape: Shape, options: Op
         )
     options.faults.total += len(names)
     found = decoded(options.unlabelled, names, Cut("whole", shape), options)
-    extra = Memory(found.images, np.full(len(names), -1, np.int32), found.aspect)
+    files = tuple(str(options.unlabelled / name) for name in names)
+    extra = Memory(found.images, np.full(len(names), -1, np.int32), found.aspect, files=files)
     whole = _as_memory(source, shape).joined(extra)
     return Train(whole, np.concatenate([rows, n + np.flatnonzero(found.good)]))
 

@@ -209,8 +209,13 @@ def run(task: Task) -> Decoded:
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001 - Pillow raises many kinds on damaged files
-            reasons[i] = shorten(" ".join(str(error).split()) or type(error).__name__).strip("'\"")
+            reasons[i] = why(error)
     return Decoded(images, aspect, tuple(reasons))
+
+
+def why(error: Exception) -> str:
+    """Return in a line why an image could not be read."""
+    return shorten(" ".join(str(error).split()) or type(error).__name__).strip("'\"")
 
 
 A = TypeVar("A")

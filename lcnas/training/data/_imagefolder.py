@@ -79,11 +79,23 @@ def _parts(listing: _folder.Listing, options: Options) -> tuple[_Part, _Part, _P
     return train, _Part(tuple(names[i] for i in held), labels[held]), test
 
 
-def _sizes(root: Path, names: Sequence[str], size: Shape | None) -> tuple[Shape, Shape]:
-    """Return the size to train at, and the size at which pictures are kept: never more than they have."""
+def short_side(rest: str) -> int:
+    """Return the median short side of the training images in a folder, in pixels."""
+    root = _folder.existing_folder("imagefolder", rest)
+    found = _probed(root, _folder.scan(root).train)
+    return int(np.median([min(pair) for pair in found])) if found else _SIDE
+
+
+def _probed(root: Path, names: Sequence[str]) -> list[tuple[int, int]]:
+    """Return (width, height) of some of the images, evenly spread, as far as they can be read."""
     step = max(1, len(names) // _PROBED)
     sizes = [open_size(str(root / name)) for name in names[::step][:_PROBED]]
-    known = [(width, height) for width, height in sizes if width and height]
+    return [(width, height) for width, height in sizes if width and height]
+
+
+def _sizes(root: Path, names: Sequence[str], size: Shape | None) -> tuple[Shape, Shape]:
+    """Return the size to train at, and the size at which pictures are kept: never more than they have."""
+    known = _probed(root, names)
     if size is None:
         shorts = [min(pair) for pair in known] or [_SIDE]
         side = min(_SIDE, int(np.median(shorts)))
@@ -105,7 +117,8 @@ def _in_memory(
     sources, rows, sums = [], [], []
     for part, kind in zip(parts, ("whole", "centre", "centre"), strict=True):
         found = decoded(root, part.names, Cut(kind, stored), options)
-        sources.append(Memory(found.images, part.labels, found.aspect))
+        files = tuple(str(root / name) for name in part.names)
+        sources.append(Memory(found.images, part.labels, found.aspect, files=files))
         rows.append(np.flatnonzero(found.good))
         sums.append(found.moments[found.good])
     return (

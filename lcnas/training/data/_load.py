@@ -104,6 +104,25 @@ def load(
         ) from None
 
 
+def own_size(spec: str) -> int | None:
+    """Return the median short side of a set's training images, in pixels; None: synthetic ones have none.
+
+    Of a folder the heads of some images are read.
+
+    Raises:
+        DataError: the set is missing or not what it should be.
+    """
+    kind, _, rest = _text(spec).partition(":")
+    if kind not in KINDS:
+        raise DataError(not_among("data", kind, KINDS))
+    if kind == "imagefolder":
+        return _imagefolder.short_side(rest)
+    if kind == "npz":
+        (found, _), _, _ = _npz.read(_folder.existing_file("npz", rest))
+        return int(min(found.images.shape[1:3]))
+    return _cifar10.SIDE if kind == "cifar10" else None
+
+
 # -- what was asked for ------------------------------------------------------------------------------
 
 

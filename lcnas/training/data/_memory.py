@@ -13,7 +13,7 @@ from lcnas.errors import DataError
 from lcnas.training.data import _cache
 from lcnas.training.data._decode import CHUNK, Cut, Decoded, Decoders, Encoded, Task, run
 from lcnas.training.data._order import Rows
-from lcnas.training.data._types import Batch, Images, Labels, Normalization, View
+from lcnas.training.data._types import Batch, Images, Labels, Normalization, Original, View
 
 Progress = Callable[[int, int], None]  # pictures read so far, pictures in all
 Moments = NDArray[np.int64]  # (n, 2, 3): sum and sum of squares of each picture's channels, exact
@@ -146,6 +146,13 @@ class Memory:
     labels: Labels
     aspect: NDArray[np.float32]
     cropped: bool = False
+    files: tuple[str, ...] = field(
+        default=(), repr=False
+    )  # of all rows; (): the pixels are the originals
+
+    def original(self, row: int) -> Original:
+        """Return the file of a row, or its pixels where there is no other source."""
+        return self.files[row] if self.files else self.images[row]
 
     def read(self, plan: Sequence[Rows], view: View) -> Iterator[Batch]:
         """Yield a batch for each part of the plan."""
@@ -164,4 +171,5 @@ class Memory:
             np.concatenate([self.images, other.images]),
             np.concatenate([self.labels, other.labels]),
             np.concatenate([self.aspect, other.aspect]),
+            files=(*self.files, *other.files) if self.files and other.files else (),
         )

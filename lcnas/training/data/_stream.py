@@ -38,6 +38,10 @@ class Files:
         """Whether a random view is cropped here."""
         return self.moving is not None
 
+    def original(self, row: int) -> str:
+        """Return the path of a row's file."""
+        return str(self.root / self.names[row])
+
     def read(self, plan: Sequence[Rows], view: View) -> Iterator[Batch]:
         """Yield a batch for each part of the plan.
 
@@ -54,7 +58,7 @@ class Files:
 
     def _task(self, rows: Rows, view: View) -> Task:
         entropy = tuple((view.seed, view.epoch, int(row)) for row in rows)
-        paths = tuple(str(self.root / self.names[row]) for row in rows)
+        paths = tuple(self.original(row) for row in rows)
         return Task(paths, entropy, self._cut(view))
 
     def _cut(self, view: View) -> Cut:

@@ -287,6 +287,11 @@ class Made:
         )  # costs no memory before it is written to
         self._done = np.zeros(n, bool)
 
+    def original(self, row: int) -> Images:
+        """Return the pixels of a row."""
+        made: Images = self.images(np.array([row]))[0]
+        return made
+
     def read(self, plan: Sequence[Rows], view: View) -> Iterator[Batch]:
         """Yield a batch for each part of the plan."""
         del view

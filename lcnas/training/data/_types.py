@@ -15,6 +15,7 @@ from lcnas.training.data._order import Rows
 
 Images = NDArray[np.uint8]  # (n, height, width, 3)
 Labels = NDArray[np.int32]  # (n,); -1: not known
+Original = str | bytes | Images  # path of an image file, its content, or pixels (height, width, 3)
 _MOST_BATCH = 1 << 20
 _SHUFFLE = 7  # sets the numbers of an epoch's order apart from those of a split
 
@@ -75,6 +76,9 @@ class Source(Protocol):
 
     def read(self, plan: Sequence[Rows], view: View) -> Iterator[Batch]:
         """Yield a batch for each part of the plan, in order, with ``mask`` False where one is missing."""
+
+    def original(self, row: int) -> Original:
+        """Return the image of a row as it came, before any resizing."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,63 @@
+"""The one resolution of a search: its networks are trained, tested, timed and exported at it.
+
+Only an evaluator may look at less (``--train-size``): it is a cheap proxy, and nothing that is delivered.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lcnas import spaces
+from lcnas.arch import Resolution
+from lcnas.errors import SpaceError
+from lcnas.spaces import Space
+from search.settings import Settings
+
+SYNTHETIC = 64  # pixels of synthetic images: of these the packaged tables have all entries
+STEP, SMALLEST, LARGEST = 32, 32, 224  # of what follows from the images' own size
+_PUBLISHED: tuple[Resolution, ...] = (
+    224,
+)  # ImageNet's: a packaged space with it alone suits any images
+
+
+def decided(asked: Settings) -> Settings:
+    """Return settings with the resolution that a search is for.
+
+    It is the one asked for; else the space's own, unless the space is a packaged one that lists 224 alone;
+    else the images' own size: their median short side, rounded to a multiple of 32, 32 to 224.
+
+    Raises:
+        SpaceError: there is no such space, or it lists several resolutions and none was asked for.
+        DataError: there is no such set.
+    """
+    if asked.resolution is not None:
+        return asked
+    return dataclasses.replace(asked, resolution=_own(asked) or of_images(asked.data))
+
+
+def one(asked: Settings) -> Space:
+    """Return the space that is asked for, at its one resolution.
+
+    Raises:
+        SpaceError: there is no such space, or it lists several and none was asked for.
+    """
+    space = spaces.load(asked.space, asked.resolution)
+    if len(space.resolutions) > 1:
+        sizes = ", ".join(map(str, space.resolutions))
+        raise SpaceError(f"resolution: {space.name} has several ({sizes}); choose one of them")
+    return space
+
+
+def _own(asked: Settings) -> Resolution | None:
+    space, packaged = one(asked), asked.space in spaces.available()
+    return None if packaged and space.resolutions == _PUBLISHED else space.resolutions[0]
+
+
+def of_images(spec: str) -> int:
+    """Return the resolution that suits a set's images, in pixels."""
+    from lcnas.training.data import own_size
+
+    side = own_size(spec)
+    if side is None:
+        return SYNTHETIC
+    return min(max(STEP * int(side / STEP + 0.5), SMALLEST), LARGEST)
