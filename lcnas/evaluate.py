@@ -159,7 +159,10 @@ def share(right: NDArray[np.bool_]) -> Interval:
     n, p, z = len(right), float(right.mean()), _z()
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return Interval(p, max(0.0, middle - half), min(1.0, middle + half))
+    low = (
+        max(0.0, middle - half) if p > 0 else 0.0
+    )  # 0 and 1 themselves, whatever rounding makes of them
+    return Interval(p, low, min(1.0, middle + half) if p < 1 else 1.0)
 
 
 def difference(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Interval:

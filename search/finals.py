@@ -138,7 +138,7 @@ def train(
             _export(arch, data, result, batch, out / NETWORK)
         _clear(out)
         return _trained(result, None, _contents(out) if bring else {})
-    if not (out / DEPLOYED).is_file():
+    if not ((out / DEPLOYED).is_file() and (out / NETWORK).is_file()):
         _deploy(arch, data, result, batch, engine or engines.engine())
     _clear(out)
     about = json.loads((out / DEPLOYED).read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ from lcnas.training import recipes
 from lcnas.training.interrupts import Stopped
 from search import cluster, contest
 from search.worker import Setup
+from tests.latency.synthetic import ENGINE
 
 
 def main(folder: Path) -> None:
@@ -36,6 +37,7 @@ def main(folder: Path) -> None:
             outs=tuple(str(folder / f"{name}-{seed}") for seed in range(3)),
             seeds=(0, 1, 2),
             size=64,
+            engine=ENGINE,
             cache="",
             setup=Setup(),
             far=False,

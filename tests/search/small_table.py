@@ -1,4 +1,4 @@
-"""A latency table of another machine, by rule: searches in tests measure nothing, and need no 1,000 classes."""
+"""A latency table of another machine, by rule, so that searches in tests measure nothing."""
 
 from lcnas import spaces
 from lcnas.arch import walk

@@ -28,6 +28,7 @@ from search.settings import Settings
 from search.steps import Field
 from search.telling import Told
 from search.worker import Setup
+from tests.latency.synthetic import ENGINE
 from tests.search.test_finalists import PLAN, ROUGH, Machine, trials_of
 from tests.search.test_tables import SPACE, exact
 
@@ -132,6 +133,7 @@ def task(arch, outs, **changes):
         outs=tuple(map(str, outs)),
         seeds=tuple(range(len(outs))),
         size=64,
+        engine=ENGINE,
         cache="",
         setup=Setup(),
         far=False,

@@ -7,20 +7,24 @@ import json
 
 import jax.numpy as jnp
 import numpy as np
+import onnx
 import pytest
 
 from lcnas import blocks, models, onnx_export, training
 from lcnas.arch import Arch
 from lcnas.blocks import Block
 from lcnas.errors import DataError, LcnasError, TrainingError, TrainingFailedError
+from lcnas.latency import engines
 from lcnas.models import pretrained
-from lcnas.training import Augment
-from search import finals
+from lcnas.training import Augment, deployed
+from search import contest, finals
 from search.errors import SearchFailedError
+from search.evaluators.train import right
 from search.pictures import Pictures, pack, unpack
 from tests.training import tiny
 
-DEPLOYED = 16  # pixels; trained at tiny.SIDE, 8
+DEPLOYED = 16  # pixels; images have 8, and runs of older versions trained at that
+MLAS = engines.engine("mlas")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,6 +56,13 @@ def trained(data, tmp_path_factory):
     return run(data, out, bring=True), out
 
 
+@pytest.fixture(scope="module")
+def older(data, tmp_path_factory):
+    """A training as runs of version 1 go on with: at another size than that of deployment."""
+    out = tmp_path_factory.mktemp("finals") / "older"
+    return run(data, out, train_size=tiny.SIDE), out
+
+
 @pytest.fixture
 def unable(monkeypatch):
     """No training: what is finished has to be read back."""
@@ -65,9 +76,11 @@ def unable(monkeypatch):
 def test_the_last_network_is_validated_and_exported(trained, data):
     found, out = trained
     result = training.Result.load(out)
-    assert found.validation == result.epochs[-1]["validation_accuracy"] == found.curve[-1]
+    assert found.curve[-1] == result.epochs[-1]["validation_accuracy"]
+    assert abs(found.validation - found.curve[-1]) <= 2 / 18
     assert found.pictures == len(data.validation) == 18
-    assert (found.seed, found.size, len(found.curve)) == (3, tiny.SIDE, 2)
+    assert (found.seed, found.size, found.is_deployed) == (3, DEPLOYED, True)
+    assert len(found.curve) == 2
     assert (result.tested, result.test) == ("", None)
     assert (found.seconds, found.compile_seconds) == (result.seconds, result.compile_seconds)
     assert found.images_s > 0
@@ -82,9 +95,9 @@ def test_the_deployed_file_is_of_the_deployment_resolution(trained, data):
     about = {p.key: p.value for p in model.metadata_props}
     assert Arch.from_json(about["lcnas.arch"]) == arch()
     assert json.loads(about["lcnas.validation"]) == {
-        "accuracy": found.validation,
+        "accuracy": found.curve[-1],
         "pictures": 18,
-        "resolution": tiny.SIDE,
+        "resolution": DEPLOYED,
         "data": "synthetic",
         "epochs": 2,
         "seed": 3,
@@ -122,7 +135,9 @@ def test_files_that_were_brought_are_a_finished_training(trained, data, unable, 
     there = tmp_path / "deep" / "run"
     finals.settle(there, found.files)
     assert run(data, there) == dataclasses.replace(found, files={})
-    np.testing.assert_array_equal(finals.test_hits(there, data), finals.test_hits(out, data))
+    file = {"there": there / finals.NETWORK, "here": out / finals.NETWORK}
+    hits = deployed.hits(file, data, engine=MLAS)
+    np.testing.assert_array_equal(hits["there"].right, hits["here"].right)
 
 
 def test_a_finished_training_is_written_last_of_all(trained, monkeypatch, tmp_path):
@@ -145,7 +160,7 @@ def test_other_things_in_the_folder_are_refused(trained, data):
 def test_a_head_that_needs_its_own_size_is_refused_before_anything(data, tmp_path):
     stages: dict[str, list[Block]] = {"head": [blocks.DenseHead(pool=False)]}
     with pytest.raises(TrainingFailedError, match="its head does not pool"):
-        finals.train(Arch.of(stages, 16), pack(data), recipe(), tmp_path / "run", 0)
+        finals.train(Arch.of(stages, 16), pack(data), recipe(), tmp_path / "run", 0, train_size=8)
     assert not (tmp_path / "run").exists()
 
 
@@ -167,11 +182,132 @@ def test_an_interrupted_training_goes_on(trained, data, tmp_path):
     assert again.curve == found.curve
 
 
-# -- the test pictures -----------------------------------------------------------------------------
+# -- the delivered file ----------------------------------------------------------------------------
 
 
-def test_hits_are_those_of_the_trainings_own_evaluation(trained, data):
-    _, out = trained
+def about(out):
+    return json.loads((out / finals.DEPLOYED).read_text())
+
+
+def test_what_is_known_of_the_file_is_the_files(trained, data):
+    found, out = trained
+    told = about(out)
+    assert told["validation"] == told["fp32"] == found.validation
+    assert (told["images"], told["resolution"], told["precision"]) == (18, DEPLOYED, "fp32")
+    view = (recipe().augment, data.normalization)
+    classifier = onnx_export.Classifier.of(out / found.onnx)
+    assert right(classifier, *view, data.validation).mean() == found.validation
+
+
+def test_a_file_that_does_not_compute_what_its_network_does_ends_the_run(
+    trained, data, monkeypatch, tmp_path
+):
+    """Files are kept, and nothing is tried again or left out."""
+    found, _ = trained
+    out = tmp_path / "run"
+    kept = {n: c for n, c in found.files.items() if n not in (finals.NETWORK, finals.DEPLOYED)}
+    finals.settle(out, kept)
+    model = onnx_export.read(found.files[finals.NETWORK])
+    images = next(data.validation.batches(18)).images
+    prepared = onnx_export.interface(model).preprocessing()(images)
+    said = onnx_export.Classifier.of(model).logits(prepared).argmax(axis=1)
+    source = training.data.Memory(images, said.astype(np.int32), np.ones(18, np.float32))
+    agrees = dataclasses.replace(data, validation=training.data.Validation(source, np.arange(18)))
+    given = (arch(), agrees, training.Result.load(out), 1, MLAS)
+    export = onnx_export.export
+    monkeypatch.setattr(onnx_export, "export", lambda *a, **k: negated(export(*a, **k)))
+    with pytest.raises(finals.ApartError, match=r"validation images, its network in .* are kept"):
+        finals._deploy(*given)
+    assert (out / finals.NETWORK).is_file()
+    assert not (out / finals.DEPLOYED).exists()
+    monkeypatch.setattr(onnx_export, "export", export)
+    finals._deploy(*given)
+    assert about(out)["network"] > 0.9
+
+
+def test_a_worker_passes_on_what_no_second_attempt_would_mend(monkeypatch):
+    tries = []
+
+    def train():
+        tries.append(1)
+        raise finals.ApartError("they should be the same")
+
+    with pytest.raises(finals.ApartError):
+        contest._twice(train)
+    assert len(tries) == 1
+
+
+def negated(model):
+    """Return a model that gives its logits with the other sign."""
+    (output,) = (value.name for value in model.graph.output)
+    for node in model.graph.node:
+        node.output[:] = ["inner" if name == output else name for name in node.output]
+    model.graph.node.append(onnx.helper.make_node("Neg", ["inner"], [output]))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("network", "file", "n", "apart"),
+    [
+        (0.700, 0.700, 1000, False),
+        (0.700, 0.705, 1000, False),  # half a point
+        (0.700, 0.694, 1000, True),
+        (0.50, 0.70, 10, False),  # two images of ten
+        (0.50, 0.80, 10, True),
+    ],
+)
+def test_half_a_point_or_two_images_are_allowed(
+    trained, data, monkeypatch, tmp_path, network, file, n, apart
+):
+    found, _ = trained
+    finals.settle(tmp_path / "run", {n: c for n, c in found.files.items() if n != finals.DEPLOYED})
+    monkeypatch.setattr(finals, "_compared", lambda *_: (network, file))
+    rows = np.resize(data.validation.rows, n)
+    held = dataclasses.replace(data.validation, rows=rows)
+    result = training.Result.load(tmp_path / "run")
+    given = (arch(), dataclasses.replace(data, validation=held), result, 1, MLAS)
+    if apart:
+        with pytest.raises(finals.ApartError):
+            finals._deploy(*given)
+    else:
+        finals._deploy(*given)
+        assert about(tmp_path / "run")["network"] == network
+
+
+def test_int8_is_delivered_where_it_is_asked_for(trained, data, unable, tmp_path):
+    found, _ = trained
+    kept = {n: c for n, c in found.files.items() if n not in (finals.NETWORK, finals.DEPLOYED)}
+    out = tmp_path / "run"
+    finals.settle(out, kept)
+    made = run(data, out, engine=dataclasses.replace(MLAS, precision="int8"), bring=True)
+    told = about(out)
+    assert told["precision"] == "int8"
+    assert onnx_export.is_quantised(onnx_export.read(out / finals.NETWORK))
+    assert not onnx_export.is_quantised(onnx_export.read(out / finals.FP32))
+    assert finals.FP32 in made.files
+    view = (recipe().augment, data.normalization)
+    for name, key in ((finals.NETWORK, "validation"), (finals.FP32, "fp32")):
+        hits = right(onnx_export.Classifier.of(out / name), *view, data.validation)
+        assert hits.mean() == told[key]
+    assert made.validation == told["validation"]
+
+
+# -- the test pictures of older runs ---------------------------------------------------------------
+
+
+def test_an_older_run_goes_on_at_its_training_size(older, data, unable):
+    found, out = older
+    assert (found.size, found.is_deployed) == (tiny.SIDE, False)
+    assert found.validation == found.curve[-1]
+    told = onnx_export.interface(onnx_export.read(out / found.onnx))
+    assert told.size == (DEPLOYED, DEPLOYED)
+    assert json.loads(told.metadata["lcnas.validation"])["resolution"] == tiny.SIDE
+    assert not (out / finals.DEPLOYED).exists()
+    assert run(data, out, train_size=tiny.SIDE) == found
+
+
+def test_hits_are_those_of_the_trainings_own_evaluation(older, data):
+    _, out = older
     hits = finals.test_hits(out, data)
     assert hits.shape == (len(data.test),) == (20,)
     assert hits.dtype == bool
@@ -182,16 +318,16 @@ def test_hits_are_those_of_the_trainings_own_evaluation(trained, data):
     assert 0 < hits.sum() < 20  # else the comparison says little
 
 
-def test_each_hit_is_the_picture_in_its_place(trained, data):
-    _, out = trained
+def test_each_hit_is_the_picture_in_its_place(older, data):
+    _, out = older
     every = finals.test_hits(out, data)
     rows = np.array([7, 3, 11])
     some = dataclasses.replace(data, test=training.data.Test(data.test.source, rows))
     np.testing.assert_array_equal(finals.test_hits(out, some), every[rows])
 
 
-def test_test_pictures_are_read_once_and_no_other(trained, data):
-    _, out = trained
+def test_test_pictures_are_read_once_and_no_other(older, data):
+    _, out = older
     reads: list[str] = []
     for split in ("train", "validation", "test"):
         held = getattr(data, split)
@@ -212,10 +348,10 @@ def test_test_pictures_are_read_once_and_no_other(trained, data):
     assert reads == ["test"]
 
 
-def test_the_validation_pictures_do_not_stand_in_for_them(trained, data):
+def test_the_validation_pictures_do_not_stand_in_for_them(older, data):
     swapped = dataclasses.replace(data, test=data.validation)
     with pytest.raises(DataError, match="the test split is needed here"):
-        finals.test_hits(trained[1], swapped)
+        finals.test_hits(older[1], swapped)
 
 
 def test_a_folder_without_a_network_is_refused(data, tmp_path):

@@ -88,7 +88,7 @@ def test_a_broken_config_is_named(folder):
     with pytest.raises(SearchError, match=r"config\.json: cannot be read"):
         folder.asked()
     (folder / CONFIG).write_text(json.dumps({"format": "x", "version": 1}))
-    with pytest.raises(SearchError, match="not lcnas-search version 1"):
+    with pytest.raises(SearchError, match="not lcnas-search version 2"):
         folder.asked()
 
 

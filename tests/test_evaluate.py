@@ -1,0 +1,126 @@
+"""Command line: accuracy of ONNX files, side by side."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from lcnas import evaluate, onnx_export
+from lcnas.errors import LcnasError
+from tests.training.test_deployed import COLOURS, colour_file, folder
+
+__all__ = ["folder"]  # the fixture
+
+
+@pytest.fixture
+def files(tmp_path):
+    names = {"good": sorted(COLOURS), "bad": ["blue", "green", "red"]}
+    made = {name: colour_file(order) for name, order in names.items()}
+    # "bad" takes red for blue: its rows are those of "good", renamed
+    for prop in made["bad"].metadata_props:
+        if prop.key == "lcnas.class_names":
+            prop.value = '["red", "green", "blue"]'
+    for name, model in made.items():
+        onnx_export.save(model, tmp_path / f"{name}.onnx")
+    return [str(tmp_path / f"{name}.onnx") for name in made]
+
+
+def told(capsys, *arguments):
+    assert evaluate.main(list(arguments)) == 0
+    return capsys.readouterr().out
+
+
+def test_files_stand_side_by_side(files, folder, capsys):
+    said = told(capsys, *files, "--data", f"imagefolder:{folder}", "--engine", "mlas")
+    assert "test: 12 images, 3 classes" in said
+    assert "83.33" in said
+    assert "33.33" in said
+    assert "bad.onnx against good.onnx: -50.00 points (" in said
+
+
+def test_json_has_counts_intervals_and_engine(files, folder, capsys):
+    command = [*files, "--data", f"imagefolder:{folder}", "--engine", "mlas", "--json"]
+    made = json.loads(told(capsys, *command))
+    good, bad = made["files"]
+    assert (good["file"], good["images"], good["right"]) == ("good.onnx", 12, 10)
+    assert good["top1"]["low"] < 10 / 12 == good["top1"]["value"] < good["top1"]["high"]
+    assert good["difference"] is None
+    assert bad["difference"]["value"] == pytest.approx(-0.5)
+    assert bad["difference"]["high"] < 0
+    assert bad["engine"]["name"] == "mlas"
+
+
+def test_the_split_can_be_chosen(files, folder, capsys):
+    command = [files[0], "--data", f"imagefolder:{folder}", "--engine", "mlas", "--json"]
+    made = json.loads(told(capsys, *command, "--split", "validation"))
+    assert (made["files"][0]["right"], made["files"][0]["images"]) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--data", "imagefolder:nowhere"], "nowhere"),
+        (["--data", "imagefoldr:x"], "did you mean 'imagefolder'"),
+        (["--data", "synthetic", "--engine", "mlass"], "did you mean 'mlas'"),
+        (["--data", "synthetic:classes=4"], "lacks classes of the images"),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line(files, more, said):
+    with pytest.raises(LcnasError) as caught:
+        evaluate.main([files[0], *more])
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_given_twice_or_missing_is_told(files, folder):
+    with pytest.raises(LcnasError, match=r"good\.onnx' is given twice"):
+        evaluate.main([files[0], files[0], "--data", f"imagefolder:{folder}"])
+    with pytest.raises(LcnasError, match=r"none\.onnx: cannot be read"):
+        evaluate.main(["none.onnx", "--data", f"imagefolder:{folder}"])
+
+
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["a/b/c.onnx"], ["c.onnx"]),
+        (["a/b/c.onnx", "a/b/d.onnx"], ["c.onnx", "d.onnx"]),
+        (["a/s0/n.onnx", "a/s1/n.onnx"], ["s0/n.onnx", "s1/n.onnx"]),
+        (["/x/n.onnx", "y/n.onnx"], ["/x/n.onnx", "y/n.onnx"]),
+    ],
+)
+def test_names_are_what_paths_do_not_share(paths, names):
+    assert list(evaluate.named(paths)) == names
+
+
+def test_wilsons_interval():
+    """Of 10 in 100: Wilson (1927); the figures are those of the closed form, by hand."""
+    right = np.arange(100) < 10
+    made = evaluate.share(right)
+    z2 = 1.959963984540054**2
+    middle = (0.1 + z2 / 200) / (1 + z2 / 100)
+    half = math.sqrt(z2 * (0.1 * 0.9 / 100 + z2 / 40000)) / (1 + z2 / 100)
+    assert (made.low, made.high) == pytest.approx((middle - half, middle + half))
+    assert evaluate.share(np.ones(50, bool)).high == 1.0
+    assert evaluate.share(np.zeros(50, bool)).low == 0.0
+
+
+def test_the_interval_of_a_difference_covers_the_truth():
+    """Of simulated pairs of files whose accuracies differ by 3 points, correlated over images."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(400):
+        u = rng.random((300, 2))
+        both = u[:, 0] < 0.6
+        first = both | (u[:, 1] < 0.15)
+        second = both | (u[:, 1] > 1 - 0.075)
+        made = evaluate.difference(first, second)
+        covered += made.low <= 0.4 * 0.075 <= made.high
+    assert 0.92 <= covered / 400 <= 0.98
+
+
+def test_files_that_agree_on_all_images_still_have_an_interval():
+    same = np.ones(100, bool)
+    made = evaluate.difference(same, same)
+    assert made.value == 0
+    assert -0.05 < made.low < 0 < made.high < 0.05
