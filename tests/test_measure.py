@@ -143,7 +143,12 @@ def test_a_file_trained_at_another_resolution_than_it_takes_is_told(tmp_path, ca
 def test_the_table_at_20_columns_lacks_no_figure(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "20")
     seen = []
-    monkeypatch.setattr(measure, "report", lambda made, columns: seen.append((made, columns)) or "")
+
+    def report(made, columns):
+        seen.append((made, columns))
+        return ""
+
+    monkeypatch.setattr(measure, "report", report)
     assert measure.main([*QUICK, "pplcnet_0.25x", "pplcnet_0.35x"]) == 0
     capsys.readouterr()
     monkeypatch.undo()

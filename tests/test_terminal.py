@@ -203,10 +203,9 @@ def test_a_table_is_stacked_where_it_does_not_fit():
         "stem   conv     232  0.1",
         "total         1,234",
     ]
-    settings = {"right": (2, 3), "rule_before": (1,)}
     for columns in (None, 200, 24):
-        assert _terminal.table(ROWS, **settings, columns=columns) == wide
-    assert _terminal.table(ROWS, **settings, columns=23) == [
+        assert _terminal.table(ROWS, (2, 3), (1,), columns=columns) == wide
+    assert _terminal.table(ROWS, (2, 3), (1,), columns=23) == [
         "stem",
         "  type: conv",
         "  params: 232 (0.1%)",
