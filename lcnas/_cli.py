@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from lcnas import zoo
+from lcnas import _terminal, zoo
 from lcnas.arch import Arch, Resolution
 from lcnas.errors import LcnasError, ZooError, nearest, not_among, shorten
 
@@ -59,15 +59,18 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
 
 
 def run(prog: str, main: Callable[[list[str]], int]) -> None:
-    """Run a command on ``sys.argv`` and leave with its exit code: 0, 2 for bad arguments, 1 for failure."""
+    """Run a command on ``sys.argv`` and leave with its exit code: 0, 2 for bad arguments, 1 for failure.
+
+    Stdout and stderr take any text in any encoding, and may be closed: see :func:`lcnas._terminal.prepare`.
+    """
+    _terminal.prepare()
     try:
-        code = main(sys.argv[1:])
+        code = _code(main)
         sys.stdout.flush()
     except LcnasError as error:
         print(f"python -m {prog}: {error}", file=sys.stderr)
         code = BAD_ARGUMENT
-    except BrokenPipeError:  # the reader has seen enough, as with "| head"
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of something else than stdout, whose end is forgiven
         code = 0
     except OSError as error:  # a full disk, or a name too long for the file system
         print(f"python -m {prog}: {error}", file=sys.stderr)
@@ -75,7 +78,18 @@ def run(prog: str, main: Callable[[list[str]], int]) -> None:
     except KeyboardInterrupt:
         print(f"python -m {prog}: stopped", file=sys.stderr)
         code = 130
+    _terminal.leave()
     raise SystemExit(code)
+
+
+def _code(main: Callable[[list[str]], int]) -> int:
+    """Return the exit code of a command, that of its parser too: what --help printed is not yet written."""
+    try:
+        return main(sys.argv[1:])
+    except SystemExit as left:
+        if not isinstance(left.code, int):
+            raise
+        return left.code
 
 
 def network(text: str) -> Arch:

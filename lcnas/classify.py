@@ -1,13 +1,15 @@
-"""Command line: name what is in pictures, with an ONNX classifier, ours or anybody's.
+"""Command line: name what is in images, with an ONNX classifier, ours or anybody's.
 
-python -m lcnas.classify model.onnx cat.jpg dog.png
+python -m lcnas.classify model.onnx cat.jpg dog.png holiday/
 """
 
 from __future__ import annotations
 
 import argparse
+import codecs
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lcnas import _cli, onnx_export
+from lcnas import _cli, _image_files, onnx_export
+from lcnas._image_files import Found
+from lcnas._terminal import columns, plain
 from lcnas.arch import check_resolution, height_width
 from lcnas.errors import LcnasError, OnnxError, PictureError
 from lcnas.latency import engines
@@ -25,7 +30,7 @@ from lcnas.onnx_export import Classifier, Interface, Preprocessing
 
 PROG = "lcnas.classify"
 DEFAULT_SIZE = (224, 224)  # pixels, of files that leave their size open and where none is given
-_MANY = 50  # pictures from which progress is shown
+_MANY = 50  # images from which progress is shown
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a picture was taken for, likeliest first, or why it could not be read."""
+    """What an image was taken for, likeliest first, or why it could not be read."""
 
     file: str
     guesses: tuple[Guess, ...] = ()
@@ -47,7 +52,7 @@ class Answer:
 
 
 def main(argv: list[str]) -> int:
-    """Run the command; returns the exit code: 2 where a picture could not be read."""
+    """Run the command; returns the exit code: 2 where an image could not be read."""
     parser = _parser()
     args = parser.parse_args(argv)
     if args.top < 1:
@@ -55,11 +60,12 @@ def main(argv: list[str]) -> int:
     classifier, engine = opened(args)
     prepare, notes = preprocessing(args, classifier)
     names = class_names(classifier, args.names)
-    for note in notes:
+    found = _image_files.gathered(args.images)
+    for note in (*notes, *found.notes):
         _tell(note)
     answers = []
-    for file in _watched(args.images):
-        answers.append(answer(classifier, prepare, names, file, args.top))
+    for item in _watched(found.files):
+        answers.append(_answered(classifier, prepare, names, item, args.top))
         if answers[-1].problem:
             _tell(answers[-1].problem)
     if args.json:
@@ -72,15 +78,18 @@ def main(argv: list[str]) -> int:
 def _parser() -> _cli.Parser:
     parser = _cli.Parser(
         PROG,
-        "Name what is in pictures, with an ONNX classifier. Files of ours record how their pictures are\n"
+        "Name what is in images, with an ONNX classifier. Files of ours record how their images are\n"
         "prepared and what their classes are called; for files of others say it, or ImageNet's way is taken.",
     )
     parser.add_argument("model", metavar="MODEL.onnx", help="the classifier")
     parser.add_argument(
-        "images", metavar="IMAGE", nargs="+", help="pictures, of any format of Pillow's"
+        "images",
+        metavar="IMAGE",
+        nargs="+",
+        help="image files, of any format that Pillow reads, and folders: all images in them",
     )
     parser.add_argument(
-        "--top", type=int, metavar="K", default=5, help="classes shown of each picture"
+        "--top", type=int, metavar="K", default=5, help="classes shown of each image"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     names = ", ".join(engines.names())
@@ -110,28 +119,24 @@ def _parser() -> _cli.Parser:
         help=f"share that the centre crop keeps, above 0, up to 1 {own}",
     )
     parser.add_argument(
-        "--squash", action="store_true", help="resize the whole picture, whatever its proportions"
+        "--squash", action="store_true", help="resize the whole image, whatever its proportions"
     )
     return parser
 
 
 def _tell(text: str) -> None:
-    print(f"python -m {PROG}: {_plain(text)}", file=sys.stderr)
+    # Names come from files of others: a terminal must not obey them.
+    print(f"python -m {PROG}: {plain(text, sys.stderr)}", file=sys.stderr)
 
 
-def _plain(text: str) -> str:
-    """Return a text without what a terminal would obey: names come from files of others."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
-def _watched(files: Sequence[str]) -> Iterator[str]:
+def _watched(files: Sequence[Found]) -> Iterator[Found]:
     """Yield the files, with progress on a terminal where they are many."""
     from rich.console import Console
     from rich.progress import track
 
     console = Console(stderr=True)
     quiet = len(files) < _MANY or not console.is_terminal
-    yield from track(files, "pictures", console=console, transient=True, disable=quiet)
+    yield from track(files, "images", console=console, transient=True, disable=quiet)
 
 
 # -- the classifier and how its pictures are prepared ----------------------------------------------
@@ -172,7 +177,8 @@ def preprocessing(
     """Return how pictures are prepared, and a line about each thing that nobody said."""
     told = classifier.interface
     made = told.preprocessing(classifier.size)
-    notes = []
+    warning = onnx_export.resolution_warning(Path(args.model), classifier.size)
+    notes = [] if warning is None else [warning]
     if None in told.size and args.size is None:
         notes.append(f"{args.model} takes any size; {_pixels(classifier.size)} is taken (--size)")
     if not told.has_normalization and None in (args.mean, args.std):
@@ -198,13 +204,7 @@ def class_names(classifier: Classifier, file: str | None) -> tuple[str, ...]:
     names = classifier.interface.class_names
     where = classifier.interface.what
     if file is not None:
-        where = file
-        try:
-            names = tuple(Path(file).read_text(encoding="utf-8").splitlines())
-        except OSError as error:
-            raise LcnasError(f"--names: {file}: cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise LcnasError(f"--names: {file}: is not a text in UTF-8") from None
+        names, where = _names_in(file), file
     if names is None:
         return tuple(str(i) for i in range(classifier.classes))
     if len(names) != classifier.classes:
@@ -212,17 +212,62 @@ def class_names(classifier: Classifier, file: str | None) -> tuple[str, ...]:
     return names
 
 
-# -- pictures and answers --------------------------------------------------------------------------
+def _names_in(file: str) -> tuple[str, ...]:
+    """Return the lines of a text file, without empty ones at its end."""
+    what = f"--names: {_cli.cut(file)}"
+    try:
+        with Path(file).open("rb") as opened:
+            content = opened.read(_LONGEST + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "no file has such a name"
+        raise LcnasError(f"{what}: cannot be read: {reason}") from None
+    if len(content) > _LONGEST:
+        raise LcnasError(f"{what}: is more than {_LONGEST >> 20} MiB, no list of names")
+    mark = next((mark for mark in _MARKS if content.startswith(mark)), b"")
+    try:
+        text = content.decode(_MARKS.get(mark, "utf-8"))
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise LcnasError(f"{what}: is not a text in UTF-8, nor in UTF-16 with a byte order mark")
+    return tuple(re.split(r"\r\n|\r|\n", text.rstrip()))
+
+
+_LONGEST = 64 << 20  # bytes of a file of names
+# Byte order marks, the longer before those that they begin with; the codecs take them away.
+_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+    codecs.BOM_UTF8: "utf-8-sig",
+}
+
+
+# -- images and answers ----------------------------------------------------------------------------
+
+
+def _answered(
+    classifier: Classifier, prepare: Preprocessing, names: Sequence[str], item: Found, top: int
+) -> Answer:
+    if item.problem:
+        return Answer(item.file, problem=item.problem)
+    return answer(classifier, prepare, names, item.file, top)
 
 
 def answer(
     classifier: Classifier, prepare: Preprocessing, names: Sequence[str], file: str, top: int
 ) -> Answer:
-    """Return what the picture of a file is taken for."""
-    try:
-        x = prepare.of_image(onnx_export.read_picture(file))
-    except PictureError as error:
-        return Answer(file, problem=str(error))
+    """Return what the image of a file is taken for; what Pillow warns of is told, with the file's name."""
+    problem = _image_files.problem_of(file)
+    if problem:
+        return Answer(file, problem=problem)
+    with _image_files.heard() as said:
+        x = _read(prepare, file)
+    for line in said:
+        _tell(f"{_cli.cut(file)}: {line}")
+    if isinstance(x, str):
+        return Answer(file, problem=x)
     logits = classifier.logits(x[None])[0].astype(np.float64)
     shares = np.exp(logits - logits.max())
     shares /= shares.sum()
@@ -230,21 +275,48 @@ def answer(
     return Answer(file, tuple(Guess(int(i), names[i], float(shares[i])) for i in order))
 
 
+def _read(prepare: Preprocessing, file: str) -> NDArray[np.float32] | str:
+    """Return the image of a file as the network takes it, or why it cannot be read."""
+    try:
+        return prepare.of_image(onnx_export.read_picture(file))
+    except PictureError as error:
+        return str(error)
+
+
 def show(answers: Sequence[Answer]) -> None:
-    """Print a table of what the pictures were taken for."""
+    """Print a table of what the images were taken for; where it does not fit, a line an answer."""
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("picture", "class", "probability")
+    table = Table("image", "class", "probability")
     table.columns[2].justify = "right"
     for found in answers:
         for i, guess in enumerate(found.guesses):
-            name = _plain(found.file) if i == 0 else ""
-            table.add_row(Text(name), Text(_plain(guess.name)), f"{guess.probability:.1%}")
+            name = plain(found.file) if i == 0 else ""
+            table.add_row(Text(name), Text(plain(guess.name)), f"{guess.probability:.1%}")
         table.add_section()
-    if table.row_count:
-        Console().print(table)
+    if not table.row_count:
+        return
+    console = Console()
+    wide = Measurement.get(console, console.options.update(max_width=_ANY), table).maximum
+    if wide > (columns() or _ANY):
+        print("\n".join(_lines(answers)))
+    else:
+        Console(width=wide).print(table)
+
+
+_ANY = 1 << 20  # columns, where nothing limits them
+
+
+def _lines(answers: Sequence[Answer]) -> Iterator[str]:
+    """Yield the answers for few columns: nothing is cut, a terminal folds what is too long."""
+    for found in answers:
+        if found.guesses:
+            yield plain(found.file)
+        for guess in found.guesses:
+            yield f"{guess.probability:>7.1%} {plain(guess.name)}"
 
 
 def to_data(

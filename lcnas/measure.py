@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lcnas import _cli, latency
+from lcnas import _cli, _terminal, latency
 from lcnas.arch import Arch
 from lcnas.errors import LcnasError, TableError, listing, shorten
 from lcnas.latency import Engine, Measurement, Plan, timing
@@ -75,6 +75,7 @@ def main(argv: list[str]) -> int:
     plan = _plan(args)
     if size is not None:
         _tell_of_files(sources)
+    _tell_of_resolutions(sources)
     visits = [
         seen
         for run in range(RUNS)
@@ -89,7 +90,7 @@ def main(argv: list[str]) -> int:
         )
     ]
     made = Result(engine, sources, plan, args.seed, visits)
-    print(report(made))
+    print(report(made, _terminal.columns()))
     if target is not None:
         write_text(target, json.dumps(to_data(made), indent=1) + "\n")
         print(f"written: {args.json}")
@@ -102,6 +103,16 @@ def _tell_of_files(sources: Mapping[str, Source]) -> None:
     if files:
         text = f"resolution: an ONNX file keeps its own; not changed: {listing(files)}"
         print(f"python -m {PROG}: {text}", file=sys.stderr)
+
+
+def _tell_of_resolutions(sources: Mapping[str, Source]) -> None:
+    """Say which files were trained at another resolution than they take: their accuracy is another one's."""
+    from lcnas import onnx_export
+
+    for source in sources.values():
+        warning = onnx_export.resolution_warning(source) if isinstance(source, Path) else None
+        if warning is not None:
+            print(f"python -m {PROG}: {warning}", file=sys.stderr)
 
 
 def _add_plan_options(parser: _cli.Parser) -> None:
@@ -276,26 +287,40 @@ def ratios_to_first(
     return out
 
 
-def report(made: Result) -> str:
-    """Return the table that is printed."""
+def report(made: Result, columns: int | None = None) -> str:
+    """Return the table that is printed; where there are few columns, a line a figure."""
     lines = [LatencyTable(latency.this_machine(), made.engine).whose, ""]
-    width = max(7, *(len(name) for name in made.sources))
-    interval = "90 % interval"
-    lines.append(
-        f"{'network':<{width}}  {'ms':>8}  {interval:>17}  {'n':>4}  {'ratio':>6}  {interval:>15}"
-    )
-    for name in made.sources:
-        m, (ratio, low, high) = made.measured[name], made.ratios[name]
-        spread = f"{m.low:.3f} - {m.high:.3f}"
-        around = f"{low:.3f} - {high:.3f}" if (low, high) != (1.0, 1.0) else ""
-        figures = f"{m.ms:>8.3f}  {spread:>17}  {m.rounds:>4}  {ratio:>6.3f}  {around:>15}"
-        lines.append(f"{name:<{width}}  {figures}".rstrip())
+    lines += _rows(made, columns)
     off = np.abs(made.off)
     lines += [
         "",
         f"noise floor: measured again, {off.mean():.1%} off on average, {off.max():.1%} at most",
     ]
     return "\n".join(lines)
+
+
+def _rows(made: Result, columns: int | None) -> list[str]:
+    interval = "90 % interval"
+    head = ("network", "ms", interval, "n", "ratio", interval)
+    rows = []
+    for name in made.sources:
+        m, (ratio, low, high) = made.measured[name], made.ratios[name]
+        around = f"{low:.3f} - {high:.3f}" if (low, high) != (1.0, 1.0) else ""
+        figures = (f"{m.ms:.3f}", f"{m.low:.3f} - {m.high:.3f}", str(m.rounds), f"{ratio:.3f}")
+        rows.append((name, *figures, around))
+    width = max(7, *(len(name) for name in made.sources))
+    if columns is not None and columns < min(width + _FIGURES, _terminal.NARROW):
+        return _terminal.stacked(rows, columns, head)
+    return [_row(width, row) for row in (head, *rows)]
+
+
+def _row(width: int, cells: Sequence[str]) -> str:
+    name, ms, interval, n, ratio, around = cells
+    figures = f"{ms:>8}  {interval:>17}  {n:>4}  {ratio:>6}  {around:>15}"
+    return f"{name:<{width}}  {figures}".rstrip()
+
+
+_FIGURES = 60  # columns that they take in a row
 
 
 def to_data(made: Result) -> dict[str, Any]:

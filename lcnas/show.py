@@ -13,7 +13,7 @@ from dataclasses import fields
 from decimal import Decimal
 from pathlib import Path
 
-from lcnas import _cli, blocks, cost, spaces, zoo
+from lcnas import _cli, _terminal, blocks, cost, spaces, zoo
 from lcnas.arch import Arch, Resolution, height_width, labels, walk
 from lcnas.blocks import Block
 from lcnas.errors import LcnasError, ZooError
@@ -57,13 +57,14 @@ def main(argv: list[str]) -> int:
     size = None if args.resolution is None else _cli.resolution(args.resolution)
     classes = _cli.classes(args.classes)
     parts = [listing()] if args.list else []
-    parts += [describe(find(name, size), size, classes) for name in args.what]
+    wide = _terminal.columns()
+    parts += [describe(find(name, size), size, classes, wide) for name in args.what]
     if args.diff:
         for name in args.diff:
             if name in spaces.available():
                 raise LcnasError(f"--diff: {name!r} is a space; it compares two networks")
         a, b = (_cli.network(name) for name in args.diff)
-        parts.append(difference(a, b, size, classes))
+        parts.append(difference(a, b, size, classes, wide))
     print("\n\n".join(parts))
     return 0
 
@@ -93,17 +94,22 @@ def listing() -> str:
     return "\n".join(lines)
 
 
-def describe(what: Arch | Space, resolution: Resolution | None = None, classes: int = 1000) -> str:
-    """Return a network or a space as text."""
+def describe(
+    what: Arch | Space,
+    resolution: Resolution | None = None,
+    classes: int = 1000,
+    columns: int | None = None,
+) -> str:
+    """Return a network or a space as text; where there are few columns, tables become a line a cell."""
     if isinstance(what, Space):
-        return describe_space(what, classes)
-    return describe_arch(what if resolution is None else what.at(resolution), classes)
+        return describe_space(what, classes, columns)
+    return describe_arch(what if resolution is None else what.at(resolution), classes, columns)
 
 
 # -- a network -------------------------------------------------------------------------------------
 
 
-def describe_arch(arch: Arch, classes: int = 1000) -> str:
+def describe_arch(arch: Arch, classes: int = 1000, columns: int | None = None) -> str:
     """Return a network as a table of its blocks: shapes, params and MACs with their shares."""
     placed = walk(arch, None, classes)
     costs = cost.per_block(arch, None, classes)
@@ -126,7 +132,8 @@ def describe_arch(arch: Arch, classes: int = 1000) -> str:
     rows.append(("total", "", "", "", f"{total.params:,}", "", f"{total.macs:,}", ""))
     size = format_shape(height_width(arch.resolution))
     lines = [f"{arch.name or 'network'}  id {arch.id}  input {size}x3  {classes} classes", ""]
-    lines += _table(rows, right=(4, 5, 6, 7), rule_before=(1, len(rows) - 1))
+    rules = (1, len(rows) - 1)
+    lines += _terminal.table(rows, right=(4, 5, 6, 7), rule_before=rules, columns=columns)
     memory = f"{total.peak_memory / 2**20:.2f} MiB (float32, batch 1)"
     lines += [
         "",
@@ -169,32 +176,16 @@ def _share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f}" if whole else "-"
 
 
-def _table(
-    rows: Sequence[Sequence[str]], right: Sequence[int] = (), rule_before: Sequence[int] = ()
-) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for n, row in enumerate(rows):
-        if n in rule_before:
-            lines.append("-" * (sum(widths) + 2 * (len(widths) - 1)))
-        cells = [
-            cell.rjust(widths[i]) if i in right else cell.ljust(widths[i])
-            for i, cell in enumerate(row)
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines
-
-
 # -- a space ---------------------------------------------------------------------------------------
 
 
-def describe_space(space: Space, classes: int = 1000) -> str:
+def describe_space(space: Space, classes: int = 1000, columns: int | None = None) -> str:
     """Return what a space may vary, its rules, its size, and the least and greatest MACs and params."""
     lines = [f"{space.name}  {space.summary}", ""]
     sizes = ", ".join(format_shape(height_width(r)) for r in space.resolutions)
     lines += [f"input {sizes}   {classes} classes", "", f"what may vary ({len(space.genes)} genes)"]
     rows = [(f"  {names}", choices) for names, choices in _grouped(space)]
-    lines += _table(rows) if rows else ["  nothing"]
+    lines += _terminal.table(rows, columns=columns, head=False) if rows else ["  nothing"]
     if space.block_texts:
         lines += ["", "kinds of block", *(f"  {text}" for text in space.block_texts)]
     lines += ["", "rules"]
@@ -255,7 +246,13 @@ def _choice(value: object) -> str:
 # -- two networks ----------------------------------------------------------------------------------
 
 
-def difference(a: Arch, b: Arch, resolution: Resolution | None = None, classes: int = 1000) -> str:
+def difference(
+    a: Arch,
+    b: Arch,
+    resolution: Resolution | None = None,
+    classes: int = 1000,
+    columns: int | None = None,
+) -> str:
     """Return where two networks differ, block by block, and what each costs."""
     if resolution is not None:
         a, b = a.at(resolution), b.at(resolution)
@@ -272,7 +269,8 @@ def difference(a: Arch, b: Arch, resolution: Resolution | None = None, classes: 
     for title, figure in (("params", "params"), ("MACs", "macs")):
         costs = [getattr(cost.total(arch, None, classes), figure) for arch in (a, b)]
         rows.append((title, f"{costs[0]:,}", f"{costs[1]:,}"))
-    return "\n".join(_table(rows, rule_before=(1, len(rows) - 2)))
+    rules = (1, len(rows) - 2)
+    return "\n".join(_terminal.table(rows, rule_before=rules, columns=columns))
 
 
 def _block_rows(a: Arch, b: Arch) -> list[tuple[str, str, str]]:

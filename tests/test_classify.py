@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
+import errno
 import json
+import logging
+import os
+import re
 import runpy
+import subprocess
 import sys
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -195,23 +203,314 @@ def test_a_network_of_ours_and_its_int8(capsys, tmp_path, photos):
 # -- what goes wrong -------------------------------------------------------------------------------
 
 
-def test_bad_pictures_are_told_and_the_others_named(capsys, ours, photos, tmp_path):
-    (tmp_path / "text.jpg").write_text("no picture")
-    files = [str(tmp_path / "none.png"), photos["red"], str(tmp_path / "text.jpg"), str(tmp_path)]
-    code, out, err = run(capsys, ours, *files, "--json")
+LONG = "a" * 5000
+
+
+def test_bad_images_are_told_in_a_line_each_and_the_others_named(capsys, ours, photos, tmp_path):
+    (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "round").symlink_to("round")
+    (tmp_path / "folder").mkdir()
+    whole = Path(photos["red"]).read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    problems = {
+        "none.png": "there is no such file",
+        "text.jpg": "is not a",
+        "empty.png": "is an empty file",
+        "round": "cannot be read: Too many levels of symbolic links",
+        "cut.png": "cannot be read",
+        "folder": "has no image in it",
+        "a\0b": "names no file",
+        LONG: "cannot be read: File name too long",
+    }
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        problems |= {"pipe": "is a pipe, not an image file"}
+        problems |= {os.devnull: "is a device, not an image file"}
+    files = [photos["red"]]
+    for name in problems:
+        files += [str(tmp_path / name) if name != os.devnull else name, photos["blue"]]
+    code, out, err = run(capsys, ours, *files, "", "--json")
     assert code == 2
-    assert guessed(out)[photos["red"]][0] == "red"
     lines = err.splitlines()
-    assert len(lines) == 3
-    for line, message in zip(
-        lines, ("there is no such file", "is not a picture", "is a folder"), strict=True
-    ):
+    assert len(lines) == len(problems) + 1
+    assert lines.pop() == "python -m lcnas.classify: '': there is no such file"
+    for line, (name, words) in zip(lines, problems.items(), strict=True):
         assert line.startswith("python -m lcnas.classify: ")
-        assert message in line
-    problems = [p["problem"] for p in json.loads(out)["pictures"] if "problem" in p]
-    assert len(problems) == 3
+        assert words in line
+        assert name in line or name in (LONG, "a\0b")
+        assert len(line) < 300
+    made = json.loads(out)["pictures"]
+    assert [p["file"] for p in made] == [*files, ""]
+    assert [p["guesses"][0]["name"] for p in made[2:-1:2]] == ["blue"] * len(problems)
+    assert sum("problem" in p for p in made) == len(problems) + 1
     code, out, err = run(capsys, ours, str(tmp_path / "none.png"))
     assert (code, out) == (2, "")
+
+
+# -- folders ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path, photos):
+    """Images at two depths, one with a wrong suffix, one with none; a text, a table, hidden files."""
+    root = tmp_path / "photos"
+    (root / "b" / "deep").mkdir(parents=True)
+    (root / ".cache").mkdir()
+    for name, colour in {
+        "z.png": "red",
+        "b/deep/blue.JPG": "blue",
+        "b/green": "green",
+        "a.txt": "yellow",
+        ".hidden.png": "red",
+        ".cache/x.png": "red",
+    }.items():
+        kind = "JPEG" if name.endswith("JPG") else "PNG"
+        Image.open(photos[colour]).save(root / name, kind)
+    (root / "notes.txt").write_text("no image")
+    (root / "b" / "table.csv").write_text("1,2")
+    (root / "b" / "deep" / "more.txt").write_text("no image")
+    return root
+
+
+INSIDE = {"a.txt": "yellow", "b/deep/blue.JPG": "blue", "b/green": "green", "z.png": "red"}
+
+
+def test_a_folder_stands_for_all_images_in_it_sorted(capsys, ours, photos, folder):
+    code, out, err = run(capsys, ours, photos["yellow"], str(folder), photos["red"], "--json")
+    assert code == 0
+    made = guessed(out)
+    wanted = [photos["yellow"], *(str(folder / name) for name in INSIDE), photos["red"]]
+    assert list(made) == wanted
+    assert [names[0] for names in made.values()] == ["yellow", *INSIDE.values(), "red"]
+    left = "3 files that are no images (.txt 2, .csv 1), 1 hidden file"
+    assert err == f"python -m lcnas.classify: {folder}: 4 images; left out: {left}\n"
+
+
+def test_nothing_is_said_of_a_folder_of_images_alone(capsys, ours, folder):
+    code, out, err = run(capsys, ours, str(folder / "b" / "deep" / ".."), "--json")
+    assert code == 0
+    assert "left out: 2 files that are no images (.csv 1, .txt 1)\n" in err
+    (folder / "b" / "deep" / "more.txt").unlink()
+    code, out, err = run(capsys, ours, f"{folder}/b/deep/", "--json")
+    assert (code, err) == (0, "")
+    assert list(guessed(out)) == [f"{folder}/b/deep/blue.JPG"]
+
+
+def test_a_damaged_image_in_a_folder_is_told(capsys, ours, folder):
+    (folder / "b" / "broken.jpg").write_bytes(b"\xff\xd8no")
+    (folder / "b" / "empty.png").write_bytes(b"")
+    code, out, err = run(capsys, ours, str(folder), "--json")
+    assert code == 2
+    assert len([names for names in guessed(out).values() if names]) == 4
+    assert "broken.jpg: " in err
+    assert "empty.png: is an empty file\n" in err
+    assert err.count("\n") == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes with names")
+def test_links_that_lead_around_and_pipes_in_a_folder(capsys, ours, folder):
+    os.mkfifo(folder / "pipe.png")
+    (folder / "b" / "around").symlink_to("..")
+    (folder / "again").symlink_to("b")
+    code, out, err = run(capsys, ours, str(folder), "--json")
+    assert code == 0
+    assert len(guessed(out)) == 4  # each once
+    assert ".png 1" in err
+
+
+def test_a_folder_that_cannot_be_read_is_told_and_the_others_named(
+    capsys, ours, folder, monkeypatch
+):
+    """Root may read everything, so the system's answer is given by hand."""
+    really = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("deep"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return really(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    code, out, err = run(capsys, ours, str(folder), "--json")
+    assert code == 2
+    assert f"{folder / 'b' / 'deep'}: cannot be read: Permission denied\n" in err
+    assert [names[0] for names in guessed(out).values() if names] == ["yellow", "green", "red"]
+    code, out, err = run(capsys, ours, str(folder / "b" / "deep"), "--json")
+    assert code == 2
+    assert err.endswith("deep: cannot be read: Permission denied\n")
+    assert err.count("\n") == 1
+
+
+# -- what Pillow says ------------------------------------------------------------------------------
+
+
+def test_what_is_warned_of_while_an_image_is_read_names_it(capsys, ours, photos, monkeypatch):
+    """Warnings, and what Pillow logs; each once, in a line."""
+    really = onnx_export.read_picture
+
+    def read(path):
+        if path == photos["red"]:
+            warnings.warn("Corrupt\nEXIF data", UserWarning, stacklevel=1)
+            warnings.warn("Corrupt EXIF data", UserWarning, stacklevel=1)
+            warnings.warn("to be removed in Pillow 99", DeprecationWarning, stacklevel=1)
+            logging.getLogger("PIL.TiffImagePlugin").error("More samples than %s", 4)
+        return really(path)
+
+    monkeypatch.setattr(onnx_export, "read_picture", read)
+    code, out, err = run(capsys, ours, photos["red"], photos["blue"], "--json")
+    assert code == 0
+    assert [names[0] for names in guessed(out).values()] == ["red", "blue"]
+    before = f"python -m lcnas.classify: {photos['red']}: "
+    assert err.splitlines() == [f"{before}More samples than 4", f"{before}Corrupt EXIF data"]
+    assert not logging.getLogger("PIL").handlers
+
+
+def test_no_warning_of_pillow_goes_without_the_image(ours, tmp_path, checkout):
+    """A palette that is half transparent, and EXIF that is damaged, in a process of its own."""
+    pale, odd = tmp_path / "pale.png", tmp_path / "odd.jpg"
+    palette = Image.new("P", (20, 20))
+    palette.putpalette([0, 250, 0])
+    palette.save(pale, transparency=b"\x80")
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x02\0\x12\x01\x03\0\xff\xff\0\0\x06\0\0\0"
+    Image.new("RGB", (40, 30), COLOURS["red"]).save(odd, exif=exif)
+    line = [sys.executable, "-m", "lcnas.classify", "--engine", "mlas", "--json"]
+    done = subprocess.run(
+        [*line, ours, str(pale), str(odd)], cwd=checkout, capture_output=True, text=True
+    )
+    assert [names[0] for names in guessed(done.stdout).values()] == ["green", "red"]
+    for said in done.stderr.splitlines():
+        assert said.startswith(tuple(f"python -m {classify.PROG}: {f}: " for f in (pale, odd)))
+
+
+# -- what is printed where -------------------------------------------------------------------------
+
+
+def test_at_20_columns_nothing_is_cut(capsys, ours, photos, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    code, out, _ = run(capsys, ours, photos["red"], photos["blue"], "--top", "2")
+    assert code == 0
+    first, second, third, *rest = out.splitlines()
+    assert (first, rest[0]) == (photos["red"], photos["blue"])
+    assert re.fullmatch(r" *\d+\.\d% red", second)
+    assert re.fullmatch(r" *\d+\.\d% yellow", third)
+    assert re.fullmatch(r" *\d+\.\d% blue", rest[1])
+    assert len(rest) == 3
+
+
+def test_without_a_terminal_the_table_is_as_wide_as_it_is(capsys, ours, tmp_path, monkeypatch):
+    monkeypatch.setattr(classify, "columns", lambda: None)
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    Image.new("RGB", (40, 30), COLOURS["red"]).save(deep / "red.png")
+    _, out, _ = run(capsys, ours, str(deep), "--top", "1")
+    (row,) = [line for line in out.splitlines() if "%" in line]
+    assert str(deep / "red.png") in row
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of files are bytes there alone")
+def test_names_that_are_not_utf8_on_terminals_that_are_not(ours, tmp_path, checkout):
+    """Nothing is lost: the answers are printed, with what the encoding lacks escaped."""
+    name = os.fsdecode(b"caf\xe9 \xe8\x93\x9d.png")
+    Image.new("RGB", (40, 30), COLOURS["red"]).save(tmp_path / name)
+    names = tmp_path / "names.txt"
+    names.write_text("röd\ngrön\nblå\ngul\n", encoding="utf-8")
+    line = [sys.executable, "-m", "lcnas.classify", "--engine", "mlas", "--names", str(names)]
+    line += [ours, name, "none.png", str(tmp_path / "none"), "--top", "1"]
+    for encoding, file, word in (
+        ("ascii", "caf\\udce9 \\u84dd.png", "r\\xf6d"),
+        ("latin-1", "caf\\udce9 \\u84dd.png", "röd"),
+        ("utf-8", "caf\\udce9 蓝.png", "röd"),
+    ):
+        done = subprocess.run(
+            line,
+            cwd=tmp_path,
+            capture_output=True,
+            encoding=encoding,
+            env={**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "100"}
+            | {"PYTHONPATH": os.pathsep.join([str(checkout), os.environ.get("PYTHONPATH", "")])},
+        )
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 2
+        (row,) = [line for line in done.stdout.splitlines() if "%" in line]
+        assert file in row
+        assert word in row
+
+
+# -- files of names --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "rot\ngrün\nblau\ngelb",
+        "rot\ngrün\nblau\ngelb\n\n \n\n",
+        "rot\r\ngrün\r\nblau\r\ngelb\r\n\r\n",
+        "rot\rgrün\rblau\rgelb\r",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_files_of_names(capsys, ours, photos, tmp_path, content, encoding):
+    names = tmp_path / "names.txt"
+    names.write_bytes(content.encode(encoding))
+    code, out, _ = run(capsys, ours, photos["green"], "--json", "--names", str(names))
+    assert code == 0
+    (picture,) = json.loads(out)["pictures"]
+    assert {g["index"]: g["name"] for g in picture["guesses"]} == dict(
+        enumerate(("rot", "grün", "blau", "gelb"))
+    )
+
+
+def test_names_in_utf16_of_either_order(capsys, ours, photos, tmp_path):
+    names = tmp_path / "names.txt"
+    for mark, encoding in ((codecs.BOM_UTF16_BE, "utf-16-be"), (codecs.BOM_UTF16_LE, "utf-16-le")):
+        names.write_bytes(mark + "a\nb\nc\nd\n".encode(encoding))
+        _, out, _ = run(capsys, ours, photos["red"], "--json", "--names", str(names))
+        assert guessed(out)[photos["red"]][0] == "a"
+
+
+def test_a_name_within_may_hold_unusual_separators(capsys, ours, photos, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("a\x0bb\u2028c\nb\nc\nd\n", encoding="utf-8")
+    _, out, _ = run(capsys, ours, photos["red"], "--json", "--names", str(names))
+    assert guessed(out)[photos["red"]][0] == "a\x0bb\u2028c"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfea",
+        b"\x89PNG\r\n\x1a\n\0\0",
+        "a\nb\nc\nd\n".encode("utf-16-le"),
+        "é".encode("latin-1"),
+    ],
+)
+def test_what_is_no_text_is_told(ours, photos, tmp_path, content):
+    names = tmp_path / "names.txt"
+    names.write_bytes(content)
+    with pytest.raises(LcnasError, match=r"--names: .*names.txt: is not a text in UTF-8"):
+        classify.main(["--engine", "mlas", ours, photos["red"], "--names", str(names)])
+
+
+# -- what else goes wrong --------------------------------------------------------------------------
+
+
+def test_a_file_trained_at_another_resolution_is_told_and_its_answers_given(
+    capsys, photos, tmp_path
+):
+    about = tiny.recorded((0, 0, 0), (0.25, 0.25, 0.25), NAMES, crop=0.875)
+    about["lcnas.validation"] = json.dumps({"accuracy": 0.9, "resolution": 64})
+    path = save(tmp_path / "old.onnx", about)
+    code, out, err = run(capsys, path, photos["red"], "--json")
+    assert (code, guessed(out)[photos["red"]][0]) == (0, "red")
+    assert err.count("\n") == 1
+    assert f"{path}: was trained at 64x64 pixels, but takes 8x6" in err
+    about["lcnas.training_resolution"] = "48"
+    del about["lcnas.validation"]
+    path = save(tmp_path / "open.onnx", about, size=(None, None))
+    _, _, err = run(capsys, path, photos["red"], "--json", "--size", "48")
+    assert err == ""
+    _, _, err = run(capsys, path, photos["red"], "--json", "--size", "32x48")
+    assert "was trained at 48x48 pixels, but takes 32x48" in err
 
 
 def test_names_of_files_and_classes_cannot_steer_the_terminal(capsys, tmp_path, photos):
@@ -235,6 +534,9 @@ def test_names_of_files_and_classes_cannot_steer_the_terminal(capsys, tmp_path, 
         (["ours.onnx", "--std", "1", "0", "1"], r"--std: \[1.0, 0.0, 1.0\] is not positive"),
         (["ours.onnx", "--names", "none.txt"], "--names: none.txt: cannot be read: No such"),
         (["ours.onnx", "--names", "text.onnx"], "text.onnx: 1 names for 4 classes"),
+        (["ours.onnx", "--names", "a" * 300], "--names: aaa.*: cannot be read: File name too long"),
+        (["ours.onnx", "--names", "a\0b"], "--names: a.*: cannot be read: no file has such a name"),
+        (["ours.onnx", "--names", "."], "--names: .: cannot be read: Is a directory"),
         (["ours.onnx", "--engine", "openvin"], "engine: 'openvin' is not among"),
         (["ours.onnx", "--threads", "0"], "threads: 0 is not a whole number"),
         (["few.onnx"], "few.onnx: 2 names for 4 classes"),

@@ -10,13 +10,13 @@ import pytest
 
 # From the ground up. A module may import those of lower floors and itself, not its neighbours.
 FLOORS = (
-    ("errors", "paths"),
+    ("_terminal", "errors", "paths"),
     ("layers",),
     ("blocks",),
     ("arch",),
     ("cost", "onnx_export", "spaces", "zoo"),
     ("_cli", "budgets"),  # _cli: what the command lines share
-    ("latency", "models"),
+    ("_image_files", "latency", "models"),
     ("measure", "profile_blocks", "show", "training"),
     ("classify", "evaluate", "train"),
 )
@@ -24,7 +24,7 @@ FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in 
 
 # So that describing, counting and sampling networks needs nothing heavy.
 ONLY_NUMPY = {"layers", "blocks", "arch", "spaces", "zoo", "cost", "budgets"}
-ONLY_STANDARD_LIBRARY = {"errors", "paths"}
+ONLY_STANDARD_LIBRARY = {"_terminal", "errors", "paths"}
 
 
 def _imports(source: str, package: tuple[str, ...]) -> Iterator[tuple[int, str]]:

@@ -123,6 +123,46 @@ def test_a_resolution_that_an_onnx_file_does_not_take_is_told(tmp_path, monkeypa
     assert capsys.readouterr().err == ""
 
 
+def test_a_file_trained_at_another_resolution_than_it_takes_is_told(tmp_path, capsys):
+    """As searches wrote them: trained at 32 pixels, exported for 48."""
+    validation = {"accuracy": 0.98, "pictures": 100, "resolution": 32}
+    for name, about in (
+        ("old", {"lcnas.validation": json.dumps(validation)}),
+        ("same", {"lcnas.validation": json.dumps({**validation, "resolution": 48})}),
+    ):
+        made = onnx_export.export(zoo.load("pplcnet_0.25x", 48), classes=10)
+        for key, value in about.items():
+            made.metadata_props.add(key=key, value=value)
+        onnx_export.save(made, tmp_path / f"{name}.onnx")
+    rest = [word for word in QUICK if word not in ("--resolution", "32")]
+    assert measure.main([*rest, str(tmp_path)]) == 0
+    line = "was trained at 32x32 pixels, but takes 48x48: accuracies reported for it are those of 32x32"
+    assert capsys.readouterr().err == f"python -m lcnas.measure: {tmp_path / 'old.onnx'}: {line}\n"
+
+
+def test_the_table_at_20_columns_lacks_no_figure(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "20")
+    seen = []
+
+    def report(made, columns):
+        seen.append((made, columns))
+        return ""
+
+    monkeypatch.setattr(measure, "report", report)
+    assert measure.main([*QUICK, "pplcnet_0.25x", "pplcnet_0.35x"]) == 0
+    capsys.readouterr()
+    monkeypatch.undo()
+    (made, columns), *_ = seen
+    wide, narrow = measure.report(made), measure.report(made, columns)
+    assert measure.report(made, 80) == wide
+    lines = narrow.split("\n\n")[1].splitlines()
+    assert lines[0] == "pplcnet_0.25x"
+    assert lines[1] == f"  ms: {made.measured['pplcnet_0.25x'].ms:.3f}"
+    assert max(map(len, lines)) <= 20
+    figures = re.findall(r"\d+\.\d+", wide.split("\n\n")[1])
+    assert re.findall(r"\d+\.\d+", " ".join(lines)) == figures
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes with names")
 def test_a_pipe_is_refused_with_code_2_and_a_link_is_followed(tmp_path, monkeypatch, capsys):
     pipe, link, out = tmp_path / "pipe", tmp_path / "link.json", tmp_path / "out.json"

@@ -12,6 +12,12 @@ from lcnas.arch import Arch, labels, walk
 from lcnas.errors import LcnasError
 
 
+@pytest.fixture(autouse=True)
+def _any_width(monkeypatch):
+    """Tables as wide as they are; tests/test_terminal.py has those of few columns."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 def shown(capsys, *argv):
     assert show.main([str(arg) for arg in argv]) == 0
     out = capsys.readouterr().out

@@ -50,6 +50,7 @@ from lcnas.onnx_export._pictures import (
     read_picture,
 )
 from lcnas.onnx_export._quantise import RANGES, SCHEMES, is_quantised, quantise
+from lcnas.onnx_export._resolution import resolution_warning
 from lcnas.onnx_export._weights import (
     CLASSES,
     EPSILON,
@@ -105,6 +106,7 @@ __all__ = [
     "quantise",
     "read",
     "read_picture",
+    "resolution_warning",
     "save",
     "single_input",
     "to_bytes",

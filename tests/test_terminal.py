@@ -1,0 +1,256 @@
+"""What commands print on: other encodings, readers who leave, closed streams, few columns."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from lcnas import _terminal, show, zoo
+from lcnas.arch import Arch
+
+COMMANDS = (
+    "lcnas.classify",
+    "lcnas.measure",
+    "lcnas.profile_blocks",
+    "lcnas.show",
+    "lcnas.train",
+    "search.report",
+    "search.run",
+)
+posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+
+
+@pytest.fixture
+def shell(checkout, monkeypatch):
+    """Runs a line of sh, in which $PY is Python; returns (exit code, stdout, stderr) as bytes."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+    def run(line, **environment):
+        done = subprocess.run(
+            ["sh", "-c", line],
+            cwd=checkout,
+            capture_output=True,
+            env={**os.environ, "PY": sys.executable, **environment},
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+# -- streams ---------------------------------------------------------------------------------------
+
+
+@posix
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_reader_that_has_left_is_no_error(shell, command):
+    gone = f'{{ sleep 0.3; "$PY" -m {command} --help; echo $? >&2; }} | true'
+    assert shell(gone)[2] == b"0\n"
+
+
+@posix
+def test_a_stdout_that_is_closed_changes_no_exit_code(shell):
+    assert shell('"$PY" -m lcnas.show --list >&-') == (0, b"", b"")
+    code, out, err = shell('"$PY" -m lcnas.show nonesuch >&-')
+    assert (code, out, err.count(b"\n")) == (2, b"", 1)
+    assert b"nonesuch" in err
+
+
+@posix
+@pytest.mark.parametrize("flag", ["", "-u"])
+def test_work_goes_on_when_nobody_reads(shell, flag, tmp_path):
+    """What is printed is lost; the file that is made, and the exit code, are as ever."""
+    (tmp_path / "job.py").write_text(JOB)
+    made = tmp_path / "made"
+    job = f'"$PY" {flag} {tmp_path / "job.py"} {made}'
+    for line in (
+        f"{{ {job}; echo $? >&2; }} | true",
+        f"{{ {job} 2>&1; echo $? >{made}2; }} | true",
+    ):
+        shell(line)
+        assert made.read_text() == "done"
+        made.unlink()
+    assert (tmp_path / "made2").read_text() == "2\n"
+    for closed in (">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"):
+        code, out, err = shell(f"{job} {closed}")
+        assert code == 2
+        assert made.read_text() == "done"  # nothing that is printed got into it
+        made.unlink()
+        assert (out == b"") == (closed != "2>&-")
+        assert b"Traceback" not in err
+
+
+JOB = """
+import sys, time
+from pathlib import Path
+from lcnas import _cli
+from lcnas.errors import LcnasError
+
+def main(argv):
+    with open(argv[0], "w") as file:
+        time.sleep(0.3)
+        for _ in range(3):
+            print("x" * 70_000, flush=True)
+            print("y", file=sys.stderr)
+        file.write("done")
+    raise LcnasError("in the end")
+
+_cli.run("job", main)
+"""
+
+
+@posix
+def test_a_closed_stderr_does_not_put_errors_among_the_results(shell):
+    code, out, err = shell('"$PY" -m lcnas.show nonesuch 2>&-')
+    assert (code, out, err) == (2, b"", b"")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110
+@pytest.mark.parametrize("argument", ["pplcnet_0.25x", "--help"])
+def test_a_full_disk_behind_stdout_is_one_line_and_exit_code_1(shell, argument):
+    code, _, err = shell(f'"$PY" -m lcnas.show {argument} >/dev/full')
+    assert code == 1
+    assert re.fullmatch(rb"python -m lcnas\.show: .*No space left on device\n", err)
+    assert shell('"$PY" -m lcnas.show nonesuch 2>/dev/full') == (2, b"", b"")
+
+
+@posix
+@pytest.mark.parametrize("encoding", ["ascii", "ascii:strict", "latin-1", "cp1252"])
+def test_what_an_encoding_lacks_is_escaped(shell, encoding, tmp_path):
+    (tmp_path / "job.py").write_text(WORDS)
+    line = f'"$PY" {tmp_path / "job.py"} "$(printf "caf\\351")"'
+    code, out, err = shell(line, PYTHONIOENCODING=encoding)
+    assert code == 0
+    e = b"\xe9" if encoding in ("latin-1", "cp1252") else b"\\xe9"
+    assert out.splitlines()[:2] == [b"caf\\udce9", e + b" \\u84dd"]
+    assert err == e + b" \\u84dd\n"
+    assert b"caf\\udce9" in out.splitlines()[-2]  # of a table
+    assert out.splitlines()[-2].isascii()  # and its frame too
+
+
+def test_utf8_is_left_as_it_is(shell, tmp_path):
+    (tmp_path / "job.py").write_text(WORDS)
+    code, out, err = shell(f'"$PY" {tmp_path / "job.py"} ok', PYTHONIOENCODING="utf-8")
+    assert (code, err.decode()) == (0, "é 蓝\n")
+    assert out.decode().splitlines()[:2] == ["ok", "é 蓝"]
+    assert "│ ok" in out.decode()
+
+
+WORDS = """
+import sys
+from rich.console import Console
+from rich.table import Table
+from lcnas import _cli
+
+def main(argv):
+    print(argv[0])
+    print("\\xe9 \\u84dd")
+    print("\\xe9 \\u84dd", file=sys.stderr)
+    table = Table("name")
+    table.add_row(argv[0])
+    Console().print(table)
+    return 0
+
+_cli.run("job", main)
+"""
+
+
+def test_plain_text_is_what_a_terminal_shows_as_it_is():
+    assert (
+        _terminal.plain("a\x1b[2J\nb\u202e", io.TextIOWrapper(io.BytesIO(), "utf-8")) == "a?[2J?b?"
+    )
+    made = {
+        encoding: _terminal.plain("é蓝\udce9", io.TextIOWrapper(io.BytesIO(), encoding))
+        for encoding in ("utf-8", "latin-1", "ascii")
+    }
+    assert made == {
+        "utf-8": "é蓝\\udce9",
+        "latin-1": "é\\u84dd\\udce9",
+        "ascii": "\\xe9\\u84dd\\udce9",
+    }
+
+
+# -- few columns -----------------------------------------------------------------------------------
+
+
+def test_columns_are_those_of_the_environment(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    assert _terminal.columns() == 20
+
+
+@posix
+def test_without_a_terminal_any_number_of_columns_fits(shell, tmp_path):
+    code = "from lcnas import _terminal; print(_terminal.columns())"
+    assert shell(f"\"$PY\" -c '{code}' </dev/null 2>{tmp_path / 'err'} | cat")[1] == b"None\n"
+
+
+ROWS = (
+    ("block", "type", "params", "%"),
+    ("stem", "conv", "232", "0.1"),
+    ("total", "", "1,234", ""),
+)
+
+
+def test_a_table_is_stacked_where_it_does_not_fit():
+    wide = [
+        "block  type  params    %",
+        "------------------------",
+        "stem   conv     232  0.1",
+        "total         1,234",
+    ]
+    for columns in (None, 200, 24):
+        assert _terminal.table(ROWS, (2, 3), (1,), columns=columns) == wide
+    assert _terminal.table(ROWS, (2, 3), (1,), columns=23) == [
+        "stem",
+        "  type: conv",
+        "  params: 232 (0.1%)",
+        "total",
+        "  params: 1,234",
+    ]
+    long = [("name", "value"), ("a", "b" * 100)]
+    assert len(_terminal.table(long, columns=80)) == 2  # a terminal of a usual width folds it
+    assert _terminal.table(long, columns=59)[0] == "a"
+
+
+def words_of(text):
+    return re.findall(r"[\w.,]*\w", text)
+
+
+@pytest.mark.parametrize("name", ["pplcnet_0.25x", "pplcnet_tail"])
+def test_show_at_20_columns_lacks_nothing_and_keeps_words_whole(name):
+    what = show.find(name)
+    narrow = show.describe(what, columns=20)
+    part = 1 if isinstance(what, Arch) else 2  # of a space, under a title
+    table = narrow.split("\n\n")[part].removeprefix("what may vary (24 genes)\n")
+    for line in table.splitlines():  # a word that is too long is not cut
+        assert len(line) <= 20 or max(map(len, line.split())) > 12
+    rows = show.describe(what).split("\n\n")[part]
+    missing = set(words_of(rows)) - set(words_of(table))
+    assert missing <= {"block", "what", "may", "vary", "24", "genes"}  # the first head, the title
+
+
+def test_a_difference_at_20_columns():
+    a, b = zoo.load("pplcnet_0.25x"), zoo.load("pplcnet_0.5x")
+    lines = show.difference(a, b, columns=20).splitlines()
+    assert lines[:5] == [
+        "stage1",
+        "  pplcnet_0.25x:",
+        "    width 8",
+        "  pplcnet_0.5x:",
+        "    width 16",
+    ]
+
+
+def test_show_looks_at_the_columns(monkeypatch, capsys):
+    made = {}
+    for columns in ("20", "200"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert show.main(["pplcnet_0.25x"]) == 0
+        made[columns] = capsys.readouterr().out
+    assert made["200"].rstrip("\n") == show.describe(show.find("pplcnet_0.25x"))
+    assert made["20"].rstrip("\n") == show.describe(show.find("pplcnet_0.25x"), columns=20)
