@@ -228,6 +228,7 @@ def _export(
         class_names=data.class_names,
         normalization=data.normalization,
         crop=result.recipe.augment.evaluate_crop,
+        training_resolution=result.arch.resolution,
     )
     last = result.epochs[-1]
     model.metadata_props.add(

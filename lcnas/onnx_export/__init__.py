@@ -29,7 +29,7 @@ from onnx import helper
 
 import lcnas
 from lcnas import blocks as vocabulary
-from lcnas.arch import Arch, PlacedBlock, Resolution
+from lcnas.arch import Arch, PlacedBlock, Resolution, check_resolution
 from lcnas.errors import ExportError, PictureError, not_among, shorten
 from lcnas.onnx_export._accuracy import Accuracy, accuracy, compare
 from lcnas.onnx_export._agreement import TOLERANCE, Model, check_agreement, is_model
@@ -132,6 +132,7 @@ def export(
     normalization: Normalization | None = None,
     crop: float = CROP,
     squash: bool = False,
+    training_resolution: Resolution | None = None,
     check: bool = True,
     inputs: Array | None = None,
     tolerance: float = TOLERANCE,
@@ -141,7 +142,7 @@ def export(
     The metadata carry what a reader needs to use the model: ``lcnas.version``; of an arch ``lcnas.arch``
     (its JSON), ``lcnas.id``; of placed blocks ``lcnas.blocks``; ``lcnas.classes`` where the outputs are
     classes, ``lcnas.class_names`` where they were given, ``lcnas.normalization`` and ``lcnas.resize`` (JSON)
-    where ``normalization`` was given.
+    where ``normalization`` was given, ``lcnas.training_resolution`` where that was given.
 
     A model with weights of its own is run on ``inputs`` beside the finished file (in onnxruntime), before
     anything is written: export is refused where they differ.
@@ -161,6 +162,8 @@ def export(
         crop: share of the limiting side that the centre crop keeps when pictures are prepared; 1 for data
             sets that are used at their own size. Recorded beside the normalisation.
         squash: pictures are resized as a whole, with no crop, whatever their proportions. Recorded too.
+        training_resolution: pixels that the network was trained and validated at. Recorded, so that a reader is
+            warned where it is not what the file takes (:func:`resolution_warning`).
         check: run ONNX's checker and its inference of shapes over the result, and compare with a model.
         inputs: pictures on which the file must agree with a model, normalised, (n, height, width, 3) float32;
             None: two of seeded noise.
@@ -185,6 +188,7 @@ def export(
         arrays = checked(made, weights)
     about = {"lcnas.version": lcnas.__version__} | _about(network, made, resolution)
     about |= _about_classes(made, class_names) | _about_input(normalization, crop, squash)
+    about |= _about_training(training_resolution)
     file = _file_of(made, arrays, batch, opset, about)
     if check:
         _check_model(file, made, batch)
@@ -317,6 +321,13 @@ def _about_classes(made: Plan, class_names: Sequence[str] | None) -> dict[str, s
             raise ExportError(f"class_names: {len(class_names)} names for {classes} classes")
         about["lcnas.class_names"] = json.dumps(list(class_names), ensure_ascii=False)
     return about
+
+
+def _about_training(resolution: Resolution | None) -> dict[str, str]:
+    if resolution is None:
+        return {}
+    side = check_resolution(resolution, "training_resolution")
+    return {"lcnas.training_resolution": json.dumps(side)}
 
 
 def _about_input(normalization: Normalization | None, crop: float, squash: bool) -> dict[str, str]:

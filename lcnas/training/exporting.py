@@ -75,6 +75,7 @@ def export(
             class_names=data.class_names,
             normalization=data.normalization,
             crop=augment.evaluate_crop,
+            training_resolution=arch.resolution,
             inputs=pictures,
         )
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from lcnas import onnx_export
+from lcnas import onnx_export, zoo
 
 from . import tiny
 
@@ -76,3 +76,10 @@ def test_an_open_size_is_compared_as_it_is_used():
 def test_what_is_no_classifier_of_images_is_not_judged(tmp_path):
     assert onnx_export.resolution_warning(tmp_path / "none.onnx") is None
     assert onnx_export.resolution_warning(b"no model") is None
+
+
+def test_an_exported_file_records_it():
+    arch = zoo.load("pplcnet_0.25x", 64)
+    for trained, warned in ((64, False), (48, True), ((80, 160), True), (None, False)):
+        model = onnx_export.export(arch, classes=4, training_resolution=trained, check=False)
+        assert (onnx_export.resolution_warning(model) is not None) == warned
