@@ -162,8 +162,8 @@ def export(
         crop: share of the limiting side that the centre crop keeps when pictures are prepared; 1 for data
             sets that are used at their own size. Recorded beside the normalisation.
         squash: pictures are resized as a whole, with no crop, whatever their proportions. Recorded too.
-        training_resolution: pixels that the network was trained and validated at. Recorded, so that a reader is
-            warned where it is not what the file takes (:func:`resolution_warning`).
+        training_resolution: pixels that the network was trained and validated at. Recorded, so that a reader
+            is warned where it is not what the file takes (:func:`resolution_warning`).
         check: run ONNX's checker and its inference of shapes over the result, and compare with a model.
         inputs: pictures on which the file must agree with a model, normalised, (n, height, width, 3) float32;
             None: two of seeded noise.
