@@ -204,7 +204,7 @@ def test_bad_pictures_are_told_and_the_others_named(capsys, ours, photos, tmp_pa
     lines = err.splitlines()
     assert len(lines) == 3
     for line, message in zip(
-        lines, ("there is no such file", "is not a picture", "is a folder"), strict=True
+        lines, ("there is no such file", "is not an image", "is a folder"), strict=True
     ):
         assert line.startswith("python -m lcnas.classify: ")
         assert message in line
