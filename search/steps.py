@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lcnas import cost, latency, spaces, zoo
 from lcnas.arch import Arch
 from lcnas.budgets import Budget
-from lcnas.errors import SpaceError
+from lcnas.errors import SpaceError, spelt
 from lcnas.latency import engines
 from lcnas.latency.engines import Engine
 from lcnas.latency.machine import usable_cores
@@ -119,7 +119,8 @@ class _Search:
     def _whole(self) -> Outcome | None:
         with self._step("data"):
             data = load_data(self.asked)
-            self.tell(f"  {words_of_data(data)}")
+            for line in words_of_data(data):
+                self.tell(f"  {line}")
         with data:
             with self._step("space, table and budget"):
                 field = field_of(self.asked, data.classes, self.tell, self._found())
@@ -379,11 +380,12 @@ def check(asked: Settings, address: str | None = None) -> None:
 
 def load_data(asked: Settings) -> Data:
     """Return the pictures that a search learns from."""
-    from lcnas.training.data import load
+    from lcnas.training.data import MAX_BAD, load
 
     kind = asked.data.partition(":")[0]
     size = asked.train_size or asked.size_for(kind)
-    return load(asked.data, size=size, permute_labels=asked.permute_labels)
+    bad = MAX_BAD if asked.max_bad is None else asked.max_bad
+    return load(asked.data, size=size, max_bad=bad, permute_labels=asked.permute_labels)
 
 
 def field_of(asked: Settings, classes: int, tell: Told, found: tables.Found | None = None) -> Field:
@@ -474,13 +476,12 @@ def _engine(asked: Settings) -> Engine | None:
     )
 
 
-def words_of_data(data: Data) -> str:
-    """Return what the pictures are, in a line."""
+def words_of_data(data: Data) -> list[str]:
+    """Return what the pictures are, in a line, and what is to be told of them, in more."""
     n = len(data.train), len(data.validation), len(data.test)
-    made = (
-        f"{data.spec}, {data.classes} classes; {n[0]:,} pictures to train, {n[1]:,} to validate, "
-    )
-    return f"{made}{n[2]:,} to test"
+    made = f"{spelt(data.spec)}, {data.classes} classes; {n[0]:,} pictures to train, {n[1]:,} to validate, "
+    skipped = [f"note: {len(data.skipped):,} damaged images are left out"] if data.skipped else []
+    return [f"{made}{n[2]:,} to test", *skipped, *(f"note: {note}" for note in data.notes)]
 
 
 def words_of_field(field: Field) -> list[str]:
@@ -533,7 +534,7 @@ def dry_run(asked: Settings, address: str | None = None) -> str:
     with load_data(asked) as data:
         space = spaces.load(asked.space, asked.resolution)
         made = asked.filled(data.spec.partition(":")[0], cores)
-        lines = [words_of_data(data)]
+        lines = words_of_data(data)
         missing = tables.missing(space, _engine(asked), data.classes, table=asked.table)
         typical = zoo.load(f"{tables.family(space)}_0.5x", asked.resolution)
         if missing:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcnas import images as files
-from lcnas.errors import DataError, PictureError
+from lcnas.errors import DataError, PictureError, spelt
 from lcnas.training.data._types import Images
 
 if TYPE_CHECKING:
@@ -290,7 +290,7 @@ class Faults:
         Raises:
             DataError: names them, if they are more than allowed.
         """
-        self.reasons |= {name: reason for name, reason in found if reason}
+        self.reasons |= {spelt(name): reason for name, reason in found if reason}
         if len(self.reasons) > self.share * self.total:
             raise DataError(self._message())
 
