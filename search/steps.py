@@ -545,7 +545,7 @@ def dry_run(asked: Settings, address: str | None = None) -> str:
             lines += words_of_field(field)
             within = _scales_within(space, field.table, data.classes, field.max_ms)
             typical = within[(len(within) - 1) // 2] if within else typical
-        lines += [f"{k}: {v}" for k, v in made.to_data().items() if v is not None]
+        lines += [f"{k}: {spelt(str(v))}" for k, v in made.to_data().items() if v is not None]
         lines.append(estimate(made, typical, data))
     return "\n".join(lines)
 
