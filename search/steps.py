@@ -380,12 +380,12 @@ def check(asked: Settings, address: str | None = None) -> None:
 
 def load_data(asked: Settings) -> Data:
     """Return the pictures that a search learns from."""
-    from lcnas.training.data import MAX_BAD, load
+    from lcnas.training.data import load
 
     kind = asked.data.partition(":")[0]
     size = asked.train_size or asked.size_for(kind)
-    bad = MAX_BAD if asked.max_bad is None else asked.max_bad
-    return load(asked.data, size=size, max_bad=bad, permute_labels=asked.permute_labels)
+    labels = asked.permute_labels
+    return load(asked.data, size=size, max_bad=asked.max_bad, permute_labels=labels)
 
 
 def field_of(asked: Settings, classes: int, tell: Told, found: tables.Found | None = None) -> Field:
