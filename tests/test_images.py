@@ -211,13 +211,18 @@ def test_32_bits_are_read_as_16_or_refused(worst):
         images.read(written(Image.fromarray(fits), "TIFF"))
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "P", "RGBA", "I;16", "CMYK"])
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG", "WEBP"])
-def test_every_turn_is_undone_in_every_mode(mode, kind):
+TURNED = {
+    "JPEG": ("L", "RGB", "CMYK"),
+    "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
+    "TIFF": ("1", "L", "P", "RGB", "RGBA", "CMYK", "I", "I;16", "I;16B"),
+    "WEBP": ("RGB", "RGBA"),
+}
+
+
+@pytest.mark.parametrize(("kind", "mode"), [(k, m) for k, modes in TURNED.items() for m in modes])
+def test_every_turn_is_undone_in_every_mode(kind, mode):
     image = in_mode(mode)
     plain = written(image, kind)
-    if plain is None:
-        pytest.skip(f"Pillow writes no {mode} in {kind}")
     upright = np.asarray(images.read(plain))
     turned = {1: upright, 3: upright[::-1, ::-1], 6: np.rot90(upright, -1), 8: np.rot90(upright)}
     turned |= {2: upright[:, ::-1], 4: upright[::-1], 5: upright.transpose(1, 0, 2)}
@@ -254,7 +259,7 @@ def test_contents_decide_not_the_suffix(tmp_path):
 
 
 def test_every_format_of_this_pillow_is_read_or_has_a_reason():
-    assert set(Image.OPEN) == {*images.FORMATS, *images.BY_SUFFIX, *images.NOT_READ}
+    assert set(Image.OPEN) <= {*images.FORMATS, *images.BY_SUFFIX, *images.NOT_READ}
     assert {".jpg", ".jfif", ".avif", ".gif", ".tga", ".jp2"} <= images.suffixes()
     assert not {".eps", ".pdf", ".wmf", ".mpg", ".h5", ".txt"} & images.suffixes()
 

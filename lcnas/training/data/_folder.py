@@ -89,7 +89,25 @@ def scan(root: Path) -> Listing:
         validation,
         test,
         depth=1 if layout.train else 0,
-        notes=(*layout.notes, *_unused(root, layout.others), *left.notes()),
+        notes=(
+            *layout.notes,
+            *_splits_within(train, 1 if layout.train else 0),
+            *_unused(root, layout.others),
+            *left.notes(),
+        ),
+    )
+
+
+def _splits_within(names: Iterable[str], depth: int) -> tuple[str, ...]:
+    """Return a note where class folders hold splits, and not the other way round."""
+    parts = (name.split("/") for name in names)
+    inner = sorted({p[depth + 1] for p in parts if len(p) > depth + 2})
+    found = [name for name in inner if _layout.role(name) is not None]
+    if len({_layout.role(name) for name in found}) < 2:
+        return ()
+    names_of_splits = listing(map(spelt, found))
+    return (
+        f"the class folders hold {names_of_splits}; as splits these have to be the outer folders",
     )
 
 

@@ -214,6 +214,25 @@ def test_the_size_of_a_picture_is_read_from_its_head():
     assert _decode.open_size(b"nothing") == (0, 0)
 
 
+def test_reasons_are_one_line_whose_quotes_are_balanced(tmp_path):
+    (tmp_path / "it's.png").write_bytes(b"it's no image")
+    (tmp_path / "cut.png").write_bytes(encoded(picture(90, 90))[:500])
+    paths = [str(tmp_path / name) for name in ("it's.png", "cut.png", "none.png")]
+    done = _decode.run(Task(tuple(paths), ((),) * 3, Cut("whole", (8, 8))))
+    assert done.reasons == (
+        'is not an image that Pillow can read: it begins with b"it\'s no image"',
+        "cannot be read as an image: image file is truncated",
+        "cannot be read as an image: No such file or directory",
+    )
+    with pytest.raises(DataError) as error:
+        Faults("imagefolder", 3, 0).add(zip(("a", "b", "c"), done.reasons, strict=True))
+    assert str(error.value) == (
+        "imagefolder: 3 of 3 pictures cannot be read, more than the 0 % allowed: "
+        f"a ({done.reasons[0]}), b ({done.reasons[1]}), c ({done.reasons[2]}); mend or remove them, or "
+        "raise max_bad (--max-bad)"
+    )
+
+
 # -- too many damaged --------------------------------------------------------------------------------
 
 

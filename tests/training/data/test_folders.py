@@ -143,6 +143,14 @@ def test_folders_beside_the_splits_are_said(tmp_path):
     assert len(loaded.test) == 8
 
 
+def test_splits_inside_the_classes_are_no_splits_and_it_is_said(tmp_path):
+    fill(tmp_path, {f"{c}/{part}": 5 for c in "ab" for part in ("test", "train", "good")})
+    (note,) = load(tmp_path).notes
+    assert (
+        note == "the class folders hold test, train; as splits these have to be the outer folders"
+    )
+
+
 def test_validation_may_lack_classes_and_it_is_said(tmp_path):
     fill(tmp_path, {"train/a": 4, "train/b": 4, "train/c": 4, "val/a": 2, "val/b": 2})
     fill(tmp_path, {"test/a": 2, "test/b": 2, "test/c": 2}, 20)
