@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -266,7 +266,7 @@ def _command_as_text() -> Iterator[None]:
         return
     from ray._private import utils
 
-    original = utils.get_entrypoint_name
+    original: Callable[[], str] = utils.get_entrypoint_name
     utils.get_entrypoint_name = lambda: spelt(original())
     try:
         yield

@@ -125,7 +125,7 @@ READERS = (images.read, data.open_rgb, onnx_export.read_picture, in_training)
 
 
 def test_all_who_read_see_the_same_in_every_mode_and_format(tmp_path):
-    seen = {}
+    seen: dict[str, dict[str, object]] = {}
     for kind, mode, content in files():
         path = tmp_path / f"x{SUFFIX.get(kind, '')}"
         path.write_bytes(content)

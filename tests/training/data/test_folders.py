@@ -234,7 +234,7 @@ def test_a_folder_that_cannot_be_read_is_one_line(plain_folder, monkeypatch):
             raise PermissionError(13, "Permission denied")
         return real(path)
 
-    monkeypatch.setattr(_layout.os, "scandir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DataError, match=r"plain/bee cannot be read: Permission denied$"):
         load(plain_folder)
 
