@@ -29,6 +29,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -41,6 +42,9 @@ from lcnas.errors import PictureError, shorten
 
 if TYPE_CHECKING:
     from PIL import Image
+
+# Without a handler Python prints what Pillow logs of damaged files, and no name with it.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 Source = str | Path | bytes  # the path of a file, or its content
 

@@ -3,6 +3,8 @@
 import functools
 import io
 import struct
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -332,6 +334,19 @@ def test_what_pillow_warns_of_is_read_in_silence(monkeypatch, capfd):
     assert heard.keys() == noisy_files().keys()
     assert all(heard.values()), heard  # else this tests nothing
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_pillow_logs_is_not_printed_without_a_name(tmp_path):
+    content = bytearray(written(photo(), "TIFF"))
+    samples = content.index(struct.pack("<HHI", 277, 3, 1)) + 8
+    content[samples] = 110  # samples per pixel
+    (tmp_path / "x.tif").write_bytes(content)
+    code = "import sys\nfrom lcnas import images\nimages.read(sys.argv[1])"
+    command = [sys.executable, "-c", code, str(tmp_path / "x.tif")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "More samples per pixel" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("lcnas.errors.PictureError: is damaged: it begins as TIFF files do")
 
 
 def test_an_unreasonable_size_is_a_reason(monkeypatch):
