@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from lcnas import _cli
+from lcnas import _cli, images
 
 _OTHERS = {  # besides files and folders
     stat.S_ISFIFO: "a pipe",
@@ -103,8 +103,8 @@ def _walked(root: str) -> Gathered:
     if not found:
         found = [Found(root, f"{_cli.cut(root)}: has no image in it{left and f' ({left})'}")]
         return Gathered(tuple(found), ())
-    images = sum(not item.problem for item in found)
-    note = f"{_cli.cut(root)}: {images} image{'s' * (images != 1)}; left out: {left}"
+    count = sum(not item.problem for item in found)
+    note = f"{_cli.cut(root)}: {count} image{'s' * (count != 1)}; left out: {left}"
     return Gathered(tuple(sorted(found, key=lambda item: item.file)), (note,) if left else ())
 
 
@@ -140,24 +140,16 @@ _SHOWN = 5  # suffixes that a line names
 
 def _is_image(path: str) -> bool:
     """Return whether a file is an image by its head, or at least by its name."""
-    from PIL import Image, ImageFile
-
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
             return False  # a pipe would keep us waiting
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they are told when the image is read
-            with Image.open(path) as image:  # some are known to it, but never decoded
-                return not isinstance(image, ImageFile.StubImageFile) and image.format != "MPEG"
-    except Exception:  # noqa: BLE001 - Pillow raises many kinds on damaged files
+    except OSError:
         return _named_like_one(path)
+    return images.is_image(path) or _named_like_one(path)
 
 
 def _named_like_one(path: str) -> bool:
-    from PIL import Image
-
-    known = Image.registered_extensions()
-    return known.get(os.path.splitext(path)[1].lower()) in Image.OPEN  # noqa: PTH122
+    return os.path.splitext(path)[1].lower() in images.suffixes()  # noqa: PTH122
 
 
 # -- what Pillow says ------------------------------------------------------------------------------
@@ -175,15 +167,17 @@ def heard() -> Iterator[list[str]]:
     """
     said: list[str] = []
     handler = _Listener(said)
-    log = logging.getLogger("PIL")
-    log.addHandler(handler)
+    logs = (logging.getLogger("PIL"), images.LOG)
+    for log in logs:
+        log.addHandler(handler)
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             warnings.simplefilter("ignore", DeprecationWarning)  # those are ours to mend
             yield said
     finally:
-        log.removeHandler(handler)
+        for log in logs:
+            log.removeHandler(handler)
         lines = [" ".join(str(warning.message).split()) for warning in caught]
         said[:] = dict.fromkeys([*said, *lines])
 

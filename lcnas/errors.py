@@ -6,6 +6,7 @@ Every error is one line: what was given, what is allowed, and the nearest right 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -136,6 +137,25 @@ def not_among(what: str, given: object, allowed: Iterable[object]) -> str:
     """Return the message for a value that is none of the allowed ones."""
     options = list(allowed)
     return f"{what}: {shorten(given)} is not among {listing(options)}{nearest(given, options)}"
+
+
+def spelt(name: str) -> str:
+    r"""Return the name of a file as valid text: a byte that is no UTF-8 as ``\xe9``, say.
+
+    Python keeps such bytes as halves of surrogate pairs, which neither JSON nor ONNX nor a terminal takes.
+
+    >>> spelt("caf\udce9"), spelt("café")
+    ('caf\\xe9', 'café')
+    """
+    return _SURROGATES.sub(_escaped, name)
+
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found.group())
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
 
 def shorten(value: object, limit: int = 80) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from lcnas import _cli, cost
 from lcnas.arch import Arch, height_width
-from lcnas.errors import TrainingError, TrainingFailedError
+from lcnas.errors import TrainingError, TrainingFailedError, spelt
 from lcnas.latency.machine import pinned, this_machine, usable_cores
 from lcnas.training import recipes
 from lcnas.training.recipes import Recipe
@@ -358,7 +358,7 @@ def plan(arch: Arch, recipe: Recipe, data: Data, out: Path) -> str:
     rows = {
         "network": f"{arch.name or arch.id[:8]}, {height}x{width} px, {params:,} params, "
         f"{cost.macs(arch, classes=data.classes) / 1e6:,.1f} M MACs",
-        "data": f"{data.spec}, {data.classes} classes; {images[0]:,} images to train, "
+        "data": f"{spelt(data.spec)}, {data.classes} classes; {images[0]:,} images to train, "
         f"{images[1]:,} to validate, {images[2]:,} to test",
         "recipe": f"{recipe.name}, {recipe.epochs} epochs of {steps:,} steps with {recipe.batch} "
         f"images, {recipe.optimizer} {recipe.learning_rate:g}",
@@ -367,7 +367,8 @@ def plan(arch: Arch, recipe: Recipe, data: Data, out: Path) -> str:
     if data.skipped:
         name, why = next(iter(data.skipped.items()))
         rows["skipped"] = f"{len(data.skipped)} damaged images, such as {name} ({why})"
-    return "\n".join(f"{name:<8} {text}" for name, text in rows.items())
+    lines = [f"{name:<8} {text}" for name, text in rows.items()]
+    return "\n".join([*lines, *(f"{'note':<8} {note}" for note in data.notes)])
 
 
 def summary(result: Result) -> str:

@@ -17,12 +17,12 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lcnas.errors import LcnasError, shorten
+from lcnas.errors import LcnasError, shorten, spelt
 from search.errors import SearchError, SearchFailedError
 
 _PREFIX = "lcnas-ray-"
@@ -243,18 +243,35 @@ def _init(home: Path | None, **options: Any) -> None:
             warnings.simplefilter("ignore")  # Ray's own, about its coming defaults
             import ray
 
-            ray.init(
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                namespace="lcnas",
-                **options,
-            )
+            with _command_as_text():
+                ray.init(
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                    namespace="lcnas",
+                    **options,
+                )
     finally:
         if home is not None:
             if own is None:
                 os.environ.pop("HOME", None)
             else:
                 os.environ["HOME"] = own
+
+
+@contextlib.contextmanager
+def _command_as_text() -> Iterator[None]:
+    """Let Ray note the command line as valid text: a name in it that is no UTF-8 would end in a traceback."""
+    if all(spelt(word) == word for word in sys.argv):
+        yield
+        return
+    from ray._private import utils
+
+    original: Callable[[], str] = utils.get_entrypoint_name
+    utils.get_entrypoint_name = lambda: spelt(original())
+    try:
+        yield
+    finally:
+        utils.get_entrypoint_name = original
 
 
 def remove_left_behind() -> None:

@@ -202,6 +202,12 @@ def _add_learning(parser: argparse.ArgumentParser) -> None:
         metavar="SET",
     )
     add(
+        "--max-bad",
+        "of the images that may be damaged; they are left out (default: 0.01)",
+        metavar="SHARE",
+        type=_cli.number(0, 1),
+    )
+    add(
         "--train-size",
         "pixels to train at (default: by the data, 32 to 128)",
         metavar="R",

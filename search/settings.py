@@ -35,6 +35,7 @@ class Settings:
     remeasure: bool | None = None  # finalists; None: where the table is this machine's
 
     data: str = "synthetic"
+    max_bad: float = 0.01  # share of the images that may be damaged: data.MAX_BAD
     permute_labels: bool = False  # a control: nothing better may be found
     # Pixels that the evaluator looks at; None: those of deployment, but not more than the preset's.
     train_size: Resolution | None = None
@@ -78,6 +79,8 @@ class Settings:
             if value is not None and (type(value) is not int or value < 1):
                 raise SearchError(f"{name}: {shorten(value)} is not a whole number of at least 1")
         self._check_latency()
+        if not 0 <= self.max_bad <= 1:
+            raise SearchError(f"max_bad: {self.max_bad:g} is not a share from 0 to 1")
         finalists = self.finalists or PRESETS[self.preset]["finalists"]
         if self.bands is not None and self.bands > finalists:
             raise SearchError(

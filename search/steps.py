@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lcnas import cost, latency, spaces, zoo
 from lcnas.arch import Arch, Resolution, height_width
 from lcnas.budgets import Budget
+from lcnas.errors import spelt
 from lcnas.latency import engines
 from lcnas.latency.engines import Engine
 from lcnas.latency.machine import usable_cores
@@ -136,7 +137,8 @@ class _Search:
             asked = self._asked()
             size = self.folder.final_size() if self.folder.begun else asked.resolution
             data = load_data(asked, size)
-            self.tell(f"  {words_of_data(data)}")
+            for line in words_of_data(data):
+                self.tell(f"  {line}")
             self.tell(
                 f"  resolution: {pixels(data.size)} px, of all that is timed, trained and exported"
             )
@@ -408,7 +410,8 @@ def load_data(asked: Settings, size: Resolution | None) -> Data:
     """Return the pictures that a search learns from, as they are needed for networks of that many pixels."""
     from lcnas.training.data import load
 
-    return load(asked.data, size=size, permute_labels=asked.permute_labels)
+    labels = asked.permute_labels
+    return load(asked.data, size=size, max_bad=asked.max_bad, permute_labels=labels)
 
 
 def field_of(asked: Settings, classes: int, tell: Told, found: tables.Found | None = None) -> Field:
@@ -499,13 +502,12 @@ def _engine(asked: Settings) -> Engine | None:
     )
 
 
-def words_of_data(data: Data) -> str:
-    """Return what the pictures are, in a line."""
+def words_of_data(data: Data) -> list[str]:
+    """Return what the pictures are, in a line, and what is to be told of them, in more."""
     n = len(data.train), len(data.validation), len(data.test)
-    made = (
-        f"{data.spec}, {data.classes} classes; {n[0]:,} pictures to train, {n[1]:,} to validate, "
-    )
-    return f"{made}{n[2]:,} to test"
+    made = f"{spelt(data.spec)}, {data.classes} classes; {n[0]:,} pictures to train, {n[1]:,} to validate, "
+    skipped = [f"note: {len(data.skipped):,} damaged images are left out"] if data.skipped else []
+    return [f"{made}{n[2]:,} to test", *skipped, *(f"note: {note}" for note in data.notes)]
 
 
 def words_of_field(field: Field) -> list[str]:
@@ -559,7 +561,7 @@ def dry_run(asked: Settings, address: str | None = None) -> str:
     with load_data(asked, asked.resolution) as data:
         space = resolution.one(asked)
         made = asked.filled(cores)
-        lines = [words_of_data(data)]
+        lines = words_of_data(data)
         missing = tables.missing(space, _engine(asked), data.classes, table=asked.table)
         typical = zoo.load(f"{tables.family(space)}_0.5x", asked.resolution)
         if missing:
@@ -570,7 +572,7 @@ def dry_run(asked: Settings, address: str | None = None) -> str:
             lines += words_of_field(field)
             within = _scales_within(space, field.table, data.classes, field.max_ms)
             typical = within[(len(within) - 1) // 2] if within else typical
-        lines += [f"{k}: {v}" for k, v in made.to_data().items() if v is not None]
+        lines += [f"{k}: {spelt(str(v))}" for k, v in made.to_data().items() if v is not None]
         lines.append(estimate(made, typical, data))
     return "\n".join(lines)
 

@@ -11,7 +11,7 @@ import pytest
 # From the ground up. A module may import those of lower floors and itself, not its neighbours.
 FLOORS = (
     ("_terminal", "errors", "paths"),
-    ("layers",),
+    ("images", "layers"),
     ("blocks",),
     ("arch",),
     ("cost", "onnx_export", "spaces", "zoo"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lcnas import images
 from lcnas.errors import PictureError, shorten
 
 if TYPE_CHECKING:
@@ -152,25 +154,19 @@ def check_pictures(pictures: NDArray[Any]) -> NDArray[Any]:
 
 
 def read_picture(path: str | Path) -> Image.Image:
-    """Return the picture of a file, upright as its EXIF says, in RGB.
+    """Return the picture of a file, upright as its EXIF says, in RGB: see :func:`lcnas.images.read`.
 
     Raises:
         PictureError: there is no such file, or it is no picture, is cut off, or is unreasonably large.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    if not Path(path).exists():
-        raise PictureError(f"{path}: there is no such file")
-    if Path(path).is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - of names too long as well, which pathlib raises for
         raise PictureError(f"{path}: is a folder; name its pictures, as in {path}/*.jpg")
+    if not os.path.exists(path):  # noqa: PTH110
+        raise PictureError(f"{path}: there is no such file")
     try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except UnidentifiedImageError:
-        raise PictureError(f"{path}: is not a picture that Pillow can read") from None
-    except Exception as error:  # noqa: BLE001 - decoders of broken files raise whatever they meet
-        reason = shorten(str(error) or type(error).__name__, 120)
-        raise PictureError(f"{path}: cannot be read as a picture: {reason}") from None
+        return images.read(path)
+    except PictureError as error:
+        raise PictureError(f"{path}: {error}") from None
 
 
 def constants(values: Iterable[Any], what: str) -> Constants:

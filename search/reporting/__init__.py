@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from lcnas.errors import LcnasError
+from lcnas.errors import LcnasError, spelt
 from lcnas.spaces import Space
 from search.folder import Folder
 from search.outcome import Outcome
@@ -49,8 +49,8 @@ def write(
     files: Mapping[str, bytes] = {
         content.FIGURE: picture,
         front.NAME: front.to_json(made, front.networks(made, path, space)).encode(),
-        "report.html": html.render(page, {content.FIGURE: picture}).encode(),
-        "report.md": markdown.render(page).encode(),
+        "report.html": spelt(html.render(page, {content.FIGURE: picture})).encode(),
+        "report.md": spelt(markdown.render(page)).encode(),
     }
     for name, data in files.items():
         _write(path / name, data)

@@ -145,9 +145,10 @@ def test_files_that_are_no_pictures(tmp_path):
     for name, message in (
         ("none.png", "there is no such file"),
         ("", "is a folder; name its pictures"),
-        ("text.png", "is not a picture that Pillow can read"),
-        ("empty.jpg", "is not a picture that Pillow can read"),
-        ("cut.png", "cannot be read as a picture: "),
+        ("text.png", r"is not an image that Pillow can read: it begins with b'not a picture'"),
+        ("empty.jpg", "is not an image that Pillow can read: it is empty"),
+        ("cut.png", "cannot be read as an image: image file is truncated"),
+        ("x" * 5000, "there is no such file"),
     ):
         with pytest.raises(PictureError, match=message) as error:
             onnx_export.read_picture(tmp_path / name)

@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 
 from lcnas.errors import LcnasError
+from lcnas.training.data import MAX_BAD
 from search.errors import SearchError
 from search.settings import PRESETS, Settings
 
@@ -71,6 +72,13 @@ def test_what_was_asked_for_is_kept():
         assert getattr(made, name) == getattr(asked, name)
 
 
+def test_the_share_of_damaged_images_is_that_of_training_and_may_be_missing_in_old_folders():
+    old = {k: v for k, v in Settings(trials=5).to_data().items() if k != "max_bad"}
+    assert Settings.from_data(old, "there") == Settings(trials=5)
+    assert Settings().max_bad == MAX_BAD
+    assert Settings(max_bad=0.5).filled("imagefolder", 2).max_bad == 0.5
+
+
 def test_round_trip():
     made = Settings(resolution=(80, 160), max_latency_ms=2.0, score="zico").filled(1)
     assert Settings.from_data(made.to_data(), "there") == made
@@ -82,6 +90,7 @@ def test_round_trip():
         ({"evaluator": "supernett"}, "did you mean 'supernet'"),
         ({"searcher": "nsga3"}, "did you mean 'nsga2'"),
         ({"preset": "quik"}, "did you mean 'quick'"),
+        ({"max_bad": 1.5}, "max_bad: 1.5 is not a share from 0 to 1"),
         ({"score": "zic"}, "did you mean 'zico'"),
         ({"trials": 0}, "trials: 0 is not a whole number of at least 1"),
         ({"max_latency_ms": -1.0}, "max_latency_ms: -1 is not a latency"),

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from lcnas.errors import DataError
+from lcnas.errors import DataError, listing, spelt
 from lcnas.training.data import _folder, _order
 from lcnas.training.data._decode import Cut, Decoders, Faults, Pair, Shape
 from lcnas.training.data._memory import Memory, Pixels, Progress, decode
@@ -22,6 +22,7 @@ from lcnas.training.data._types import Batch, Labels, Normalization, Test, Train
 # What a seed is used for, so that no two uses draw the same numbers.
 SPLIT, HELD, PERMUTE, DRAW, PICK = range(1, 6)
 
+_READER = 2  # of lcnas.images: raised when it reads a file otherwise than before
 SAMPLE = 2000  # training pictures that the constants rest on, where not all are in memory
 
 
@@ -42,6 +43,7 @@ class Data:
     fingerprint: str  # of the set and its split: another one is other data
     decoders: Decoders = field(repr=False)
     faults: Faults = field(repr=False)
+    notes: tuple[str, ...] = ()  # what was decided on the splits, and what is left out, a line each
 
     @classmethod
     def without_test(
@@ -153,25 +155,27 @@ def decoded(root: Path, names: Sequence[str], cut: Cut, options: Options) -> Pix
     if options.cache:
         states = [Path(path).stat() for path in paths]
         told = [f"{n} {s.st_size} {s.st_mtime_ns}" for n, s in zip(names, states, strict=True)]
-        key = f"pictures-{_order.fingerprint((repr(cut), *told))}"
+        key = f"pictures-{_order.fingerprint((f'reader {_READER}', repr(cut), *told))}"
     found = decode(paths, cut, options.decoders, key=key, progress=options.progress)
     options.faults.add((name, str(why)) for name, why in zip(names, found.reasons, strict=True))
     return found
 
 
-def unlabelled_names(root: Path) -> list[str]:
-    """Return the pictures at any depth below a folder."""
-    names = sorted(_folder.unsorted(root, ""))
+def unlabelled_names(root: Path) -> tuple[list[str], tuple[str, ...]]:
+    """Return the pictures at any depth below a folder, and a note on what else there is."""
+    left = _folder.Left()
+    names, notes = sorted(_folder.walk(root, "", left)), left.notes()
     if not names:
-        raise DataError(f"unlabelled: {root} has no pictures ({', '.join(_folder.SUFFIXES)})")
-    return names
+        why = "".join(f" ({note})" for note in notes)
+        raise DataError(f"unlabelled: {spelt(str(root))} has no images{why}")
+    return names, notes
 
 
 def with_unlabelled(source: Memory | Made, rows: Rows, shape: Shape, options: Options) -> Train:
     """Return the training split, joined by the pictures without labels if there are any."""
     if options.unlabelled is None:
         return Train(source, rows)
-    names = unlabelled_names(options.unlabelled)
+    names, _ = unlabelled_names(options.unlabelled)
     n = len(source.labels)
     if not options.fits(n + len(names), shape):
         raise DataError(
@@ -204,8 +208,10 @@ def assembled(
     validation: Validation,
     test: Test,
     parts: Sequence[Any],
+    needed: int = 2,
+    notes: Sequence[str] = (),
 ) -> Data:
-    """Return the set, if no split is empty.
+    """Return the set, if no split is empty or has one class alone.
 
     Args:
         options: what was asked for.
@@ -216,17 +222,15 @@ def assembled(
         validation: the validation split.
         test: the test split.
         parts: texts and arrays that say what the set is, and how it is split.
+        needed: images of a class to train, so that it is in all splits that are made of them.
+        notes: what is to be told of the set.
     """
-    for split in (train, validation, test):
-        if not len(split):
-            raise DataError(
-                f"data: {options.spec}: the {type(split).__name__.lower()} split is empty; each class needs "
-                "at least 2 pictures to train, one of which goes to validation"
-            )
+    told = _checked_classes(options, class_names, (train, validation, test), needed)
     extra: list[str] = []
     if options.unlabelled is not None:
-        names = unlabelled_names(options.unlabelled)
+        names, more = unlabelled_names(options.unlabelled)
         extra = ["unlabelled", *_folder.sizes(options.unlabelled, names)]
+        told += tuple(f"unlabelled: {note}" for note in more)
     return Data(
         spec=options.spec,
         size=shape,
@@ -238,4 +242,44 @@ def assembled(
         fingerprint=_order.fingerprint((*parts, *extra)),
         decoders=options.decoders,
         faults=options.faults,
+        notes=(*notes, *told),
+    )
+
+
+_WHERE = {
+    1: "",
+    2: "; each class needs at least 2 images to train, one of which goes to validation",
+    3: "; each class needs at least 3 images, one each for training, validation and test",
+}
+
+
+def _checked_classes(
+    options: Options,
+    class_names: Sequence[str],
+    splits: tuple[Train, Validation, Test],
+    needed: int,
+) -> tuple[str, ...]:
+    """Return notes on classes that validation or test lack.
+
+    Raises:
+        DataError: training lacks a class, or another split has fewer than two, so that no accuracy counts.
+    """
+    notes: dict[str, list[str]] = {}
+    for split in splits:
+        counts = np.bincount(split.labels[split.labels >= 0], minlength=len(class_names))
+        lacking = [name for name, n in zip(class_names, counts, strict=True) if not n]
+        what = type(split).__name__.lower()
+        there = len(class_names) - len(lacking)
+        if there < 2 or (lacking and isinstance(split, Train)):
+            found = "is empty" if not there else f"has no readable images of {listing(lacking)}"
+            raise DataError(
+                f"data: {spelt(options.spec)}: the {what} split {found}{_WHERE[needed]}"
+            )
+        if lacking:
+            notes.setdefault(listing(lacking), []).append(f"{what} has none of {len(lacking)}")
+    total = len(class_names)
+    return tuple(
+        f"{' and '.join(said)} of the {total} classes ({names}), so accuracy there says nothing of them"
+        f"{_WHERE[needed]}"
+        for names, said in notes.items()
     )

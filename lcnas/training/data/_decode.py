@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import math
 import multiprocessing
 import os
@@ -22,7 +21,8 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from lcnas.errors import DataError, shorten
+from lcnas import images as files
+from lcnas.errors import DataError, PictureError, spelt
 from lcnas.training.data._types import Images
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
 CROP_ATTEMPTS = 10  # of a random crop to fit into the picture, before the middle is taken
 CHUNK = 16  # pictures a task: enough that handing it over costs nothing
-# Named one by one: trying all that Pillow knows takes longer than decoding a small picture.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF")
-_ORIENTATION = 0x0112  # the EXIF tag
 _STANDARD_CROP = 0.875  # of the short side: 224 of 256
 
 Encoded = str | bytes  # the path of a picture, or its file's content
@@ -94,56 +91,23 @@ def _placed(width: float, height: float, w: float, h: float, left: float, top: f
 
 
 def open_rgb(source: Encoded) -> PIL.Image.Image:
-    """Return a picture upright and in three channels of 8 bits.
-
-    Cameras' orientation (EXIF) is applied, transparency dropped, 16 bits are cut to 8.
+    """Return a picture upright and in three channels of 8 bits, as :func:`lcnas.images.read` does.
 
     Args:
         source: the path of its file, or the file's content.
 
     Raises:
-        OSError, ValueError, and whatever else Pillow raises on a damaged file.
+        PictureError: it cannot be read; says why.
     """
-    with _opened(source) as image:
-        return _to_rgb(_upright(image))
-
-
-def _opened(source: Encoded) -> PIL.Image.Image:
-    from PIL import Image
-
-    file = io.BytesIO(source) if isinstance(source, bytes) else source
-    return Image.open(file, formats=_FORMATS)
+    return files.read(source)
 
 
 def open_size(source: Encoded) -> Shape:
     """Return (width, height) of a picture from its head alone, or (0, 0) if it cannot be read."""
     try:
-        with _opened(source) as image:
-            return image.size
-    except Exception:  # noqa: BLE001 - it is told when the picture itself is wanted
+        return files.size(source)
+    except PictureError:  # it is told when the picture itself is wanted
         return 0, 0
-
-
-def _upright(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Return a picture turned as its camera says; where nothing has to be turned it is not decoded."""
-    if image.getexif().get(_ORIENTATION, 1) == 1:
-        return image
-    from PIL import ImageOps
-
-    return ImageOps.exif_transpose(image)
-
-
-def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    if image.mode == "RGB":
-        image.load()
-        return image
-    if image.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
-        from PIL import Image
-
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode == "P":  # straight to RGB, Pillow warns of transparency
-        image = image.convert("RGBA")
-    return image.convert("RGB")
 
 
 def cut_picture(source: Encoded, cut: Cut, entropy: Sequence[int]) -> tuple[Images, float]:
@@ -155,19 +119,21 @@ def cut_picture(source: Encoded, cut: Cut, entropy: Sequence[int]) -> tuple[Imag
 
     Returns:
         The pixels (height, width, 3), and the width / height of what they show.
+
+    Raises:
+        PictureError: it cannot be read; says why.
     """
     from PIL import Image
 
     high, wide = cut.shape
-    with _opened(source) as opened:
-        image = _upright(opened)
+    with files.opened(source) as image:
         width, height = image.size
         box = cut.box(width, height, entropy)
         if cut.kind == "random":
             image.draft(None, _enough(width, height, box, cut.shape))
         across, down = image.size[0] / width, image.size[1] / height
         box = (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
-        part = _to_rgb(image).resize((wide, high), Image.Resampling.BILINEAR, box=box)
+        part = files.to_rgb(image).resize((wide, high), Image.Resampling.BILINEAR, box=box)
     return np.asarray(part), width / height if cut.kind == "whole" else wide / high
 
 
@@ -206,16 +172,9 @@ def run(task: Task) -> Decoded:
     for i, (source, entropy) in enumerate(zip(task.sources, task.entropy, strict=True)):
         try:
             images[i], aspect[i] = cut_picture(source, task.cut, entropy)
-        except MemoryError:
-            raise
-        except Exception as error:  # noqa: BLE001 - Pillow raises many kinds on damaged files
-            reasons[i] = why(error)
+        except PictureError as error:
+            reasons[i] = str(error)
     return Decoded(images, aspect, tuple(reasons))
-
-
-def why(error: Exception) -> str:
-    """Return in a line why an image could not be read."""
-    return shorten(" ".join(str(error).split()) or type(error).__name__).strip("'\"")
 
 
 A = TypeVar("A")
@@ -331,7 +290,7 @@ class Faults:
         Raises:
             DataError: names them, if they are more than allowed.
         """
-        self.reasons |= {name: reason for name, reason in found if reason}
+        self.reasons |= {spelt(name): reason for name, reason in found if reason}
         if len(self.reasons) > self.share * self.total:
             raise DataError(self._message())
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from lcnas.errors import DataError, listing, nearest
+from lcnas import images
+from lcnas.errors import DataError, listing, nearest, spelt
+from lcnas.training.data import _layout
 from lcnas.training.data._types import Labels
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-_HELD = ("val", "test")  # what the folder of the test set may be called
+_KINDS = 5  # of files left out that a note names
+_LONGEST = 12  # characters of a suffix; what is longer is part of the name
 
 
 @dataclass(frozen=True)
@@ -21,106 +24,241 @@ class Listing:
     """The files of a set; names are relative to the folder, with slashes."""
 
     root: Path
-    class_names: tuple[str, ...]  # sorted
-    train: tuple[str, ...]  # those of validation among them
+    folders: tuple[str, ...]  # of the classes, sorted, as the system has them
+    class_names: tuple[str, ...]  # the same as valid text, each different
+    train: tuple[
+        str, ...
+    ]  # those of validation among them, where these have no folder of their own
+    validation: tuple[str, ...] | None  # None: the set has no validation set of its own
     test: tuple[str, ...] | None  # None: the set has no test set of its own
+    depth: int  # folders above those of the classes: 0, or 1 where splits have theirs
+    notes: tuple[str, ...]  # what was decided, and what is left out
 
     def labels(self, names: Iterable[str]) -> Labels:
         """Return the class of each file, which is the folder it is in."""
-        depth = 1 if self.test is not None else 0
-        number = {name: i for i, name in enumerate(self.class_names)}
-        return np.array([number[name.split("/", depth + 1)[depth]] for name in names], np.int32)
+        number = {name: i for i, name in enumerate(self.folders)}
+        deep = self.depth
+        return np.array([number[name.split("/", deep + 1)[deep]] for name in names], np.int32)
+
+
+@dataclass
+class Left:
+    """What is left out, by kind."""
+
+    files: Counter[str] = field(default_factory=Counter)
+
+    def notes(self) -> tuple[str, ...]:
+        """Return it in a line, if there is any.
+
+        >>> Left(Counter({".txt": 10, ".mp4": 2})).notes()
+        ('12 files left out: 10 .txt, 2 .mp4',)
+        """
+        if not self.files:
+            return ()
+        n = self.files.total()
+        kinds = sorted(self.files.items(), key=lambda item: (-item[1], item[0]))
+        shown = [f"{count:,} {kind}" for kind, count in kinds[:_KINDS]]
+        rest = sum(count for _, count in kinds[_KINDS:])
+        more = [f"{rest:,} others"] if rest else []
+        return (f"{n:,} {_plural('file', n)} left out: {', '.join([*shown, *more])}",)
 
 
 def scan(root: Path) -> Listing:
-    """List ImageNet's own layout (train/ and val/ with a folder a class), or one folder a class.
+    """List folders of training, validation and test images with a folder a class in each, or class folders.
 
-    Folders and files that begin with a dot, and files that are no pictures by their suffix, are left out.
+    Folders and files that begin with a dot are passed over; what else is no image is counted.
 
     Raises:
         DataError: if the folder has neither layout, or a class has no pictures.
     """
-    folders = set(_folders(root))
-    held = [name for name in _HELD if name in folders]
-    if len(held) > 1 and not _folders(root / "test"):
-        held = ["val"]  # as ImageNet comes: its test pictures have no labels
-    if "train" in folders and len(held) > 1:
-        raise DataError(
-            f"imagefolder: {root} has train, val and test, so which is the test set cannot be told; make a "
-            "folder with links to train and to one of them"
-        )
-    if "train" in folders and held:
-        return _scan_split(root, held[0])
-    if folders & {"train", *_HELD}:
-        raise DataError(
-            f"imagefolder: {root} has {listing(sorted(folders & {'train', *_HELD}))}, but both train and val "
-            "(the test set) are needed, or else class folders alone"
-        )
-    return Listing(root, tuple(sorted(folders)), _pictures(root, sorted(folders)), None)
-
-
-def _scan_split(root: Path, held: str) -> Listing:
-    classes = sorted(_folders(root / "train"))
-    others = sorted(_folders(root / held))
-    for here, there, missing in (
-        ("train", held, sorted(set(classes) - set(others))),
-        (held, "train", sorted(set(others) - set(classes))),
-    ):
-        if missing:
-            raise DataError(
-                f"imagefolder: {root}: classes of {here} that {there} does not have: {listing(missing)}"
-            )
-    train = _pictures(root, [f"train/{name}" for name in classes])
+    layout, left = _layout.find(root), Left()
+    folders = _layout.folders(root / layout.train)
+    _check_folders(root, layout.train, folders)
+    train = _of_classes(root, layout.train, folders, left)
+    validation, test = (
+        None if part is None else _held(root, part, layout.train, folders, left)
+        for part in (layout.validation, layout.test)
+    )
+    for part in {"", layout.train, layout.validation or "", layout.test or ""}:
+        _count_loose(root / part, left)
     return Listing(
-        root, tuple(classes), train, _pictures(root, [f"{held}/{name}" for name in classes])
+        root,
+        tuple(folders),
+        _class_names(folders),
+        train,
+        validation,
+        test,
+        depth=1 if layout.train else 0,
+        notes=(
+            *layout.notes,
+            *_splits_within(train, 1 if layout.train else 0),
+            *_unused(root, layout.others),
+            *left.notes(),
+        ),
     )
 
 
-def _folders(root: Path) -> list[str]:
-    return [
-        entry.name
-        for entry in os.scandir(root)
-        if entry.is_dir() and not entry.name.startswith(".")
-    ]
+def _splits_within(names: Iterable[str], depth: int) -> tuple[str, ...]:
+    """Return a note where class folders hold splits, and not the other way round."""
+    parts = (name.split("/") for name in names)
+    inner = sorted({p[depth + 1] for p in parts if len(p) > depth + 2})
+    found = [name for name in inner if _layout.role(name) is not None]
+    if len({_layout.role(name) for name in found}) < 2:
+        return ()
+    names_of_splits = listing(map(spelt, found))
+    return (
+        f"the class folders hold {names_of_splits}; as splits these have to be the outer folders",
+    )
 
 
-def _pictures(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
-    """Return the pictures below the class folders, in the order of their names."""
-    if len(folders) < 2:
-        found = f"only the folder {folders[0]}" if folders else "no folders"
-        raise DataError(
-            f"imagefolder: {root} has {found}; needed is a folder for each of at least 2 classes, or train "
-            "and val with such folders in each"
-        )
+def _check_folders(root: Path, train: str, folders: Sequence[str]) -> None:
+    if len(folders) > 1:
+        return
+    found = f"only the folder {spelt(folders[0])}" if folders else "no folders"
+    where = root / train
+    inner = where / folders[0] if folders else None
+    hint = ""
+    if inner is not None and len(_layout.folders(inner)) > 1:
+        hint = f"; did you mean imagefolder:{spelt(str(inner))}?"
+    raise DataError(
+        f"imagefolder: {spelt(str(where))} has {found}; needed is a folder for each of at least 2 classes, "
+        f"or train and test (with validation or without) with such folders in each{hint}"
+    )
+
+
+def _of_classes(root: Path, part: str, folders: Sequence[str], left: Left) -> tuple[str, ...]:
+    """Return the images below the class folders, in the order of their names; each class must have some."""
     out: list[str] = []
-    for folder in folders:
-        found_here = unsorted(root, folder)
-        if not found_here:
+    for name in folders:
+        own = Left()
+        found = sorted(walk(root, f"{part}/{name}" if part else name, own))
+        if not found:
+            why = "".join(f" ({note})" for note in own.notes())
             raise DataError(
-                f"imagefolder: class {folder} of {root} has no pictures ({', '.join(SUFFIXES)}); put some "
+                f"imagefolder: class {spelt(name)} of {spelt(str(root / part))} has no images{why}; put some "
                 "in, or remove the folder"
             )
-        out.extend(sorted(found_here))
+        left.files += own.files
+        out += found
     return tuple(out)
 
 
-def unsorted(root: Path, folder: str) -> list[str]:
-    """Return the pictures anywhere below a folder of the root, relative to the root."""
-    out = []
-    for place, inner, files in os.walk(root / folder):
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        below = Path(place).relative_to(root).as_posix()
-        prefix = "" if below == "." else f"{below}/"
-        out += [
-            prefix + name
-            for name in files
-            if name.lower().endswith(SUFFIXES) and not name.startswith(".")
-        ]
+def _held(root: Path, part: str, train: str, folders: Sequence[str], left: Left) -> tuple[str, ...]:
+    """Return the images of a split beside training, whose classes may be fewer, but no others."""
+    out: list[str] = []
+    others = []
+    for name in _layout.folders(root / part):
+        found = sorted(walk(root, f"{part}/{name}", left))
+        if found and name not in folders:
+            others.append(name)
+        out += found
+    if others:
+        raise DataError(
+            f"imagefolder: {spelt(str(root))}: classes of {spelt(part)} that {spelt(train)} does not have: "
+            f"{listing(map(spelt, others))}{nearest(others[0], folders)}"
+        )
+    if not out:
+        raise DataError(
+            f"imagefolder: {spelt(str(root / part))} has no images{''.join(f' ({n})' for n in left.notes())}"
+        )
+    return tuple(out)
+
+
+def _class_names(folders: Sequence[str]) -> tuple[str, ...]:
+    """Return the folders' names as valid text, each different."""
+    made: dict[str, None] = {}
+    for name in map(spelt, folders):
+        unique, n = name, 1
+        while unique in made or (unique != name and unique in folders):
+            unique, n = f"{name}_{n + 1}", n + 1
+        made[unique] = None
+    return tuple(made)
+
+
+def _count_loose(folder: Path, left: Left) -> None:
+    """Count the files beside the class folders."""
+    with _layout.scanned(folder) as entries:
+        for entry in entries:
+            if _layout.visible(entry.name) and not _layout.is_folder(entry):
+                image = _is_file(entry) and _is_image(entry)
+                kind = "images outside the class folders" if image else _kind(entry)
+                left.files[kind] += 1
+
+
+def _unused(root: Path, names: Sequence[str]) -> tuple[str, ...]:
+    """Return a note on the folders that are no part of any split."""
+    if not names:
+        return ()
+    counts = [count(root, name) for name in names]
+    told = [f"{spelt(n)} ({c:,} {_plural('image', c)})" for n, c in zip(names, counts, strict=True)]
+    return (f"{_plural('folder', len(names))} left out: {listing(told)}",)
+
+
+def count(root: Path, folder: str) -> int:
+    """Return how many files below a folder are images by their suffix."""
+    return sum(
+        name.lower().endswith(tuple(images.suffixes()))
+        for _, _, names in os.walk(root / folder)
+        for name in names
+    )
+
+
+def walk(root: Path, folder: str, left: Left) -> list[str]:
+    """Return the images anywhere below a folder, relative to the root; count what else there is."""
+    out: list[str] = []
+    ahead = [folder]
+    while ahead:
+        below = ahead.pop()
+        with _layout.scanned(root / below) as entries:
+            for entry in entries:
+                if not _layout.visible(entry.name):
+                    continue
+                name = f"{below}/{entry.name}" if below else entry.name
+                if _layout.is_folder(entry, follow=False):
+                    ahead.append(name)
+                elif _is_file(entry) and _is_image(entry):
+                    out.append(name)
+                else:
+                    left.files[_kind(entry)] += 1
     return out
 
 
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a file to read from, not a pipe or a link that leads nowhere."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    """Return whether a file is an image: by its suffix, which reading will check, or by its contents."""
+    return _suffix(entry.name) in images.suffixes() or images.is_image(entry.path)
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - twice as fast, of millions of names
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    if not _is_file(entry):
+        return (
+            "links to folders" if _layout.is_folder(entry) else "links to nothing, pipes or devices"
+        )
+    suffix = spelt(_suffix(entry.name))
+    return suffix if 1 < len(suffix) <= _LONGEST and suffix.isprintable() else "of no suffix"
+
+
+def _plural(word: str, n: int) -> str:
+    return word if n == 1 else f"{word}s"
+
+
 def sizes(root: Path, names: Iterable[str]) -> list[str]:
-    """Return "name size" of each file: what a set's fingerprint rests on."""
+    """Return "name size" of each file: what a set's fingerprint rests on.
+
+    Raises:
+        OSError: a file has gone.
+    """
     return [f"{name} {(root / name).stat().st_size}" for name in names]
 
 
@@ -131,7 +269,7 @@ def existing_folder(kind: str, text: str) -> Path:
     path = Path(text).expanduser().absolute()
     if not path.is_dir():
         what = "is a file, not a folder" if path.is_file() else "does not exist"
-        raise DataError(f"{kind}: the folder {text} {what}{_similar(path)}")
+        raise DataError(f"{kind}: the folder {spelt(text)} {what}{_similar(path)}")
     return path
 
 
@@ -142,11 +280,11 @@ def existing_file(kind: str, text: str) -> Path:
     path = Path(text).expanduser().absolute()
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise DataError(f"{kind}: the file {text} {what}{_similar(path)}")
+        raise DataError(f"{kind}: the file {spelt(text)} {what}{_similar(path)}")
     return path
 
 
 def _similar(path: Path) -> str:
     if path.exists() or not path.parent.is_dir():
         return ""
-    return nearest(path.name, [entry.name for entry in os.scandir(path.parent)])
+    return nearest(spelt(path.name), [spelt(entry.name) for entry in os.scandir(path.parent)])

@@ -62,21 +62,35 @@ def load(rest: str, options: Options) -> Data:
         validation=validation,
         test=test,
         parts=words,
+        needed=1 if listing.validation is not None else 2 if listing.test is not None else 3,
+        notes=listing.notes,
     )
 
 
 def _parts(listing: _folder.Listing, options: Options) -> tuple[_Part, _Part, _Part]:
-    """Return the files of training, validation and test."""
-    names, labels = listing.train, options.permuted(listing.labels(listing.train), 0)
+    """Return the files of training, validation and test: as the folders say, else split by the seed."""
+    train = _own(listing, listing.train, options, 0)
     if listing.test is None:
-        rows, held = _order.stratified(labels, TEST, options.seed, HELD)
-        test = _Part(tuple(names[i] for i in held), labels[held])
-        names, labels = tuple(names[i] for i in rows), labels[rows]
+        train, test = _divided(train, TEST, options, HELD)
     else:
-        test = _Part(listing.test, options.permuted(listing.labels(listing.test), 1))
-    rows, held = _order.stratified(labels, VALIDATION, options.seed, SPLIT)
-    train = _Part(tuple(names[i] for i in rows), labels[rows])
-    return train, _Part(tuple(names[i] for i in held), labels[held]), test
+        test = _own(listing, listing.test, options, 1)
+    if listing.validation is None:
+        train, validation = _divided(train, VALIDATION, options, SPLIT)
+    else:
+        validation = _own(listing, listing.validation, options, 2)
+    return train, validation, test
+
+
+def _own(listing: _folder.Listing, names: tuple[str, ...], options: Options, part: int) -> _Part:
+    """Return files that have a folder of their own, with their labels, permuted for a control."""
+    return _Part(names, options.permuted(listing.labels(names), part))
+
+
+def _divided(whole: _Part, share: float, options: Options, use: int) -> tuple[_Part, _Part]:
+    """Return what is left of some files, and a share of each class."""
+    rows = _order.stratified(whole.labels, share, options.seed, use)
+    left, held = (_Part(tuple(whole.names[i] for i in r), whole.labels[r]) for r in rows)
+    return left, held
 
 
 def short_side(rest: str) -> int:
@@ -139,7 +153,7 @@ def _streamed(
     found = decoded(root, [parts[0].names[i] for i in sample], still, options)
     constants = normalization(found.moments[found.good], stored[0] * stored[1])
     if options.unlabelled is not None:
-        extra = unlabelled_names(options.unlabelled)
+        extra, _ = unlabelled_names(options.unlabelled)
         options.faults.total += len(extra)
         names = (*parts[0].names, *(str(options.unlabelled / name) for name in extra))
         labels = np.concatenate([parts[0].labels, np.full(len(extra), -1, np.int32)])

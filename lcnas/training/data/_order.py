@@ -76,7 +76,8 @@ def fingerprint(parts: Iterable[str | bytes | NDArray[np.generic]]) -> str:
         if isinstance(part, np.ndarray):
             head, data = f"{part.dtype.str}{part.shape}", np.ascontiguousarray(part).data.cast("B")
         else:
-            data = part.encode() if isinstance(part, str) else part
+            # Names of files may hold bytes that are no UTF-8.
+            data = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
             head = type(part).__name__
         digest.update(f"{head}:{len(data)}:".encode())
         digest.update(data)

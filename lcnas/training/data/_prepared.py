@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from lcnas.training.data._decode import CHUNK, Decoded, Decoders, Faults, open_rgb, why
+from lcnas.errors import PictureError
+from lcnas.images import read
+from lcnas.training.data._decode import CHUNK, Decoded, Decoders, Faults
 from lcnas.training.data._order import Rows, padded
 from lcnas.training.data._types import Batch, Images, Original, Test, Train, Validation
 
@@ -96,16 +98,14 @@ def _run(task: _Task) -> Decoded:
     for i, original in enumerate(task.originals):
         try:
             images[i] = task.preparation.pixels(_opened(original))
-        except MemoryError:
-            raise
-        except Exception as error:  # noqa: BLE001 - Pillow raises many kinds on damaged files
-            reasons[i] = why(error)
+        except PictureError as error:
+            reasons[i] = str(error)
     return Decoded(images, np.full(n, width / height, np.float32), tuple(reasons))
 
 
 def _opened(original: Original) -> PIL.Image.Image:
     if isinstance(original, str | bytes):
-        return open_rgb(original)
+        return read(original)
     from PIL import Image
 
     return Image.fromarray(np.ascontiguousarray(original))

@@ -134,7 +134,8 @@ def test_damaged_rows_are_left_out_or_too_many(parquet):
     assert len(whole.train) + len(whole.validation) == 59
     for _ in range(2):  # the second time from the cache
         with pytest.raises(
-            DataError, match=r"1 of 80 pictures .* than the 1 % allowed: train.* row 7 \(cannot"
+            DataError,
+            match=r"1 of 80 pictures .* than the 1 % allowed: train.* row 7 \(is not an image",
         ):
             data.load(f"cifar10:{parquet}")
 

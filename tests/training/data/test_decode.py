@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lcnas import images
 from lcnas.errors import DataError
 from lcnas.training import data
 from lcnas.training.data import _decode
@@ -121,7 +122,7 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same():
     source = encoded(picture(800, 1000), "JPEG", quality=95)
     cut = Cut("random", (50, 50), (0.5, 0.9))
     box = cut.box(1000, 800, (1,))
-    with _decode._opened(source) as image:
+    with images.opened(source) as image:
         image.draft(None, _decode._enough(1000, 800, box, (50, 50)))
         assert image.size[0] < 300  # else this tests nothing
     full = Image.open(io.BytesIO(source)).convert("RGB")
@@ -133,7 +134,7 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same():
 @pytest.mark.parametrize("zoom", [1, 2, 3, 7, 8, 20])
 def test_a_small_decode_never_has_fewer_pixels_than_asked_for(zoom):
     source = encoded(picture(40 * zoom, 56 * zoom), "JPEG")
-    with _decode._opened(source) as image:
+    with images.opened(source) as image:
         box = (0.1 * image.size[0], 0.2 * image.size[1], 0.9 * image.size[0], 0.9 * image.size[1])
         width, height = image.size
         image.draft(None, _decode._enough(width, height, box, (28, 28)))
@@ -211,6 +212,25 @@ def test_every_cut_short_or_altered_file_is_a_picture_or_told():
 def test_the_size_of_a_picture_is_read_from_its_head():
     assert _decode.open_size(encoded(picture(20, 30))) == (30, 20)
     assert _decode.open_size(b"nothing") == (0, 0)
+
+
+def test_reasons_are_one_line_whose_quotes_are_balanced(tmp_path):
+    (tmp_path / "it's.png").write_bytes(b"it's no image")
+    (tmp_path / "cut.png").write_bytes(encoded(picture(90, 90))[:500])
+    paths = [str(tmp_path / name) for name in ("it's.png", "cut.png", "none.png")]
+    done = _decode.run(Task(tuple(paths), ((),) * 3, Cut("whole", (8, 8))))
+    assert done.reasons == (
+        'is not an image that Pillow can read: it begins with b"it\'s no image"',
+        "cannot be read as an image: image file is truncated",
+        "cannot be read as an image: No such file or directory",
+    )
+    with pytest.raises(DataError) as error:
+        Faults("imagefolder", 3, 0).add(zip(("a", "b", "c"), done.reasons, strict=True))
+    assert str(error.value) == (
+        "imagefolder: 3 of 3 pictures cannot be read, more than the 0 % allowed: "
+        f"a ({done.reasons[0]}), b ({done.reasons[1]}), c ({done.reasons[2]}); mend or remove them, or "
+        "raise max_bad (--max-bad)"
+    )
 
 
 # -- too many damaged --------------------------------------------------------------------------------

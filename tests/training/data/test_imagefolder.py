@@ -316,34 +316,58 @@ def test_an_empty_class_is_named(plain_folder):
     (plain_folder / "dog").mkdir()
     (plain_folder / "dog" / "readme.txt").write_text("")
     with pytest.raises(
-        DataError, match=r"class dog of .*plain has no pictures \(\.bmp, .*remove the folder"
+        DataError,
+        match=r"class dog of .*plain has no images \(1 file left out: 1 .txt\); .*remove the fol",
     ):
         load(plain_folder)
 
 
-@pytest.mark.parametrize(("part", "other"), [("train", "val"), ("val", "train")])
-def test_classes_of_train_and_val_must_be_the_same(split_folder, part, other):
-    save(split_folder / part / "n03" / "x.png", marked(3))
-    with pytest.raises(DataError, match=f"classes of {part} that {other} does not have: n03"):
+def test_a_class_that_training_lacks_is_refused_with_the_nearest(split_folder):
+    save(split_folder / "val" / "n03" / "x.png", marked(3))
+    words = "classes of val that train does not have: n03; did you mean 'n0"
+    with pytest.raises(DataError, match=words):
         load(split_folder)
+    (split_folder / "val" / "n03" / "x.png").unlink()
+    assert numbers(load(split_folder).test) == list(range(40, 46))  # an empty folder is no class
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
         ([], "has no folders; needed is a folder for each of at least 2 classes"),
-        (["a/x.png"], "has only the folder a;"),
+        (["a/x.png"], "has only the folder a; needed"),
+        (["a/b/x.png", "a/c/x.png"], "has only the folder a; .*did you mean imagefolder:.*/x/a"),
         (["x.png"], "has no folders"),
+        (["train/a/x.png", "train/b/x.png"], "the validation split is empty; .* at least 3 images"),
+        (["val/a/x.png", "train"], "has val, but no folder of training images .*; call it train"),
+        (["val/a/x.png", "test/b/x.png"], "has test and val, but no folder of training images"),
+        (["train/x.png", "test/x.png"], "has test and train, but no class folders in them"),
         (
-            ["train/a/x.png", "train/b/x.png"],
-            r"has train, but both train and val \(the test set\) are needed",
+            [f"{part}/{name}/x.png" for part in ("train", "val", "Valid") for name in "ab"],
+            "has Valid and val, so which is the validation set cannot be told; rename",
         ),
-        (["val/a/x.png", "train"], "classes of val that train does not have: a"),
         (
-            ["train/a/x.png", "val/a/x.png", "test/a/x.png"],
-            "has train, val and test, so which is the test set cannot be told",
+            [f"{part}/{name}/x.png" for part in ("train", "Train") for name in "ab"],
+            "has Train and train, so which holds the training images cannot be told",
         ),
-        (["a/x.png", "b/x.png"], "the validation split is empty; each class needs at least 2"),
+        (
+            ["train/a/x.png", "test/a/x.png"],
+            "x/train has only the folder a; needed is a folder for each of at least 2 classes, or",
+        ),
+        (
+            ["a/x.png", "b/x.png", "test/a/x.png", "test/b/x.png"],
+            "has test with folders inside, as splits have, and beside them a, b, as classes are",
+        ),
+        (
+            ["imgs/a/x.png", "imgs/b/x.png", "test/a/x.png", "test/b/x.png"],
+            "has test with folders inside, as splits have, and beside them imgs, as classes are",
+        ),
+        (["a/x.png", "b/x.png", "train/c/x.png"], "has train with folders inside, as splits have"),
+        (
+            ["train/a/x.png", "train/b/x.png", "val/a/readme", "test/a/x.png"],
+            "x/val has no images .1 file left out: 1 of no suffix",
+        ),
+        (["a/x.png", "b/x.png"], "the validation split is empty; each class needs at least 3"),
     ],
 )
 def test_other_layouts_are_refused_with_what_is_needed(tmp_path, make, words):
@@ -352,6 +376,9 @@ def test_other_layouts_are_refused_with_what_is_needed(tmp_path, make, words):
     for name in make:
         if name.endswith(".png"):
             save(root / name, marked(1))
+        elif name.endswith("readme"):
+            (root / name).parent.mkdir(parents=True)
+            (root / name).write_text("none")
         else:
             (root / name).mkdir()
     with pytest.raises(DataError, match=words):

@@ -153,7 +153,7 @@ def test_none_or_too_many_of_them_are_refused(tmp_path, unlabelled):
     with pytest.raises(DataError, match=r"unlabelled: the folder .* does not exist"):
         data.load("synthetic:100", unlabelled=tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"unlabelled: .*empty has no pictures"):
+    with pytest.raises(DataError, match=r"unlabelled: .*empty has no images"):
         data.load("synthetic:100", unlabelled=tmp_path / "empty")
     with pytest.raises(
         DataError, match=r"10 pictures take 30 MiB, with the others more than memory_mb \(5\)"
