@@ -109,9 +109,16 @@ def is_file(text: str) -> bool:
         return False
 
 
-def cut(text: str, limit: int = 80) -> str:
-    """Return a name as messages show it."""
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+def cut(text: str, limit: int = 160) -> str:
+    """Return a name as messages show it; of a long one the middle is left out, since a path's end tells most.
+
+    >>> cut("/home/somebody/images/cat.jpg", 20)
+    '/home/so...s/cat.jpg'
+    """
+    if len(text) <= limit:
+        return text
+    kept = limit - 3
+    return f"{text[: kept // 2]}...{text[-(kept - kept // 2) :]}"
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:

@@ -123,7 +123,7 @@ def named(paths: Sequence[str]) -> dict[str, Path]:
     """
     if len(set(paths)) < len(paths):
         again = next(path for path in paths if paths.count(path) > 1)
-        raise LcnasError(f"models: {shorten(again)} is given twice")
+        raise LcnasError(f"models: {_cli.cut(again)} is given twice")
     parts = [Path(path).parts for path in paths]
     shared = 0
     while len(paths) > 1 and len({part[: shared + 1] for part in parts}) == 1:

@@ -117,9 +117,9 @@ def size(source: Source) -> tuple[int, int]:
 def _head(source: Source) -> Iterator[Image.Image]:
     """Give the image of a file, not yet decoded; what is raised inside becomes a PictureError.
 
-    What Pillow warns of goes to this module's log, which is silent unless somebody listens: it is of metadata,
-    or of sizes that are read all the same, and pixels are right in spite of it. (What makes pixels wrong is an
-    error.)
+    What Pillow warns of goes to this module's log, which is silent unless somebody listens: it is of
+    metadata, or of sizes that are read all the same, and pixels are right in spite of it. (What makes pixels
+    wrong is an error.)
     """
     from PIL import Image, UnidentifiedImageError
 

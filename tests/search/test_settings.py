@@ -76,7 +76,7 @@ def test_the_share_of_damaged_images_is_that_of_training_and_may_be_missing_in_o
     old = {k: v for k, v in Settings(trials=5).to_data().items() if k != "max_bad"}
     assert Settings.from_data(old, "there") == Settings(trials=5)
     assert Settings().max_bad == MAX_BAD
-    assert Settings(max_bad=0.5).filled("imagefolder", 2).max_bad == 0.5
+    assert Settings(max_bad=0.5).filled(2).max_bad == 0.5
 
 
 def test_round_trip():
