@@ -6,6 +6,7 @@ Every error is one line: what was given, what is allowed, and the nearest right 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -136,6 +137,16 @@ def not_among(what: str, given: object, allowed: Iterable[object]) -> str:
     """Return the message for a value that is none of the allowed ones."""
     options = list(allowed)
     return f"{what}: {shorten(given)} is not among {listing(options)}{nearest(given, options)}"
+
+
+# What onnxruntime puts before a reason: its error's number, then a place in its own source.
+_PLACE = re.compile(r"^(\[ONNXRuntimeError\] : \d+ : \w+ : )?(/\S+:\d+ .*?\) (?=[A-Z]))?")
+
+
+def reason(error: Exception, limit: int = 300) -> str:
+    """Return the first line of what a library says of a failure, without where in its own code it was."""
+    text = next(iter(str(error).strip().splitlines()), "")
+    return shorten(_PLACE.sub("", text) or text or repr(error), limit)
 
 
 def shorten(value: object, limit: int = 80) -> str:

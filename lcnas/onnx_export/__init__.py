@@ -34,7 +34,14 @@ from lcnas.errors import ExportError, PictureError, not_among, shorten
 from lcnas.onnx_export._accuracy import Accuracy, accuracy, compare
 from lcnas.onnx_export._agreement import TOLERANCE, Model, check_agreement, is_model
 from lcnas.onnx_export._classifier import Classifier
-from lcnas.onnx_export._file import Interface, interface, read, single_input
+from lcnas.onnx_export._file import (
+    Interface,
+    engine_bytes,
+    interface,
+    read,
+    single_input,
+    takes_any_size,
+)
 from lcnas.onnx_export._fold import fold, fold_conv, fold_norm, fold_plan, merge
 from lcnas.onnx_export._graph import build, value_shape
 from lcnas.onnx_export._pictures import (
@@ -89,6 +96,7 @@ __all__ = [
     "check_pictures",
     "compare",
     "constants",
+    "engine_bytes",
     "export",
     "fold",
     "fold_conv",
@@ -104,6 +112,7 @@ __all__ = [
     "read_picture",
     "save",
     "single_input",
+    "takes_any_size",
     "to_bytes",
 ]
 
