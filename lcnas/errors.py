@@ -158,6 +158,16 @@ def _escaped(found: re.Match[str]) -> str:
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
 
+# What onnxruntime puts before a reason: its error's number, then a place in its own source.
+_PLACE = re.compile(r"^(\[ONNXRuntimeError\] : \d+ : \w+ : )?(/\S+:\d+ .*?\) (?=[A-Z]))?")
+
+
+def reason(error: Exception, limit: int = 300) -> str:
+    """Return the first line of what a library says of a failure, without where in its own code it was."""
+    text = next(iter(str(error).strip().splitlines()), "")
+    return shorten(_PLACE.sub("", text) or text or repr(error), limit)
+
+
 def shorten(value: object, limit: int = 80) -> str:
     """Return ``repr(value)``, cut so that a message stays one readable line."""
     try:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from lcnas import _cli, onnx_export
 from lcnas.arch import check_resolution, height_width
-from lcnas.errors import LcnasError, shorten
+from lcnas.errors import LcnasError
 from lcnas.latency import engines
 
 if TYPE_CHECKING:

@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lcnas import _cli, _terminal, latency
-from lcnas.arch import Arch
+from lcnas import _cli, _terminal, latency, onnx_export
+from lcnas.arch import Arch, check_resolution, height_width
 from lcnas.errors import LcnasError, TableError, listing, shorten
 from lcnas.latency import Engine, Measurement, Plan, timing
 from lcnas.latency.commandline import add_engine_options, engine_of
-from lcnas.latency.models import Source
+from lcnas.latency.models import OnnxFile, Source
 from lcnas.latency.table import LatencyTable, destination, write_text
 
 PROG = "lcnas.measure"
@@ -50,7 +50,9 @@ def main(argv: list[str]) -> int:
     )
     add_engine_options(parser)
     parser.add_argument(
-        "--resolution", metavar="R", help="pixels, a side or HEIGHTxWIDTH (default: its own)"
+        "--resolution",
+        metavar="R",
+        help="pixels, a side or HEIGHTxWIDTH; of ONNX files where they leave it open (default: its own)",
     )
     parser.add_argument(
         "--classes", metavar="N", default="1000", help="outputs of networks of ours"
@@ -99,7 +101,11 @@ def main(argv: list[str]) -> int:
 
 def _tell_of_files(sources: Mapping[str, Source]) -> None:
     """Say which networks --resolution does not change."""
-    files = [_cli.cut(str(source)) for source in sources.values() if isinstance(source, Path)]
+    files = [
+        _cli.cut(str(source.path))
+        for source in sources.values()
+        if isinstance(source, OnnxFile) and not onnx_export.takes_any_size(source.path)
+    ]
     if files:
         text = f"resolution: an ONNX file keeps its own; not changed: {listing(files)}"
         print(f"python -m {PROG}: {text}", file=sys.stderr)
@@ -232,6 +238,8 @@ def find(names: Sequence[str], resolution: Any = None) -> dict[str, Source]:
         source = item.source
         if isinstance(source, Arch) and resolution is not None:
             source = source.at(resolution)
+        if isinstance(source, Path) and resolution is not None:
+            source = OnnxFile(source, height_width(check_resolution(resolution, "--resolution")))
         out[name] = source
     return out
 
@@ -339,6 +347,8 @@ def to_data(made: Result) -> dict[str, Any]:
             {
                 "name": name,
                 "id": source.id if isinstance(source, Arch) else None,
+                # What --resolution closed where an ONNX file leaves it open.
+                "size": source.size if isinstance(source, OnnxFile) else None,
                 **dataclasses.asdict(made.measured[name]),
                 "first_ms": first[name].ms,
                 "again_ms": again[name].ms,

@@ -15,7 +15,9 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from lcnas import blocks, classify, onnx_export
@@ -576,3 +578,57 @@ def test_as_a_command(monkeypatch, capsys, ours, photos):
         runpy.run_module("lcnas.classify", run_name="__main__")
     assert caught.value.code == 2
     assert "none.onnx: cannot be read" in capsys.readouterr().err
+
+
+def newest(path, kind=TensorProto.FLOAT):
+    """Write the colours' classifier as a present exporter does: newest versions, weights beside the file."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["c"], to=kind),
+        helper.make_node("GlobalAveragePool", ["c"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "w"], ["y"]),
+    ]
+    weights = numpy_helper.from_array(WEIGHTS.astype(helper.tensor_dtype_to_np_dtype(kind)), "w")
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes, "g", [value("x", kind, ["n", 3, "h", "w"])], [value("y", kind, ["n", 4])], [weights]
+    )
+    path.parent.mkdir()
+    model = helper.make_model(graph)  # of onnx's own newest versions
+    onnx.save(model, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    return str(path)
+
+
+@pytest.mark.parametrize("engine", sorted({"mlas", engines.default()}))
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.FLOAT16])
+def test_a_file_of_another_exporter(engine, kind, photos, tmp_path, capsys, monkeypatch):
+    model = newest(tmp_path / "theirs" / "net.onnx", kind)
+    monkeypatch.chdir("/")
+    settings = ["--engine", engine, "--size", "16x24", "--json", "--mean", "0", "0", "0"]
+    argv = [model, *photos.values(), *settings, "--std", "1", "1", "1"]
+    code = classify.main(argv)
+    told = json.loads(capsys.readouterr().out)
+    assert code == 0
+    best = [entry["guesses"][0]["index"] for entry in told["pictures"]]
+    assert [NAMES[i] for i in best] == list(photos)
+    (tmp_path / "theirs" / "w.bin").unlink()
+    with pytest.raises(
+        LcnasError, match=r"net\.onnx: its weights in other files .* no 'w\.bin' beside"
+    ):
+        classify.main(argv)
+
+
+@pytest.mark.skipif(
+    engines.default() != "openvino", reason="the OpenVINO provider is not installed"
+)
+def test_an_operator_that_the_engine_lacks(photos, tmp_path, capsys):
+    model = onnx.load(save(tmp_path / "odd.onnx"))
+    model.graph.node.append(helper.make_node("Unique", ["y"], ["u"], name="odd", axis=0))
+    model.graph.output[0].name = "u"
+    onnx.save(model, tmp_path / "odd.onnx")
+    argv = [str(tmp_path / "odd.onnx"), photos["red"]]
+    with pytest.raises(
+        LcnasError, match=r"does not run the operator Unique \(node 'odd'\); --engine"
+    ):
+        classify.main([*argv, "--engine", "openvino"])
+    assert guessed(run(capsys, *argv, "--json")[1])[photos["red"]]

@@ -9,10 +9,13 @@ import re
 import stat
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from lcnas import _cli, measure, onnx_export, profile_blocks, zoo
 from lcnas.errors import LcnasError
+from lcnas.latency.models import OnnxFile
 from tests.latency.test_models import failing
 
 QUICK = [
@@ -77,8 +80,8 @@ def test_a_folder_stands_for_its_files(tmp_path):
         (["pplcnet_0.5x", "pplcnet_0.5x"], "pplcnet_0.5x is named twice"),
         ([""], "network: '' names none"),
         (["a" * 300], "network: 'aaa.* is not among"),
-        (["a" * 300 + ".onnx"], r"there is no file aaa.*\.\.\.$"),
-        (["a" * 300 + ".json"], r"there is no file aaa.*\.\.\.$"),
+        (["a" * 300 + ".onnx"], r"there is no file aaa.*\.\.\..*\.(onnx|json)$"),
+        (["a" * 300 + ".json"], r"there is no file aaa.*\.\.\..*\.(onnx|json)$"),
         (["a\0b"], "is not among"),
     ],
 )
@@ -282,3 +285,43 @@ def test_help_names_each_option_s_value_and_its_default(command, capsys):
     assert values["--time-budget"] == "S"
     assert "seconds" in text
     assert "pixels" in text
+
+
+def test_open_sides_of_an_onnx_file_are_closed_by_the_resolution(tmp_path, capsys):
+    """The file's own sides stay; the batch is --batch's; without a size there is one clear line."""
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [
+            helper.make_node("GlobalAveragePool", ["x"], ["p"]),
+            helper.make_node("Flatten", ["p"], ["y"]),
+        ],
+        "g",
+        [value("x", TensorProto.FLOAT, ["n", 3, "h", "w"])],
+        [value("y", TensorProto.FLOAT, ["n", 3])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    file = tmp_path / "open.onnx"
+    onnx.save(model, file)
+    quick = QUICK[: QUICK.index("--resolution")]
+    with pytest.raises(
+        LcnasError, match=r"open\.onnx: its input 'x' is \?x3x\?x\?: height and width"
+    ):
+        measure.main([*quick, str(file)])
+    out = tmp_path / "out.json"
+    argv = [*quick, "--batch", "2", "--resolution", "32x48", str(file), "--json", str(out)]
+    assert measure.main(argv) == 0
+    assert capsys.readouterr().err == ""
+    (entry,) = json.loads(out.read_text())["networks"]
+    assert (entry["name"], entry["size"]) == ("open", [32, 48])
+    (source,) = measure.find([str(file)], (32, 48)).values()
+    assert source == OnnxFile(file, (32, 48))
+
+
+def test_files_that_no_engine_takes_as_they_are_leave_with_one_line(tmp_path, capsys, monkeypatch):
+    (tmp_path / "net.onnx").write_bytes(b"nothing")
+    monkeypatch.setattr("sys.argv", ["measure", *QUICK, str(tmp_path / "net.onnx")])
+    with pytest.raises(SystemExit) as caught:
+        _cli.run(measure.PROG, measure.main)
+    assert caught.value.code == 2
+    err = capsys.readouterr().err.splitlines()
+    assert "net.onnx: is not an ONNX model" in err[-1]

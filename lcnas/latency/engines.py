@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lcnas.errors import EngineError, not_among, shorten
+from lcnas.errors import EngineError, listing, not_among, reason, shorten
 from lcnas.latency.machine import has_bf16, this_machine
 
 Array = NDArray[np.float32]
@@ -257,6 +257,8 @@ def _session(
     try:
         made = runtime.InferenceSession(model, options, **chosen)
     except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions have no base of their own
+        if "fallback" in str(error):
+            raise EngineError(_lacking(engine, model, chosen)) from None
         raise _refusal(engine, "refuses the model", error) from None
     took = made.get_providers()
     # Behind a provider of its own onnxruntime always lists its CPU provider; fall-back to it is off.
@@ -265,10 +267,43 @@ def _session(
     return _RuntimeSession(made, engine)
 
 
+def _lacking(engine: Engine, model: bytes, chosen: Mapping[str, Any]) -> str:
+    """Return which operators of a model an engine does not run; onnxruntime only says that there are such.
+
+    The session that tells is never run.
+    """
+    options = _options(1)
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    found: dict[str, list[str]] = {}
+    try:
+        session = _runtime().InferenceSession(model, options, **chosen)
+        for part in session.get_provider_graph_assignment_info():
+            for node in part.get_nodes() if part.ep_name == "CPUExecutionProvider" else ():
+                found.setdefault(node.op_type, []).append(node.name)
+    except Exception:  # noqa: BLE001 - releases before 1.24 cannot tell, and nothing else may be lost
+        found = {}
+    what = ", ".join(_named(kind, nodes) for kind, nodes in found.items())
+    return (
+        f"engine {engine.name}: refuses the model: it does not run {what or 'some operator of it'}; "
+        "--engine mlas has more operators"
+    )
+
+
+def _named(kind: str, nodes: Sequence[str]) -> str:
+    """Return an operator with the first of its nodes."""
+    first = next(filter(None, nodes), "")
+    said = [f"node {shorten(first)}"] if first else []
+    said += [f"{len(nodes)} times"] if len(nodes) > 1 else []
+    return f"the operator {kind}" + (f" ({', '.join(said)})" if said else "")
+
+
 def _refusal(engine: Engine, what: str, error: Exception) -> EngineError:
     """Return the error of an engine in one line: the first of what it says itself."""
-    text = next(iter(str(error).strip().splitlines()), "") or repr(error)
-    return EngineError(f"engine {engine.name}: {what}: {shorten(text, 200)}")
+    return EngineError(f"engine {engine.name}: {what}: {reason(error)}")
+
+
+# What a session may take, by onnxruntime's names.
+_FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
 class _RuntimeSession:
@@ -283,23 +318,25 @@ class _RuntimeSession:
                 f"model: has {len(given)} inputs, one is needed: {[i.name for i in given]}"
             )
         self._name = given[0].name
-        if given[0].type != "tensor(float)":
+        if given[0].type not in _FLOATS:
             raise EngineError(
-                f"model: its input is {given[0].type}, only tensor(float) can be measured"
+                f"model: its input is {given[0].type}, only {listing(_FLOATS)} can be measured"
             )
+        self._type: Any = _FLOATS[given[0].type]
         shape = [n if isinstance(n, int) else None for n in given[0].shape]
         if not shape or any(n is None for n in shape[1:]):
             raise EngineError(f"model: the input's shape {given[0].shape} is open beyond its batch")
         if shape[0] not in (None, engine.batch):
             raise EngineError(f"model: is made for batch {shape[0]}, the engine for {engine.batch}")
         size = [engine.batch, *(n for n in shape[1:] if n is not None)]
-        self._feed = {self._name: np.random.default_rng(0).standard_normal(size, dtype=np.float32)}
+        x = np.random.default_rng(0).standard_normal(size, dtype=np.float32)
+        self._feed = {self._name: x.astype(self._type)}
 
     def run(self) -> None:
         self._run(self._feed)
 
     def outputs(self, inputs: Array) -> Array:
-        made: Array = self._run({self._name: inputs})[0]
+        made: Array = self._run({self._name: inputs.astype(self._type, copy=False)})[0]
         return made
 
     def _run(self, feed: Mapping[str, Array]) -> Any:
@@ -385,15 +422,15 @@ class _PackageSession:
         self._request = compiled.create_infer_request()
         shape = [d.get_length() if d.is_static else None for d in compiled.input(0).partial_shape]
         size = [engine.batch, *(n or 1 for n in shape[1:])]
-        self._request.set_input_tensor(
-            _tensor(np.random.default_rng(0).standard_normal(size, np.float32))
-        )
+        self._type = compiled.input(0).get_element_type().to_dtype()
+        x = np.random.default_rng(0).standard_normal(size, np.float32)
+        self._request.set_input_tensor(_tensor(x.astype(self._type)))
 
     def run(self) -> None:
         self._infer()
 
     def outputs(self, inputs: Array) -> Array:
-        made: Array = np.array(next(iter(self._infer([inputs]).values())))
+        made: Array = np.array(next(iter(self._infer([inputs.astype(self._type)]).values())))
         return made
 
     def _infer(self, *inputs: Any) -> Any:

@@ -5,22 +5,30 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from lcnas import onnx_export
 from lcnas.arch import Arch, PlacedBlock
-from lcnas.errors import EngineError, OnnxError, shorten
+from lcnas.errors import EngineError, OnnxError
 from lcnas.latency.engines import Array, Engine, Session
 
-Source = Arch | PlacedBlock | Sequence[PlacedBlock] | Path
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """An ONNX file, and what its height and width are where they are open."""
+
+    path: Path
+    size: tuple[int, int] | None = None  # (height, width) in pixels
+
+
+Source = Arch | PlacedBlock | Sequence[PlacedBlock] | Path | OnnxFile
 _KEPT = 64  # models that are kept for their next session: a round loads no more at once
 _CALIBRATION_INPUTS = (
     4  # random pictures from which int8 ranges are taken; latency does not depend on them
 )
-_MOST_BYTES = 2**31 - 1  # of a model in one piece: protobuf's limit
 _SCHEME = "all"  # as in the committed int8 latencies; mlas computes in integers with no other
 
 
@@ -31,19 +39,21 @@ def onnx_bytes(source: Source, engine: Engine, classes: int = 1000) -> bytes:
         EngineError: a file that cannot be read or quantised, or whose weights in other files cannot be read.
         ExportError: a network that ONNX cannot express.
     """
-    known = source if isinstance(source, Arch | PlacedBlock | Path) else tuple(source)
+    if isinstance(source, Path):
+        source = OnnxFile(source)
+    known = source if isinstance(source, Arch | PlacedBlock | OnnxFile) else tuple(source)
     return _made(known, engine.batch, engine.precision == "int8", classes)
 
 
 @functools.lru_cache(maxsize=_KEPT)
 def _made(
-    source: Arch | PlacedBlock | Path | tuple[PlacedBlock, ...],
+    source: Arch | PlacedBlock | OnnxFile | tuple[PlacedBlock, ...],
     batch: int,
     int8: bool,
     classes: int,
 ) -> bytes:
-    if isinstance(source, Path):
-        model = _read(source)
+    if isinstance(source, OnnxFile):
+        model = _read(source, batch)
     else:
         made = onnx_export.export(source, classes=classes, batch=batch, check=False)
         model = onnx_export.to_bytes(made)
@@ -57,7 +67,7 @@ def open_fresh(source: Source, engine: Engine, classes: int = 1000) -> Session:
     What goes wrong with a file, then or when it is run, is told with the file's name.
     """
     model = onnx_bytes(source, engine, classes)
-    if not isinstance(source, Path):
+    if not isinstance(source, Path | OnnxFile):
         return engine.open(model)
     with _blaming(source):
         return _FileSession(engine.open(model), source)
@@ -66,9 +76,9 @@ def open_fresh(source: Source, engine: Engine, classes: int = 1000) -> Session:
 class _FileSession:
     """A session of a file, whose errors name the file."""
 
-    def __init__(self, session: Session, path: Path) -> None:
+    def __init__(self, session: Session, source: Path | OnnxFile) -> None:
         self._session = session
-        self._path = path
+        self._path = source.path if isinstance(source, OnnxFile) else source
 
     def run(self) -> None:
         try:  # not _blaming: this is what is timed
@@ -87,75 +97,20 @@ def _blaming(source: object) -> Iterator[None]:
     try:
         yield
     except EngineError as error:
-        if not isinstance(source, Path):
+        path = source.path if isinstance(source, OnnxFile) else source
+        if not isinstance(path, Path):
             raise
-        raise EngineError(f"{source}: {error}") from None
+        raise EngineError(f"{path}: {error}") from None
 
 
 # -- files of others -------------------------------------------------------------------------------
 
 
-def _read(path: Path) -> bytes:
-    """Return the model of a file in one piece, weights in other files included."""
+def _read(file: OnnxFile, batch: int) -> bytes:
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise EngineError(f"{path}: cannot be read: {error.strerror}") from None
-    return _in_one_piece(data, path)
-
-
-def _in_one_piece(data: bytes, path: Path) -> bytes:
-    """Return a model with the weights that it keeps in other files, which are looked for beside it alone.
-
-    An engine that is given bytes does not know the file's folder, and would take a file of that name from
-    the current one.
-    """
-    import onnx
-
-    try:
-        model = onnx.load_model_from_string(data)
-    except Exception:  # noqa: BLE001 - protobuf's errors have no base in onnx
-        return data  # no ONNX model: the engine says so
-    outside = [t for t in _tensors(model) if t.data_location == onnx.TensorProto.EXTERNAL]
-    if not outside:
-        return data
-    try:
-        size = len(data) + sum(_outside_bytes(t, path.parent) for t in outside)
-        if size > _MOST_BYTES:
-            raise EngineError(
-                f"{path}: has {size:,} bytes of weights; 2 GB can be measured at most"
-            )
-        onnx.load_external_data_for_model(model, str(path.parent))
-        if any(t.data_location == onnx.TensorProto.EXTERNAL for t in outside):
-            raise EngineError(f"{path}: keeps sparse weights in another file; save it as one file")
-        made: bytes = model.SerializeToString()
-    except EngineError:
-        raise
-    except Exception as error:  # noqa: BLE001 - onnx's checker, the system, or protobuf
-        text = shorten(next(iter(str(error).splitlines()), ""), 200)
-        raise EngineError(f"{path}: its weights in other files cannot be read: {text}") from None
-    return made
-
-
-def _outside_bytes(tensor: Any, folder: Path) -> int:
-    """Return how many bytes a tensor takes from another file."""
-    told = {entry.key: entry.value for entry in tensor.external_data}
-    if "length" in told:
-        return int(told["length"])
-    size: int = (folder / told["location"]).stat().st_size
-    return size - int(told.get("offset", 0))
-
-
-def _tensors(part: Any) -> Iterator[Any]:
-    """Yield all tensors of a model, graph, function or attribute, those of inner graphs included."""
-    for field, value in part.ListFields():
-        if field.message_type is None:
-            continue
-        for item in [value] if hasattr(value, "ListFields") else value:
-            if field.message_type.name == "TensorProto":
-                yield item
-            else:
-                yield from _tensors(item)
+        return onnx_export.engine_bytes(file.path, file.size, batch)
+    except OnnxError as error:
+        raise EngineError(str(error)) from None
 
 
 def quantized(model: bytes, batch: int = 1) -> bytes:

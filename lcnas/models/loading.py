@@ -26,7 +26,7 @@ def load_pretrained(
     """Return a network with the weights of a file, in evaluation mode.
 
     Args:
-        path: weights of PaddleClas, PaddleOCR, timm or lcnas; docs/pretrained.md lists what is read.
+        path: weights of PaddleClas, PaddleOCR, timm, torchvision or lcnas; see docs/pretrained.md.
         arch: what the file holds, where names and shapes in it do not tell.
         classes: outputs of the last layer; where they are others than the file's, that layer is new.
         class_names: of these classes; where the file records others, or another order, that layer is new.

@@ -34,7 +34,15 @@ from lcnas.errors import ExportError, PictureError, not_among, shorten
 from lcnas.onnx_export._accuracy import Accuracy, accuracy, compare
 from lcnas.onnx_export._agreement import TOLERANCE, Model, check_agreement, is_model
 from lcnas.onnx_export._classifier import Classifier, Run, Start
-from lcnas.onnx_export._file import File, Interface, interface, read, single_input
+from lcnas.onnx_export._file import (
+    File,
+    Interface,
+    engine_bytes,
+    interface,
+    read,
+    single_input,
+    takes_any_size,
+)
 from lcnas.onnx_export._fold import fold, fold_conv, fold_norm, fold_plan, merge
 from lcnas.onnx_export._graph import build, value_shape
 from lcnas.onnx_export._pictures import (
@@ -93,6 +101,7 @@ __all__ = [
     "check_pictures",
     "compare",
     "constants",
+    "engine_bytes",
     "export",
     "fold",
     "fold_conv",
@@ -109,6 +118,7 @@ __all__ = [
     "resolution_warning",
     "save",
     "single_input",
+    "takes_any_size",
     "to_bytes",
 ]
 

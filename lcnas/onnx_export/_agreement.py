@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcnas.arch import Arch, Resolution, height_width
-from lcnas.errors import ExportError
-from lcnas.onnx_export._classifier import first_line, start
+from lcnas.errors import ExportError, reason
+from lcnas.onnx_export._classifier import start
 
 Array = NDArray[np.float32]
 TOLERANCE = 1e-4  # largest difference over largest logit
@@ -90,5 +90,5 @@ def _run(data: bytes, x: Array, batch: int | None) -> NDArray[np.float64]:
     try:
         made = [run(pictures[rows[i : i + size]]) for i in range(0, len(rows), size)]
     except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions have no base of their own
-        raise ExportError(f"onnxruntime does not run the export: {first_line(error)}") from None
+        raise ExportError(f"onnxruntime does not run the export: {reason(error)}") from None
     return np.concatenate(made)[: len(x)].astype(np.float64)

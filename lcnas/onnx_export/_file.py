@@ -11,10 +11,12 @@ from typing import Any
 import onnx
 
 from lcnas.errors import OnnxError, PictureError, shorten
+from lcnas.onnx_export._others import lowered, prepared
 from lcnas.onnx_export._pictures import CROP, Preprocessing, constants
 
 File = str | Path | bytes | onnx.ModelProto
 NCHW, NHWC = "NCHW", "NHWC"
+FLOATS = ("float32", "float16", "float64")  # of an input, by NumPy's names
 
 # What a value may go through on its way out without being another one.
 _PASSING = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Dropout")
@@ -26,35 +28,69 @@ def called(source: File) -> str:
 
 
 def read(source: File) -> onnx.ModelProto:
-    """Return the model of a file or of its bytes.
+    """Return the model of a file or of its bytes, such that the installed onnxruntime takes it.
+
+    Weights that a file keeps in others beside it are put in, and versions that are too new are lowered.
 
     Raises:
-        OnnxError: there is no such file, it is no ONNX model, or its weights lie in other files.
+        OnnxError: there is no such file, it is no ONNX model, its weights cannot be had, or its versions are
+            too new.
     """
     what = called(source)
-    if isinstance(source, onnx.ModelProto):
-        model = source
-    else:
-        try:
-            data = source if isinstance(source, bytes) else Path(source).read_bytes()
-        except OSError as error:
-            raise OnnxError(f"{what}: cannot be read: {error.strerror}") from None
-        model = _parsed(data, what)
-    if not model.graph.node or not model.graph.input or not model.graph.output:
-        raise OnnxError(f"{what}: is not an ONNX model: it has no graph from an input to an output")
+    if isinstance(source, str | Path):
+        return prepared(_parsed(_bytes(Path(source)), what), Path(source).parent, what)
+    model = _checked(source, what) if isinstance(source, onnx.ModelProto) else _parsed(source, what)
     if any(t.data_location == onnx.TensorProto.EXTERNAL for t in model.graph.initializer):
         raise OnnxError(
             f"{what}: keeps its weights in other files; save it as one: "
             "onnx.save(onnx.load(path), other_path)"
         )
-    return model
+    return lowered(model, what)
+
+
+def engine_bytes(path: Path, size: tuple[int, int] | None = None, batch: int = 1) -> bytes:
+    """Return the model of a file as engines load it: as it is, where nothing has to be done.
+
+    Beyond what :func:`read` does, the batch and height and width are closed where they are open.
+
+    Raises:
+        OnnxError: as :func:`read`; several inputs or one of another type; open sides and no size.
+    """
+    data, what = _bytes(path), str(path)
+    model = _parsed(data, what)
+    made = prepared(model, path.parent, what)
+    if None in dims(single_input(made, what, FLOATS)):
+        made = closed(made, size, what, batch)
+    return data if made is model else bytes(made.SerializeToString())
+
+
+def takes_any_size(path: Path) -> bool:
+    """Return whether height or width of a file are open; one that cannot be read counts as such."""
+    try:
+        return None in dims(single_input(read(path), str(path), FLOATS))[1:]
+    except OnnxError:
+        return True
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise OnnxError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _parsed(data: bytes, what: str) -> onnx.ModelProto:
     try:
-        return onnx.load_model_from_string(data)
+        model = onnx.load_model_from_string(data)
     except Exception as error:  # noqa: BLE001 - protobuf's errors have no base in onnx
         raise OnnxError(f"{what}: is not an ONNX model: {shorten(str(error), 120)}") from None
+    return _checked(model, what)
+
+
+def _checked(model: onnx.ModelProto, what: str) -> onnx.ModelProto:
+    if not model.graph.node or not model.graph.output:
+        raise OnnxError(f"{what}: is not an ONNX model: it has no graph from an input to an output")
+    return model
 
 
 def metadata(model: onnx.ModelProto) -> dict[str, str]:
@@ -67,21 +103,35 @@ def dims(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
     return tuple(d.dim_value if d.dim_value > 0 else None for d in value.type.tensor_type.shape.dim)
 
 
-def single_input(model: onnx.ModelProto, what: str = "model") -> onnx.ValueInfoProto:
+def single_input(
+    model: onnx.ModelProto, what: str = "model", types: Sequence[str] = ("float32",)
+) -> onnx.ValueInfoProto:
     """Return the one input that is not a weight.
 
     Raises:
-        OnnxError: there is none, there are several, or it is not float32.
+        OnnxError: there is none, there are several, or it is no tensor of one of ``types``.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
     given: list[onnx.ValueInfoProto] = [v for v in model.graph.input if v.name not in weights]
     if len(given) != 1:
-        raise OnnxError(f"{what}: has {len(given)} inputs, not one: {[v.name for v in given]}")
-    kind = given[0].type.tensor_type.elem_type
-    if kind != onnx.TensorProto.FLOAT:
-        names = {number: name.lower() for name, number in onnx.TensorProto.DataType.items()}
-        raise OnnxError(f"{what}: its input {given[0].name!r} is {names.get(kind)}, not float32")
+        found = f"{len(given)} inputs, not one: {[v.name for v in given]}" if given else "no input"
+        raise OnnxError(f"{what}: has {found}")
+    made = type_of(given[0])
+    if made not in types:
+        raise OnnxError(f"{what}: its input {given[0].name!r} is {made}, not {' or '.join(types)}")
     return given[0]
+
+
+def type_of(value: onnx.ValueInfoProto) -> str:
+    """Return the type of a graph's input or output, such as "float32", or "a sequence"."""
+    kind = value.type.WhichOneof("value")
+    if kind != "tensor_type":
+        return "of no type" if kind is None else f"a {kind.removesuffix('_type').replace('_', ' ')}"
+    number = value.type.tensor_type.elem_type
+    names = {number: name.lower() for name, number in onnx.TensorProto.DataType.items()}
+    return {"float": "float32", "double": "float64"}.get(
+        names.get(number, ""), str(names.get(number))
+    )
 
 
 @dataclass(frozen=True)
@@ -95,6 +145,7 @@ class Interface:
     size: tuple[int | None, int | None]  # (height, width) in pixels; None: open
     softmax: bool  # whether the graph ends in one
     metadata: Mapping[str, str]
+    dtype: str = "float32"  # of its input, one of FLOATS
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -169,16 +220,20 @@ def interface(model: onnx.ModelProto, what: str = "model") -> Interface:
     """Return how a classifier of pictures is called.
 
     Raises:
-        OnnxError: it does not take colour pictures in float32, alone.
+        OnnxError: it does not take colour pictures in floating-point numbers, alone, or gives no tensor.
     """
-    given = single_input(model, what)
+    given = single_input(model, what, FLOATS)
+    output = type_of(model.graph.output[0])
+    if output.startswith("a "):
+        raise OnnxError(f"{what}: its first output is {output}, not a tensor (pictures, classes)")
     shape = dims(given)
     if len(shape) != 4:
         raise OnnxError(f"{what}: its input has {len(shape)} dimensions; a batch of pictures has 4")
     layout = _layout(model.graph, given.name, shape, what)
     height, width = shape[2:] if layout == NCHW else shape[1:3]
     ends = _ends_in_softmax(model.graph)
-    return Interface(what, given.name, layout, shape[0], (height, width), ends, metadata(model))
+    size, dtype = (height, width), type_of(given)
+    return Interface(what, given.name, layout, shape[0], size, ends, metadata(model), dtype)
 
 
 def _layout(graph: onnx.GraphProto, name: str, shape: Sequence[int | None], what: str) -> str:
@@ -213,22 +268,59 @@ def _ends_in_softmax(graph: onnx.GraphProto) -> bool:
     return node is not None and node.op_type == "Softmax"
 
 
-def closed(model: onnx.ModelProto, size: tuple[int, int]) -> onnx.ModelProto:
+def closed(
+    model: onnx.ModelProto,
+    size: tuple[int, int] | None,
+    what: str = "model",
+    batch: int | None = None,
+) -> onnx.ModelProto:
     """Return a model whose height and width are those of ``size`` where they were open.
 
     Engines want them known, and some know a batch of -1 or 0 only by a name.
+
+    Args:
+        model: with one input; pictures where more than the batch is open.
+        size: (height, width) in pixels; None where none is known.
+        what: how messages call the model.
+        batch: pictures at once where that is open; None: it stays open.
+
+    Raises:
+        OnnxError: sides are open and no size is given, or something else than height and width is open.
     """
     made = onnx.ModelProto()
     made.CopyFrom(model)
-    given = single_input(made, "model")
-    layout = interface(made).layout
-    wanted = (None, None, *size) if layout == NCHW else (None, *size, None)
+    given = single_input(made, what, FLOATS)
     fields = given.type.tensor_type.shape.dim
+    wanted = _sides(made.graph, given, size, what)
     for i, (field, side) in enumerate(zip(fields, wanted, strict=True)):
         if field.dim_value > 0:
             continue
-        if i == 0:
-            field.dim_param = field.dim_param or "batch"
+        if i > 0:
+            field.dim_value = side
+        elif batch is not None:
+            field.dim_value = batch
         else:
-            field.dim_value = side or 3
+            field.dim_param = field.dim_param or "batch"
     return made
+
+
+def _sides(
+    graph: onnx.GraphProto, given: onnx.ValueInfoProto, size: tuple[int, int] | None, what: str
+) -> tuple[int, ...]:
+    """Return what the dimensions of the input are where they are open; the batch does not matter."""
+    shape = dims(given)
+    if None not in shape[1:]:
+        return (0,) * len(shape)
+    told = f"{what}: its input {given.name!r} is {_spelt(shape)}"
+    if len(shape) != 4:
+        raise OnnxError(f"{told}; only height and width of pictures, and the batch, can be closed")
+    if size is None:
+        raise OnnxError(f"{told}: height and width are open; say them with --resolution")
+    first, last = shape[1], shape[3]
+    if first is not None and last is None:
+        layout = NCHW
+    elif last is not None and first is None:
+        layout = NHWC
+    else:
+        layout = _layout(graph, given.name, shape, what)
+    return (0, 3, *size) if layout == NCHW else (0, *size, 3)

@@ -15,8 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from lcnas.errors import OnnxError, not_among
-from lcnas.onnx_export._classifier import first_line
+from lcnas.errors import OnnxError, not_among, reason
 from lcnas.onnx_export._file import (
     NCHW,
     File,
@@ -151,7 +150,7 @@ def _quantised(
         except OnnxError:
             raise
         except Exception as error:  # noqa: BLE001 - onnxruntime's quantiser raises of all kinds
-            raise OnnxError(f"{what}: cannot be quantised: {first_line(error)}") from None
+            raise OnnxError(f"{what}: cannot be quantised: {reason(error)}") from None
         return onnx.load(behind)
 
 
@@ -256,7 +255,7 @@ def _raised(model: onnx.ModelProto, what: str) -> onnx.ModelProto:
         return onnx.version_converter.convert_version(made, _OPSET)
     except Exception as error:  # noqa: BLE001 - the converter raises of all kinds
         raise OnnxError(
-            f"{what}: operator set {version} cannot be raised to {_OPSET}: {first_line(error)}"
+            f"{what}: operator set {version} cannot be raised to {_OPSET}: {reason(error)}"
         ) from None
 
 

@@ -216,8 +216,48 @@ def test_falling_back_to_another_provider_is_forbidden():
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     assert isinstance(model, onnx.ModelProto)
     engines.engine("mlas").open(model.SerializeToString()).run()
-    with pytest.raises(EngineError, match="refuses the model"):
+    wanted = (
+        "engine openvino: refuses the model: it does not run the operator Unique; --engine mlas has"
+    )
+    with pytest.raises(EngineError, match=wanted):
         engines.engine("openvino").open(model.SerializeToString())
+
+
+@pytest.mark.skipif("openvino" not in HERE, reason="the OpenVINO provider is not installed")
+def test_operators_that_an_engine_lacks_are_named_with_their_nodes(monkeypatch):
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    nodes = [helper.make_node("Relu", ["input"], ["r"], name="fine")]
+    nodes += [
+        helper.make_node("Unique", ["r" if i == 0 else f"u{i - 1}"], [f"u{i}"], name=f"odd{i}")
+        for i in range(3)
+    ]
+    nodes.append(helper.make_node("NonZero", ["u2"], ["output"], name="last"))
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [value("input", TensorProto.FLOAT, [1, 8])],
+        [value("output", TensorProto.INT64, None)],
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    ).SerializeToString()
+    with pytest.raises(EngineError) as caught:
+        engines.engine("openvino").open(model)
+    assert "the operator Unique (node 'odd0', 3 times)" in str(caught.value)
+    assert "Relu" not in str(caught.value)
+
+    class Older(onnxruntime.InferenceSession):  # type: ignore[misc]
+        def __getattribute__(self, name):
+            if name == "get_provider_graph_assignment_info":
+                raise AttributeError(name)
+            return super().__getattribute__(name)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Older)
+    with pytest.raises(EngineError, match="it does not run some operator of it; --engine mlas"):
+        engines.engine("openvino").open(model)
 
 
 def test_instruction_sets():

@@ -145,6 +145,18 @@ def half(graph):
     graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
 
 
+def as_bytes(graph):
+    graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+
+
+def sequence(graph):
+    """End as classifiers of scikit-learn do, in a list."""
+    graph.node.append(helper.make_node("SequenceConstruct", ["y"], ["s"]))
+    tensor = helper.make_tensor_type_proto(TensorProto.FLOAT, None)
+    kind = helper.make_sequence_type_proto(tensor)
+    graph.output[0].CopyFrom(helper.make_value_info("s", kind))
+
+
 def external(graph):
     graph.initializer[0].data_location = TensorProto.EXTERNAL
 
@@ -172,7 +184,9 @@ def arg_max(graph):
         (lambda g: dims_of(g, 1, 0, 8, 0), r"its input is 1x\?x8x\?, which does not tell"),
         (lambda g: dims_of(g, 1, 3), "its input has 2 dimensions; a batch of pictures has 4"),
         (second_input, r"has 2 inputs, not one: \['x', 'z'\]"),
-        (half, "its input 'x' is float16, not float32"),
+        (half, "onnxruntime refuses the model: .*float16"),
+        (as_bytes, "its input 'x' is uint8, not float32 or float16 or float64"),
+        (sequence, "its first output is a sequence, not a tensor"),
         (external, r"keeps its weights in other files; save it as one: onnx\.save"),
         (ends_in(helper.make_node("Transpose", ["y"], ["t"])), r"is \(4, 1\) for 1 pictures"),
         (ends_in(helper.make_node("ReduceMax", ["y"], ["t"], axes=[1])), r"is \(1, 1\) for 1"),

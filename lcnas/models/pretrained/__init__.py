@@ -1,8 +1,8 @@
-"""Published weights, read into lcnas's own names: PaddleClas, PaddleOCR, timm, and files of lcnas.
+"""Published weights in lcnas's own names: of PaddleClas, PaddleOCR, timm, torchvision, and files of lcnas.
 
 Formats: Paddle's inference models (``.pdiparams`` with its program), ``.pdparams``, PyTorch's
-``.pth``, ``.pt`` and ``.bin``, and safetensors. Only NumPy is needed. Pickles are followed as data by
-code of ours, so that whatever is in a file, nothing of it is run.
+``.pth``, ``.pt``, ``.bin`` and ``.ckpt``, and safetensors. Only NumPy is needed. Pickles are followed
+as data by code of ours, so that whatever is in a file, nothing of it is run.
 
 Example:
     >>> import numpy as np

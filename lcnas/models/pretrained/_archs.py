@@ -185,9 +185,56 @@ def _times(scale: float) -> str:
     return "x" + str(scale).replace(".", "_")
 
 
+def _torch_v2() -> Iterator[Candidate]:
+    for scale in (1.0, 1.4, 0.75, 0.5, 0.35, 0.25):
+        name = f"mobilenet_v2_{scale}x"
+        yield Candidate(name, partial(mobilenet_v2, scale, paddle=False))
+
+
+def _torch_v3() -> Iterator[Candidate]:
+    for name in ("mobilenet_v3_small_1.0x", "mobilenet_v3_large_1.0x"):
+        yield Candidate(name, partial(zoo.load, name))
+
+
+def _torch_shufflenet() -> Iterator[Candidate]:
+    for scale in ("0.5", "1.0", "1.5", "2.0"):
+        yield Candidate(f"shufflenet_v2_{scale}x", partial(zoo.load, f"shufflenet_v2_{scale}x"))
+
+
+def _one(name: str) -> Callable[[], Iterator[Candidate]]:
+    return lambda: iter((Candidate(name, partial(zoo.load, name)),))
+
+
+def _torch_vgg() -> Iterator[Candidate]:
+    yield Candidate("vgg16", partial(zoo.load, "vgg16"))
+    yield Candidate("vgg16_bn", _vgg16_bn)
+
+
+def _vgg16_bn() -> Arch:
+    """Return VGG-16 with a batch norm behind each convolution."""
+    plain = zoo.load("vgg16")
+    stages = [
+        Stage(
+            stage.name,
+            tuple(
+                dataclasses.replace(b, norm=True) if isinstance(b, ConvNormAct) else b
+                for b in stage.blocks
+            ),
+        )
+        for stage in plain.stages
+    ]
+    return Arch(tuple(stages), plain.resolution)
+
+
 _CANDIDATES: dict[str, Callable[[], Iterator[Candidate]]] = {
     "timm": _timm,
     "PaddleClas's PP-LCNet": _paddle_lcnet,
     "PaddleClas's PP-LCNetV2": _paddle_lcnet_v2,
     "PaddleClas's MobileNetV3": _paddle_mobilenet_v3,
+    "torchvision's MobileNetV2": _torch_v2,
+    "torchvision's MobileNetV3": _torch_v3,
+    "torchvision's EfficientNet": _one("efficientnet_b0"),
+    "torchvision's ShuffleNetV2": _torch_shufflenet,
+    "torchvision's ResNet": _one("resnet18"),
+    "torchvision's VGG": _torch_vgg,
 }

@@ -10,6 +10,7 @@ import io
 import json
 import struct
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,8 @@ from lcnas.models.pretrained._pickles import BFLOAT16, Pickle, Storage, Tensor, 
 
 Arrays = dict[str, NDArray[Any]]
 
-# Under which names a checkpoint keeps the weights, the smoothed ones first, as timm reads them.
-_INSIDE = ("state_dict_ema", "model_ema", "state_dict", "model")
-_PADDLE_NAMES = "StructuredToParameterName@@"  # a table of names that paddle.save adds
+_MOST_NESTED = 8  # dicts in dicts that are looked into
+_LONGEST = 256  # characters of a name: one long text may be the key of many dicts
 _TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # begins a file of PyTorch before 1.6
 _SAFETENSORS = {
     "F64": "f8",
@@ -194,26 +194,21 @@ def _width(storage: Storage) -> int:
 
 
 def _state(path: Path, loaded: Pickle, values: dict[str, bytes], size: int) -> Arrays:
-    """Return the arrays of a state dict, or of the checkpoint around it."""
-    table = _inside(path, loaded.root)
+    """Return the arrays of a state dict, and of the dicts that lie in it; see :func:`_named`."""
     stores = {
         key: decoded(str(path), values.get(key, b""), store.dtype, (store.size,))
         for key, store in loaded.storages.items()
     }
     arrays: Arrays = {}
     budget = 8 * size + 1024  # bfloat16 doubles, and weights may be tied
-    for name, value in table.items():
-        if name == _PADDLE_NAMES:
-            continue
-        found = as_array(value)
-        if not isinstance(name, str) or found is None:
-            raise PretrainedError(f"{path}: the entry {shorten(name)} is not an array with a name")
-        if isinstance(found, Tensor):
-            found = _window(path, name, found, stores)
-            budget -= found.nbytes
+    for name, found in _entries(path, loaded.root).items():
+        made = found
+        if isinstance(made, Tensor):
+            made = _window(path, name, made, stores)
+            budget -= made.nbytes
             if budget < 0:
                 raise PretrainedError(f"{path}: its tensors have far more values than it holds")
-        arrays[name] = found
+        arrays[name] = made
     return arrays
 
 
@@ -224,11 +219,43 @@ def _window(path: Path, name: str, tensor: Tensor, stores: Arrays) -> NDArray[An
         raise PretrainedError(f"{path}: {shorten(name)}: {error}") from None
 
 
-def _inside(path: Path, root: Any) -> dict[Any, Any]:
-    """Return the dict of the arrays: the pickle itself, or what a checkpoint keeps under a known name."""
+def _entries(path: Path, root: Any) -> dict[str, NDArray[Any] | Tensor]:
+    """Return the arrays of a pickle by name, or refuse one that has none."""
+    made = dict(_named(root, "", set(), 0))
+    if made:
+        return made
     if not isinstance(root, dict):
         raise PretrainedError(f"{path}: holds no dict of arrays by name")
-    for name in _INSIDE:
-        if isinstance(root.get(name), dict):
-            return dict(root[name])
-    return root
+    for name in root:
+        raise PretrainedError(f"{path}: the entry {shorten(name)} is not an array with a name")
+    return {}
+
+
+def _named(
+    table: Any, prefix: str, seen: set[int], depth: int
+) -> Iterator[tuple[str, NDArray[Any] | Tensor]]:
+    """Yield (name, array) of a dict and of the dicts in it, whose names are joined with ".".
+
+    So a checkpoint around a state dict is one more prefix of its names, like those that wrappers of
+    modules add. Each dict is looked into once: a pickle may hold itself.
+    """
+    if id(table) in seen or depth > _MOST_NESTED:
+        return
+    seen.add(id(table))
+    for key, value in _items(table):
+        if len(prefix) + len(key) > _LONGEST:
+            continue
+        name = f"{prefix}{key}"
+        found = as_array(value) if isinstance(table, dict) else None
+        if found is not None:
+            yield name, found
+        else:
+            yield from _named(value, f"{name}.", seen, depth + 1)
+
+
+def _items(table: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what lies in a dict under texts, or in a list under its numbers."""
+    if isinstance(table, dict):
+        yield from ((key, value) for key, value in table.items() if isinstance(key, str))
+    elif isinstance(table, list | tuple):
+        yield from ((str(i), value) for i, value in enumerate(table))

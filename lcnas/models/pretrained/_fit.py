@@ -60,6 +60,7 @@ def differences(
         ours: our name -> shape.
     """
     expected = {weight.tensor: weight.source_shape(ours[name]) for name, weight in wanted.items()}
+    expected |= {weight.less: ours[name] for name, weight in wanted.items() if weight.less}
     wrong = [
         f"{shorten(name)} {shapes[name]} for {shape}"
         for name, shape in expected.items()
@@ -88,28 +89,46 @@ def fit(
         PretrainedError: something is missing, unexpected, of another shape, no float, not finite, or a
             negative variance.
     """
+    check_fit(arrays, wanted, arch, classes, source)
+    return {name: _converted(arrays, wanted[name], name, source) for name in names(arch, classes)}
+
+
+def check_fit(
+    arrays: Arrays, wanted: Mapping[str, Weight], arch: Arch, classes: int, source: str
+) -> None:
+    """Compare names and shapes; the arguments are those of :func:`fit`.
+
+    Raises:
+        PretrainedError: something is missing, unexpected or of another shape.
+    """
     ours = names(arch, classes)
     unnamed = [name for name in ours if name not in wanted]
     extra = [name for name in wanted if name not in ours]
-    what = arch.name or repr(arch)
-    if unnamed or extra:
-        found = Differences(tuple(unnamed), tuple(extra), ())
-        raise PretrainedError(f"{source}: does not fit {what}: {found}")
-    found = differences({name: a.shape for name, a in arrays.items()}, wanted, ours)
+    found = Differences(tuple(unnamed), tuple(extra), ())
+    if not found:
+        found = differences({name: a.shape for name, a in arrays.items()}, wanted, ours)
     if found:
-        raise PretrainedError(f"{source}: does not fit {what}: {found}")
-    return {name: _converted(arrays, wanted[name], name, source) for name in ours}
+        raise PretrainedError(f"{source}: does not fit {arch.name or repr(arch)}: {found}")
+
+
+def _floats(arrays: Arrays, tensor: str, where: str) -> NDArray[np.floating]:
+    if arrays[tensor].dtype.kind != "f":
+        raise PretrainedError(f"{where} is {arrays[tensor].dtype}, not a floating-point number")
+    return arrays[tensor]
 
 
 def _converted(arrays: Arrays, weight: Weight, name: str, source: str) -> Floats:
-    array = arrays[weight.tensor]
     where = f"{source}: {shorten(weight.tensor)}"
-    if array.dtype.kind != "f":
-        raise PretrainedError(f"{where} is {array.dtype}, not a floating-point number")
+    array = _floats(arrays, weight.tensor, where)
     if weight.axes is not None:
         array = array.transpose(weight.axes)
+    if weight.flat:
+        array = array[None, None]
     if (weight.factor, weight.shift) != (1.0, 0.0):
         array = array.astype(np.float64) * weight.factor + weight.shift
+    if weight.less:
+        less = _floats(arrays, weight.less, f"{source}: {shorten(weight.less)}")
+        array = array.astype(np.float64) - less
     with np.errstate(over="ignore"):
         made = np.array(array, np.float32, order="C")  # a copy: the file's bytes are read-only
     if not np.isfinite(made).all():

@@ -16,6 +16,7 @@ from lcnas.blocks import Block, Classifier, DenseHead
 from lcnas.errors import PretrainedError
 from lcnas.models.pretrained._program import OIHW, Weight
 from lcnas.models.pretrained._tree import Leaf, Part, parts, weighted
+from lcnas.onnx_export import EPSILON
 
 Map = dict[str, Weight]
 Pair = tuple[str, str]  # (convolution, its norm), or the two layers of squeeze-and-excite
@@ -32,7 +33,7 @@ class Style:
     keeps: bool = True  # dropout leaves evaluation alone; else it multiplies by 1 - rate there
 
 
-TIMM = Style("running_mean", "running_var", (1, 0))
+TORCH = Style("running_mean", "running_var", (1, 0))
 PADDLE = Style("_mean", "_variance", None, keeps=False)
 # PaddleClas's MobileNetV3 clips 0.2 x + 0.5, its other networks x / 6 + 0.5.
 PADDLE_V3 = dataclasses.replace(PADDLE, gate=6 * 0.2)
@@ -67,7 +68,8 @@ def _squeeze_excite(style: Style, names: Pair) -> Map:
     }
 
 
-def _linear(style: Style, name: str, dropout: float) -> Map:
+def linear_map(style: Style, name: str, dropout: float) -> Map:
+    """Return the names of a linear layer behind a dropout of that rate."""
     factor = 1.0 if style.keeps else 1.0 - dropout
     return {
         "kernel": Weight(f"{name}.weight", style.linear, factor),
@@ -99,7 +101,7 @@ def _layer(style: Style, leaf: Leaf, convs: Iterator[Pair], squeeze: Pair) -> Ma
     return {f"{leaf.path}/{last}": weight for last, weight in made.items()}
 
 
-def _block(style: Style, part: Part, prefix: str, convs: Sequence[Pair], squeeze: Pair) -> Map:
+def block_map(style: Style, part: Part, prefix: str, convs: Sequence[Pair], squeeze: Pair) -> Map:
     """Return the names of a block whose convolutions, in order of execution, are called ``convs``."""
     left = iter([(f"{prefix}{conv}", f"{prefix}{norm}") for conv, norm in convs])
     inner = (f"{prefix}{squeeze[0]}", f"{prefix}{squeeze[1]}")
@@ -116,10 +118,10 @@ def _head(style: Style, part: Part, convs: Sequence[Pair], linear: str) -> Map:
     *before, last = weighted(part.leaves)
     dropout = part.block.dropout if isinstance(part.block, Classifier | DenseHead) else 0.0
     inner = dataclasses.replace(part, leaves=tuple(before))
-    made = _block(style, inner, "", convs[: len(before)], ("", ""))
+    made = block_map(style, inner, "", convs[: len(before)], ("", ""))
     if not isinstance(last.layer, layers.Linear):
         raise PretrainedError("the last layer is not linear")
-    ours = _linear(style, linear, dropout)
+    ours = linear_map(style, linear, dropout)
     return made | {f"{last.path}/{name}": weight for name, weight in ours.items()}
 
 
@@ -130,7 +132,8 @@ def _parts(arch: Arch, classes: int) -> tuple[Part, ...]:
     return found
 
 
-def _expect(part: Part, *allowed: type[Block]) -> None:
+def expect(part: Part, *allowed: type[Block]) -> None:
+    """Refuse a block of another type than those that a library has there."""
     if not isinstance(part.block, allowed):
         names = " or ".join(sorted(kind.type for kind in allowed))
         raise PretrainedError(
@@ -154,19 +157,19 @@ def timm(arch: Arch, classes: int) -> Map:
         PretrainedError: the arch has blocks that timm's networks do not have at that place.
     """
     stem, *body, head = _parts(arch, classes)
-    _expect(stem, blocks.ConvNormAct)
-    _expect(head, Classifier, DenseHead)
-    made = _block(TIMM, stem, "", [("conv_stem", "bn1")], _TIMM_SQUEEZE)
+    expect(stem, blocks.ConvNormAct)
+    expect(head, Classifier, DenseHead)
+    made = block_map(TORCH, stem, "", [("conv_stem", "bn1")], _TIMM_SQUEEZE)
     convs = [("conv_head", "norm_head")]
     if isinstance(
         head.block, DenseHead
     ):  # timm's EfficientNet class: the last convolution is the head's
         last = body.pop()
-        _expect(last, blocks.ConvNormAct)
-        made |= _block(TIMM, last, "", [("conv_head", "bn2")], _TIMM_SQUEEZE)
+        expect(last, blocks.ConvNormAct)
+        made |= block_map(TORCH, last, "", [("conv_head", "bn2")], _TIMM_SQUEEZE)
     for part, place in zip(body, _timm_places(body), strict=True):
-        made |= _block(TIMM, part, f"blocks.{place}.", _timm_convs(part), _TIMM_SQUEEZE)
-    return made | _head(TIMM, head, convs, "classifier")
+        made |= block_map(TORCH, part, f"blocks.{place}.", _timm_convs(part), _TIMM_SQUEEZE)
+    return made | _head(TORCH, head, convs, "classifier")
 
 
 def _timm_places(body: Sequence[Part]) -> list[str]:
@@ -209,16 +212,16 @@ def paddle_lcnet(arch: Arch, classes: int) -> Map:
         PretrainedError: the arch is no PP-LCNet.
     """
     stem, *body, head = _parts(arch, classes)
-    _expect(stem, blocks.ConvNormAct)
-    _expect(head, Classifier)
-    made = _block(PADDLE, stem, "", _conv_bn("conv1"), ("", ""))
+    expect(stem, blocks.ConvNormAct)
+    expect(head, Classifier)
+    made = block_map(PADDLE, stem, "", _conv_bn("conv1"), ("", ""))
     stages = [part.stage for part in body]
     for i, part in enumerate(body):
-        _expect(part, blocks.DepthwiseSeparable)
+        expect(part, blocks.DepthwiseSeparable)
         first = stages.index(part.stage)
         number = 2 + len(set(stages[:first]))
         names = _conv_bn("dw_conv", "pw_conv")
-        made |= _block(
+        made |= block_map(
             PADDLE, part, f"blocks{number}.{i - first}.", names, ("se.conv1", "se.conv2")
         )
     return made | _head(PADDLE, head, [("last_conv", "")], "fc")
@@ -231,19 +234,19 @@ def paddle_lcnet_v2(arch: Arch, classes: int) -> Map:
         PretrainedError: the arch is no PP-LCNetV2.
     """
     stem, *body, head = _parts(arch, classes)
-    _expect(stem, blocks.ConvNormAct)
-    _expect(head, Classifier)
-    made = _block(PADDLE, stem, "", _conv_bn("stem.0"), ("", ""))
+    expect(stem, blocks.ConvNormAct)
+    expect(head, Classifier)
+    made = block_map(PADDLE, stem, "", _conv_bn("stem.0"), ("", ""))
     stages = [stem.stage, *(part.stage for part in body)]
     for i, part in enumerate(body, start=1):
-        _expect(part, blocks.DepthwiseSeparable, blocks.SplitPointwise)
+        expect(part, blocks.DepthwiseSeparable, blocks.SplitPointwise)
         prefix = f"{part.stage}.{i - stages.index(part.stage)}."
         branched = any(isinstance(leaf.layer, layers.Reparam) for leaf in weighted(part.leaves))
         depthwise = [("dw_conv_list", "")] if branched else _conv_bn("dw_conv")
         split = isinstance(part.block, blocks.SplitPointwise)
         pointwise = _conv_bn("pw_conv_1", "pw_conv_2") if split else _conv_bn("pw_conv")
         names = [*depthwise, *pointwise]
-        made |= _block(PADDLE, part, prefix, names, ("se.conv1", "se.conv2"))
+        made |= block_map(PADDLE, part, prefix, names, ("se.conv1", "se.conv2"))
     return made | _head(PADDLE, head, [("last_conv", "")], "fc")
 
 
@@ -254,15 +257,15 @@ def paddle_mobilenet_v3(arch: Arch, classes: int) -> Map:
         PretrainedError: the arch is no MobileNetV3.
     """
     stem, *body, last, head = _parts(arch, classes)
-    _expect(stem, blocks.ConvNormAct)
-    _expect(last, blocks.ConvNormAct)
-    _expect(head, Classifier)
-    made = _block(PADDLE_V3, stem, "", _conv_bn("conv"), ("", ""))
+    expect(stem, blocks.ConvNormAct)
+    expect(last, blocks.ConvNormAct)
+    expect(head, Classifier)
+    made = block_map(PADDLE_V3, stem, "", _conv_bn("conv"), ("", ""))
     names = _conv_bn("expand_conv", "bottleneck_conv", "linear_conv")
     for i, part in enumerate(body):
-        _expect(part, blocks.InvertedResidual)
-        made |= _block(PADDLE_V3, part, f"blocks.{i}.", names, ("mid_se.conv1", "mid_se.conv2"))
-    made |= _block(PADDLE_V3, last, "", _conv_bn("last_second_conv"), ("", ""))
+        expect(part, blocks.InvertedResidual)
+        made |= block_map(PADDLE_V3, part, f"blocks.{i}.", names, ("mid_se.conv1", "mid_se.conv2"))
+    made |= block_map(PADDLE_V3, last, "", _conv_bn("last_second_conv"), ("", ""))
     return made | _head(PADDLE_V3, head, [("last_conv", "")], "fc")
 
 
@@ -277,6 +280,7 @@ class Scheme:
     markers: tuple[str, ...]  # names that each of its files has
     names: Callable[[Arch, int], Map]
     classifier: tuple[str, int]  # a tensor, and the side of it that is the number of classes
+    epsilon: float = EPSILON  # of its batch norms
 
     def needless(self, name: str, names: Mapping[str, object]) -> bool:
         """Return whether a tensor says nothing that the others do not."""

@@ -32,9 +32,13 @@ class Weight:
     axes: tuple[int, ...] | None = None  # transposition; None: as it is
     factor: float = 1.0
     shift: float = 0.0  # added behind the factor
+    flat: bool = False  # of a 1x1 kernel: the tensor is a linear layer's, without height and width
+    less: str = ""  # a tensor of the same shape that is subtracted
 
     def source_shape(self, shape: Shape) -> Shape:
         """Return the shape of the tensor for a weight of ``shape``."""
+        if self.flat:
+            shape = shape[2:]
         if self.axes is None:
             return shape
         made = [0] * len(shape)

@@ -17,10 +17,11 @@ from lcnas.arch import Arch
 from lcnas.errors import LcnasError, PretrainedError, listing, nearest, shorten
 from lcnas.models.pretrained import _archs, _own
 from lcnas.models.pretrained._files import Arrays, Content, paddle_pickle, safetensors, torch_pickle
-from lcnas.models.pretrained._fit import Differences, check_class_names, differences, fit
-from lcnas.models.pretrained._names import SCHEMES, Map, Scheme
+from lcnas.models.pretrained._fit import Differences, check_class_names, check_fit, differences, fit
+from lcnas.models.pretrained._names import Map, Scheme
 from lcnas.models.pretrained._own import Constants
 from lcnas.models.pretrained._paddle import Inference, inference
+from lcnas.models.pretrained._prefixes import SCHEMES, Named, networks_in, same
 from lcnas.models.pretrained._program import Network, Step, Weight, trace
 from lcnas.models.pretrained._tree import Leaf, parts
 from lcnas.onnx_export import EPSILON, names
@@ -32,11 +33,10 @@ _READERS: dict[str, Callable[[Path], Content]] = {
     ".pt": torch_pickle,
     ".bin": torch_pickle,
     ".tar": torch_pickle,  # "model_best.pth.tar"
+    ".ckpt": torch_pickle,  # Lightning's
 }
 _PROGRAMS = (".pdiparams", ".json", ".pdmodel")
 SUFFIXES = (*_PROGRAMS, *_READERS)  # of the files that can be read
-# What wrappers put before every name of a state dict.
-_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,21 +59,23 @@ class Pretrained:
         return tuple(class_names) == self.class_names
 
 
-def read(path: str | Path, arch: Arch | None = None, *, epsilon: float = EPSILON) -> Pretrained:
+def read(path: str | Path, arch: Arch | None = None, *, epsilon: float | None = None) -> Pretrained:
     """Return the network and the weights of a file; nothing in the file is run.
 
     By its suffix the file is taken for
 
     - ``.pdiparams``: Paddle's inference model, with its program (``.json`` or ``.pdmodel``) beside it;
     - ``.pdparams``: PaddleClas's weights of PP-LCNet, PP-LCNetV2 or MobileNetV3;
-    - ``.safetensors``: timm's weights, or a file of :func:`lcnas.models.pretrained.save`;
-    - ``.pth``, ``.pt``, ``.bin``, ``.tar``: timm's weights as PyTorch saves them.
+    - ``.safetensors``: timm's or torchvision's weights, or a file of :func:`lcnas.models.pretrained.save`;
+    - ``.pth``, ``.pt``, ``.bin``, ``.tar``, ``.ckpt``: timm's or torchvision's as PyTorch saves them.
+
+    Whatever lies around them, prefixes of names and dicts of a checkpoint, is found by the names.
 
     Args:
         path: the file.
         arch: the network, where the file does not tell it: a program tells all, names and shapes tell
             a network that is published under them. Its resolution is kept.
-        epsilon: of the batch norms, where it is not lcnas's own and the file does not tell it.
+        epsilon: of the batch norms, where the file does not tell it; None: as the library builds the network.
 
     Raises:
         PretrainedError: the file cannot be read, holds anything but arrays, is for no network that lcnas
@@ -84,7 +86,7 @@ def read(path: str | Path, arch: Arch | None = None, *, epsilon: float = EPSILON
         raise PretrainedError(
             f"arch: {shorten(arch)} is no Arch; lcnas.zoo.load() gives one by name"
         )
-    if not math.isfinite(epsilon) or epsilon < 0:
+    if epsilon is not None and (not math.isfinite(epsilon) or epsilon < 0):
         raise PretrainedError(f"epsilon: {shorten(epsilon)} is not a number of at least 0")
     if not file.is_file():
         raise PretrainedError(f"{file}: {_why_no_file(file)}")
@@ -114,8 +116,8 @@ def _why_no_file(file: Path) -> str:
     return f"is a folder; its files of weights: {listing(inside)}"
 
 
-def _only_without(epsilon: float, file: Path) -> None:
-    if epsilon != EPSILON:
+def _only_without(epsilon: float | None, file: Path) -> None:
+    if epsilon not in (None, EPSILON):
         raise PretrainedError(
             f"epsilon: {epsilon} is not taken for {file.name}, which tells its own"
         )
@@ -219,41 +221,79 @@ def _of_own(file: Path, content: Content, arch: Arch | None) -> Pretrained:
     return Pretrained(arch, classes, weights, source, told.class_names, told.normalization)
 
 
-# -- files with the names of timm and PaddleClas ---------------------------------------------------
+# -- files with the names of timm, PaddleClas and torchvision ---------------------------------------
 
 
-def _of_names(file: Path, content: Content, arch: Arch | None, epsilon: float) -> Pretrained:
-    arrays = _stripped(content.arrays)
-    scheme = _scheme(arrays, file)
-    if scheme.name == "timm":
+@dataclass(frozen=True, eq=False)
+class _Fitting:
+    """A network in a file that is told apart, and whose names and shapes fit."""
+
+    named: Named
+    arch: Arch
+    classes: int
+    wanted: Map
+
+
+def _of_names(file: Path, content: Content, arch: Arch | None, epsilon: float | None) -> Pretrained:
+    _refuse_padding(file, content.about.get("padding", ""))
+    found = networks_in(content.arrays)
+    if not found:
+        some = listing(map(shorten, sorted(content.arrays)[:3]))
+        raise PretrainedError(
+            f"{file}: names such as {some} are not those of {listing(s.name for s in SCHEMES)}"
+        )
+    chosen = _chosen(found, arch, file)
+    named, scheme = chosen.named, chosen.named.scheme
+    shift = (scheme.epsilon if epsilon is None else epsilon) - EPSILON
+    wanted = _with_shift(chosen.wanted, shift)
+    weights = fit(named.arrays, wanted, chosen.arch, chosen.classes, str(file))
+    source = f"{scheme.name} in {content.kind}, {file.name}{named.place}"
+    return Pretrained(chosen.arch, chosen.classes, weights, source)
+
+
+def _chosen(found: Sequence[Named], arch: Arch | None, file: Path) -> _Fitting:
+    """Return the one network that a file is for: the first of those that fit, unless others rank alike.
+
+    Raises:
+        PretrainedError: none fits, or several different ones do.
+    """
+    fitting: list[_Fitting] = []
+    problems: list[PretrainedError] = []
+    for named in found:
+        try:
+            fitting.append(_fitting(named, arch, file))
+        except PretrainedError as error:
+            problems.append(error)
+    if not fitting:
+        raise problems[0]
+    first = fitting[0].named
+    for other in (one.named for one in fitting[1:] if one.named.rank == first.rank):
+        if not same(first.arrays, other.arrays):
+            raise PretrainedError(
+                f"{file}: holds several networks, {first.prefix or 'its own'!r} and {other.prefix!r} "
+                "among them; save the state dict of one alone"
+            )
+    return fitting[0]
+
+
+def _fitting(named: Named, arch: Arch | None, file: Path) -> _Fitting:
+    if named.scheme.name == "timm":
         _refuse_tensorflow(file)
-    arrays = {name: a for name, a in arrays.items() if not scheme.needless(name, arrays)}
-    classes = _classes(arrays, scheme, file)
+    classes = _classes(named.arrays, named.scheme, file)
     if arch is None:
-        arch = _known(arrays, scheme, classes, file)
-    wanted = _with_epsilon(_names(scheme, arch, classes, file), epsilon)
-    weights = fit(arrays, wanted, arch, classes, str(file))
-    source = f"{scheme.name} in {content.kind}, {file.name}"
-    return Pretrained(arch, classes, weights, source)
+        arch = _known(named.arrays, named.scheme, classes, file)
+    wanted = _names(named.scheme, arch, classes, file)
+    check_fit(named.arrays, wanted, arch, classes, str(file))
+    return _Fitting(named, arch, classes, wanted)
 
 
-def _stripped(arrays: Arrays) -> Arrays:
-    """Return the arrays without a prefix that all names have."""
-    for prefix in _PREFIXES:
-        if arrays and all(name.startswith(prefix) for name in arrays):
-            return _stripped({name.removeprefix(prefix): a for name, a in arrays.items()})
-    return arrays
-
-
-def _scheme(arrays: Arrays, file: Path) -> Scheme:
-    for scheme in SCHEMES:
-        if all(marker in arrays for marker in scheme.markers):
-            return scheme
-    some = listing(map(shorten, sorted(arrays)[:3]))
-    raise PretrainedError(
-        f"{file}: names such as {some} are not those of "
-        f"{listing(scheme.name for scheme in SCHEMES)}"
-    )
+def _refuse_padding(file: Path, told: str) -> None:
+    """Refuse a file whose metadata tell of TensorFlow's padding."""
+    if "same" in told.lower() or "tensorflow" in told.lower():
+        raise PretrainedError(
+            f"{file}: says that it pads as {shorten(told)}, more behind than before, "
+            "which no block of lcnas can"
+        )
 
 
 def _refuse_tensorflow(file: Path) -> None:
@@ -295,14 +335,12 @@ def _names(scheme: Scheme, arch: Arch, classes: int, file: Path) -> Map:
         ) from None
 
 
-def _with_epsilon(wanted: Map, epsilon: float) -> Map:
-    """Return the map with variances that take up another epsilon than ours."""
-    if epsilon == EPSILON:
+def _with_shift(wanted: Map, shift: float) -> Map:
+    """Return the map with variances that take up another epsilon than ours, larger by ``shift``."""
+    if not shift:
         return wanted
     return {
-        name: dataclasses.replace(weight, shift=epsilon - EPSILON)
-        if name.endswith("/var")
-        else weight
+        name: dataclasses.replace(weight, shift=shift) if name.endswith("/var") else weight
         for name, weight in wanted.items()
     }
 

@@ -12,6 +12,8 @@ from lcnas.layers import Layer
 from lcnas.models.pretrained._program import SUM
 from lcnas.onnx_export import block_names
 
+WEIGHTED = (layers.Conv, layers.Reparam, layers.SqueezeExcite, layers.Linear)
+
 
 @dataclass(frozen=True)
 class Leaf:
@@ -31,13 +33,29 @@ class Part:
     leaves: tuple[Leaf, ...]
 
 
-def parts(arch: Arch, classes: int) -> tuple[Part, ...]:
-    """Return the blocks of a network with their leaves; identities and dropout are left out."""
+def parts(arch: Arch, classes: int, branches: bool = False) -> tuple[Part, ...]:
+    """Return the blocks of a network with their leaves; identities and dropout are left out.
+
+    Args:
+        arch: the network.
+        classes: outputs of its last layer.
+        branches: give the leaves that have weights, those of all branches, in order of execution.
+    """
     stages = [stage.name for stage in arch.stages for _ in stage.blocks]
     placed = zip(stages, block_names(arch), walk(arch, classes=classes), strict=True)
+    found = _of_branches if branches else leaves
     return tuple(
-        Part(stage, block.block, tuple(leaves(block.layer, name))) for stage, name, block in placed
+        Part(stage, block.block, tuple(found(block.layer, name))) for stage, name, block in placed
     )
+
+
+def _of_branches(layer: Layer, path: str) -> Iterator[Leaf]:
+    """Yield the leaves that have weights, whatever they are inside of."""
+    if isinstance(layer, WEIGHTED):
+        yield Leaf(path, layer)
+        return
+    for i, inner in enumerate(layer.children()):
+        yield from _of_branches(inner, f"{path}/{i}")
 
 
 def leaves(layer: Layer, path: str) -> Iterator[Leaf]:
@@ -59,7 +77,5 @@ def weighted(found: tuple[Leaf, ...]) -> Iterator[Leaf]:
     for leaf in found:
         if leaf.body:
             yield from weighted(leaf.body)
-        elif isinstance(
-            leaf.layer, layers.Conv | layers.Reparam | layers.SqueezeExcite | layers.Linear
-        ):
+        elif isinstance(leaf.layer, WEIGHTED):
             yield leaf

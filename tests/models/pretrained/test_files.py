@@ -113,15 +113,61 @@ def test_checkpoints_around_a_state_dict(key, tmp_path):
     state, stores = writers.tensors(ARRAYS)
     checkpoint = {"epoch": 3, key: state, "metric": 71.3, "arch": "lcnet_050"}
     (tmp_path / "w.pt").write_bytes(writers.torch_zip(checkpoint, stores))
-    check(_files.torch_pickle(tmp_path / "w.pt").arrays, ARRAYS)
+    wanted = {f"{key}.{name}": array for name, array in ARRAYS.items()}
+    check(_files.torch_pickle(tmp_path / "w.pt").arrays, wanted)
 
 
 @pytest.mark.usefixtures("torch")
-def test_the_smoothed_weights_of_a_checkpoint_come_first(tmp_path):
-    state, stores = writers.tensors({"plain": ARRAYS["a"], "smooth": ARRAYS["b"]})
-    checkpoint = {"state_dict": {"w": state["plain"]}, "state_dict_ema": {"w": state["smooth"]}}
-    (tmp_path / "w.pt").write_bytes(writers.torch_zip(checkpoint, stores))
-    check(_files.torch_pickle(tmp_path / "w.pt").arrays, {"w": ARRAYS["b"]})
+def test_arrays_in_dicts_and_lists_of_dicts_that_may_hold_themselves(tmp_path):
+    state, stores = writers.tensors(ARRAYS)
+    inner = {"b": state["b"], 7: state["c"], "x" * 300: state["d"], "none": None}
+    inner["again"] = inner
+    deep = {"end": state["c"]}
+    for _ in range(9):
+        deep = {"d": deep}
+    root = {"a": state["a"], "list": [3, (inner, "text")], "deep": deep}
+    (tmp_path / "w.pt").write_bytes(writers.torch_zip(root, stores))
+    found = _files.torch_pickle(tmp_path / "w.pt").arrays
+    check(found, {"a": ARRAYS["a"], "list.1.0.b": ARRAYS["b"]})
+
+
+@pytest.mark.usefixtures("torch")
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("suffix", [".pt", ".ckpt"])
+def test_the_network_in_a_checkpoint_is_found_however_it_is_wrapped(write, suffix, tmp_path):
+    arrays = numbered(timm_names.lcnet(0.35, 3))
+    state, stores = writers.tensors(arrays)
+    wrapped = OrderedDict((f"module.timm_model.{name}", tensor) for name, tensor in state.items())
+    adam = {"state": {0: {"exp_avg": state["bn1.bias"]}}, "param_groups": [{"lr": 0.1}]}
+    root = {"epoch": 3, "trainer": {"networks": [{"weights": wrapped}]}, "optimizer": adam}
+    (tmp_path / f"w{suffix}").write_bytes(write(root, stores))
+    found = pretrained.read(tmp_path / f"w{suffix}")
+    assert found.arch.name == "lcnet_035"
+    assert [np.unique(a).item() for a in found.weights.values()] == list(
+        range(1, len(found.weights) + 1)
+    )
+    assert found.source.endswith("under 'trainer.networks.0.weights.module.timm_model'")
+
+
+@pytest.mark.usefixtures("torch")
+def test_the_weights_that_timm_would_take_out_of_a_checkpoint(tmp_path):
+    plain, smooth = (numbered(timm_names.lcnet(0.35, 3)) for _ in range(2))
+    smooth = {name: np.asarray(array + 0.5, array.dtype) for name, array in smooth.items()}
+    both = {f"p.{name}": a for name, a in plain.items()} | {f"s.{n}": a for n, a in smooth.items()}
+    tensors, stores = writers.tensors(both)
+    part = {
+        mark: OrderedDict((n[2:], t) for n, t in tensors.items() if n.startswith(mark))
+        for mark in ("p.", "s.")
+    }
+    for first, second, value in (
+        ("state_dict", "state_dict_ema", 1.5),
+        ("model", "model_ema", 1.5),
+        ("state_dict", "model", 1),
+        ("model", "state_dict", 1.5),
+    ):
+        root = {first: part["p."], second: part["s."]}
+        (tmp_path / "w.pt").write_bytes(writers.torch_zip(root, stores))
+        assert np.unique(pretrained.read(tmp_path / "w.pt").weights["stem/kernel"]) == value
 
 
 @pytest.mark.usefixtures("torch")

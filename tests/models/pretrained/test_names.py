@@ -239,9 +239,106 @@ def test_another_network_with_timms_names(tmp_path):
     )
 
 
-def test_prefixes_that_wrappers_add(tmp_path):
-    rows = [(f"module._orig_mod.{name}", shape) for name, shape in timm_names.lcnet(0.5, CLASSES)]
-    assert read_timm(rows, tmp_path).arch.name == "lcnet_050"
+LCNET = timm_names.lcnet(0.5, CLASSES)
+
+
+def under(prefix, rows=LCNET, plus=0.0):
+    """Return the tensors of a network under a prefix, all larger by a number."""
+    return {
+        f"{prefix}{name}": np.asarray(array + plus, array.dtype)
+        for name, array in numbered(rows).items()
+    }
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "",
+        "timm_model.",  # the Hugging Face wrapper's
+        "module._orig_mod.",
+        "model.",
+        "backbone.",
+        "net.0.encoder.",
+        "_forward_module.model.",
+        "mòdèle.1.",
+    ],
+)
+def test_prefixes_are_found_by_the_names(prefix, tmp_path):
+    save_file(under(prefix), tmp_path / "w.safetensors")
+    found = pretrained.read(tmp_path / "w.safetensors")
+    assert found.arch.name == "lcnet_050"
+    assert [np.unique(a).item() for a in found.weights.values()] == list(
+        range(1, len(found.weights) + 1)
+    )
+    said = ".".join(part for part in prefix[:-1].split(".") if not part.startswith("_"))
+    assert found.source == "timm in safetensors, w.safetensors" + (f", under {said!r}" * bool(said))
+
+
+def test_wrappers_of_inner_modules(tmp_path):
+    """As torch.compile, checkpointing and FSDP name a module inside of a network."""
+    arrays = numbered(LCNET)
+    arrays = {
+        name.replace("blocks.3.", "blocks._fsdp_wrapped_module.3._checkpoint_wrapped_module."): a
+        for name, a in arrays.items()
+    }
+    save_file(arrays, tmp_path / "w.safetensors")
+    weights = pretrained.read(tmp_path / "w.safetensors").weights
+    assert [np.unique(a).item() for a in weights.values()] == list(range(1, len(weights) + 1))
+
+
+def test_what_lies_beside_a_network_is_left_out_and_said(tmp_path):
+    more = {"criterion.weight": np.ones(3, np.float32), "n_averaged": np.array(5)}
+    save_file(under("module.") | more, tmp_path / "w.safetensors")
+    source = pretrained.read(tmp_path / "w.safetensors").source
+    assert source.endswith(", under 'module', 2 other tensors left out")
+    save_file(
+        under("") | {"criterion.weight": more["criterion.weight"]}, tmp_path / "w.safetensors"
+    )
+    with pytest.raises(PretrainedError, match=r"unexpected 1: 'criterion\.weight'"):
+        pretrained.read(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    "smoothed", ["ema.", "model_ema.module.", "state_dict_ema.", "averaged_model.", "swa_model."]
+)
+@pytest.mark.parametrize("plain", ["model.", "state_dict.module.", "online_model.", ""])
+def test_smoothed_weights_come_first(plain, smoothed, tmp_path):
+    save_file(under(plain) | under(smoothed, plus=0.5), tmp_path / "w.safetensors")
+    assert np.unique(pretrained.read(tmp_path / "w.safetensors").weights["stem/kernel"]) == 1.5
+
+
+def test_smoothed_weights_that_are_not_whole_do_not(tmp_path):
+    """Some keep the trained ones alone, without running statistics."""
+    ema = {name: a for name, a in under("ema.", plus=0.5).items() if "running" not in name}
+    save_file(under("model.") | ema, tmp_path / "w.safetensors")
+    found = pretrained.read(tmp_path / "w.safetensors")
+    assert np.unique(found.weights["stem/kernel"]) == 1
+    assert found.source.endswith(", under 'model'")
+
+
+def test_several_networks_in_a_file(tmp_path):
+    """One of another arch is told apart by arch=; of equals there is no telling, unless they are the same."""
+    small = timm_names.lcnet(0.35, CLASSES)
+    save_file(under("student.") | under("teacher.", small), tmp_path / "w.safetensors")
+    for rows in (LCNET, small):
+        arch = read_timm(rows, tmp_path).arch
+        save_file(under("student.") | under("teacher.", small), tmp_path / "w.safetensors")
+        assert pretrained.read(tmp_path / "w.safetensors", arch).arch is arch
+    with pytest.raises(PretrainedError, match=r"holds several networks, '(student|teacher)' and"):
+        pretrained.read(tmp_path / "w.safetensors")
+    save_file(under("student.") | under("teacher."), tmp_path / "w.safetensors")
+    assert np.unique(pretrained.read(tmp_path / "w.safetensors").weights["stem/kernel"]) == 1
+    save_file(under("student.") | under("teacher.", plus=0.5), tmp_path / "w.safetensors")
+    with pytest.raises(PretrainedError, match="save the state dict of one alone") as caught:
+        pretrained.read(tmp_path / "w.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_small_file_of_very_many_prefixes(tmp_path):
+    arrays = {f"{i}.conv_stem.weight": np.zeros(0, np.float32) for i in range(3000)}
+    save_file(arrays, tmp_path / "w.safetensors")
+    with pytest.raises(PretrainedError, match="the kernel of the last layer, is missing"):
+        pretrained.read(tmp_path / "w.safetensors")
 
 
 def test_epsilon_moves_into_the_variance(tmp_path):

@@ -1,0 +1,104 @@
+"""Where in a file the tensors of a network are: the prefix of its names, found by the names themselves."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from lcnas.models.pretrained._files import Arrays
+from lcnas.models.pretrained._names import SCHEMES as _BY_STAGE
+from lcnas.models.pretrained._names import Scheme
+from lcnas.models.pretrained._torchvision import TORCHVISION
+
+SCHEMES = (*_BY_STAGE, *TORCHVISION)
+# Of weights averaged over training, which are those to take: "model_ema.module.", "state_dict_ema.", ...
+_SMOOTHED = re.compile(r"(?<![a-z])(ema|swa|averaged?|shadow)(?![a-z])")
+_MOST = 16  # networks of one scheme that are looked at in a file
+_USUAL = ("state_dict", "model")  # where checkpoints keep the weights, the likelier first
+
+
+@dataclass(frozen=True, eq=False)
+class Named:
+    """The tensors of one network in a file, by the names of a library."""
+
+    scheme: Scheme
+    prefix: str  # of its names in the file, without the last dot
+    arrays: Arrays
+    left: int  # tensors of the file that are neither its own nor of another network
+
+    @property
+    def rank(self) -> tuple[bool, int]:
+        """The lower, the likelier to be meant: smoothed weights first, as timm reads them."""
+        first = self.prefix.partition(".")[0]
+        usual = _USUAL.index(first) if first in _USUAL else len(_USUAL)
+        return not _SMOOTHED.search(self.prefix.lower()), usual
+
+    @property
+    def place(self) -> str:
+        """Where it was found, and what else there was, as a text behind a file's name."""
+        under = f", under {self.prefix!r}" if self.prefix else ""
+        return f"{under}, {self.left} other tensors left out" if self.left else under
+
+
+def networks_in(arrays: Arrays) -> list[Named]:
+    """Return the networks whose names a file has under any prefix, the likeliest first.
+
+    A prefix is whatever makes a scheme's markers names of the file, so none needs to be known. A network
+    inside of another's names is not part of it.
+    """
+    arrays = _without_wrappers(arrays)
+    found = [
+        (scheme, prefix)
+        for scheme in SCHEMES
+        for prefix in itertools.islice(_prefixes(scheme, arrays), _MOST)
+    ]
+    prefixes = sorted({prefix for _, prefix in found}, key=len, reverse=True)
+    owners = {name: next((p for p in prefixes if name.startswith(p)), None) for name in arrays}
+    left = sum(owner is None for owner in owners.values())
+    made = [
+        Named(scheme, prefix.removesuffix("."), _own(scheme, prefix, arrays, owners), left)
+        for scheme, prefix in found
+    ]
+    return sorted(made, key=lambda named: named.rank)
+
+
+def _prefixes(scheme: Scheme, arrays: Arrays) -> Iterator[str]:
+    first, *others = scheme.markers
+    for name in arrays:
+        prefix = name.removesuffix(first)
+        whole = prefix != name and (not prefix or prefix.endswith("."))
+        if whole and all(f"{prefix}{other}" in arrays for other in others):
+            yield prefix
+
+
+def _own(scheme: Scheme, prefix: str, arrays: Arrays, owners: dict[str, str | None]) -> Arrays:
+    """Return the tensors under a prefix, without it and without those that say nothing."""
+    mine = {
+        name.removeprefix(prefix): array for name, array in arrays.items() if owners[name] == prefix
+    }
+    return {name: array for name, array in mine.items() if not scheme.needless(name, mine)}
+
+
+def _without_wrappers(arrays: Arrays) -> Arrays:
+    """Return the arrays without the names that PyTorch's wrappers of inner modules add: "_orig_mod" and such.
+
+    They begin with "_", as no module of a network that is read does.
+    """
+    made = {_unwrapped(name): array for name, array in arrays.items()}
+    return made if len(made) == len(arrays) else arrays
+
+
+def _unwrapped(name: str) -> str:
+    *outer, last = name.split(".")
+    return ".".join([*(part for part in outer if not part.startswith("_")), last])
+
+
+def same(one: Arrays, other: Arrays) -> bool:
+    """Return whether two networks have the same tensors."""
+    return one.keys() == other.keys() and all(
+        np.array_equal(array, other[name]) for name, array in one.items()
+    )
