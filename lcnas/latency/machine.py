@@ -7,6 +7,7 @@ runs so has other latencies, and goes by another name.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import platform
 import re
@@ -91,6 +92,19 @@ def this_machine(*, capped: bool = True) -> Machine:
         cores=len(usable_cores()),
         system=f"{platform.system()} {platform.machine()}",
     )
+
+
+def processor_key() -> str:
+    """Return a part of a file name that machine code for this very processor may be kept under.
+
+    Processors of one name and instruction set may still differ in what a compiler takes for granted: the
+    name that a virtual machine shows is often that of the family.
+    """
+    machine, info = this_machine(capped=False), _cpuinfo()
+    told = [info.get(key, "") for key in ("vendor_id", "cpu family", "model", "CPU part")]
+    flags = sorted((info.get("flags") or info.get("Features") or "").split())
+    digest = hashlib.sha256("\n".join([machine.system, *told, *flags]).encode()).hexdigest()
+    return f"{machine.slug}-{machine.isa}-{digest[:8]}"
 
 
 def _cpuinfo() -> Mapping[str, str]:

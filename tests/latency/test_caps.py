@@ -120,6 +120,22 @@ def test_which_steps_multiply_bf16():
     assert not any(machine.has_bf16(isa) for isa in ("avx512vnni", "avx512", "avxvnni", "avx2", ""))
 
 
+def test_processors_are_told_apart_by_all_that_a_compiler_looks_at(monkeypatch):
+    told = {"model name": "AMD EPYC", "cpu family": "25", "model": "17", "flags": ZEN4}
+
+    def key(**changes: str) -> str:
+        monkeypatch.setattr(machine, "_cpuinfo", lambda: told | changes)
+        return machine.processor_key()
+
+    own = key()
+    assert own.startswith("amd-epyc-")
+    assert own == key() == key(flags=" ".join(reversed(ZEN4.split())))
+    others = [key(flags=f"{ZEN4} avx512_vp2intersect"), key(flags=AVX2), key(model="24")]
+    assert len({own, *others}) == 4
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")  # which is none of a compiler's business
+    assert key() == own
+
+
 @x86
 @avx2_and_more
 def test_only_engines_on_onednn_are_capped(monkeypatch):
