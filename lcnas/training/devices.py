@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import jaxlib
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, Sharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
@@ -35,7 +35,7 @@ def programs_folder(shared: Path) -> Path:
     What was compiled for another processor may end in an illegal instruction; JAX's own keys differ from
     version to version in what they say of it.
     """
-    return shared.absolute() / f"{processor_key()}-jaxlib{jaxlib.__version__}"
+    return shared.absolute() / f"{processor_key()}-jaxlib{metadata.version('jaxlib')}"
 
 
 @dataclass(frozen=True)
