@@ -304,9 +304,10 @@ def test_finals_that_train_as_long_take_up_the_step_of_the_search(cache, picture
 
 
 def test_no_folder_changes_nothing():
-    before = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    config: Any = jax.config
+    before = config.jax_compilation_cache_dir
     train.keep_programs(None)
-    assert jax.config.jax_compilation_cache_dir == before  # type: ignore[attr-defined]
+    assert config.jax_compilation_cache_dir == before
 
 
 def test_validation_of_a_network_that_says_nothing_finite(pictures):
