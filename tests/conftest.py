@@ -29,9 +29,7 @@ _DEFAULTS = {
 }
 for _name, _value in _DEFAULTS.items():
     os.environ.setdefault(_name, _value)
-os.environ["COLUMNS"] = (
-    "80"  # whatever the terminal of who runs the tests; narrower ones have tests of their own
-)
+os.environ["COLUMNS"] = "80"  # whatever the terminal is; narrow ones have tests of their own
 
 
 def _lend_a_home() -> None:
