@@ -47,6 +47,12 @@ def _conv(layer: layers.Conv, channels: int) -> list[nn.Module]:
     return made
 
 
+def _named_weights(inner: Any, path: str) -> dict[str, Any]:
+    """Return the weights of a module by name; {} for one of PyTorch's own that has none."""
+    found: dict[str, Any] = inner.named_weights(path) if hasattr(inner, "named_weights") else {}
+    return found
+
+
 class Conv(nn.Sequential):
     """Convolution, norm, activation."""
 
@@ -56,7 +62,7 @@ class Conv(nn.Sequential):
 
     def named_weights(self, path: str) -> dict[str, Any]:
         conv = self[0]
-        found = {f"{path}/kernel": conv.weight}
+        found: dict[str, Any] = {f"{path}/kernel": conv.weight}
         if conv.bias is not None:
             found[f"{path}/bias"] = conv.bias
         if len(self) > 1 and isinstance(self[1], nn.BatchNorm2d):
@@ -112,8 +118,7 @@ class Chain(nn.Sequential):
     def named_weights(self, path: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for i, inner in enumerate(self):
-            if hasattr(inner, "named_weights"):
-                found |= inner.named_weights(f"{path}/{i}")
+            found |= _named_weights(inner, f"{path}/{i}")
         return found
 
 
@@ -132,8 +137,7 @@ class Add(nn.Module):
     def named_weights(self, path: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for i, inner in enumerate(self.branches):
-            if hasattr(inner, "named_weights"):
-                found |= inner.named_weights(f"{path}/{i}")
+            found |= _named_weights(inner, f"{path}/{i}")
         return found
 
 
@@ -172,9 +176,7 @@ class Network(nn.Sequential):
         """Return every weight under lcnas's name, in PyTorch's shape."""
         found: dict[str, torch.Tensor] = {}
         for name in self.names:
-            inner = getattr(self, name)
-            if hasattr(inner, "named_weights"):
-                found |= inner.named_weights(name)
+            found |= _named_weights(getattr(self, name), name)
         return found
 
     def load(self, weights: Mapping[str, Any]) -> None:
@@ -201,4 +203,6 @@ class Network(nn.Sequential):
 
 def network(arch: Arch, classes: int) -> Network:
     """Return a network in channels_last, in training mode."""
-    return Network(arch, classes).to(memory_format=torch.channels_last).train()
+    made: Any = Network(arch, classes)  # PyTorch's own types of `to` know no memory format alone
+    model: Network = made.to(memory_format=torch.channels_last).train()
+    return model

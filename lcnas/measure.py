@@ -22,7 +22,7 @@ import numpy as np
 from lcnas import _cli, _terminal, latency, onnx_export
 from lcnas.arch import Arch, check_resolution, height_width
 from lcnas.errors import LcnasError, TableError, listing, shorten
-from lcnas.latency import Engine, Measurement, Plan, timing
+from lcnas.latency import Engine, Measurement, Plan, engines, timing
 from lcnas.latency.commandline import add_engine_options, engine_of
 from lcnas.latency.models import OnnxFile, Source
 from lcnas.latency.table import LatencyTable, destination, write_text
@@ -297,7 +297,7 @@ def ratios_to_first(
 
 def report(made: Result, columns: int | None = None) -> str:
     """Return the table that is printed; where there are few columns, a line a figure."""
-    lines = [LatencyTable(latency.this_machine(), made.engine).whose, ""]
+    lines = [LatencyTable(engines.machine_of(made.engine.name), made.engine).whose, ""]
     lines += _rows(made, columns)
     off = np.abs(made.off)
     lines += [
@@ -338,7 +338,7 @@ def to_data(made: Result) -> dict[str, Any]:
     return {
         "format": "lcnas-measurements",
         "version": VERSION,
-        "machine": dataclasses.asdict(latency.this_machine()),
+        "machine": dataclasses.asdict(engines.machine_of(made.engine.name)),
         "engine": dataclasses.asdict(made.engine),
         "plan": dataclasses.asdict(made.plan),
         "seed": made.seed,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from lcnas import _cli, cost
 from lcnas.arch import Arch, height_width
 from lcnas.errors import TrainingError, TrainingFailedError, spelt
-from lcnas.latency.machine import pinned, this_machine, usable_cores
+from lcnas.latency.machine import pinned, usable_cores
 from lcnas.training import recipes
 from lcnas.training.recipes import Recipe
 
@@ -251,7 +251,7 @@ def _parser(argv: list[str]) -> _cli.Parser:
         "--cache",
         default="auto",
         metavar="FOLDER",
-        help="where compiled programs are kept; none: nowhere; auto: the user's cache",
+        help="where compiled programs are kept, apart by processor; none: nowhere; auto: the user's cache",
     )
     add("--coordinator", metavar="ADDRESS:PORT", help="of the first of several hosts")
     add(
@@ -336,13 +336,15 @@ def _compile_cache(folder: str) -> None:
     """Let JAX keep compiled programs, so that the next start compiles nothing."""
     import jax
 
+    from lcnas.training.devices import programs_folder
+
     if folder == "none" or os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
-    machine = this_machine()
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    # A program is compiled for one processor: a shared home folder may serve several.
-    own = home / "lcnas" / "jax" / f"{machine.slug}-{machine.isa}"
-    chosen = str(own if folder == "auto" else folder)
+    shared = Path(folder)
+    if folder == "auto":
+        shared = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lcnas" / "jax"
+    # A program is compiled for one processor: a shared folder may serve several.
+    chosen = str(programs_folder(shared))
     jax.config.update("jax_compilation_cache_dir", chosen)  # type: ignore[no-untyped-call]
 
 

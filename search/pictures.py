@@ -56,7 +56,7 @@ class Pictures:
     def chance(self) -> float:
         """The validation accuracy of always naming the most frequent class, a share of 1."""
         counts = np.bincount(self.validation_labels, minlength=1)
-        return float(counts.max() / max(counts.sum(), 1))
+        return int(counts.max()) / max(int(counts.sum()), 1)
 
 
 def pack(

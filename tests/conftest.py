@@ -1,6 +1,9 @@
 """What all tests share: JAX's strict modes, capped threads, the folder of downloaded data."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import hypothesis
@@ -26,6 +29,23 @@ _DEFAULTS = {
 }
 for _name, _value in _DEFAULTS.items():
     os.environ.setdefault(_name, _value)
+os.environ["COLUMNS"] = "80"  # whatever the terminal is; narrow ones have tests of their own
+
+
+def _lend_a_home() -> None:
+    """Give libraries that ask for a home folder one, where the user has none (a container's bare user id).
+
+    Tests of what the commands do without one take HOME away again, in processes of their own.
+    """
+    try:
+        Path.home()
+    except RuntimeError:
+        home = tempfile.mkdtemp(prefix="lcnas-home-")
+        atexit.register(shutil.rmtree, home, ignore_errors=True)
+        os.environ["HOME"] = home
+
+
+_lend_a_home()
 
 
 @pytest.fixture(scope="session")

@@ -104,7 +104,7 @@ class Interpreter:
         x = np.pad(x, padded, constant_values=np.nan)
         rows = [r for r in range(0, x.shape[0] - kh + 1, sh) if not layer.ceil or r < h + top]
         columns = [c for c in range(0, x.shape[1] - kw + 1, sw) if not layer.ceil or c < w + left]
-        reduce = np.nanmax if layer.mode == "max" else np.nanmean
+        reduce: Any = np.nanmax if layer.mode == "max" else np.nanmean
         windows = [[reduce(x[r : r + kh, c : c + kw], axis=(0, 1)) for c in columns] for r in rows]
         return np.array(windows)
 

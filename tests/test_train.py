@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 
 import pytest
 
@@ -219,6 +220,8 @@ def test_help_shows_the_recipes_values(capsys):
 def test_the_compile_cache_is_kept_by_machine(tmp_path, monkeypatch):
     import jax
 
+    from lcnas.latency.machine import processor_key
+
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
 
@@ -228,10 +231,11 @@ def test_the_compile_cache_is_kept_by_machine(tmp_path, monkeypatch):
     before = now()
     try:
         train._compile_cache("auto")
-        assert now().startswith(str(tmp_path / "lcnas" / "jax"))
+        own = f"{processor_key()}-jaxlib{metadata.version('jaxlib')}"
+        assert now() == str(tmp_path / "lcnas" / "jax" / own)
         train._compile_cache(str(tmp_path / "mine"))
-        assert now() == str(tmp_path / "mine")
+        assert now() == str(tmp_path / "mine" / own)  # which another machine may be given too
         train._compile_cache("none")
-        assert now() == str(tmp_path / "mine")
+        assert now() == str(tmp_path / "mine" / own)
     finally:
         jax.config.update("jax_compilation_cache_dir", before)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -18,12 +20,22 @@ from jax.sharding import PartitionSpec as P
 from numpy.typing import NDArray
 
 from lcnas.errors import TrainingError
+from lcnas.latency.machine import processor_key
 
 T = TypeVar("T")
 
 AXIS = "data"  # name of the mapped axis
 SHARED: P = P()  # type: ignore[no-untyped-call] # held whole by every device
 SPLIT: P = P(AXIS)  # type: ignore[no-untyped-call] # cut along the first axis
+
+
+def programs_folder(shared: Path) -> Path:
+    """Return where compiled programs of this processor and compiler lie in a folder that others may share.
+
+    What was compiled for another processor may end in an illegal instruction; JAX's own keys differ from
+    version to version in what they say of it.
+    """
+    return shared.absolute() / f"{processor_key()}-jaxlib{metadata.version('jaxlib')}"
 
 
 @dataclass(frozen=True)

@@ -377,17 +377,16 @@ def keep_programs(folder: str | None) -> None:
     """Let JAX keep compiled programs in a folder; the same network and recipe then compile once.
 
     Args:
-        folder: where; each kind of processor has a folder of its own in it. None: nothing changes.
+        folder: where; each processor and compiler has a folder of its own in it. None: nothing changes.
     """
     if folder is None:
         return
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
-    from lcnas.latency import this_machine
+    from lcnas.training.devices import programs_folder
 
-    machine = this_machine()
-    chosen = str(Path(folder).absolute() / f"{machine.slug}-{machine.isa}")
+    chosen = str(programs_folder(Path(folder)))
     config: Any = jax.config
     if config.jax_compilation_cache_dir != chosen:
         config.update("jax_compilation_cache_dir", chosen)

@@ -97,7 +97,7 @@ class Reference:
         (kh, kw), (sh, sw) = layer.kernel, layer.stride
         rows = self.starts(x.shape[0], kh, sh, top, bottom, layer.ceil)
         columns = self.starts(x.shape[1], kw, sw, left, right, layer.ceil)
-        reduce = np.max if layer.mode == "max" else np.mean
+        reduce: Any = np.max if layer.mode == "max" else np.mean
         cut = [
             [x[max(r, 0) : max(r + kh, 0), max(c, 0) : max(c + kw, 0)] for c in columns]
             for r in rows

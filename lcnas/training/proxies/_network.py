@@ -178,7 +178,11 @@ class Pass:
             v, back = self._then(back, *self._dense(v, f"{path}/{part}"))
             v, back = self._then(back, *self._gate_or_act(v, act, part))
         gate, before = v, back
-        total = partial(np.sum, axis=(1, 2), keepdims=True)
+
+        def total(z: Array) -> Array:
+            made: Array = np.sum(z, axis=(1, 2), keepdims=True)
+            return made
+
         return x * gate, lambda dy: dy * gate + before(total(dy * x))
 
     def _dense(self, v: Array, path: str) -> Step:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import pickle
+from importlib import metadata
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,7 @@ from lcnas import blocks
 from lcnas.arch import Arch
 from lcnas.blocks import Block
 from lcnas.errors import DataError, TrainingFailedError
+from lcnas.latency import machine
 from lcnas.training.devices import Devices
 from lcnas.training.job import prepared
 from search import finals
@@ -260,7 +262,26 @@ def test_programs_are_kept_in_a_folder_of_the_processor(cache):
     train.keep_programs(str(cache))
     jax.jit(lambda x: x * 3 + 1)(np.float32(2))
     (own,) = cache.iterdir()
+    assert own.name == f"{machine.processor_key()}-jaxlib{metadata.version('jaxlib')}"
     assert any(own.iterdir())
+
+
+def test_programs_of_another_processor_are_never_taken(cache, monkeypatch):
+    """Two machines of one home: the same name and instruction set by ours, but other flags."""
+
+    def compiled() -> set[str]:
+        train.keep_programs(str(cache))
+        jax.clear_caches()
+        jax.jit(lambda x: x * 5 + 2)(np.float32(2))
+        return {folder.name for folder in cache.iterdir() if any(folder.iterdir())}
+
+    here = compiled()
+    info = dict(machine._cpuinfo())
+    monkeypatch.setattr(
+        machine, "_cpuinfo", lambda: info | {"flags": info.get("flags", "") + " avx_x"}
+    )
+    assert len(here) == 1
+    assert len(compiled() - here) == 1
 
 
 def test_finals_that_train_as_long_take_up_the_step_of_the_search(cache, pictures, tmp_path):
@@ -283,9 +304,10 @@ def test_finals_that_train_as_long_take_up_the_step_of_the_search(cache, picture
 
 
 def test_no_folder_changes_nothing():
-    before = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    config: Any = jax.config
+    before = config.jax_compilation_cache_dir
     train.keep_programs(None)
-    assert jax.config.jax_compilation_cache_dir == before  # type: ignore[attr-defined]
+    assert config.jax_compilation_cache_dir == before
 
 
 def test_validation_of_a_network_that_says_nothing_finite(pictures):

@@ -107,7 +107,7 @@ def test_the_whole_front_of_a_small_space_is_found(name):
     everything = limits.space.encode(list(limits.space.enumerate()))
     everything = everything[limits.inside(everything)]
     points = np.array([(accuracy(c), -float(limits.costs(c[None])[0])) for c in everything])
-    reference = points.min(axis=0)
+    reference = points.min(axis=0).tolist()
     whole = pareto.hypervolume(points, reference)
 
     def share(searcher):
