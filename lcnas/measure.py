@@ -22,7 +22,7 @@ import numpy as np
 from lcnas import _cli, latency
 from lcnas.arch import Arch
 from lcnas.errors import LcnasError, TableError, listing, shorten
-from lcnas.latency import Engine, Measurement, Plan, timing
+from lcnas.latency import Engine, Measurement, Plan, engines, timing
 from lcnas.latency.commandline import add_engine_options, engine_of
 from lcnas.latency.models import Source
 from lcnas.latency.table import LatencyTable, destination, write_text
@@ -278,7 +278,7 @@ def ratios_to_first(
 
 def report(made: Result) -> str:
     """Return the table that is printed."""
-    lines = [LatencyTable(latency.this_machine(), made.engine).whose, ""]
+    lines = [LatencyTable(engines.machine_of(made.engine.name), made.engine).whose, ""]
     width = max(7, *(len(name) for name in made.sources))
     interval = "90 % interval"
     lines.append(
@@ -305,7 +305,7 @@ def to_data(made: Result) -> dict[str, Any]:
     return {
         "format": "lcnas-measurements",
         "version": VERSION,
-        "machine": dataclasses.asdict(latency.this_machine()),
+        "machine": dataclasses.asdict(engines.machine_of(made.engine.name)),
         "engine": dataclasses.asdict(made.engine),
         "plan": dataclasses.asdict(made.plan),
         "seed": made.seed,

@@ -19,7 +19,7 @@ from lcnas import latency, zoo
 from lcnas.arch import Arch, walk
 from lcnas.errors import shorten
 from lcnas.latency import Measurement, Plan, timing
-from lcnas.latency.engines import Engine
+from lcnas.latency.engines import Engine, machine_of
 from lcnas.latency.table import LatencyTable, Network, write_text
 from lcnas.latency.timing import Visit
 from lcnas.spaces import Space
@@ -242,7 +242,7 @@ class Bench:
         return {
             "format": _FORMAT,
             "version": VERSION,
-            "machine": dataclasses.asdict(latency.this_machine()),
+            "machine": dataclasses.asdict(machine_of(self.engine.name)),
             "engine": dataclasses.asdict(self.engine),
             "classes": self.classes,
             "plan": dataclasses.asdict(self._plans[False]),

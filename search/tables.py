@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from lcnas import latency, paths, zoo
 from lcnas.arch import Arch, PlacedBlock, walk
 from lcnas.errors import EngineError, TableError
-from lcnas.latency import engines, fitting, profile, this_machine
+from lcnas.latency import engines, fitting, profile
 from lcnas.latency.engines import Engine
 from lcnas.latency.profile import Builder, Settings, Step
 from lcnas.latency.table import LatencyTable, Network, default, update
@@ -120,7 +120,7 @@ def find(
         engine = engine or engines.engine()
         known = _default(engine, target, space, classes)
         if known is None:
-            base = LatencyTable(this_machine(), engine)
+            base = LatencyTable(engines.machine_of(engine.name), engine)
         else:
             base = known
     if not _lacking(base, space, classes):
@@ -146,7 +146,9 @@ def missing(
         engine = base.engine
     else:
         engine = engine or engines.engine()
-        base = _default(engine, target, space, classes) or LatencyTable(this_machine(), engine)
+        base = _default(engine, target, space, classes) or LatencyTable(
+            engines.machine_of(engine.name), engine
+        )
     if not _lacking(base, space, classes):
         return ""
     return _Job(base, space, engine, classes, target, FEW, WHOLE).beforehand(
@@ -201,7 +203,7 @@ def _of_another(table: LatencyTable, space: Space, classes: int) -> tuple[str, .
 
 def _default(engine: Engine, folder: Path, space: Space, classes: int) -> LatencyTable | None:
     """Return the table of this machine and engine that lacks the fewest rows, the folder's own first."""
-    own = folder / LatencyTable(this_machine(), engine).file_name
+    own = folder / LatencyTable(engines.machine_of(engine.name), engine).file_name
     files = dict.fromkeys(
         path.resolve() for path in (own, default(engine)) if path is not None and path.is_file()
     )

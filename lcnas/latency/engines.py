@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcnas.errors import EngineError, not_among, shorten
-from lcnas.latency.machine import has_bf16, this_machine
+from lcnas.latency.machine import CAPS, Machine, has_bf16, this_machine
 
 Array = NDArray[np.float32]
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -50,7 +51,7 @@ class Engine:
 
     name: str  # "openvino", "dnnl", "mlas", "openvino-plugin" or "openvino-package"
     version: str  # such as "1.24.1+openvino2025.4.1"
-    isa: str  # instruction set of the machine
+    isa: str  # instruction set that its kernels use
     precision: str = "fp32"  # "fp32", "bf16" or "int8"
     threads: int = 1
     batch: int = 1
@@ -75,6 +76,12 @@ class _Kind:
     version: Callable[[], str]  # raises EngineError where the engine is not here
     open: Callable[[Engine, bytes], Session]
     precisions: tuple[str, ...]
+    onednn: bool = True  # whether its kernels are oneDNN's, which heed ONEDNN_MAX_CPU_ISA
+
+
+def machine_of(name: str) -> Machine:
+    """Return this machine as an engine's kernels use it: what caps oneDNN's doesn't cap those of mlas."""
+    return this_machine(capped=name not in _ENGINES or _ENGINES[name].onednn)
 
 
 def names() -> tuple[str, ...]:
@@ -116,12 +123,18 @@ def engine(
         raise EngineError(not_among("precision", precision, PRECISIONS))
     if precision not in kind.precisions:
         raise EngineError(not_among(f"engine {name}: precision", precision, kind.precisions))
-    machine = this_machine()
-    if precision == "bf16" and not has_bf16(machine.isa):
-        raise EngineError(
-            f"precision: this processor ({machine.isa}) does not multiply bf16; use fp32"
-        )
-    return Engine(name, kind.version(), machine.isa, precision, threads, batch)
+    isa = machine_of(name).isa
+    if precision == "bf16" and not has_bf16(isa):
+        raise EngineError(_no_bf16(isa))
+    return Engine(name, kind.version(), isa, precision, threads, batch)
+
+
+def _no_bf16(isa: str) -> str:
+    own = this_machine(capped=False).isa
+    if isa == own:
+        return f"precision: this processor ({isa}) does not multiply bf16; use fp32"
+    caps = " or ".join(name for name in CAPS if os.environ.get(name))
+    return f"precision: oneDNN is capped to {isa} ({caps}), which does not multiply bf16; use fp32"
 
 
 def _whole(what: str, value: object, most: int) -> None:
@@ -411,7 +424,7 @@ def _tensor(values: Array) -> Any:
 
 _ENGINES: Mapping[str, _Kind] = {
     "openvino": _Kind(_openvino_version, _open_openvino, PRECISIONS),
-    "mlas": _Kind(_mlas_version, _open_mlas, ("fp32", "int8")),
+    "mlas": _Kind(_mlas_version, _open_mlas, ("fp32", "int8"), onednn=False),
     "dnnl": _Kind(_dnnl_version, _open_dnnl, ("fp32", "bf16")),
     "openvino-plugin": _Kind(_plugin_version, _open_plugin, PRECISIONS),
     "openvino-package": _Kind(_package_version, _open_package, PRECISIONS),

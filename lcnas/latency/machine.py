@@ -1,4 +1,8 @@
-"""This machine, as a latency table names it: processor, instruction set, cores that may be used."""
+"""This machine, as a latency table names it: processor, instruction set, cores that may be used.
+
+oneDNN's kernels can be capped to fewer instruction sets than the processor has (``ONEDNN_MAX_CPU_ISA``); what
+runs so has other latencies, and goes by another name.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import contextlib
 import os
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +25,36 @@ _X86 = (
     ("sse42", ("sse4_2",)),
 )
 _ARM = (("sve", ("sve",)), ("dotprod", ("asimddp",)), ("neon", ("asimd",)))
+
+# oneDNN's own steps, from the best downwards: our name, the flags that it adds, and the steps that a cap at
+# it leaves besides. Source: src/cpu/x64/cpu_isa_traits.hpp of oneDNN (masks of cpu_isa_t, mayiuse).
+_SSE, _AVX512 = ("sse41", "avx", "avx2"), ("avx512f", "avx512bw", "avx512vl", "avx512dq")
+_BF16 = (*_SSE, "avx512", "avx512vnni", "avx512bf16")
+_STEPS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "amxfp16": (("amx_fp16",), (*_BF16, "avxvnni", "avx512fp16", "amx")),
+    "amx": (("amx_tile", "amx_int8", "amx_bf16"), (*_BF16, "avxvnni", "avx512fp16")),
+    "avx512fp16": (("avx512_fp16",), (*_BF16, "avxvnni")),
+    "avx512bf16": (("avx512_bf16",), _BF16),
+    "avx512vnni": (("avx512_vnni",), (*_SSE, "avx512")),
+    "avx512": (_AVX512, _SSE),
+    "avxvnniint8": (("avx_vnni_int8", "avx_ne_convert"), (*_SSE, "avxvnni")),
+    "avxvnni": (("avx_vnni",), _SSE),
+    "avx2": (("avx2",), _SSE),
+    "avx": (("avx",), ("sse41",)),
+    "sse41": (("sse4_1",), ()),
+}
+# What the variable may say, and the step that it caps to; oneDNN ignores case, and everything else in it.
+_VALUES = {
+    "avx512_core_amx_fp16": "amxfp16", "avx10_1_512_amx_fp16": "amxfp16",
+    "avx512_core_amx": "amx", "avx10_1_512_amx": "amx",
+    "avx512_core_fp16": "avx512fp16", "avx10_1_512": "avx512fp16",
+    "avx512_core_bf16": "avx512bf16", "avx512_core_vnni": "avx512vnni", "avx512_core": "avx512",
+    "avx2_vnni_2": "avxvnniint8", "avx2_vnni": "avxvnni", "avx2": "avx2", "avx": "avx", "sse41": "sse41",
+}  # fmt: skip
+CAPS = (
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+)  # the first that is set counts; the second is its old name
 
 
 @dataclass(frozen=True)
@@ -43,12 +77,17 @@ class Machine:
         return (self.cpu, self.isa) == (other.cpu, other.isa)
 
 
-def this_machine() -> Machine:
-    """Return the machine that this process runs on."""
+def this_machine(*, capped: bool = True) -> Machine:
+    """Return the machine that this process runs on.
+
+    Args:
+        capped: whether its instruction set is what oneDNN may use here (``ONEDNN_MAX_CPU_ISA``), as the
+            engines on oneDNN do; False: what the processor has, as mlas and JAX use it.
+    """
     info = _cpuinfo()
     return Machine(
         cpu=info.get("model name") or platform.processor() or platform.machine(),
-        isa=instruction_set(info),
+        isa=capped_set(info, os.environ) if capped else instruction_set(info),
         cores=len(usable_cores()),
         system=f"{platform.system()} {platform.machine()}",
     )
@@ -76,9 +115,41 @@ def instruction_set(info: Mapping[str, str]) -> str:
     return platform.machine().lower() or "unknown"
 
 
+def capped_set(info: Mapping[str, str], environment: Mapping[str, str]) -> str:
+    """Return the best instruction set that oneDNN uses: the processor's, or the lower one that a cap leaves.
+
+    Args:
+        info: entries of /proc/cpuinfo.
+        environment: variables; a value that oneDNN doesn't know caps nothing, as there.
+    """
+    own = instruction_set(info)
+    cap = _cap(environment)
+    if not cap or platform.machine().lower() not in ("x86_64", "amd64"):
+        return own
+    if "flags" not in info:  # not Linux: which of the two is lower is not known
+        return f"{own}-{cap}"
+    flags = set(info["flags"].split())
+    left = _best(flags, {cap, *_STEPS[cap][1]})
+    if left == _best(flags, _STEPS):
+        return own
+    return f"{left}capped" if left == own else left  # our names are coarser than oneDNN's steps
+
+
+def _cap(environment: Mapping[str, str]) -> str:
+    """Return the step that oneDNN is capped to; "" for none."""
+    value = next(filter(None, map(environment.get, CAPS)), "")
+    return _VALUES.get(value.lower(), "")
+
+
+def _best(flags: set[str], allowed: Collection[str]) -> str:
+    """Return the best of oneDNN's steps that are allowed and that a processor with these flags has."""
+    has = (n for n, (needed, _) in _STEPS.items() if n in allowed and flags.issuperset(needed))
+    return next(has, platform.machine().lower())
+
+
 def has_bf16(isa: str) -> bool:
     """Return whether an instruction set multiplies bfloat16."""
-    return isa in ("amx", "avx512bf16")
+    return isa.startswith(("amx", "avx512bf16", "avx512fp16"))
 
 
 def usable_cores() -> tuple[int, ...]:

@@ -26,10 +26,10 @@ from lcnas.budgets import Budget, Terms
 from lcnas.errors import BudgetError, TableError
 from lcnas.latency import context, models, timing
 from lcnas.latency.context import Link
-from lcnas.latency.engines import Engine
+from lcnas.latency.engines import Engine, machine_of
 from lcnas.latency.fitting import refit
 from lcnas.latency.journal import Journal
-from lcnas.latency.machine import pinned, this_machine
+from lcnas.latency.machine import pinned
 from lcnas.latency.table import TICK_MS, LatencyTable, Network, Row, destination, update
 from lcnas.latency.timing import Item, Measurement, Plan, Stopwatch
 from lcnas.spaces import Space
@@ -108,7 +108,7 @@ class Builder:
         self.block_plan = block_plan
         self.network_plan = network_plan
         self._estimates: tuple[int, Mapping[Any, Measurement]] | None = None
-        self.fresh = LatencyTable(this_machine(), engine)
+        self.fresh = LatencyTable(machine_of(engine.name), engine)
         path = folder / self.fresh.file_name
         self._table(path)  # refused before there is a journal
         header = self._header()

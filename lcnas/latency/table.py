@@ -38,7 +38,7 @@ from lcnas.errors import (
 )
 from lcnas.latency import engines, fields
 from lcnas.latency.engines import Engine
-from lcnas.latency.machine import Machine, this_machine
+from lcnas.latency.machine import Machine
 
 VERSION = 2
 READ = (1, 2)  # versions that are read; 1 knew no times in context
@@ -328,7 +328,7 @@ class LatencyTable:
 
     def of_this_machine(self) -> bool:
         """Return whether the table was made on a machine like this one."""
-        return self.machine.same_kind(this_machine())
+        return self.machine.same_kind(engines.machine_of(self.engine.name))
 
 
 def _of_network(arch: Arch | None) -> str:
@@ -388,7 +388,7 @@ def _find(path_or_name: str | Path) -> Path:
 
 def default(engine: Engine) -> Path | None:
     """Return the table of this machine and engine, or None."""
-    wanted = LatencyTable(this_machine(), engine).file_name
+    wanted = LatencyTable(engines.machine_of(engine.name), engine).file_name
     for folder in paths.table_dirs():
         if (folder / wanted).is_file():
             return folder / wanted

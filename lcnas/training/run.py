@@ -216,7 +216,7 @@ def surroundings() -> dict[str, Any]:
         "lcnas": lcnas.__version__,
         "python": platform.python_version(),
         "libraries": {name: metadata.version(name) for name in _LIBRARIES},
-        "machine": dataclasses.asdict(latency.this_machine()),
+        "machine": dataclasses.asdict(latency.this_machine(capped=False)),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
     }
 

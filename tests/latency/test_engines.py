@@ -171,7 +171,7 @@ def test_two_builds_of_onnxruntime_at_once_are_refused(monkeypatch):
 
 def test_bf16_on_a_processor_without_it(monkeypatch):
     old = machine.Machine("Old CPU", "avx2", 2, "Linux x86_64")
-    monkeypatch.setattr(engines, "this_machine", lambda: old)
+    monkeypatch.setattr(engines, "this_machine", lambda **_: old)
     with pytest.raises(EngineError, match=r"this processor \(avx2\) does not multiply bf16"):
         engines.engine("openvino", precision="bf16")
 
