@@ -55,6 +55,9 @@ def main(argv: list[str]) -> int:
     classifier, engine = opened(args)
     prepare, notes = preprocessing(args, classifier)
     names = class_names(classifier, args.names)
+    overflows = onnx_export.int8_warning(Path(args.model), engine.isa)
+    if overflows is not None:
+        _tell(f"{args.model}: {overflows}")
     for note in notes:
         _tell(note)
     answers = []

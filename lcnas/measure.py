@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import dataclasses
 import functools
 import json
@@ -19,12 +20,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lcnas import _cli, latency
+from lcnas import _cli, latency, onnx_export
 from lcnas.arch import Arch
-from lcnas.errors import LcnasError, TableError, listing, shorten
+from lcnas.errors import LcnasError, OnnxError, TableError, listing, shorten
 from lcnas.latency import Engine, Measurement, Plan, engines, timing
 from lcnas.latency.commandline import add_engine_options, engine_of
-from lcnas.latency.models import Source
+from lcnas.latency.models import Source, onnx_bytes
 from lcnas.latency.table import LatencyTable, destination, write_text
 
 PROG = "lcnas.measure"
@@ -75,6 +76,7 @@ def main(argv: list[str]) -> int:
     plan = _plan(args)
     if size is not None:
         _tell_of_files(sources)
+    _tell_of_overflows(sources, engine, classes)
     visits = [
         seen
         for run in range(RUNS)
@@ -102,6 +104,17 @@ def _tell_of_files(sources: Mapping[str, Source]) -> None:
     if files:
         text = f"resolution: an ONNX file keeps its own; not changed: {listing(files)}"
         print(f"python -m {PROG}: {text}", file=sys.stderr)
+
+
+def _tell_of_overflows(sources: Mapping[str, Source], engine: Engine, classes: int) -> None:
+    """Say which int8 files give wrong answers on this processor; their latency is right all the same."""
+    for source in sources.values():
+        if not isinstance(source, Path):
+            continue
+        with contextlib.suppress(OnnxError):  # no ONNX model: the engine says so
+            text = onnx_export.int8_warning(onnx_bytes(source, engine, classes), engine.isa)
+            if text is not None:
+                print(f"python -m {PROG}: {_cli.cut(str(source))}: {text}", file=sys.stderr)
 
 
 def _add_plan_options(parser: _cli.Parser) -> None:

@@ -37,6 +37,7 @@ from lcnas.onnx_export._classifier import Classifier
 from lcnas.onnx_export._file import Interface, interface, read, single_input
 from lcnas.onnx_export._fold import fold, fold_conv, fold_norm, fold_plan, merge
 from lcnas.onnx_export._graph import build, value_shape
+from lcnas.onnx_export._overflow import int8_warning
 from lcnas.onnx_export._pictures import (
     CROP,
     IMAGENET_MEAN,
@@ -49,7 +50,7 @@ from lcnas.onnx_export._pictures import (
     constants,
     read_picture,
 )
-from lcnas.onnx_export._quantise import RANGES, SCHEMES, is_quantised, quantise
+from lcnas.onnx_export._quantise import RANGES, SCHEMES, WEIGHTS, is_quantised, quantise
 from lcnas.onnx_export._weights import (
     CLASSES,
     EPSILON,
@@ -75,6 +76,7 @@ __all__ = [
     "RANGES",
     "SCHEMES",
     "TOLERANCE",
+    "WEIGHTS",
     "Accuracy",
     "Classifier",
     "Constants",
@@ -95,6 +97,7 @@ __all__ = [
     "fold_norm",
     "graph",
     "init",
+    "int8_warning",
     "interface",
     "is_quantised",
     "merge",
