@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -9,10 +10,12 @@ import re
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lcnas import _cli, measure, onnx_export, profile_blocks, zoo
 from lcnas.errors import LcnasError
+from lcnas.latency import engines
 from tests.latency.test_models import failing
 
 QUICK = [
@@ -242,3 +245,28 @@ def test_help_names_each_option_s_value_and_its_default(command, capsys):
     assert values["--time-budget"] == "S"
     assert "seconds" in text
     assert "pixels" in text
+
+
+@pytest.mark.parametrize("isa", ["avx2", "avx512vnni"])
+def test_int8_files_of_the_full_range_are_told_where_the_processor_has_no_vnni(
+    tmp_path, monkeypatch, capsys, isa
+):
+    known = engines.machine_of("mlas")
+    monkeypatch.setattr(engines, "machine_of", lambda _: dataclasses.replace(known, isa=isa))
+    monkeypatch.chdir(tmp_path)
+    model = onnx_export.export(zoo.load("pplcnet_0.25x", 32), tmp_path / "fp32.onnx", classes=10)
+    noise = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    for weights in onnx_export.WEIGHTS:
+        made = onnx_export.quantise(model, [noise], weights=weights)
+        (tmp_path / f"{weights}.onnx").write_bytes(made)
+    rest = [word for word in QUICK if word not in ("--resolution", "32")]
+    assert measure.main([*rest, "pplcnet_0.25x", "fp32.onnx", "7bit.onnx", "8bit.onnx"]) == 0
+    err = capsys.readouterr().err
+    if isa == "avx2":
+        assert err.startswith("python -m lcnas.measure: 8bit.onnx: 8-bit weights of the full range")
+        assert err.count("\n") == 1
+    else:
+        assert err == ""
+    (tmp_path / "none.onnx").write_bytes(b"no model")
+    with pytest.raises(LcnasError, match=r"none\.onnx: engine mlas: refuses the model"):
+        measure.main([*rest, "none.onnx"])
