@@ -29,7 +29,9 @@ class Means:
         """Begin to watch a model in float32, but for its nodes that are kept so."""
         import onnxruntime
 
-        self.nodes = [n for n in model.graph.node if n.name not in kept and _is_corrected(n)]
+        weights = {tensor.name for tensor in model.graph.initializer}
+        nodes = [n for n in model.graph.node if n.name not in kept]
+        self.nodes = [n for n in nodes if _is_corrected(n, weights)]
         watched, self._names = _with_means(model, self.nodes)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is told by exceptions
@@ -85,9 +87,9 @@ def correct(made: onnx.ModelProto, model: onnx.ModelProto, means: Means) -> None
         old.CopyFrom(numpy_helper.from_array(whole.reshape(tuple(old.dims)), old.name))
 
 
-def _is_corrected(node: onnx.NodeProto) -> bool:
+def _is_corrected(node: onnx.NodeProto, weights: Collection[str]) -> bool:
     """Return whether a layer has a bias whose shift is known: a convolution, or a plain linear layer."""
-    if len(node.input) < 3 or not all(node.input):
+    if len(node.input) != 3 or not set(node.input[1:]).issubset(weights):
         return False
     values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     plain = not values.get("transA") and values.get("alpha", 1) == values.get("beta", 1) == 1

@@ -321,9 +321,21 @@ def test_layers_without_a_bias_or_with_one_in_common_are_quantised_all_the_same(
     assert sum(n.op_type == "Conv" for n in made.graph.node) == 2
     model, x = layer("Conv", np.random.default_rng(0))
     del model.graph.node[0].input[2]
+    check_near(model, x)
+
+
+def check_near(model, x):
     made = onnx.load_from_string(onnx_export.quantise(model, [x]))
+    assert "QuantizeLinear" in [n.op_type for n in made.graph.node]
     exact, rough = engines.run(model, x), engines.run(made, x)
     assert np.abs(rough - exact).max() < 0.02 * np.abs(exact).max()
+
+
+def test_a_file_of_others_whose_weights_a_node_holds():
+    model, x = layer("Conv", np.random.default_rng(0))
+    held = model.graph.initializer.pop(0)
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["w"], "held", value=held))
+    check_near(model, x)
 
 
 @pytest.mark.parametrize("batch", [1, 4, None])
