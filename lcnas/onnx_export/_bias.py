@@ -80,6 +80,8 @@ def correct(made: onnx.ModelProto, model: onnx.ModelProto, means: Means) -> None
             continue  # a bias of several layers
         off = _dequantised(weight, tensors) - exact[node.input[1]]
         shift = _shift(node, off, means.of(node.input[0]))
+        if not np.isfinite(shift).all():
+            continue
         scale = along(numpy_helper.to_array(tensors[bias.input[1]]), 1, 0).astype(np.float64)
         values = np.round((exact[node.input[2]].reshape(-1) - shift) / scale)
         whole = np.clip(values, _INT32.min, _INT32.max).astype(np.int32)
