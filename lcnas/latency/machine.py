@@ -152,14 +152,6 @@ def has_bf16(isa: str) -> bool:
     return isa.startswith(("amx", "avx512bf16", "avx512fp16"))
 
 
-def has_vnni(isa: str) -> bool:
-    """Return whether products of 8 bits are added in 32 bits: x86 with VNNI, and other architectures."""
-    left = isa.rpartition("-")[2]  # behind "-" stands what a cap leaves
-    if left.startswith(("amx", "avx512bf16", "avx512fp16", "avx512vnni", "avxvnni")):
-        return True
-    return not left.startswith(("avx", "sse", "x86_64", "amd64"))
-
-
 def usable_cores() -> tuple[int, ...]:
     """Return the logical cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

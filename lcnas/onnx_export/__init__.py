@@ -37,7 +37,7 @@ from lcnas.onnx_export._classifier import Classifier
 from lcnas.onnx_export._file import Interface, interface, read, single_input
 from lcnas.onnx_export._fold import fold, fold_conv, fold_norm, fold_plan, merge
 from lcnas.onnx_export._graph import build, value_shape
-from lcnas.onnx_export._overflow import int8_warning
+from lcnas.onnx_export._overflow import has_vnni, int8_warning
 from lcnas.onnx_export._pictures import (
     CROP,
     IMAGENET_MEAN,
@@ -96,6 +96,7 @@ __all__ = [
     "fold_conv",
     "fold_norm",
     "graph",
+    "has_vnni",
     "init",
     "int8_warning",
     "interface",

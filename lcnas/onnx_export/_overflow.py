@@ -31,6 +31,18 @@ _WHOLE = {
 }
 
 
+def has_vnni(isa: str) -> bool:
+    """Return whether products of 8 bits are added in 32 bits: x86 with VNNI, and other architectures.
+
+    Args:
+        isa: an instruction set as :mod:`lcnas.latency.machine` names it.
+    """
+    left = isa.rpartition("-")[2]  # behind "-" stands what a cap leaves
+    if left.startswith(("amx", "avx512bf16", "avx512fp16", "avx512vnni", "avxvnni")):
+        return True
+    return not left.startswith(("avx", "sse", "x86_64", "amd64"))
+
+
 def int8_warning(source: File, isa: str) -> str | None:
     """Return one line where a file's 8-bit weights overflow on a processor, so that its answers are wrong.
 
@@ -51,8 +63,6 @@ def int8_warning(source: File, isa: str) -> str | None:
         >>> int8_warning(model, "avx2") is None
         True
     """
-    from lcnas.latency.machine import has_vnni  # here: that package imports this one
-
     if has_vnni(isa):
         return None
     largest = [int(np.abs(found).max(initial=0)) for found in eight_bit_weights(read(source))]

@@ -11,7 +11,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lcnas import blocks, onnx_export, zoo
 from lcnas.arch import place
-from lcnas.latency import machine
 
 from . import capped, engines, tiny
 
@@ -21,9 +20,9 @@ ARM = ("neon", "dotprod", "sve", "aarch64", "arm64")
 
 
 def test_which_instruction_sets_add_products_in_32_bits():
-    assert all(machine.has_vnni(isa) for isa in (*VNNI, *ARM))
-    assert not any(machine.has_vnni(isa) for isa in NONE)
-    assert machine.has_vnni("amd64-avx512vnni")
+    assert all(onnx_export.has_vnni(isa) for isa in (*VNNI, *ARM))
+    assert not any(onnx_export.has_vnni(isa) for isa in NONE)
+    assert onnx_export.has_vnni("amd64-avx512vnni")
 
 
 # -- what is exported ------------------------------------------------------------------------------
