@@ -61,6 +61,9 @@ def main(argv: list[str]) -> int:
     prepare, notes = preprocessing(args, classifier)
     names = class_names(classifier, args.names)
     found = _image_files.gathered(args.images)
+    overflows = onnx_export.int8_warning(Path(args.model), engine.isa)
+    if overflows is not None:
+        _tell(f"{args.model}: {overflows}")
     for note in (*notes, *found.notes):
         _tell(note)
     answers = []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import dataclasses
 import functools
 import json
@@ -21,10 +22,10 @@ import numpy as np
 
 from lcnas import _cli, _terminal, latency, onnx_export
 from lcnas.arch import Arch, check_resolution, height_width
-from lcnas.errors import LcnasError, TableError, listing, shorten
+from lcnas.errors import LcnasError, OnnxError, TableError, listing, shorten
 from lcnas.latency import Engine, Measurement, Plan, engines, timing
 from lcnas.latency.commandline import add_engine_options, engine_of
-from lcnas.latency.models import OnnxFile, Source
+from lcnas.latency.models import OnnxFile, Source, onnx_bytes
 from lcnas.latency.table import LatencyTable, destination, write_text
 
 PROG = "lcnas.measure"
@@ -77,7 +78,8 @@ def main(argv: list[str]) -> int:
     plan = _plan(args)
     if size is not None:
         _tell_of_files(sources)
-    _tell_of_resolutions(sources)
+    _tell_of_inputs(sources)
+    _tell_of_overflows(sources, engine, classes)
     visits = [
         seen
         for run in range(RUNS)
@@ -111,14 +113,27 @@ def _tell_of_files(sources: Mapping[str, Source]) -> None:
         print(f"python -m {PROG}: {text}", file=sys.stderr)
 
 
-def _tell_of_resolutions(sources: Mapping[str, Source]) -> None:
+def _tell_of_inputs(sources: Mapping[str, Source]) -> None:
     """Say which files were trained at another resolution than they take: their accuracy is another one's."""
-    from lcnas import onnx_export
-
     for source in sources.values():
-        warning = onnx_export.resolution_warning(source) if isinstance(source, Path) else None
+        file = OnnxFile(source) if isinstance(source, Path) else source
+        if not isinstance(file, OnnxFile):
+            continue
+        warning = onnx_export.resolution_warning(file.path, file.size)
         if warning is not None:
             print(f"python -m {PROG}: {warning}", file=sys.stderr)
+
+
+def _tell_of_overflows(sources: Mapping[str, Source], engine: Engine, classes: int) -> None:
+    """Say which int8 files give wrong answers on this processor; their latency is right all the same."""
+    for source in sources.values():
+        if not isinstance(source, Path | OnnxFile):
+            continue
+        path = source.path if isinstance(source, OnnxFile) else source
+        with contextlib.suppress(OnnxError):  # no ONNX model: the engine says so
+            text = onnx_export.int8_warning(onnx_bytes(source, engine, classes), engine.isa)
+            if text is not None:
+                print(f"python -m {PROG}: {_cli.cut(str(path))}: {text}", file=sys.stderr)
 
 
 def _add_plan_options(parser: _cli.Parser) -> None:

@@ -159,6 +159,7 @@ def main() -> None:
             continue
         engine = engines.engine(name, threads=threads, precision=precision)
         if key not in data["settings"]:
+            data.setdefault("engines", {})[key] = engine.version
             data["settings"][key] = measured(zoo_networks(), engine, PLAN)
             write_text(path, json.dumps(data, indent=1) + "\n")
             print(f"{key}: zoo done", flush=True)

@@ -435,7 +435,7 @@ def _test(data: Data, made: Sequence[tuple[Entry, list[Trained]]], engine: Engin
             if one.is_deployed and engine.precision != "fp32":
                 twin = out / finals.FP32
                 twins |= _lacking(out / HITS_FP32, twin if twin.is_file() else out / one.onnx)
-    for wanted, by in ((files, engine), (twins, replace(engine, precision="fp32"))):
+    for wanted, by in ((files, engine), (twins, deployed.like(engine, "fp32"))):
         if wanted:
             for path, found in deployed.hits(
                 wanted, data, require(data.test, Test), engine=by

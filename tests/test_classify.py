@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import dataclasses
 import errno
 import json
 import logging
@@ -200,6 +201,28 @@ def test_a_network_of_ours_and_its_int8(capsys, tmp_path, photos):
     np.testing.assert_allclose(made["fp32"], shares / shares.sum(), rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(made["int8"], made["fp32"], atol=0.2)
     assert not np.array_equal(made["int8"], made["fp32"])
+
+
+@pytest.mark.parametrize("isa", ["avx2", "avx512", "avxvnni", "amx"])
+def test_an_int8_file_of_the_full_range_is_told_where_the_processor_has_no_vnni(
+    capsys, tmp_path, photos, monkeypatch, isa
+):
+    known = engines.machine_of("mlas")
+    monkeypatch.setattr(engines, "machine_of", lambda _: dataclasses.replace(known, isa=isa))
+    about = tiny.recorded((0, 0, 0), (0.25, 0.25, 0.25), NAMES, crop=1.0)
+    model = tiny.classifier(weights=WEIGHTS, bias=np.zeros(4), metadata=about)
+    for weights in onnx_export.WEIGHTS:
+        path = tmp_path / f"{weights}.onnx"
+        batches = [tiny.constant(*COLOURS.values())]
+        path.write_bytes(onnx_export.quantise(model, batches, weights=weights))
+        code, _, err = run(capsys, str(path), photos["red"])
+        assert code == 0
+        if weights == "8bit" and isa in ("avx2", "avx512"):
+            start = f"python -m lcnas.classify: {path}: 8-bit weights of the full range in 1 of 1 layers: "
+            assert err.startswith(start)
+            assert err.count("\n") == 1
+        else:
+            assert err == ""
 
 
 # -- what goes wrong -------------------------------------------------------------------------------

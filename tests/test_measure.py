@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -9,12 +10,14 @@ import re
 import stat
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
 from lcnas import _cli, measure, onnx_export, profile_blocks, zoo
 from lcnas.errors import LcnasError
+from lcnas.latency import engines
 from lcnas.latency.models import OnnxFile
 from tests.latency.test_models import failing
 
@@ -325,3 +328,28 @@ def test_files_that_no_engine_takes_as_they_are_leave_with_one_line(tmp_path, ca
     assert caught.value.code == 2
     err = capsys.readouterr().err.splitlines()
     assert "net.onnx: is not an ONNX model" in err[-1]
+
+
+@pytest.mark.parametrize("isa", ["avx2", "avx512vnni"])
+def test_int8_files_of_the_full_range_are_told_where_the_processor_has_no_vnni(
+    tmp_path, monkeypatch, capsys, isa
+):
+    known = engines.machine_of("mlas")
+    monkeypatch.setattr(engines, "machine_of", lambda _: dataclasses.replace(known, isa=isa))
+    monkeypatch.chdir(tmp_path)
+    model = onnx_export.export(zoo.load("pplcnet_0.25x", 32), tmp_path / "fp32.onnx", classes=10)
+    noise = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    for weights in onnx_export.WEIGHTS:
+        made = onnx_export.quantise(model, [noise], weights=weights)
+        (tmp_path / f"{weights}.onnx").write_bytes(made)
+    rest = [word for word in QUICK if word not in ("--resolution", "32")]
+    assert measure.main([*rest, "pplcnet_0.25x", "fp32.onnx", "7bit.onnx", "8bit.onnx"]) == 0
+    err = capsys.readouterr().err
+    if isa == "avx2":
+        assert err.startswith("python -m lcnas.measure: 8bit.onnx: 8-bit weights of the full range")
+        assert err.count("\n") == 1
+    else:
+        assert err == ""
+    (tmp_path / "none.onnx").write_bytes(b"no model")
+    with pytest.raises(LcnasError, match=r"none\.onnx: is not an ONNX model"):
+        measure.main([*rest, "none.onnx"])

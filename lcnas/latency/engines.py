@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 
 from lcnas.errors import EngineError, listing, not_among, reason, shorten
 from lcnas.latency.machine import CAPS, Machine, has_bf16, this_machine
+from lcnas.onnx_export import SCHEMES
 
 Array = NDArray[np.float32]
 PRECISIONS = ("fp32", "bf16", "int8")
+_INT8 = f"int8-{SCHEMES[0]}"  # how float32 networks are quantised: another scheme, another latency
 MAX_THREADS = 1024
 
 
@@ -50,7 +52,7 @@ class Engine:
     """What ran a network, completely: two latencies compare only where their engines are equal."""
 
     name: str  # "openvino", "dnnl", "mlas", "openvino-plugin" or "openvino-package"
-    version: str  # such as "1.24.1+openvino2025.4.1"
+    version: str  # such as "1.24.1+openvino2025.4.1"; int8: and what is quantised, "+int8-dense"
     isa: str  # instruction set that its kernels use
     precision: str = "fp32"  # "fp32", "bf16" or "int8"
     threads: int = 1
@@ -126,7 +128,8 @@ def engine(
     isa = machine_of(name).isa
     if precision == "bf16" and not has_bf16(isa):
         raise EngineError(_no_bf16(isa))
-    return Engine(name, kind.version(), isa, precision, threads, batch)
+    version = kind.version() + (f"+{_INT8}" if precision == "int8" else "")
+    return Engine(name, version, isa, precision, threads, batch)
 
 
 def _no_bf16(isa: str) -> str:

@@ -29,7 +29,6 @@ _KEPT = 64  # models that are kept for their next session: a round loads no more
 _CALIBRATION_INPUTS = (
     4  # random pictures from which int8 ranges are taken; latency does not depend on them
 )
-_SCHEME = "all"  # as in the committed int8 latencies; mlas computes in integers with no other
 
 
 def onnx_bytes(source: Source, engine: Engine, classes: int = 1000) -> bytes:
@@ -116,7 +115,8 @@ def _read(file: OnnxFile, batch: int) -> bytes:
 def quantized(model: bytes, batch: int = 1) -> bytes:
     """Return an int8 model, as :func:`lcnas.onnx_export.quantise` makes it; one that is int8 stays as it is.
 
-    Ranges come from random inputs: enough for latency, which does not depend on them, not for accuracy.
+    What is quantised is what an exported file quantises, so that its latency is this one's. Only the ranges
+    come from random inputs: enough for latency, which does not depend on them, not for accuracy.
     """
     try:
         loaded = onnx_export.read(model)
@@ -126,6 +126,6 @@ def quantized(model: bytes, batch: int = 1) -> bytes:
         first, *sides = (d.dim_value or batch for d in given.type.tensor_type.shape.dim)
         rng = np.random.default_rng(0)
         draws = rng.standard_normal((_CALIBRATION_INPUTS * first, *sides), dtype=np.float32)
-        return onnx_export.quantise(loaded, [draws], scheme=_SCHEME)
+        return onnx_export.quantise(loaded, [draws])
     except OnnxError as error:
         raise EngineError(str(error)) from None

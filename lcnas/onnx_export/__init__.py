@@ -45,6 +45,7 @@ from lcnas.onnx_export._file import (
 )
 from lcnas.onnx_export._fold import fold, fold_conv, fold_norm, fold_plan, merge
 from lcnas.onnx_export._graph import build, value_shape
+from lcnas.onnx_export._overflow import has_vnni, int8_warning
 from lcnas.onnx_export._pictures import (
     CROP,
     IMAGENET_MEAN,
@@ -57,7 +58,7 @@ from lcnas.onnx_export._pictures import (
     constants,
     read_picture,
 )
-from lcnas.onnx_export._quantise import RANGES, SCHEMES, is_quantised, quantise
+from lcnas.onnx_export._quantise import RANGES, SCHEMES, WEIGHTS, is_quantised, quantise
 from lcnas.onnx_export._resolution import resolution_warning
 from lcnas.onnx_export._weights import (
     CLASSES,
@@ -84,6 +85,7 @@ __all__ = [
     "RANGES",
     "SCHEMES",
     "TOLERANCE",
+    "WEIGHTS",
     "Accuracy",
     "Classifier",
     "Constants",
@@ -107,7 +109,9 @@ __all__ = [
     "fold_conv",
     "fold_norm",
     "graph",
+    "has_vnni",
     "init",
+    "int8_warning",
     "interface",
     "is_quantised",
     "merge",

@@ -164,6 +164,16 @@ class Interface:
         return self.metadata.get("lcnas.precision") == "int8"
 
     @property
+    def int8_weights(self) -> str | None:
+        """How many bits the weights of our int8 files have, "7bit" or "8bit"; None where it is not said.
+
+        Files from before this was recorded may overflow without VNNI: :func:`lcnas.onnx_export.int8_warning`
+        tells by the weights.
+        """
+        found = self._table("lcnas.calibration").get("weights")
+        return found if isinstance(found, str) else None
+
+    @property
     def has_normalization(self) -> bool:
         """Whether the file says how its pictures are normalised."""
         return "lcnas.normalization" in self.metadata

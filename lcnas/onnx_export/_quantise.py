@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from lcnas.errors import OnnxError, not_among, reason
+from lcnas.onnx_export._bias import Means, correct
 from lcnas.onnx_export._file import (
     NCHW,
     File,
@@ -34,6 +35,7 @@ RANGES = (
     "extremes",
     "mean",
 )  # how the range of a feature map follows from the calibration pictures
+WEIGHTS = ("7bit", "8bit")  # how many bits weights have; see `quantise`
 _OPSET = 13  # the first whose dequantisation knows scales per channel
 _AT_ONCE = 16  # calibration pictures at once where the file takes any number
 
@@ -67,7 +69,8 @@ def quantise(
     *,
     scheme: str = "dense",
     ranges: str = "extremes",
-    reduce_range: bool = False,
+    weights: str = "7bit",
+    reduce_range: bool | None = None,
 ) -> bytes:
     """Return an int8 file: quantise and dequantise nodes around what is computed in integers.
 
@@ -84,6 +87,16 @@ def quantise(
     In both the little network of a squeeze-and-excite stays in float32, since an error in a gate is an error
     of a whole channel, and so do the outputs of linear layers, so that logits are not rounded to 256 steps.
 
+    Weights are signed, feature maps unsigned. Processors without VNNI (Intel's before Cascade Lake, AMD's
+    before Zen 4) add two of their products in signed 16 bits, which overflow where weights use all 8 bits. So
+    weights have
+
+    - "7bit": -64 to 64, right everywhere, at the same speed;
+    - "8bit": -127 to 127, half the rounding error, for processors with VNNI or of other kinds.
+      :func:`int8_warning` tells where such a file does not fit.
+
+    Biases take back what rounding the weights shifts on the calibration images.
+
     Args:
         source: a file, its bytes, or a model, ours or anybody's, with one float32 input.
         calibration: batches of any length, of pictures as the network will see them: normalised float32
@@ -92,35 +105,53 @@ def quantise(
         scheme: what is computed in integers, one of SCHEMES.
         ranges: of a feature map: "extremes" from the lowest to the highest value of all pictures; "mean" from
             the mean of each batch's lowest to the mean of each batch's highest, which outliers move less.
-        reduce_range: weights of 7 bits, for processors without VNNI, on which sums of products overflow.
+        weights: how many bits weights have, one of WEIGHTS; recorded in ``lcnas.calibration``.
+        reduce_range: onnxruntime's word for the same: True for "7bit", False for "8bit".
 
     Raises:
         OnnxError: not ONNX, quantised already, pictures that do not fit, none at all, or onnxruntime fails.
     """
     what = called(source)
-    for name, value, allowed in (("scheme", scheme, SCHEMES), ("ranges", ranges, RANGES)):
+    weights = _weights_of(weights, reduce_range)
+    chosen = (
+        ("scheme", scheme, SCHEMES),
+        ("ranges", ranges, RANGES),
+        ("weights", weights, WEIGHTS),
+    )
+    for name, value, allowed in chosen:
         if value not in allowed:
             raise OnnxError(not_among(name, value, allowed))
     given = read(source)
     if is_quantised(given):
         raise OnnxError(f"{what}: is quantised already")
     model, kept = _prepared(given, scheme, what)
-    feeds = _Feeds(model, calibration, what)
+    means = _means(model, kept, what)
+    feeds = _Feeds(model, calibration, what, means.add)
     settings = {
         "op_types_to_quantize": list(_DENSE if scheme == "dense" else _ALL),
         "nodes_to_exclude": kept,
-        "reduce_range": reduce_range,
+        "reduce_range": weights == "7bit",
         "extra_options": {
             "OpTypesToExcludeOutputQuantization": list(_DENSE if scheme == "dense" else _LINEAR),
             "CalibMovingAverage": ranges == "mean",
         },
     }
     made = _quantised(model, feeds, settings, what)
-    how = {"pictures": feeds.pictures, "scheme": scheme, "ranges": ranges}
+    correct(made, model, means)
+    how = {"pictures": feeds.pictures, "scheme": scheme, "ranges": ranges, "weights": weights}
     about = {"lcnas.precision": "int8", "lcnas.calibration": json.dumps(how)}
     helper.set_model_props(made, metadata(given) | about)
     data: bytes = made.SerializeToString(deterministic=True)
     return data
+
+
+def _weights_of(weights: str, reduce_range: bool | None) -> str:
+    """Return how many bits weights have, said in either way."""
+    if reduce_range is None:
+        return weights
+    if weights != WEIGHTS[0]:
+        raise OnnxError(f"reduce_range: given beside weights {weights!r}; give one of the two")
+    return "7bit" if reduce_range else "8bit"
 
 
 def is_quantised(model: onnx.ModelProto) -> bool:
@@ -150,8 +181,19 @@ def _quantised(
         except OnnxError:
             raise
         except Exception as error:  # noqa: BLE001 - onnxruntime's quantiser raises of all kinds
-            raise OnnxError(f"{what}: cannot be quantised: {reason(error)}") from None
+            raise _refused(what, error) from None
         return onnx.load(behind)
+
+
+def _means(model: onnx.ModelProto, kept: list[str], what: str) -> Means:
+    try:
+        return Means(model, kept)
+    except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions have no base of their own
+        raise _refused(what, error) from None
+
+
+def _refused(what: str, error: Exception) -> OnnxError:
+    return OnnxError(f"{what}: cannot be quantised: {reason(error)}")
 
 
 @contextlib.contextmanager
@@ -173,8 +215,16 @@ def _silent() -> Iterator[None]:
 class _Feeds:
     """Calibration pictures as onnxruntime asks for them, one batch a call."""
 
-    def __init__(self, model: onnx.ModelProto, batches: Iterable[NDArray[Any]], what: str) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        batches: Iterable[NDArray[Any]],
+        what: str,
+        watch: Callable[[Mapping[str, Array], int], None],
+    ) -> None:
+        """Take batches; ``watch`` sees each that is handed out, and how many of its rows are new pictures."""
         self.pictures = 0
+        self._watch = watch
         self._model, self._what = model, what
         given = single_input(model, what)
         self._name, self._dims = given.name, dims(given)
@@ -194,7 +244,9 @@ class _Feeds:
             self.pictures += len(x)
             rows = np.arange(-(-len(x) // size) * size) % len(x)  # whole batches: the first again
             for i in range(0, len(rows), size):
-                yield {self._name: np.ascontiguousarray(x[rows[i : i + size]])}
+                feed = {self._name: np.ascontiguousarray(x[rows[i : i + size]])}
+                self._watch(feed, min(size, len(x) - i))
+                yield feed
 
     def _fitting(self, x: NDArray[Any]) -> Array:
         """Return a batch of pictures as the graph takes it."""

@@ -7,7 +7,6 @@ run by the engine whose latency is meant.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -140,15 +139,19 @@ def begin(engine: Engine, used: list[Engine]) -> Start:
     def start(data: bytes, told: Interface) -> Run:
         from lcnas.onnx_export import is_quantised, read
 
-        precision = engine.precision
-        if is_quantised(read(data)):
-            precision = "int8"
-        elif precision == "int8":
-            precision = "fp32"
-        used.append(dataclasses.replace(engine, precision=precision, batch=told.batch or 1))
+        otherwise = "fp32" if engine.precision == "int8" else engine.precision
+        precision = "int8" if is_quantised(read(data)) else otherwise
+        used.append(like(engine, precision, told.batch or 1))
         return used[-1].open(data).outputs
 
     return start
+
+
+def like(engine: Engine, precision: str, batch: int = 1) -> Engine:
+    """Return this machine's engine of the same name and threads, in another precision or for another batch."""
+    if (engine.precision, engine.batch) == (precision, batch):
+        return engine
+    return engines.engine(engine.name, threads=engine.threads, precision=precision, batch=batch)
 
 
 def here(engine: Engine) -> tuple[Engine, str]:

@@ -126,7 +126,7 @@ def test_a_quantised_file_runs_as_such_on_any_engine(data):
     int8 = onnx_export.quantise(colour_file(sorted(COLOURS)), [x])
     files = {"int8": int8, "fp32": colour_file(sorted(COLOURS))}
     for precision in ("fp32", "int8"):
-        engine = dataclasses.replace(MLAS, precision=precision)
+        engine = deployed.like(MLAS, precision)
         found = deployed.hits(files, data, engine=engine)
         assert {name: h.engine.precision for name, h in found.items()} == {
             "int8": "int8",
