@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from lcnas import zoo
+from lcnas import _home, zoo
 from lcnas.arch import Arch, Resolution
 from lcnas.errors import LcnasError, ZooError, nearest, not_among, shorten
 
@@ -61,6 +61,7 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
 def run(prog: str, main: Callable[[list[str]], int]) -> None:
     """Run a command on ``sys.argv`` and leave with its exit code: 0, 2 for bad arguments, 1 for failure."""
     try:
+        _home.settle()
         code = main(sys.argv[1:])
         sys.stdout.flush()
     except LcnasError as error:
