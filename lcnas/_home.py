@@ -1,7 +1,7 @@
 """A name and a home for whom the system knows neither: `docker --user 12345`, a cron job, a service.
 
-Libraries ask for them when they are imported (Ray Tune) or where they keep caches (JAX, Matplotlib), and end in
-a traceback where there are none. What the user has set stays as it is.
+Libraries ask for them when they are imported (Ray Tune) or where they keep caches (JAX, Matplotlib), and end
+in a traceback where there are none. What the user has set stays as it is.
 """
 
 from __future__ import annotations
