@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from lcnas import _terminal, zoo
+from lcnas import _home, _terminal, zoo
 from lcnas.arch import Arch, Resolution
 from lcnas.errors import LcnasError, ZooError, nearest, not_among, shorten
 
@@ -65,6 +65,7 @@ def run(prog: str, main: Callable[[list[str]], int]) -> None:
     """
     _terminal.prepare()
     try:
+        _home.settle()
         code = _code(main)
         sys.stdout.flush()
     except LcnasError as error:

@@ -32,6 +32,15 @@ def table_dirs(explicit: Path | None = None) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(existing))
 
 
+def expanded(text: str | Path) -> Path:
+    """Return a path with ``~`` and ``~user`` replaced; where there is no such home, it stays as it is."""
+    path = Path(text)
+    try:
+        return path.expanduser()
+    except (RuntimeError, KeyError):
+        return path
+
+
 def _data_dir(name: str) -> Path:
     packaged = _PACKAGE / "_data" / name
     if packaged.is_dir():

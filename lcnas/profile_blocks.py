@@ -14,12 +14,15 @@ from typing import Any, Self
 
 from lcnas import _cli, spaces
 from lcnas.latency.commandline import add_engine_options, engine_of
+from lcnas.latency.fitting import FEWEST
 from lcnas.latency.profile import Builder, Settings, Step
 from lcnas.latency.table import LatencyTable
 
 PROG = "lcnas.profile_blocks"
 MOST_NETWORKS = 10_000
 MOST_SECONDS = 1e6
+FEW = 10  # held-out networks, below which their error is no estimate
+FEWEST_INTERVAL = 19  # networks, of which the outermost bound an interval of 90 %
 
 
 def main(argv: list[str]) -> int:
@@ -67,7 +70,7 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("stopped; what was measured is kept, and the same command goes on", file=sys.stderr)
         return 130
-    print(summary(LatencyTable.load(path)))
+    print(summary(LatencyTable.load(path), builder.settings))
     print(f"\nwritten: {path}   ({time.monotonic() - started:.0f} s)")
     return 0
 
@@ -167,11 +170,18 @@ class Progress:
         self._bar.update(self._tasks[step.title], completed=step.done, total=step.total)
 
 
-def summary(table: LatencyTable) -> str:
-    """Return what a table says of itself: whose it is, how large, and how wrong."""
+def summary(table: LatencyTable, settings: Settings | None = None) -> str:
+    """Return what a table says of itself: whose it is, how large, and how wrong.
+
+    Args:
+        table: which.
+        settings: what was measured for it last; small spaces of it are told to be small.
+    """
     lines = [table.whose, f"{len(table.rows)} rows, {len(table.networks)} whole networks"]
     if not table.errors:
-        return "\n".join([*lines, "not validated: too few networks to fit (see --calibrate)"])
+        return "\n".join([*lines, "not validated: no network was held out (see --validate)"])
+    if table.method.get("fit") == "sum":
+        lines.append(f"nothing is fitted, which takes {FEWEST} networks: the blocks are summed")
     title = "error on networks used for nothing else"
     lines += ["", f"{title:<52} {'n':>4} {'MAPE':>6} {'<5 %':>5} {'<10 %':>5} {'tau':>6}"]
     for space, errors in table.errors.items():
@@ -184,10 +194,35 @@ def summary(table: LatencyTable) -> str:
                 for b in e.get("bands", ())
             ]
             lines.append(f"  by latency, {_WHERE[role]}: {', '.join(bands)}")
-        for role, e in errors.items():
-            share = f"{e['coverage_90']:.0%} of {e['fit']['n']} networks"
-            lines.append(f"  90 % intervals hold {share}, {_WHERE[role]}")
-    return "\n".join(lines)
+        lines += [_words_of_intervals(table, role, e) for role, e in errors.items()]
+    return "\n".join(lines + _words_of_small(table, settings))
+
+
+def _words_of_intervals(table: LatencyTable, role: str, e: Mapping[str, Any]) -> str:
+    known = len(table.residuals)
+    if known < FEWEST_INTERVAL:
+        return (
+            f"  no 90 % intervals, which take {FEWEST_INTERVAL} networks: this table's reach as far as the "
+            f"errors of {known}"
+        )
+    return (
+        f"  90 % intervals hold {e['coverage_90']:.0%} of {e['fit']['n']} networks, {_WHERE[role]}"
+    )
+
+
+def _words_of_small(table: LatencyTable, settings: Settings | None) -> list[str]:
+    """Return what can be said of spaces so small that an error over their networks says little."""
+    lines = []
+    for space in settings.spaces if settings else ():
+        rows = set(space.rows(settings.classes if settings else 1000))
+        seen = sum(n.space == space.name and rows.issuperset(n.rows) for n in table.networks)
+        if space.size > seen:
+            continue
+        have = "the one network" if space.size == 1 else f"all {space.size} networks"
+        lines.append(f"{space.name}: {have} of the space measured; more cannot be had")
+    if any(e["fit"]["n"] < FEW for errors in table.errors.values() for e in errors.values()):
+        lines.append(f"an error over fewer than {FEW} networks is a hint, not an estimate")
+    return lines
 
 
 _WHERE = {"held_out": "in latency bands", "uniform": "uniform over the space"}
@@ -203,9 +238,8 @@ def _error_lines(errors: Mapping[str, Any], where: str) -> list[str]:
     for key, label in _SHOWN.items():
         e = errors.get(key)
         if e is not None:
-            numbers = (
-                f"{e['mape']:>6.1%} {e['within_5']:>5.0%} {e['within_10']:>5.0%} {e['tau']:>6.3f}"
-            )
+            tau = f"{e['tau']:.3f}" if e["n"] > 2 else "-"  # of two, one is before the other
+            numbers = f"{e['mape']:>6.1%} {e['within_5']:>5.0%} {e['within_10']:>5.0%} {tau:>6}"
             out.append(f"{f'  {label}, {where}':<52} {e['n']:>4} {numbers}")
     return out
 

@@ -21,7 +21,7 @@ from lcnas import _cli, cost
 from lcnas.arch import Arch, height_width
 from lcnas.errors import TrainingError, TrainingFailedError, spelt
 from lcnas.latency.machine import pinned, usable_cores
-from lcnas.training import recipes
+from lcnas.training import interrupts, recipes
 from lcnas.training.recipes import Recipe
 
 if TYPE_CHECKING:
@@ -42,6 +42,17 @@ def main(argv: list[str], keep_memory: bool = False) -> int:
         keep_memory: whether the process is for training alone and may keep what memory it frees.
     """
     args = _parser(argv).parse_args(argv)
+    with interrupts.Listener() as heard:  # before JAX is imported
+        try:
+            return _run(args, keep_memory)
+        except KeyboardInterrupt:
+            if heard.received is None:
+                raise
+            print(f"python -m {PROG}: stopped; the same command goes on", file=sys.stderr)
+            return 128 + heard.received
+
+
+def _run(args: argparse.Namespace, keep_memory: bool) -> int:
     _cli.load_blocks(args.blocks)
     if keep_memory:
         from lcnas.models import memory
@@ -101,19 +112,20 @@ def _data(args: argparse.Namespace, arch: Arch, recipe: Recipe) -> Data:
     from lcnas.training.data import IMAGENET, MAX_BAD, MEMORY_MB
 
     augment = recipe.augment
-    return training.load_data(
-        args.data,
-        size=_sides(arch, recipe),
-        seed=args.data_seed,
-        workers=args.workers,
-        scale=augment.scale if augment.crop == "resized" else None,
-        ratio=augment.ratio,
-        normalization=IMAGENET if args.normalization == "imagenet" else None,
-        unlabelled=args.unlabelled,
-        memory_mb=MEMORY_MB if args.memory_mb is None else args.memory_mb,
-        max_bad=MAX_BAD if args.max_bad is None else args.max_bad,
-        progress=_Reading(),
-    )
+    with interrupts.may_be_stopped():
+        return training.load_data(
+            args.data,
+            size=_sides(arch, recipe),
+            seed=args.data_seed,
+            workers=args.workers,
+            scale=augment.scale if augment.crop == "resized" else None,
+            ratio=augment.ratio,
+            normalization=IMAGENET if args.normalization == "imagenet" else None,
+            unlabelled=args.unlabelled,
+            memory_mb=MEMORY_MB if args.memory_mb is None else args.memory_mb,
+            max_bad=MAX_BAD if args.max_bad is None else args.max_bad,
+            progress=_Reading(),
+        )
 
 
 def _teacher(args: argparse.Namespace) -> TeacherFile | None:

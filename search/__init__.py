@@ -1,1 +1,5 @@
 """The search itself: `python -m search.run`. What needs Ray lies here; `lcnas` knows none of it."""
+
+from lcnas import _home
+
+_home.settle()  # Ray Tune looks for a home as soon as it is imported

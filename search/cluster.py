@@ -27,6 +27,7 @@ from search.errors import SearchError, SearchFailedError
 
 _PREFIX = "lcnas-ray-"
 _TRIES = 3  # of starting Ray
+_NAMED = "RAY_ADDRESS"  # variable that names a cluster; Ray takes it before what it is told
 _PATIENCE = 10.0  # seconds to wait for an answer at an address
 _ANSWER = 60.0  # seconds in which a cluster takes a process in
 _ENVIRONMENT = {
@@ -66,15 +67,27 @@ def started(address: str | None, workers: int | None, store_mb: int = 256) -> It
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    cluster = _local(workers, store_mb) if address is None else _connected(address, workers)
-    import ray
+    with _no_other(address):
+        cluster = _local(workers, store_mb) if address is None else _connected(address, workers)
+        import ray
 
+        try:
+            yield cluster
+        finally:
+            ray.shutdown()
+            if cluster.temporary is not None:
+                _clear(cluster.temporary)
+
+
+@contextlib.contextmanager
+def _no_other(address: str | None) -> Iterator[None]:
+    """Keep Ray from joining the cluster that the environment names, unless it is asked for: "auto"."""
+    named = None if address == "auto" else os.environ.pop(_NAMED, None)
     try:
-        yield cluster
+        yield
     finally:
-        ray.shutdown()
-        if cluster.temporary is not None:
-            _clear(cluster.temporary)
+        if named is not None:
+            os.environ[_NAMED] = named
 
 
 def _local(workers: int | None, store_mb: int) -> Cluster:
@@ -190,20 +203,21 @@ def check(address: str) -> None:
     Raises:
         SearchError: it is none.
     """
-    if "://" in address:
+    named = (os.environ.get(_NAMED) or address) if address == "auto" else address
+    if "://" in named:
         raise SearchError(
-            f"address: {shorten(address)} is of Ray Client, through which no searcher runs; start the search "
+            f"address: {shorten(named)} is of Ray Client, through which no searcher runs; start the search "
             "on a machine of the cluster, with --address auto or HOST:PORT"
         )
-    if address != "auto":  # which Ray finds out itself
-        host, _, port = address.rpartition(":")
-        _check_answers(address, host, port)
+    if named != "auto":  # which Ray finds out itself
+        host, _, port = named.rpartition(":")
+        _check_answers(named, host, port)
     # Ray itself would try for minutes, and cannot be stopped.
-    asked = f"import ray; ray.init(address={address!r}, logging_level=50, log_to_driver=False)"
+    asked = f"import ray; ray.init(address={named!r}, logging_level=50, log_to_driver=False)"
     try:
         made = subprocess.run(
             [sys.executable, "-c", asked],
-            env={**os.environ, **_ENVIRONMENT},
+            env={**{k: v for k, v in os.environ.items() if k != _NAMED}, **_ENVIRONMENT},
             capture_output=True,
             text=True,
             timeout=_ANSWER,
@@ -211,12 +225,12 @@ def check(address: str) -> None:
         )
     except subprocess.TimeoutExpired:
         raise SearchError(
-            f"address: what listens at {shorten(address)} did not answer as a Ray cluster within "
+            f"address: what listens at {shorten(named)} did not answer as a Ray cluster within "
             f"{_ANSWER:.0f} s"
         ) from None
     if made.returncode:
         told = made.stderr.strip().rpartition("\n")[2]
-        raise SearchError(f"address: no Ray cluster at {shorten(address)}: {shorten(told, 200)}")
+        raise SearchError(f"address: no Ray cluster at {shorten(named)}: {shorten(told, 200)}")
 
 
 def _check_answers(address: str, host: str, port: str) -> None:

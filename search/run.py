@@ -8,13 +8,14 @@ python -m search.run --resume runs/NAME
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lcnas import _cli
-from lcnas.errors import LcnasError, TableWriteError, TrainingFailedError
+from lcnas.errors import LcnasError, TableWriteError, TrainingFailedError, shorten
 from search.errors import SearchError, SearchFailedError
 from search.folder import Folder, new_name
 from search.settings import DEFAULT_EVALUATOR, EVALUATORS, PRESETS, SCORES, SEARCHERS, Settings
@@ -39,6 +40,7 @@ def main(argv: list[str]) -> int:
     _cli.load_blocks(list(asked.blocks))
     from search import steps
 
+    _tell_of_ray(args.address)
     if args.dry_run:
         print(steps.dry_run(asked, args.address))
         return 0
@@ -71,12 +73,22 @@ def _again(folder: Folder) -> str:
     return "the same command goes on from there"  # with the rows that are measured already
 
 
+def _tell_of_ray(address: str | None) -> None:
+    """Say that the environment names a cluster which the search does not use."""
+    named = os.environ.get("RAY_ADDRESS")
+    if named and address is None:
+        print(
+            f"RAY_ADDRESS: {shorten(named)} is not used, the search runs on this machine; "
+            "--address auto would use it",
+            file=sys.stderr,
+        )
+
+
 def _places(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return what names files or folders, with their whole paths, so that a search resumes from anywhere."""
-    made = {}
-    kind, _, place = str(given.get("data", "")).partition(":")
-    if place:
-        made["data"] = f"{kind}:{Path(place).expanduser().resolve()}"
+    from lcnas.training.data import anywhere
+
+    made = {"data": anywhere(given["data"])} if "data" in given else {}
     for name in ("space", "table", "init"):
         path = Path(given.get(name) or "")
         if path.suffix and path.is_file():

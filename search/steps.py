@@ -476,9 +476,11 @@ def least_budget(lowest: float, margin: float) -> float:
 
 def narrowed(space: Space, table: LatencyTable, classes: int, max_ms: float) -> tuple[Space, str]:
     """Return a space cut to the widths of the largest PP-LCNet in the budget, and what was cut."""
-    within = _scales_within(space, table, classes, max_ms)
+    scales = _scales_within(space, table, classes, max_ms)
+    within = [arch for arch in scales if len(arch.stages) == len(space.elements)]
     if not within:
-        return space, "no scale of PP-LCNet is in the budget: the supernet holds the whole space"
+        why = "has as many stages as the space" if scales else "is in the budget"
+        return space, f"no scale of PP-LCNet {why}: the supernet holds the whole space"
     from lcnas.models import supernet
 
     made, said = supernet.narrowed(space, within[-1])

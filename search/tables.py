@@ -298,21 +298,22 @@ class _Job:
         """Return what is about to be measured, and about how long it takes."""
         minutes = self.seconds() / 60
         about = f"{minutes:.0f} minutes" if minutes >= 1.5 else "a minute"
-        nets = f" and up to {self.amount.networks} whole networks" if self.missing else ""
+        nets = min(self.amount.networks, self.space.size)
+        more = f" and up to {nets} whole network{'s' * (nets > 1)}" if self.missing else ""
         lacking = len(_lacking(self.base, self.space, self.classes))
         state = "lacks" if self.base.rows else "does not exist yet and needs"
         return (
             f"the latency table of this machine and engine {state} {lacking} rows for {self.space.name} and "
-            f"{self.classes} classes: they{nets} {when}, about {about}. "
+            f"{self.classes} classes: they{more} {when}, about {about}. "
             "Run nothing else meanwhile; after Ctrl-C the same command goes on"
         )
 
     def seconds(self) -> float:
         """Return about how long it takes."""
         rows = _ROW_S * len(_lacking(self.base, self.space, self.classes))
-        a = self.amount
-        held = 2 * (a.validate + a.uniform) * _NETWORK_S
-        fitted = min(a.calibrate * _NETWORK_S, max(0.0, a.seconds - rows - held))
+        a, size = self.amount, self.space.size
+        held = 2 * min(a.validate + a.uniform, size) * _NETWORK_S
+        fitted = min(min(a.calibrate, size) * _NETWORK_S, max(0.0, a.seconds - rows - held))
         return rows + (held + fitted if self.missing else 0.0)
 
     def _built(self, told: Callable[[Step], None] | None, options: dict[str, Any]) -> Path:
@@ -460,7 +461,7 @@ def span(space: Space, table: LatencyTable, classes: int = 1000) -> Span:
     ends = profile.span(space)
     known = predicted(table, ends, classes)
     if len(known) == len(ends):
-        return Span(known[ends[0].id], known[ends[1].id])
+        return _reaching(Span(known[ends[0].id], known[ends[1].id]), space, table, classes)
     lacks = f"the table lacks rows of {' or '.join(a.name for a in ends if a.id not in known)}"
     archs = [a for a in published_scales(space) if predicted(table, [a], classes)]
     if len(archs) > 1:
@@ -473,6 +474,15 @@ def span(space: Space, table: LatencyTable, classes: int = 1000) -> Span:
     return Span(
         low, high, f"{lacks}; latencies are those of the space's fastest and slowest network"
     )
+
+
+def _reaching(found: Span, space: Space, table: LatencyTable, classes: int) -> Span:
+    """Return a span that begins with the space's fastest network where all of the space lies below it."""
+    budget = latency.Budget(space, table, float("inf"), classes=classes)
+    if budget.highest / 1000 >= found.low:
+        return found
+    note = f"all of {space.name} is faster than PP-LCNet {profile.SPAN[0]}: nothing is too fast"
+    return Span(budget.lowest / 1000, found.high, note)
 
 
 def margin(table: LatencyTable, level: float = 0.9, space: Space | None = None) -> float:
@@ -499,7 +509,7 @@ def margin(table: LatencyTable, level: float = 0.9, space: Space | None = None) 
     if not off:
         raise TableError(
             f"{table.source or table.file_name}: was not validated, so nobody knows by how much it is wrong; "
-            "measure whole networks as well (lcnas.profile_blocks --calibrate)"
+            "measure whole networks as well (lcnas.profile_blocks --validate)"
         )
     rank = math.ceil((len(off) + 1) * level - 1e-9)  # the conformal one, kept inside the sample
     return max(0.0, sorted(off)[min(len(off), rank) - 1])

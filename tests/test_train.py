@@ -197,6 +197,7 @@ def test_sigterm_ends_the_command_with_143_and_a_stored_state(network, tmp_path,
         process.send_signal(signal.SIGTERM)
         _, told = process.communicate(timeout=60)
     assert process.returncode == 143, told
+    assert told.count("SIGTERM: heard; stopping") == 1
     last = told.splitlines()[-1]
     assert last.startswith("stopped by SIGTERM after step ")
     step = int(last.split("step ")[1].split(";")[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from lcnas import spaces
 from lcnas.latency import predict
-from lcnas.latency.table import TICK_MS, LatencyTable, Network
+from lcnas.latency.table import TICK_MS, LatencyTable, Network, conformal
 
 Floats = NDArray[np.float64]
 Widths = Mapping[str, float] | None  # prior widths; None: to be found
@@ -40,6 +41,7 @@ class _Data:
         self.times = np.array([n.ms for n in self.networks])
         self.keys = keys_of(self.networks)
         self.fitted = np.array([n.role == "calibration" for n in self.networks], dtype=bool)
+        self.too_few = bool(self.fitted.sum() < FEWEST)  # to fit
 
     def fit(self, method: str, widths: Widths = None) -> predict.Fit:
         """Return a method's fit to the calibration networks."""
@@ -108,10 +110,8 @@ def refit(table: LatencyTable, method: str = "shrunk", *, keep_widths: bool = Fa
             where there are none to keep.
     """
     data = _Data(table)
-    if data.fitted.sum() < FEWEST:
-        _set_terms(table, table.overhead_ms, data.rows.inside)
-        table.residuals, table.errors = (), {}
-        table.method = {**table.method, "fit": "sum", "settings": {}}
+    if data.too_few:
+        _sum(table, data)
         return
     known = table.method.get("settings") if table.method.get("fit") == method else None
     widths: Widths = known if keep_widths and known else None
@@ -136,6 +136,25 @@ def refit(table: LatencyTable, method: str = "shrunk", *, keep_widths: bool = Fa
         }
         for key in dict.fromkeys(data.keys)
     }
+
+
+def _sum(table: LatencyTable, data: _Data) -> None:
+    """Sum the blocks alone; nothing is fitted, so that each network tells how wrong that is."""
+    # What takes less alone than the overhead, which is of a network too, takes next to nothing.
+    _set_terms(table, table.overhead_ms, np.maximum(data.rows.inside, 0.0))
+    predicted = np.maximum(_ticked(table, data.counts), TICK_MS)
+    table.networks = _predicted(data.networks, predicted)
+    table.residuals = tuple(sorted((data.times / predicted - 1).tolist()))
+    table.method = {**table.method, "fit": "sum", "settings": {}}
+    fits = {"sum": data.fit("sum")}
+    told = {k: _errors_of(table, data, k, predicted, fits) for k in dict.fromkeys(data.keys)}
+    table.errors = {key: found for key, found in told.items() if found}
+
+
+def _predicted(networks: Sequence[Network], predicted: Floats) -> list[Network]:
+    """Return the networks with their predictions."""
+    pairs = zip(networks, predicted.tolist(), strict=True)
+    return [dataclasses.replace(n, predicted_ms=p) for n, p in pairs]
 
 
 def _set_terms(table: LatencyTable, base: float, terms: Floats) -> None:
@@ -163,14 +182,16 @@ def _errors_of(
     out = {}
     for role in ("held_out", "uniform"):
         chosen = data.select(key, role)
-        if len(chosen) < 2:
+        if not len(chosen):
             continue
         networks = [data.networks[i] for i in chosen]
         times, guesses = data.times[chosen], predicted[chosen]
         out[role] = {
             "fit": _plain(guesses, times),
             "noise_floor": _plain(_again(networks), times),
-            "coverage_90": _coverage(table, guesses, times),
+            "coverage_90": _coverage_by_others(table.residuals, (times / guesses - 1).tolist())
+            if data.too_few
+            else _coverage(table, guesses, times),
             "bands": _bands(guesses, times),
             **{
                 name: _plain(made.predict(data.counts[chosen]), times)
@@ -193,6 +214,22 @@ def _coverage(table: LatencyTable, predicted: Floats, measured: Floats) -> float
     low, high = table.bounds(0.9)
     inside = (measured >= predicted * (1 + low)) & (measured <= predicted * (1 + high))
     return float(inside.mean())
+
+
+def _coverage_by_others(residuals: Sequence[float], own: Sequence[float]) -> float:
+    """Return the share of networks inside the 90 % intervals of all others, where there is no fit.
+
+    Args:
+        residuals: of all networks, sorted; the intervals rest on them.
+        own: those of the networks that are asked about.
+    """
+    inside = 0
+    for off in own:
+        others = list(residuals)
+        others.remove(off)
+        low, high = conformal(others, 0.9) if others else (math.inf, -math.inf)
+        inside += low <= off <= high
+    return inside / len(own)
 
 
 def _bands(predicted: Floats, measured: Floats) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,11 @@ from lcnas import zoo
 from lcnas.arch import Arch, PlacedBlock, walk
 from lcnas.blocks import to_data
 from lcnas.budgets import Budget, Terms
-from lcnas.errors import BudgetError, TableError
+from lcnas.errors import BudgetError, EmptyBandWarning, TableError
 from lcnas.latency import context, models, timing
 from lcnas.latency.context import Link
 from lcnas.latency.engines import Engine, machine_of
-from lcnas.latency.fitting import refit
+from lcnas.latency.fitting import FEWEST, refit
 from lcnas.latency.journal import Journal
 from lcnas.latency.machine import pinned
 from lcnas.latency.table import TICK_MS, LatencyTable, Network, Row, destination, update
@@ -39,6 +40,7 @@ BANDS = 5  # latency bands from which networks are drawn
 UNIFORM_SHARE = (
     0.15  # of the networks to fit, drawn over the whole space: bands leave most of it out
 )
+FEWEST_HELD = 2  # held-out networks, below which none is given up for the fit
 SPAN = ("0.25x", "1.0x")  # the scales of PP-LCNet that bound them
 FAMILIES = (
     "pplcnet",
@@ -72,6 +74,23 @@ class Step:
     title: str
     done: int
     total: int
+
+
+def held_out_of(networks: int, others: int, settings: Settings) -> int:
+    """Return how many of a space's networks are held out.
+
+    In a small space as many as leave enough to fit; where there are too few for both, all of them: then
+    nothing is fitted, and every one tells how wrong the sum of the blocks is.
+
+    Args:
+        networks: of the space, at most as many as are asked for, to be held out or fitted to.
+        others: to fit, in any case.
+        settings: of the table.
+    """
+    held = min(settings.validate, networks)
+    lacking = FEWEST - (networks - held) - others  # to fit
+    enough = settings.calibrate >= FEWEST and held - lacking >= FEWEST_HELD
+    return held - lacking if lacking > 0 and enough else held
 
 
 def row_key(placed: PlacedBlock) -> str:
@@ -259,10 +278,12 @@ class Builder:
         known = set(map(tuple, codes.tolist()))
         drawn = np.unique(space.sample_codes(s.uniform + outside, rng), axis=0)
         fresh = [row for row in drawn.tolist() if tuple(row) not in known]  # the sets are disjoint
-        others = rng.permutation(np.array(fresh, dtype=np.int64).reshape(-1, codes.shape[1]))
-        calibration = np.concatenate([codes[s.validate :], others[s.uniform :]])
+        shape = len(fresh), codes.shape[1]  # without genes it could not be told from the entries
+        others = rng.permutation(np.array(fresh, dtype=np.int64).reshape(shape))
+        held = held_out_of(len(codes), len(others[s.uniform :]), s)
+        calibration = np.concatenate([codes[held:], others[s.uniform :]])
         return {
-            "held_out": codes[: s.validate].tolist(),
+            "held_out": codes[:held].tolist(),
             "uniform": others[: s.uniform].tolist(),
             "calibration": rng.permutation(calibration).tolist(),
         }
@@ -275,7 +296,10 @@ class Builder:
             budget = Budget(space, terms, max_cost=high, min_cost=low)
         except BudgetError:  # a space that lies elsewhere: all of it
             budget = Budget(space, terms, max_cost=int(1e9))
-        codes = budget.sample_codes(2 * n, rng, bands=BANDS)
+        with warnings.catch_warnings():
+            if not n or budget.count_bounds()[1] <= n:  # none or all are drawn, whatever the bands
+                warnings.simplefilter("ignore", EmptyBandWarning)
+            codes = budget.sample_codes(2 * n, rng, bands=BANDS)
         different = np.unique(codes, axis=0)
         return rng.permutation(different)[:n]
 

@@ -320,11 +320,7 @@ class LatencyTable:
             raise TableError(
                 f"{self.source or self.file_name}: was not validated, so it has no intervals"
             )
-        n = len(self.residuals)
-        # The conformal rank: the ceil((n + 1) q)-th smallest, kept inside the sample.
-        high = min(n, math.ceil((n + 1) * (1 + level) / 2 - 1e-9)) - 1
-        low = max(1, math.floor((n + 1) * (1 - level) / 2 + 1e-9)) - 1
-        return self.residuals[low], self.residuals[high]
+        return conformal(self.residuals, level)
 
     def of_this_machine(self) -> bool:
         """Return whether the table was made on a machine like this one."""
@@ -475,6 +471,15 @@ def update(folder: Path, fresh: LatencyTable, change: Callable[[LatencyTable], N
         table = LatencyTable.load(path) if path.is_file() else fresh
         change(table)
         return table.save(folder)
+
+
+def conformal(residuals: Sequence[float], level: float) -> tuple[float, float]:
+    """Return the interval of sorted residuals that holds the next one at that level, as far as they reach."""
+    n = len(residuals)
+    # The conformal rank: the ceil((n + 1) q)-th smallest, kept inside the sample.
+    high = min(n, math.ceil((n + 1) * (1 + level) / 2 - 1e-9)) - 1
+    low = max(1, math.floor((n + 1) * (1 - level) / 2 + 1e-9)) - 1
+    return residuals[low], residuals[high]
 
 
 # -- plain data ------------------------------------------------------------------------------------

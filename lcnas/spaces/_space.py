@@ -226,7 +226,7 @@ class Space:
         except ValueError:  # rows of different lengths
             raise CodesError(f"codes: {shorten(codes)} is not an array") from None
         if given.size == 0 and given.ndim <= 2 and given.shape[-1:] in ((0,), (len(self.genes),)):
-            given = np.zeros((0, len(self.genes)), dtype=np.int64)
+            given = np.zeros((self._rows_without_codes(given), len(self.genes)), dtype=np.int64)
         if given.dtype.kind not in "iu":
             raise CodesError(f"codes: {given.dtype} is not an integer type")
         rows = given.reshape(1, -1) if given.ndim == 1 else given
@@ -246,6 +246,16 @@ class Space:
                 f"; the nearest is {0 if rows[row, column] < 0 else len(gene.choices) - 1}"
             )
         return rows.astype(np.int64)
+
+    def _rows_without_codes(self, given: NDArray[Any]) -> int:
+        """Return how many networks an array without a code stands for.
+
+        Without genes it has a row for each network all the same: (n, 0), or (0,) for one. An empty list,
+        which NumPy takes for an array of floats, is no network of any space.
+        """
+        if self.genes:
+            return 0
+        return len(given) if given.ndim == 2 else int(given.dtype.kind in "iu")
 
     def checked(self, codes: ArrayLike) -> Ints:
         """Return codes as an (n, genes) array, as they are, once it is sure that each row is a network.
@@ -396,7 +406,8 @@ class Space:
                 return self._arch(made)
         others = sorted(self._neighbors(point))
         if not others:
-            raise SpaceError(f"{self.name}: {_named(arch)} has no neighbour")
+            why = ": it is the one network of the space" if self.size == 1 else ""
+            raise SpaceError(f"{self.name}: {_named(arch)} has no neighbour{why}")
         return self._arch(others[int(rng.integers(len(others)))])
 
     def crossover(self, a: Arch, b: Arch, rng: np.random.Generator) -> Arch:

@@ -148,7 +148,7 @@ def begin(engine: Engine, used: list[Engine]) -> Start:
 
 
 def like(engine: Engine, precision: str, batch: int = 1) -> Engine:
-    """Return this machine's engine of the same name and threads, in another precision or for another batch."""
+    """Return this machine's engine of the same name and threads, in that precision and for that batch."""
     if (engine.precision, engine.batch) == (precision, batch):
         return engine
     return engines.engine(engine.name, threads=engine.threads, precision=precision, batch=batch)

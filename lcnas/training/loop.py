@@ -23,6 +23,7 @@ from lcnas.training.data import Data
 from lcnas.training.devices import Devices
 from lcnas.training.evaluation import Scores
 from lcnas.training.interrupts import Interrupts, Stopped
+from lcnas.training.interrupts import check as check_signals
 from lcnas.training.job import Job, Weights, prepared
 from lcnas.training.metrics import Log, Progress, read
 from lcnas.training.recipes import Recipe
@@ -85,6 +86,7 @@ def fit(
     _check_limits(keep, save_minutes)
     with memory(recipe):
         job = prepared(network, data, recipe, seed, init, freeze, teacher, devices)
+    check_signals()
     with run.locked(out) if devices.leads else contextlib.nullcontext():
         begun = run.check(out, job.identity)
         if begun and (out / run.RESULT).is_file():
@@ -200,8 +202,10 @@ def _finished(job: Job, checkpoints: Checkpoints, state: State, out: Path, test:
     states = {"best": best, "last": state}
     weights = {name: _weights(job, s) for name, s in states.items()}
     epochs = tuple(line for line in read(out) if line["kind"] == "epoch")
+    check_signals()
     if job.devices.leads:
         exporting.export(out, weights, job.identity.arch, job.data, job.recipe.augment)
+    check_signals()
     tested = None if test == "none" else job.scores(states[test], job.data.test)
     result = Result(
         out=out,

@@ -4,12 +4,14 @@ import errno
 import json
 import re
 import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lcnas import zoo
 from lcnas.errors import LcnasError, TableWriteError, TrainingFailedError
+from lcnas.training import data as training_data
 from search import cluster, report, run, steps, tables
 from search.errors import SearchFailedError
 from search.folder import Folder
@@ -155,7 +157,70 @@ def test_what_names_files_is_kept_with_its_whole_path(tmp_path, monkeypatch):
     (tmp_path / "mine.toml").write_text("")
     found = run._places({"data": "npz:set.npz", "space": "mine.toml", "table": "by-name"})
     assert found == {"data": f"npz:{tmp_path / 'set.npz'}", "space": str(tmp_path / "mine.toml")}
-    assert run._places({"data": "synthetic"}) == {}
+
+
+@pytest.mark.parametrize(
+    "spelt",
+    ["synthetic", "synthetic:400", "synthetic:train=400", "synthetic:train=400,test=80,classes=8"],
+)
+def test_what_names_no_place_is_kept_as_it_is_spelt(spelt, tmp_path, monkeypatch):
+    """As docs/data.md spells it; what the search then loads has the numbers that were asked for."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "400").mkdir()  # a place of that name means nothing
+    (kept,) = run._places({"data": spelt}).values()
+    found = steps.load_data(Settings(data=kept))
+    train, test, classes = {
+        "synthetic": (10_000, 2_000, 12),
+        "synthetic:400": (400, 2_000, 12),
+        "synthetic:train=400": (400, 2_000, 12),
+        "synthetic:train=400,test=80,classes=8": (400, 80, 8),
+    }[spelt]
+    assert kept == spelt
+    assert len(found.train) + len(found.validation) == train
+    assert (len(found.test), found.classes) == (test, classes)
+
+
+def test_every_kind_of_place_is_kept_with_its_whole_path(tmp_path, monkeypatch):
+    """A kind of data whose rest is a place, or is none, is one or the other."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    assert {*training_data.PLACES, "synthetic"} == set(training_data.KINDS)
+    for kind in training_data.PLACES:
+        for place, whole in (
+            ("sets/a,b=c", tmp_path / "sets" / "a,b=c"),
+            ("~/x", tmp_path / "me" / "x"),
+            ("/at:port", Path("/at:port")),
+        ):
+            assert run._places({"data": f"{kind}:{place}"}) == {"data": f"{kind}:{whole}"}
+
+
+def test_the_home_of_nobody_is_no_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (kept,) = run._places({"data": "imagefolder:~nobody-of-that-name/x"}).values()
+    with pytest.raises(LcnasError, match=r"the folder .*~nobody-of-that-name/x does not exist"):
+        steps.load_data(Settings(data=kept))
+
+
+def test_a_cluster_of_the_environment_is_named_and_left_alone(monkeypatch, capsys):
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(LcnasError, match="no_such_space"):
+        run.main(["--space", "no_such_space"])
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(
+        "RAY_ADDRESS: '10.0.0.1:6379' is not used, the search runs on this machine"
+    )
+    with pytest.raises(LcnasError):
+        run.main(["--space", "no_such_space", "--address", "auto"])
+    assert not capsys.readouterr().err
+
+
+def test_the_address_that_is_asked_for_is_the_one_that_is_checked(monkeypatch):
+    """Ray itself takes the environment's before it."""
+    monkeypatch.setenv("RAY_ADDRESS", "ray://127.0.0.1:1")
+    with pytest.raises(LcnasError, match=r"'ray://127.0.0.1:1' is of Ray Client"):
+        cluster.check("auto")
+    with pytest.raises(LcnasError, match=r"nothing answers at '127.0.0.1:1'"):
+        cluster.check("127.0.0.1:1")
 
 
 def test_dry_run_tells_what_a_table_lacks_and_measures_nothing(tmp_path, monkeypatch, data, capsys):

@@ -15,7 +15,15 @@ Example:
 from lcnas.training.data._cache import folder as cache_folder
 from lcnas.training.data._data import Data
 from lcnas.training.data._decode import CROP_ATTEMPTS, open_rgb
-from lcnas.training.data._load import KINDS, MAX_BAD, MEMORY_MB, load, own_size
+from lcnas.training.data._load import (
+    KINDS,
+    MAX_BAD,
+    MEMORY_MB,
+    PLACES,
+    anywhere,
+    load,
+    own_size,
+)
 from lcnas.training.data._memory import Memory
 from lcnas.training.data._order import TEST, VALIDATION
 from lcnas.training.data._types import (
@@ -30,6 +38,7 @@ from lcnas.training.data._types import (
 
 __all__ = [
     "load",
+    "anywhere",
     "own_size",
     "Data",
     "Train",
@@ -46,6 +55,7 @@ __all__ = [
     "KINDS",
     "MAX_BAD",
     "MEMORY_MB",
+    "PLACES",
     "TEST",
     "VALIDATION",
 ]

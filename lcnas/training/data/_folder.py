@@ -12,6 +12,7 @@ import numpy as np
 
 from lcnas import images
 from lcnas.errors import DataError, listing, nearest, spelt
+from lcnas.paths import expanded
 from lcnas.training.data import _layout
 from lcnas.training.data._types import Labels
 
@@ -266,7 +267,7 @@ def existing_folder(kind: str, text: str) -> Path:
     """Return the folder of that name, made absolute; Ray Tune changes the working directory."""
     if not text:
         raise DataError(f"{kind}: which folder? Write {kind}:FOLDER")
-    path = Path(text).expanduser().absolute()
+    path = expanded(text).absolute()
     if not path.is_dir():
         what = "is a file, not a folder" if path.is_file() else "does not exist"
         raise DataError(f"{kind}: the folder {spelt(text)} {what}{_similar(path)}")
@@ -277,7 +278,7 @@ def existing_file(kind: str, text: str) -> Path:
     """Return the file of that name, made absolute."""
     if not text:
         raise DataError(f"{kind}: which file? Write {kind}:FILE")
-    path = Path(text).expanduser().absolute()
+    path = expanded(text).absolute()
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise DataError(f"{kind}: the file {spelt(text)} {what}{_similar(path)}")

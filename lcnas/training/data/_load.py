@@ -11,6 +11,7 @@ import numpy as np
 
 from lcnas.arch import Resolution, check_resolution, height_width
 from lcnas.errors import ArchError, DataError, not_among, shorten
+from lcnas.paths import expanded
 from lcnas.training.data import _cifar10, _folder, _imagefolder, _npz, _order, _synthetic
 from lcnas.training.data._data import DRAW, SAMPLE, SPLIT, Data, Options, assembled, with_unlabelled
 from lcnas.training.data._decode import Decoders, Faults, Pair, Shape
@@ -260,3 +261,14 @@ _LOADERS: dict[str, Callable[[str, Options], Data]] = {
     "npz": _load_npz,
 }
 KINDS = tuple(_LOADERS)
+PLACES = ("cifar10", "imagefolder", "npz")  # kinds of which the rest names a folder or a file
+
+
+def anywhere(spec: str) -> str:
+    """Return what names the same set from any working directory: a place becomes a whole path.
+
+    >>> anywhere("synthetic:train=400,classes=4"), anywhere("npz:/sets/mine.npz")
+    ('synthetic:train=400,classes=4', 'npz:/sets/mine.npz')
+    """
+    kind, colon, rest = spec.partition(":")
+    return f"{kind}{colon}{expanded(rest).resolve()}" if rest and kind in PLACES else spec
