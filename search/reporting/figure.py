@@ -120,11 +120,11 @@ def _evaluators(made: Material) -> str:
     return f", at {pixels(tuple(size) if isinstance(size, list) else size)} px"
 
 
-def _trained(ax: Axes, finals: Sequence[Final], size: str) -> list[_Mark]:
+def _trained(ax: Axes, finals: Sequence[Final], where: str) -> list[_Mark]:
     """Draw finalists and baselines as they were trained; returns the marks."""
     test = any(words.tested(final.runs) for final in finals)
     kind = "measured" if _any_measured(finals) else "predicted"
-    ax.set_title(f"trained from scratch{size}: {kind} latency", fontsize=10)
+    ax.set_title(f"trained from scratch{where}: {kind} latency", fontsize=10)
     ax.set_ylabel(f"{'test' if test else 'validation'} accuracy, %")
     marks = []
     for role, (name, marker, size, color) in _STYLES.items():

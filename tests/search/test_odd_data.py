@@ -11,8 +11,8 @@ from lcnas.errors import DataError
 from search import cluster, reporting, run, steps
 from search.folder import Folder
 from search.settings import Settings
-from tests.search.commands import TABLE
 from tests.search.reporting import made_up
+from tests.search.small_table import small_table
 
 ODD = os.fsdecode(b"caf\xe9")
 
@@ -35,14 +35,14 @@ def root(tmp_path):
 
 
 def test_the_option_that_the_message_names_is_there_and_helps(root):
-    asked = Settings(data=f"imagefolder:{root}", train_size=32)
+    asked = Settings(data=f"imagefolder:{root}")
     with pytest.raises(
         DataError, match=r"1 of 20 pictures .* 1 % allowed: a/3.png .*\(--max-bad\)"
     ):
-        steps.load_data(asked)
+        steps.load_data(asked, 32)
     given = run._parser().parse_args(["--max-bad", "0.1"])
     assert given.setting_max_bad == 0.1
-    with steps.load_data(Settings(data=asked.data, train_size=32, max_bad=0.1)) as data:
+    with steps.load_data(Settings(data=asked.data, max_bad=0.1), 32) as data:
         assert steps.words_of_data(data)[1:] == [
             "note: 1 damaged images are left out",
             "note: 1 file left out: 1 .txt",
@@ -56,8 +56,9 @@ def test_a_dry_run_takes_names_that_are_no_utf8(root, tmp_path, monkeypatch, cap
     except OSError:
         pytest.skip("this file system takes names in UTF-8 alone")
     monkeypatch.chdir(tmp_path)
-    words = ["--data", f"imagefolder:{odd}", "--table", TABLE, "--max-bad", "0.1", "--train-size"]
-    assert run.main([*words, "32", "--dry-run"]) == 0
+    table = small_table(tmp_path, classes=2)
+    words = ["--data", f"imagefolder:{odd}", "--table", str(table), "--max-bad", "0.1"]
+    assert run.main([*words, "--dry-run"]) == 0
     printed = capsys.readouterr().out
     printed.encode()
     assert rf"data: imagefolder:{tmp_path}/caf\xe9" in printed

@@ -62,6 +62,9 @@ class Forbidden:
     def read(self, plan, view):
         raise AssertionError("read")
 
+    def original(self, row):
+        raise AssertionError("read")
+
 
 def all_of(batches):
     kept = [(b.images[b.mask], b.labels[b.mask], b.aspect[b.mask]) for b in batches]

@@ -168,7 +168,7 @@ def test_what_names_no_place_is_kept_as_it_is_spelt(spelt, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / "400").mkdir()  # a place of that name means nothing
     (kept,) = run._places({"data": spelt}).values()
-    found = steps.load_data(Settings(data=kept))
+    found = steps.load_data(Settings(data=kept), 32)
     train, test, classes = {
         "synthetic": (10_000, 2_000, 12),
         "synthetic:400": (400, 2_000, 12),
@@ -198,7 +198,7 @@ def test_the_home_of_nobody_is_no_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (kept,) = run._places({"data": "imagefolder:~nobody-of-that-name/x"}).values()
     with pytest.raises(LcnasError, match=r"the folder .*~nobody-of-that-name/x does not exist"):
-        steps.load_data(Settings(data=kept))
+        steps.load_data(Settings(data=kept), 32)
 
 
 def test_a_cluster_of_the_environment_is_named_and_left_alone(monkeypatch, capsys):
