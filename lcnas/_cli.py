@@ -14,7 +14,15 @@ from pathlib import Path
 
 from lcnas import _home, zoo
 from lcnas.arch import Arch, Resolution
-from lcnas.errors import LcnasError, ZooError, nearest, not_among, shorten
+from lcnas.errors import (
+    LcnasError,
+    TrainingFailedError,
+    WriteError,
+    ZooError,
+    nearest,
+    not_among,
+    shorten,
+)
 
 BAD_ARGUMENT = 2
 FAILURE = 1
@@ -66,7 +74,8 @@ def run(prog: str, main: Callable[[list[str]], int]) -> None:
         sys.stdout.flush()
     except LcnasError as error:
         print(f"python -m {prog}: {error}", file=sys.stderr)
-        code = BAD_ARGUMENT
+        failed = isinstance(error, WriteError | TrainingFailedError)
+        code = FAILURE if failed else BAD_ARGUMENT
     except BrokenPipeError:  # the reader has seen enough, as with "| head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
