@@ -14,7 +14,15 @@ from pathlib import Path
 
 from lcnas import _home, _terminal, zoo
 from lcnas.arch import Arch, Resolution
-from lcnas.errors import LcnasError, ZooError, nearest, not_among, shorten
+from lcnas.errors import (
+    LcnasError,
+    TrainingFailedError,
+    WriteError,
+    ZooError,
+    nearest,
+    not_among,
+    shorten,
+)
 
 BAD_ARGUMENT = 2
 FAILURE = 1
@@ -70,7 +78,8 @@ def run(prog: str, main: Callable[[list[str]], int]) -> None:
         sys.stdout.flush()
     except LcnasError as error:
         print(f"python -m {prog}: {error}", file=sys.stderr)
-        code = BAD_ARGUMENT
+        failed = isinstance(error, WriteError | TrainingFailedError)
+        code = FAILURE if failed else BAD_ARGUMENT
     except BrokenPipeError:  # the reader of something else than stdout, whose end is forgiven
         code = 0
     except OSError as error:  # a full disk, or a name too long for the file system

@@ -17,6 +17,10 @@ class LcnasError(ValueError):
         super().__init__(" ".join(str(message).split("\n")).replace("\r", " "))
 
 
+class WriteError(LcnasError):
+    """A file cannot be written: the disk is full, say. A failure (exit code 1), not a bad argument."""
+
+
 class ShapeError(LcnasError):
     """A layer or block was given an input that it cannot take."""
 
@@ -57,7 +61,7 @@ class TableError(LcnasError):
     """A latency table cannot be read, or lacks a row."""
 
 
-class TableWriteError(TableError):
+class TableWriteError(TableError, WriteError):
     """A latency table, or what goes into one, cannot be written: the disk is full, say."""
 
 
@@ -65,8 +69,16 @@ class ExportError(LcnasError):
     """A network cannot be exported, or the weights given for it do not fit it."""
 
 
+class ExportWriteError(ExportError, WriteError):
+    """An exported network cannot be written."""
+
+
 class PretrainedError(LcnasError):
     """A file of weights cannot be read, is for no network that is known, or does not fit its network."""
+
+
+class PretrainedWriteError(PretrainedError, WriteError):
+    """A file of weights cannot be written."""
 
 
 class OnnxError(LcnasError):

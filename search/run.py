@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lcnas import _cli
-from lcnas.errors import LcnasError, TableWriteError, TrainingFailedError, shorten
+from lcnas.errors import LcnasError, TrainingFailedError, WriteError, shorten
 from search.errors import SearchError, SearchFailedError
 from search.folder import Folder, new_name
 from search.settings import DEFAULT_EVALUATOR, EVALUATORS, PRESETS, SCORES, SEARCHERS, Settings
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
         return 130
     except BrokenPipeError:
         raise  # the reader has seen enough
-    except (SearchFailedError, TrainingFailedError, TableWriteError, OSError) as failure:
+    except (SearchFailedError, TrainingFailedError, WriteError, OSError) as failure:
         print(f"python -m {PROG}: {failure}", file=sys.stderr)
         print(_again(folder), file=sys.stderr)
         return _cli.FAILURE

@@ -30,7 +30,7 @@ from onnx import helper
 import lcnas
 from lcnas import blocks as vocabulary
 from lcnas.arch import Arch, PlacedBlock, Resolution, check_resolution
-from lcnas.errors import ExportError, PictureError, not_among, shorten
+from lcnas.errors import ExportError, ExportWriteError, PictureError, not_among, shorten
 from lcnas.onnx_export._accuracy import Accuracy, accuracy, compare
 from lcnas.onnx_export._agreement import TOLERANCE, Model, check_agreement, is_model
 from lcnas.onnx_export._classifier import Classifier, Run, Start
@@ -279,7 +279,7 @@ def save(model: onnx.ModelProto, path: str | Path) -> None:
         finally:
             beside.unlink(missing_ok=True)
     except OSError as error:
-        raise ExportError(f"{path}: cannot be written: {error.strerror}") from None
+        raise ExportWriteError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 # -- checks and metadata ---------------------------------------------------------------------------

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import logging
+import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self
 
 import jax
@@ -45,6 +50,7 @@ class Checkpoints:
         """
         import orbax.checkpoint as ocp
 
+        _quieten()
         self._ocp = ocp
         self._keep = _Keep(last)
         self.folder = folder.absolute()
@@ -62,7 +68,12 @@ class Checkpoints:
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
             self.wait()
-        self._manager.close()
+            self._manager.close()
+        else:
+            with contextlib.suppress(
+                Exception
+            ):  # of what was still being written; one fault is enough
+                self._manager.close()
 
     @property
     def newest(self) -> int | None:
@@ -183,6 +194,38 @@ def _flattened(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 
 # -- faults ----------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _quieten() -> None:
+    """Keep Orbax from telling what it raises as well: of a full disk, seventy tracebacks by its threads.
+
+    It logs an error in each of them; and what TensorStore has not finished by then calls an event loop that
+    is closed, from its own threads, where nobody could catch the error.
+    """
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_is_not_of_orbax)
+    before = sys.unraisablehook
+
+    def hook(told: sys.UnraisableHookArgs) -> None:
+        if not _is_of_closed_loop(told.exc_value, told.exc_traceback):
+            before(told)
+
+    sys.unraisablehook = hook
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    own = "orbax" in Path(record.pathname).parts
+    # Of several tasks that fail one is raised; asyncio tells of the others, and where they are from.
+    lost = record.name == "asyncio" and "/orbax/checkpoint/" in record.getMessage()
+    return record.levelno < logging.ERROR or not (own or lost)
+
+
+def _is_of_closed_loop(error: BaseException | None, trace: TracebackType | None) -> bool:
+    """Return whether an error is of a closed event loop that no Python code has called."""
+    files = [Path(frame.filename) for frame in traceback.extract_tb(trace)]
+    inside = bool(files) and all(file.parent.name == "asyncio" for file in files)
+    return inside and str(error) == "Event loop is closed"
 
 
 def is_full(error: BaseException) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -38,20 +39,24 @@ class Log:
         self._seen: set[tuple[str, int]] = set()
         self._file: IO[str] | None = None
         self._board: Any = None
+        self._records: _Records | None = None
         if active:
             _cut_torn(self._path)
             self._seen = {(line["kind"], line["step"]) for line in read(folder)}
             self._file = self._path.open("a", encoding="utf-8")
             self._board = _board(folder / "tensorboard", start)
+            self._records = _Records.of(self._board)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
+    def __exit__(self, kind: object, *_: object) -> None:
         if self._board is not None:
             self._board.close()
+        if self._file is not None:
+            # What is in the buffer after a fault is tried again, and fails again.
+            with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
+                self._file.close()
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Append a line.
@@ -88,6 +93,8 @@ class Log:
                 self._board.flush()
             except OSError as error:
                 raise _unwritable(self._path, error) from error
+            if self._records is not None and self._records.fault is not None:
+                raise _unwritable(self._path, self._records.fault)
 
 
 def _unwritable(path: Path, error: OSError) -> TrainingFailedError:
@@ -102,6 +109,46 @@ def _board(folder: Path, start: int) -> Any:
     purge = start + 1 if start else None
     # Files are read in the order of their names, which else tell starts within one second not apart.
     return SummaryWriter(str(folder), purge_step=purge, filename_suffix=f".{start:012d}")
+
+
+class _Records:
+    """TensorBoard's file, whose faults are kept for who asks, and nothing is written after one.
+
+    They come up in a thread of TensorBoard's, which would end in a traceback; after that nobody would empty
+    its queue, and the training would wait for ever.
+    """
+
+    def __init__(self, records: Any) -> None:
+        self._records = records
+        self.fault: OSError | None = None
+
+    @classmethod
+    def of(cls, board: Any) -> _Records:
+        """Put it in the place of a board's own."""
+        events = board.file_writer.event_writer._ev_writer
+        made = cls(events._py_recordio_writer)
+        events._py_recordio_writer = made
+        return made
+
+    def write(self, data: bytes) -> None:
+        """Append an event."""
+        self._tried(lambda: self._records.write(data))
+
+    def flush(self) -> None:
+        """Put what was written on the disk."""
+        self._tried(self._records.flush)
+
+    def close(self) -> None:
+        """Close the file."""
+        with contextlib.suppress(OSError):
+            self._records.close()
+
+    def _tried(self, action: Callable[[], Any]) -> None:
+        if self.fault is None:
+            try:
+                action()
+            except OSError as error:
+                self.fault = error
 
 
 def _cut_torn(path: Path) -> None:

@@ -20,7 +20,7 @@ import lcnas
 from lcnas import latency
 from lcnas.arch import Arch
 from lcnas.errors import LcnasError, TrainingError, TrainingFailedError, shorten
-from lcnas.training.checkpoints import full, is_full
+from lcnas.training.checkpoints import is_full
 from lcnas.training.evaluation import Scores
 from lcnas.training.recipes import Recipe
 
@@ -200,7 +200,9 @@ def unwritable(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if is_full(error):
-            raise full(folder) from error
+            raise TrainingFailedError(
+                f"{folder}: the disk is full; free some space and repeat the command, which goes on there"
+            ) from error
         raise TrainingFailedError(f"{folder}: cannot be written: {error.strerror}") from error
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcnas.arch import Arch
-from lcnas.errors import LcnasError, PretrainedError, shorten
+from lcnas.errors import LcnasError, PretrainedError, PretrainedWriteError, shorten
 from lcnas.models.pretrained._fit import check_class_names, classes_of, fit
 from lcnas.models.pretrained._program import Weight
 from lcnas.onnx_export import MeanStd, constants
@@ -77,7 +77,7 @@ def _write(path: Path, data: bytes) -> None:
         finally:
             beside.unlink(missing_ok=True)
     except OSError as error:
-        raise PretrainedError(f"{path}: cannot be written: {error.strerror}") from None
+        raise PretrainedWriteError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 @dataclass(frozen=True)
