@@ -1,14 +1,17 @@
 """Whole searches: what they found, beside PP-LCNet and the best published network as fast.
 
-    python -m results.searches imagenette-tail --data imagefolder:DIR
-    python -m results.searches cifar10-tail --data cifar10:DIR
+    python -m results.searches imagenette --data imagefolder:DIR
+    python -m results.searches cifar10 --data cifar10:DIR
+    python -m results.searches imagenette-permuted --data imagefolder:DIR
     python -m results.searches default
 
-Two of them, default and default-supernet, are what ``make search`` does on made-up pictures: minutes, for their times.
-Runs ``python -m search.run`` with the options of SEARCHES; the folder is runs/NAME, so a repeated command goes on.
-Writes of each search, under results/searches/: NAME.json (settings, versions, machine, times of the steps, every trial,
-all that was trained, what was compared with what, how many of the finalists were within the budget when they were
-measured as whole networks), NAME.md (the report) and NAME.png. Run nothing else meanwhile: it measures latencies.
+Two of them, default and default-supernet, are what ``make search`` does on synthetic images: minutes, for their
+times. Runs ``python -m search.run`` with the options of SEARCHES; the folder is runs/NAME, so a repeated command
+goes on. Writes of each search, under results/searches/: NAME.json (settings, versions, machine, times of the steps,
+every trial, all that was trained, what was compared with what, how many of the finalists were within the budget when
+they were measured as whole networks, the resolution of accuracies and of latencies), NAME.md (the report) and
+NAME.png. The accuracy of every exported file is taken again by results/independent_accuracy.py, which knows nothing of
+lcnas. Run nothing else meanwhile: it measures latencies.
 """
 
 from __future__ import annotations
@@ -24,19 +27,17 @@ from typing import Any
 from benchmarks import _report
 
 SEARCHES = {
-    "imagenette-tail": "--space pplcnet_tail --preset hour --max-latency-ms 2.4 --trials 48 --epochs 4"
-    " --final-epochs 24 --final-seeds 3",
-    # These train about two thirds as fast as those of pplcnet_tail.
-    "imagenette-next": "--space lcnet_next --preset hour --max-latency-ms 1.6 --trials 32 --epochs 2"
-    " --final-epochs 10 --final-seeds 4",
-    # Networks of 32 pixels train slowly for their latency: one band below PP-LCNet 0.5x, fewer pictures.
-    "cifar10-tail": "--space pplcnet_tail_32 --preset hour --max-latency-ms 0.3 --bands 1 --finalists 1 --trials 28"
-    " --epochs 3 --final-epochs 8 --final-seeds 4 --final-pictures 10000",
+    "imagenette": "--space lcnet_next --resolution 128 --max-latency-ms 0.6 --trials 32 --pictures 7500 --epochs 2"
+    " --train-size 64 --finalists 2 --bands 2 --final-pictures 7500 --final-epochs 10 --final-seeds 3",
+    # Networks of 32 pixels train slowly for their latency: one band below PP-LCNet 0.5x, fewer images.
+    "cifar10": "--space pplcnet_tail_32 --resolution 32 --max-latency-ms 0.3 --trials 24 --pictures 9000 --epochs 2"
+    " --train-size 32 --finalists 1 --bands 1 --final-pictures 10000 --final-epochs 8 --final-seeds 3",
+    # The control is shorter: of what cannot be learnt there is nothing more to be had by longer trainings.
+    "imagenette-permuted": "--space pplcnet_tail --resolution 64 --max-latency-ms 0.4 --permute-labels --trials 16"
+    " --pictures 3000 --epochs 1 --train-size 64 --finalists 2 --bands 2 --final-pictures 3000 --final-epochs 4"
+    " --final-seeds 3",
     "default": "",
     "default-supernet": "--evaluator supernet",
-    # The control is shorter: of what cannot be learnt there is nothing more to be had by longer trainings.
-    "imagenette-tail-permuted": "--space pplcnet_tail --preset hour --max-latency-ms 1.4 --permute-labels --trials 16"
-    " --epochs 1 --final-epochs 4 --final-seeds 3 --final-pictures 3000",
 }
 
 
@@ -84,7 +85,49 @@ def duels(outcome: Any, folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def summary(folder: Path, argv: list[str], place: str) -> dict[str, Any]:
+def resolutions(outcome: Any) -> dict[str, Any]:
+    """Return the pixels of what accuracies are of, and of what latencies are of, for each network trained."""
+    return {
+        final.name: {
+            "accuracy": sorted({_pixels(run.resolution) for run in final.runs}),
+            "latency": _pixels(final.arch.resolution),
+        }
+        for final in outcome.finals
+    }
+
+
+def _pixels(size: Any) -> str:
+    from search.outcome import pixels
+
+    return pixels(size)
+
+
+def independently(outcome: Any, folder: Path, data: str | None) -> list[dict[str, Any]]:
+    """Return the accuracy of every exported file as printed, and as a program without lcnas counts it."""
+    kind, _, place = (data or "synthetic").partition(":")
+    if kind == "synthetic" or outcome.settings.get("permute_labels"):
+        return []  # made by lcnas alone: images, or labels
+    root = Path(place)
+    tests = sorted(root.glob("test*.parquet")) if kind == "cifar10" else [root]
+    files = {str(folder / run.onnx): run.test for final in outcome.finals for run in final.runs}
+    script = Path(__file__).with_name("independent_accuracy.py")
+    where = [word for path in tests for word in ("--data", str(path))]
+    done = subprocess.run(
+        [sys.executable, str(script), *where, *files], text=True, capture_output=True, check=True
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return [
+        {
+            "file": str(Path(line["file"]).relative_to(folder)),
+            "images": line["images"],
+            "printed": round(100 * files[line["file"]], 3),
+            "independent": round(100 * line["accuracy"], 3),
+        }
+        for line in lines
+    ]
+
+
+def summary(folder: Path, argv: list[str], place: str, data: str | None) -> dict[str, Any]:
     """Return what is kept of a finished search, without the places of this machine."""
     from search.folder import Folder
     from search.report import load
@@ -95,6 +138,8 @@ def summary(folder: Path, argv: list[str], place: str) -> dict[str, Any]:
     return {
         **_report.conditions([int(shown["settings"]["seed"])]),
         "command": hidden(" ".join(["python", *argv]), place).replace(str(folder), f"runs/{folder.name}"),
+        "resolutions": resolutions(outcome),
+        "independently": independently(outcome, folder, data),
         "finalists": within(outcome),
         "duels": duels(outcome, folder),
         "outcome": shown,
@@ -113,7 +158,7 @@ def main() -> None:
     """Search, and keep what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=SEARCHES)
-    parser.add_argument("--data", help="what to learn from; made-up pictures by default")
+    parser.add_argument("--data", help="what to learn from; synthetic images by default")
     args = parser.parse_args()
     folder = Path("runs") / args.name
     argv = command(args.name, args.data, folder)
@@ -122,7 +167,7 @@ def main() -> None:
     place = (args.data or "").partition(":")[2]
     out = _report.RESULTS / "searches"
     out.mkdir(exist_ok=True)
-    _report.write(f"searches/{args.name}", summary(folder, argv, place))
+    _report.write(f"searches/{args.name}", summary(folder, argv, place, args.data))
     (out / f"{args.name}.md").write_text(report(folder, place))
     (out / f"{args.name}.png").write_bytes((folder / "front.png").read_bytes())
 

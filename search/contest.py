@@ -240,6 +240,7 @@ def _work(task: _Task, pictures: Pictures) -> Iterator[Trained | str]:
                 seed,
                 train_size=task.size,
                 engine=task.engine,
+                batch=task.engine.batch,
                 cache=task.cache,
                 bring=task.far,
             )

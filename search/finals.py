@@ -104,7 +104,7 @@ def train(
         train_size: pixels to train and validate at, other than the deployment resolution in older runs alone;
             None: the deployment resolution.
         engine: that the file is for; its precision is the file's. None: this machine's default, fp32.
-        batch: pictures at once that the deployed network takes; None: any number.
+        batch: images at once that the delivered file takes, as it was timed; None: any number.
         cache: folder of compiled programs, which seeds share; None: nothing is kept.
         bring: give back the contents of the files too, for :func:`settle` in another place.
 

@@ -157,7 +157,8 @@ def _add_space(parser: argparse.ArgumentParser) -> None:
     add("--space", "name, or .toml file (default: pplcnet_tail)", metavar="NAME")
     add(
         "--resolution",
-        "of deployment, what latency means: a side or HEIGHTxWIDTH (default: the space's own)",
+        "resolution that networks are timed, trained, tested and exported at, pixels: a side or HEIGHTxWIDTH "
+        "(default: the space's own, or the images')",
         metavar="R",
         type=_resolution,
     )
@@ -180,7 +181,11 @@ def _add_space(parser: argparse.ArgumentParser) -> None:
         metavar="E",
     )
     add("--threads", "that compute a network (default: 1)", type=whole)
-    add("--precision", f"{', '.join(engines.PRECISIONS)} (default: fp32)", metavar="P")
+    add(
+        "--precision",
+        f"{', '.join(engines.PRECISIONS)}: of latencies and of the delivered files (default: fp32)",
+        metavar="P",
+    )
     add("--batch", "pictures at once (default: 1)", type=whole)
     add(
         "--table",
@@ -208,6 +213,7 @@ def _by_preset(name: str) -> str:
 def _add_learning(parser: argparse.ArgumentParser) -> None:
     add = _Options(parser, "data and training")
     whole = _cli.whole(1, _MOST)
+    caps = "; ".join(f"{name} {values['evaluator_pixels']}" for name, values in PRESETS.items())
     add(
         "--data",
         "synthetic, cifar10:DIR, imagefolder:DIR or npz:FILE (default: synthetic, a demonstration)",
@@ -221,7 +227,7 @@ def _add_learning(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--train-size",
-        "pixels to train at (default: by the data, 32 to 128)",
+        f"resolution that the evaluator looks at, pixels (default: that of the search, at most: {caps})",
         metavar="R",
         type=_resolution,
     )

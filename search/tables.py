@@ -23,7 +23,7 @@ from lcnas.errors import EngineError, TableError
 from lcnas.latency import engines, fitting, profile
 from lcnas.latency.engines import Engine
 from lcnas.latency.profile import Builder, Settings, Step
-from lcnas.latency.table import LatencyTable, Network, default, update
+from lcnas.latency.table import LatencyTable, Network, of_engine, update
 from lcnas.spaces import Space
 from lcnas.zoo import pplcnet
 from search.errors import SearchError
@@ -204,9 +204,7 @@ def _of_another(table: LatencyTable, space: Space, classes: int) -> tuple[str, .
 def _default(engine: Engine, folder: Path, space: Space, classes: int) -> LatencyTable | None:
     """Return the table of this machine and engine that lacks the fewest rows, the folder's own first."""
     own = folder / LatencyTable(engines.machine_of(engine.name), engine).file_name
-    files = dict.fromkeys(
-        path.resolve() for path in (own, default(engine)) if path is not None and path.is_file()
-    )
+    files = dict.fromkeys(path.resolve() for path in (own, *of_engine(engine)) if path.is_file())
     tables = [LatencyTable.load(path) for path in files]
     usable = [t for t in tables if t.engine == engine and t.of_this_machine()]
     return min(usable, key=lambda t: len(_lacking(t, space, classes)), default=None)

@@ -391,6 +391,17 @@ def default(engine: Engine) -> Path | None:
     return None
 
 
+def of_engine(engine: Engine) -> list[Path]:
+    """Return all tables of this machine and engine, those of the first folder first.
+
+    Beside the table of the usual name there may be others with a word behind it, such as ``-64px``: entries
+    of other resolutions, kept apart so that no file grows without end.
+    """
+    stem = LatencyTable(engines.machine_of(engine.name), engine).file_name.removesuffix(".json")
+    found = (path for folder in paths.table_dirs() for path in sorted(folder.glob("*.json")))
+    return [path for path in found if path.stem == stem or path.stem.startswith(f"{stem}-")]
+
+
 def destination(path: Path) -> Path:
     """Return the file that is written under a name: the name's own, or what its symbolic link leads to.
 
@@ -599,6 +610,7 @@ __all__ = [
     "available",
     "default",
     "destination",
+    "of_engine",
     "update",
     "write_text",
 ]

@@ -25,6 +25,7 @@ from lcnas.latency.table import (
     available,
     default,
     destination,
+    of_engine,
     update,
     write_text,
 )
@@ -199,6 +200,11 @@ def test_only_a_table_of_this_machine_is_taken_by_default(space, tmp_path, monke
     assert default(ENGINE) is None
     mine = made(space, this_machine()).save(tmp_path)
     assert default(ENGINE) == mine
+    more = mine.with_name(f"{mine.stem}-64px.json")
+    more.write_bytes(mine.read_bytes())
+    mine.with_name(f"{mine.stem}6.json").write_bytes(mine.read_bytes())  # batch 16, as names go
+    assert default(ENGINE) == mine
+    assert of_engine(ENGINE) == [more, mine]  # in the order of names
     assert set(available()) >= {"some-avx2-openvino0.0.0-fp32-t1-b1", mine.stem}
     assert LatencyTable.load("some-avx2-openvino0.0.0-fp32-t1-b1").machine == ELSEWHERE
 
