@@ -92,9 +92,8 @@ def _files(outcome: Outcome, folder: Path | None) -> str:
     ]
     if outcome.tested_by and not outcome.warning:
         size = words.resolution(outcome)
-        lines.append(
-            f"  accuracy and latency of the exported files at {size} px, run by {outcome.tested_by}"
-        )
+        what = "accuracy and latency" if outcome.on_this_machine else "accuracy"
+        lines.append(f"  {what} of the exported files at {size} px, run by {outcome.tested_by}")
     for final in in_order(outcome.finals):
         run = words.best_run(final)
         if run is not None and run.onnx:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,7 @@ from lcnas.training import Augment, deployed
 from search import contest, finals
 from search.errors import SearchFailedError
 from search.evaluators.train import right
+from search.outcome import Final
 from search.pictures import Pictures, pack, unpack
 from tests.training import tiny
 
@@ -290,6 +293,56 @@ def test_int8_is_delivered_where_it_is_asked_for(trained, data, unable, tmp_path
         hits = right(onnx_export.Classifier.of(out / name), *view, data.validation)
         assert hits.mean() == told[key]
     assert made.validation == told["validation"]
+
+
+class Kept:
+    """A run's folder, as far as testing needs it."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __truediv__(self, name):
+        return self.path / name
+
+
+def final(name):
+    return Final(name, "finalist", arch(), 0, (), 1, 1, None)
+
+
+def end_of(folder: Any, data, precision, runs):
+    """Return a final as the end of a search leaves it, and the notes."""
+    field: Any = SimpleNamespace(table=SimpleNamespace(engine=deployed.like(MLAS, precision)))
+    entry = contest.Entry(final("finalist-1"), folder.path / "finals" / "finalist-1")
+    made = [(entry, runs)]
+    finals_, notes = contest.tested(field, data, made, folder)
+    return finals_[0], notes
+
+
+def test_the_printed_accuracy_is_the_delivered_files(trained, data, unable, tmp_path):
+    """Over originals, prepared as for deployment; of int8 the fp32 twin's stands beside it."""
+    found, _ = trained
+    folder: Any = Kept(tmp_path)
+    out = tmp_path / "finals" / "finalist-1" / "seed-3"
+    kept = {n: c for n, c in found.files.items() if n not in (finals.NETWORK, finals.DEPLOYED)}
+    finals.settle(out, kept)
+    one = run(data, out, engine=deployed.like(MLAS, "int8"))
+    made, notes = end_of(folder, data, "int8", [one])
+    (kept_run,) = made.runs
+    for name, value in ((finals.NETWORK, kept_run.test), (finals.FP32, kept_run.test_fp32)):
+        told = onnx_export.interface(onnx_export.read(out / name))
+        batch = next(data.test.batches(20))
+        x = told.preprocessing()(batch.images)
+        right_ = onnx_export.Classifier.of(out / name).logits(x).argmax(axis=1) == batch.labels
+        assert right_.mean() == value
+    assert (kept_run.precision, kept_run.resolution, notes) == ("int8", DEPLOYED, ())
+    assert made.winner
+    assert (tmp_path / "networks" / "finalist-1.onnx").read_bytes() == (
+        out / finals.NETWORK
+    ).read_bytes()
+    # What has been read is not read again.
+    (out / finals.NETWORK).write_bytes(b"")
+    again = contest._run(contest.Entry(made, out.parent), one, MLAS, folder)
+    assert again.test == kept_run.test
 
 
 # -- the test pictures of older runs ---------------------------------------------------------------
