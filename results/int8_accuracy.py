@@ -245,11 +245,9 @@ def main() -> None:
     made = {"accuracy": accuracies, "text-line": texts, "latency": latencies}
     for part in args.only:
         kind = (args.data or "").partition(":")[0]
-        given = f"--data {kind}:DIR --size {args.size} --text-line DIR NETWORKS"
-        command = (
-            f"python -m results.int8_accuracy --only {part} {given if part != 'latency' else ''}"
-        )
-        about = {**_report.conditions([SEED]), "command": command.strip()}
+        of_data = f"--data {kind}:DIR --size {args.size} " if part == "accuracy" else ""
+        command = f"python -m results.int8_accuracy {of_data}--text-line DIR NETWORKS --only {part}"
+        about = {**_report.conditions([SEED]), "command": command}
         data[part] = {**about, "found": made[part](args)}
         _report.write(NAME, data)
 
