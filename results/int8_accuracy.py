@@ -77,7 +77,7 @@ def shifted(model: bytes, old: type, new: type, by: int) -> bytes:
     for tensor in made.graph.initializer:
         values = numpy_helper.to_array(tensor)
         if values.dtype == old:
-            moved = (values.astype(int) + by).astype(new)
+            moved: Any = (values.astype(int) + by).astype(new)
             tensor.CopyFrom(numpy_helper.from_array(moved, tensor.name))
     data: bytes = made.SerializeToString(deterministic=True)
     return data
@@ -219,9 +219,10 @@ def latencies(args: argparse.Namespace) -> dict[str, Any]:
     out = {}
     for name, model in sources.items():
         told = onnx_export.interface(model)
+        size = told.preprocessing().size
         if told.batch is None:
             model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-        draws = np.random.default_rng(SEED).normal(size=(2, *told.size, 3)).astype(np.float32)
+        draws = np.random.default_rng(SEED).normal(size=(2, *size, 3)).astype(np.float32)
         with laid(ways(onnx_export.to_bytes(model), [draws], ("extremes",))) as work:
             out[name] = everywhere(Path(work), "latency")
         print(json.dumps({name: out[name]}), flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -272,7 +273,9 @@ def layer(kind, rng):
     x[0], x[1] = 0, 255
     shapes = {"Conv": (6, 8, 1, 1), "grouped": (6, 4, 1, 1), "Gemm": (8, 6), "transposed": (6, 8)}
     weights = rng.normal(size=shapes[kind]).astype(np.float32)
-    attributes = {"grouped": {"group": 2}, "transposed": {"transB": 1}}.get(kind, {})
+    attributes: dict[str, Any] = {"grouped": {"group": 2}, "transposed": {"transB": 1}}.get(
+        kind, {}
+    )
     if kind == "transposed":
         x = x.mean(axis=(2, 3)).round()
     op = "Gemm" if x.ndim == 2 else "Conv"
