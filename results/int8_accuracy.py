@@ -219,9 +219,10 @@ def latencies(args: argparse.Namespace) -> dict[str, Any]:
     out = {}
     for name, model in sources.items():
         told = onnx_export.interface(model)
+        size = told.preprocessing().size
         if told.batch is None:
             model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-        draws = np.random.default_rng(SEED).normal(size=(2, *told.preprocessing().size, 3)).astype(np.float32)
+        draws = np.random.default_rng(SEED).normal(size=(2, *size, 3)).astype(np.float32)
         with laid(ways(onnx_export.to_bytes(model), [draws], ("extremes",))) as work:
             out[name] = everywhere(Path(work), "latency")
         print(json.dumps({name: out[name]}), flush=True)
@@ -245,11 +246,9 @@ def main() -> None:
     made = {"accuracy": accuracies, "text-line": texts, "latency": latencies}
     for part in args.only:
         kind = (args.data or "").partition(":")[0]
-        given = f"--data {kind}:DIR --size {args.size} --text-line DIR NETWORKS"
-        command = (
-            f"python -m results.int8_accuracy --only {part} {given if part != 'latency' else ''}"
-        )
-        about = {**_report.conditions([SEED]), "command": command.strip()}
+        of_data = f"--data {kind}:DIR --size {args.size} " if part == "accuracy" else ""
+        command = f"python -m results.int8_accuracy {of_data}--text-line DIR NETWORKS --only {part}"
+        about = {**_report.conditions([SEED]), "command": command}
         data[part] = {**about, "found": made[part](args)}
         _report.write(NAME, data)
 

@@ -2,8 +2,8 @@
 
 Rounded weights w' give an output that is off by (w' - w) x; its mean over the calibration images is
 (w' - w) mean(x), a constant of each channel, which goes into the bias. With 7 bits, a trained network's
-log-odds are off by up to 16 % without and 3 % with it (results/int8-accuracy.json). Known as bias correction:
-Nagel et al., Data-free quantization through weight equalization and bias correction, ICCV 2019.
+log-odds are off by up to 16 % without and 3 % with it (tests/onnx_export/test_quantise.py). Known as bias
+correction: Nagel et al., Data-free quantization through weight equalization and bias correction, ICCV 2019.
 """
 
 from __future__ import annotations
