@@ -10,7 +10,7 @@ import pytest
 
 # From the ground up. A module may import those of lower floors and itself, not its neighbours.
 FLOORS = (
-    ("errors", "paths"),
+    ("errors", "paths", "_home"),
     ("layers",),
     ("blocks",),
     ("arch",),
@@ -24,7 +24,7 @@ FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in 
 
 # So that describing, counting and sampling networks needs nothing heavy.
 ONLY_NUMPY = {"layers", "blocks", "arch", "spaces", "zoo", "cost", "budgets"}
-ONLY_STANDARD_LIBRARY = {"errors", "paths"}
+ONLY_STANDARD_LIBRARY = {"errors", "paths", "_home"}
 
 
 def _imports(source: str, package: tuple[str, ...]) -> Iterator[tuple[int, str]]:
