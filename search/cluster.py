@@ -98,7 +98,8 @@ def _local(workers: int | None, store_mb: int) -> Cluster:
     for left in reversed(range(_TRIES)):
         try:
             return _begun(cores, store_mb)
-        except (RuntimeError, OSError, TimeoutError) as error:  # a busy machine: too slow to start
+        # A busy machine is too slow to start it; Ray tells so by errors of any kind, Exception itself too.
+        except Exception as error:  # noqa: BLE001
             if not left:
                 raise SearchFailedError(f"Ray did not start: {shorten(str(error), 200)}") from None
             import ray
@@ -116,6 +117,8 @@ def _begun(cores: int, store_mb: int) -> Cluster:
         include_dashboard=False,
         object_store_memory=max(store_mb, 128) << 20,
         _temp_dir=str(folder),
+        # Of a /dev/shm that is read-only Ray does not get to know: it would wait, and give up.
+        _plasma_directory=None if os.access("/dev/shm", os.W_OK) else str(folder),
     )
     return Cluster(True, cores, folder)
 

@@ -45,7 +45,7 @@ class Log:
             self._seen = {(line["kind"], line["step"]) for line in read(folder)}
             self._file = self._path.open("a", encoding="utf-8")
             self._board = _board(folder / "tensorboard", start)
-            self._records = _Records.of(self._board)
+            self._records = None if self._board is None else _Records.of(self._board)
 
     def __enter__(self) -> Self:
         return self
@@ -72,7 +72,8 @@ class Log:
         if self._file is None:
             return
         for name, value in values.items():
-            if isinstance(value, int | float) and math.isfinite(value) and name != "epoch":
+            number = isinstance(value, int | float) and math.isfinite(value) and name != "epoch"
+            if number and self._board is not None:
                 self._board.add_scalar(f"{kind}/{name}", value, step)
         if (kind, step) in self._seen:
             return
@@ -90,7 +91,8 @@ class Log:
             try:
                 self._file.flush()
                 os.fsync(self._file.fileno())
-                self._board.flush()
+                if self._board is not None:
+                    self._board.flush()
             except OSError as error:
                 raise _unwritable(self._path, error) from error
             if self._records is not None and self._records.fault is not None:
@@ -104,7 +106,15 @@ def _unwritable(path: Path, error: OSError) -> TrainingFailedError:
 
 
 def _board(folder: Path, start: int) -> Any:
+    """Return what writes TensorBoard's files; None where its queue cannot be had: there is no /dev/shm."""
+    import multiprocessing
+
     from tensorboardX import SummaryWriter
+
+    try:
+        multiprocessing.Queue(1).close()
+    except (OSError, ImportError):
+        return None
 
     purge = start + 1 if start else None
     # Files are read in the order of their names, which else tell starts within one second not apart.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +11,8 @@ import pytest
 from lcnas import latency, profile_blocks
 from lcnas.arch import walk
 from lcnas.errors import TableError
-from lcnas.latency import fitting, profile
-from lcnas.latency.profile import Builder, Settings, held_out_of
+from lcnas.latency import fitting
+from lcnas.latency.profile import Builder, Settings, held_out_of, span
 from lcnas.latency.table import LatencyTable
 from lcnas.latency.timing import Plan
 from search import tables
@@ -92,8 +91,15 @@ def test_it_goes_on_after_a_stop_and_the_whole_again_changes_nothing(tmp_path):
 
     def builder():
         settings = Settings(spaces=(space,))
-        options: dict[str, Any] = {"opened": world.open, "clock": world.clock}
-        return Builder(settings, ENGINE, tmp_path, block_plan=PLAN, network_plan=PLAN, **options)
+        return Builder(
+            settings,
+            ENGINE,
+            tmp_path,
+            opened=world.open,
+            clock=world.clock,
+            block_plan=PLAN,
+            network_plan=PLAN,
+        )
 
     first = builder()
     first.told = stop
@@ -157,7 +163,7 @@ def test_without_limits_a_search_begins_with_the_fastest_where_all_is_fast(tmp_p
     space = of_widths(16, 24)
     table, _ = build(space, tmp_path)
     whole = latency.Budget(space, table, float("inf"))
-    for arch in profile.span(space):
+    for arch in span(space):
         for placed in walk(arch):
             if placed not in table.rows:
                 ms = alone_ms(placed)

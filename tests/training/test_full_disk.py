@@ -1,16 +1,18 @@
 """A disk that is full: one line and exit code 1, wherever it fills up. A limit on files stands for it."""
 
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 import lcnas
 from lcnas import _cli, errors, onnx_export, zoo
-from lcnas.training import checkpoints
+from lcnas.training import checkpoints, metrics
 from tests.training import tiny
 
 ROOT = Path(lcnas.__file__).parents[1]
@@ -125,3 +127,39 @@ def test_only_what_is_raised_as_well_is_kept_quiet():
         inside = found.__traceback__.tb_next  # without the frame here, as if from no Python code
         assert checkpoints._is_of_closed_loop(found, inside)
         assert not checkpoints._is_of_closed_loop(found, found.__traceback__)
+
+
+def test_without_shared_memory_there_are_metrics_and_no_tensorboard(monkeypatch, tmp_path):
+    """Its queue needs a semaphore, which lies in /dev/shm."""
+
+    def none(*_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(multiprocessing, "Queue", none)
+    with metrics.Log(tmp_path) as log:
+        log.write("step", 1, {"loss": 0.5})
+        log.sync()
+    assert metrics.read(tmp_path) == [{"kind": "step", "step": 1, "loss": 0.5}]
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_a_fault_of_tensorboard_is_told_by_who_asks_and_nothing_waits(tmp_path):
+    """Its thread died before, and the eleventh value waited for ever."""
+
+    class Full:
+        def write(self, *_):
+            raise OSError(28, "No space left on device")
+
+        flush = close = write
+
+    with metrics.Log(tmp_path) as log:
+        assert log._records is not None
+        log._records._records.close()
+        log._records._records = Full()
+        for step in range(30):
+            log.write("step", step, {"loss": 0.5})
+        until = time.monotonic() + 10
+        while log._records.fault is None and time.monotonic() < until:
+            time.sleep(0.01)
+        with pytest.raises(errors.TrainingFailedError, match="the disk is full"):
+            log.sync()
