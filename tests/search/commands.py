@@ -13,6 +13,64 @@ from tests.search.small_table import small_table
 from tests.training import tiny
 
 CLASSES, TESTED = 10, 100  # classes and test images of the small set
+# The small end of pplcnet_tail, all of whose entries the small table has: few layers compile sooner.
+FEW_LAYERS = """
+version = 1
+resolution = [32]
+
+[stem]
+block = "conv"
+width = 8
+kernel = 3
+stride = 2
+act = "hard_swish"
+
+[[stages]]
+block = "depthwise_separable"
+depth = 1
+stride = 1
+width = { choices = [8, 16] }
+kernel = 3
+act = "hard_swish"
+
+[[stages]]
+block = "depthwise_separable"
+depth = 1
+stride = 2
+width = { choices = [16, 24, 32] }
+kernel = 3
+act = "hard_swish"
+
+[[stages]]
+block = "depthwise_separable"
+depth = 1
+stride = 2
+width = { choices = [32, 48, 64] }
+kernel = 3
+act = "hard_swish"
+
+[[stages]]
+block = "depthwise_separable"
+depth = { from = 2, to = 3 }
+stride = 2
+width = { choices = [64, 88, 128] }
+kernel = 3
+act = "hard_swish"
+
+[[stages]]
+block = "depthwise_separable"
+depth = { from = 1, to = 2 }
+stride = 2
+width = { choices = [128, 176, 256] }
+kernel = { choices = [3, 5], per = "block" }
+se = { choices = [false, true], per = "block" }
+act = "hard_swish"
+
+[head]
+block = "classifier"
+width = { choices = [0, 640, 1280] }
+act = "hard_swish"
+"""
 QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": tiny.QUICK_FLAGS}  # for compiling
 
 
@@ -39,6 +97,13 @@ def table(data):
     """Return the table beside a small set."""
     (path,) = Path(data.partition(":")[2]).parent.glob("*.json")
     return path
+
+
+def few_layers(folder):
+    """Write a space of networks of few layers; returns the options that take it."""
+    path = folder / "few_layers.toml"
+    path.write_text(FEW_LAYERS)
+    return ["--space", str(path)]
 
 
 def words(data, out, *more):

@@ -21,6 +21,7 @@ from tests.search.commands import (
     TESTED,
     begin,
     begin_as,
+    few_layers,
     small_set,
     table,
     words,
@@ -276,8 +277,9 @@ def test_dry_run_tells_all_and_does_nothing(tmp_path, monkeypatch, capsys, data)
 
 @pytest.mark.slow
 def test_a_search_by_a_supernet(tmp_path, data):
-    small = ["--evaluator", "supernet", "--pictures", "400", "--epochs", "1", "--trials", "40"]
-    size = ["--min-latency-ms", "0.5", "--max-latency-ms", "0.74"]
+    small = few_layers(tmp_path)
+    small += ["--evaluator", "supernet", "--pictures", "400", "--epochs", "1", "--trials", "40"]
+    size = ["--min-latency-ms", "0.38", "--max-latency-ms", "0.74"]
     process = begin_as(tmp_path, data, "run", *small, *size, "--until", "search")
     said, _ = process.communicate(timeout=400)
     assert process.returncode == 0, said
@@ -312,8 +314,8 @@ def test_from_a_space_to_trained_exported_and_reported_networks(
         "    where = 'trains' if ray.get_runtime_context().get_actor_id() is None else 'evaluates'\n"
         f"with open({str(seen)!r}, 'a') as file:\n    print(where, file=file)\n"
     )
-    small += f" --blocks {mine}"
-    process = begin(tmp_path, data, "run", *small.split())
+    asked = [*small.split(), "--blocks", str(mine), *few_layers(tmp_path)]
+    process = begin(tmp_path, data, "run", *asked)
     said, _ = process.communicate(timeout=500)
     assert process.returncode == 0, said
     out = tmp_path / "run"
@@ -342,7 +344,7 @@ def test_from_a_space_to_trained_exported_and_reported_networks(
     # repeated, it shows the same and trains nothing; with other settings it is refused
     monkeypatch.chdir(tmp_path)
     before = (out / "outcome.json").read_bytes()
-    assert run.main(words(data, "run", *small.split())) == 0
+    assert run.main(words(data, "run", *asked)) == 0
     assert (out / "outcome.json").read_bytes() == before
     assert "finalist-1" in capsys.readouterr().out
     with pytest.raises(LcnasError, match="trials is 6 there and 7 here"):
