@@ -314,7 +314,7 @@ def test_from_a_space_to_trained_exported_and_reported_networks(
         "    where = 'trains' if ray.get_runtime_context().get_actor_id() is None else 'evaluates'\n"
         f"with open({str(seen)!r}, 'a') as file:\n    print(where, file=file)\n"
     )
-    asked = [*small.split(), "--blocks", str(mine), *few_layers(tmp_path)]
+    asked = [*small.split(), "--blocks", str(mine)]
     process = begin(tmp_path, data, "run", *asked)
     said, _ = process.communicate(timeout=500)
     assert process.returncode == 0, said
