@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,9 @@ from lcnas.training.augment import Augment
 from lcnas.training.recipes import Recipe
 
 SIDE = 8
-QUICK_FLAGS = "--xla_cpu_use_fusion_emitters=false"  # of XLA: compiles faster, runs slower
+# Of XLA: compiles faster, runs slower. Newer versions have no such flag, and end where they are told one.
+_OLD_XLA = tuple(map(int, metadata.version("jaxlib").split(".")[:2])) < (0, 11)
+QUICK_FLAGS = "--xla_cpu_use_fusion_emitters=false" if _OLD_XLA else ""
 
 
 @contextlib.contextmanager
