@@ -93,13 +93,6 @@ class Folder:
         settings = self.settings()
         return settings.train_size if self.config()["version"] == 1 else settings.resolution
 
-    def apart(self) -> Resolution | None:
-        """Return the pixels that an older run trains its finals at, where it exports them for others."""
-        settings = self.settings()
-        if self.config()["version"] != 1 or settings.train_size == settings.resolution:
-            return None
-        return settings.train_size
-
     def check(self, asked: Settings) -> None:
         """Refuse a folder of other files, or of a search with other settings (naming what differs)."""
         if self.path.exists() and not self.path.is_dir():

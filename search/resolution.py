@@ -15,9 +15,8 @@ from search.settings import Settings
 
 SYNTHETIC = 64  # pixels of synthetic images: of these the packaged tables have all entries
 STEP, SMALLEST, LARGEST = 32, 32, 224  # of what follows from the images' own size
-_PUBLISHED: tuple[Resolution, ...] = (
-    224,
-)  # ImageNet's: a packaged space with it alone suits any images
+# ImageNet's: a packaged space that lists it alone suits any images.
+_PUBLISHED: tuple[Resolution, ...] = (224,)
 
 
 def decided(asked: Settings) -> Settings:

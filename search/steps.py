@@ -120,10 +120,13 @@ class _Search:
 
     def _warn_of_sizes(self) -> None:
         """Say first of all that an older run goes on as it began."""
-        if self.folder.begun and (size := self.folder.apart()):
+        if not self.folder.begun:
+            return
+        size, deployed = self.folder.final_size(), resolution.one(self._asked()).resolutions[0]
+        if size is not None and height_width(size) != height_width(deployed):
             self.tell.line(
                 "this run was begun before accuracy and latency were of one resolution: its networks are "
-                f"trained and tested at {pixels(size)} px, and timed and exported for another size"
+                f"trained and tested at {pixels(size)} px, and timed and exported for {pixels(deployed)}"
             )
 
     def _asked(self) -> Settings:

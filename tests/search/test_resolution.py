@@ -10,7 +10,7 @@ import pytest
 from lcnas import paths
 from lcnas.errors import SpaceError
 from lcnas.training import data as data_module
-from search import resolution
+from search import resolution, steps
 from search.folder import CONFIG, Folder
 from search.outcome import Outcome, Run
 from search.settings import Settings
@@ -108,6 +108,32 @@ def test_a_run_keeps_its_resolution_and_precision(tmp_path):
     assert Outcome.from_json(made.to_json()).finals[0].runs == (one,)
 
 
+@pytest.mark.parametrize(
+    ("version", "space", "asked", "size", "warned"),
+    [
+        (1, "pplcnet_tail", None, 64, True),
+        (1, "pplcnet_tail", 64, 64, False),
+        (1, "pplcnet_tail_32", None, 32, False),
+        (2, "pplcnet_tail", 224, 64, False),  # 64 is the evaluator's alone
+    ],
+)
+def test_only_an_older_run_of_two_sizes_is_warned_of(
+    tmp_path, monkeypatch, version, space, asked, size, warned
+):
+    folder = Folder(tmp_path / "run")
+    folder.path.mkdir()
+    settings = Settings(space=space, resolution=asked)
+    folder.begin(settings, dataclasses.replace(settings, train_size=size))
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps(config | {"version": version}))
+    said: list[str] = []
+    search = steps._Search(folder, settings, steps.Where())
+    monkeypatch.setattr(search.tell, "line", said.append)
+    search._warn_of_sizes()
+    assert bool(said) == warned
+    assert not warned or "trained and tested at 64 px, and timed and exported for 224" in said[0]
+
+
 @pytest.mark.slow
 def test_a_run_begun_before_goes_on_at_its_training_size_and_says_so(tmp_path):
     """Searched by this version, then turned into what the version before left, and resumed."""
@@ -123,7 +149,7 @@ def test_a_run_begun_before_goes_on_at_its_training_size_and_says_so(tmp_path):
     config["settings"]["train_size"] = 24
     (tmp_path / "run" / CONFIG).write_text(json.dumps(config))
     folder = Folder(tmp_path / "run")
-    assert (folder.final_size(), folder.apart()) == (24, 24)
+    assert folder.final_size() == 24
     process = begin(tmp_path, data, "run", *small.split())
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
