@@ -145,7 +145,7 @@ def ask(args: argparse.Namespace, what: str, arch: Any, shown: Any, data: Any) -
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         recipe = finals.final_recipe(shown, args.epochs)
-        made = finals.train(arch, shown, recipe, out, int(number))
+        made = finals.train(arch, shown, recipe, out, int(number), train_size=args.size)
         hits = finals.test_hits(out, data)
     return {"test": float(hits.mean()), "validation": made.validation}
 

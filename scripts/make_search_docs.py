@@ -101,8 +101,9 @@ def searches() -> Iterator[str]:
     yield (
         "Finalists, PP-LCNet at the scale that takes at most as long, and the published network of highest ImageNet "
         "accuracy that does, all trained from scratch alike. Milliseconds are those of whole networks, measured interleaved on "
-        "this machine; accuracies are those of test pictures, which were read once. The whole reports stand beside the results. "
-        "Trainings are short, and on small pictures: networks that learn slowly stand lower than they would after long ones. "
+        "this machine; accuracies are those of the exported files on the test images, which were read once, run by the same engine. Both are of "
+        "one resolution. The whole reports stand beside the results. "
+        "Trainings are short: networks that learn slowly stand lower than they would after long ones. "
         "Compare within a search only.\n"
     )
     for name in names:
@@ -121,9 +122,9 @@ def _search(name: str) -> Iterator[str]:
     minutes = sum(outcome["times"].values()) / 60
     yield (
         f"{outcome['trials']} networks of {outcome['networks']:,} within {outcome['min_latency_ms']:.2f} to "
-        f"{outcome['max_latency_ms']:.2f} ms, evaluator `{outcome['evaluator']}`, {minutes:.0f} minutes in all "
+        f"{outcome['max_latency_ms']:.2f} ms at {_pixels(data)} pixels, evaluator `{outcome['evaluator']}`, {minutes:.0f} minutes in all "
         f"([report](../results/searches/{name}.md)). Of {put} networks put up as finalists {kept} kept to the budget with "
-        f"their whole 90 % interval when they were measured.\n"
+        f"their whole 90 % interval when they were measured.{_checked(data)}\n"
     )
     yield table(
         ["network", "band", "ms", "test accuracy, %", "params", "MACs"],
@@ -139,6 +140,23 @@ def _search(name: str) -> Iterator[str]:
         for d in data["duels"]
     ]
     yield table(["winner of a band against", "points", "95 % interval", "verdict"], rows)
+
+
+def _pixels(data: dict[str, Any]) -> str:
+    """Return the resolution of latencies, which is that of accuracies too: a test holds that."""
+    return ", ".join(sorted({of["latency"] for of in data["resolutions"].values()}))
+
+
+def _checked(data: dict[str, Any]) -> str:
+    """Return by how much printed accuracies are off from those that a program without lcnas counts."""
+    if not data["independently"]:
+        return ""
+    off = max(abs(one["printed"] - one["independent"]) for one in data["independently"])
+    n = len(data["independently"])
+    return (
+        f" The accuracies of all {n} exported files, counted by `results/independent_accuracy.py`, which knows nothing of lcnas, "
+        f"are within {off:.2f} points of the printed ones."
+    )
 
 
 def _final(final: dict[str, Any]) -> list[str]:
@@ -166,7 +184,8 @@ def evaluators() -> Iterator[str]:
     yield "## Evaluators\n"
     yield (
         "Kendall's tau between what an evaluator says of networks of one latency band and the test accuracy of long trainings "
-        "from scratch, with a 90 % interval (bootstrap over networks), and seconds a network on one core, compiling "
+        "from scratch, both at the pixels in the file's name, with a 90 % interval (bootstrap over networks); the latency band that networks were "
+        "drawn from is at the space's own resolution, 224 pixels for `pplcnet_tail` and `lcnet_next`, and is compared with no accuracy. Seconds a network on one core, compiling "
         "included: compiling on Imagenette is that of the code then, and takes half to four fifths of it since (`docs/decisions.md`); those of "
         "`lcnet_next` are too many, tests ran beside it now and then. One tau of so few networks, each trained once, is rough: the twelve on "
         "CIFAR-10 were asked about twice, and the truth has tau 0.55 to itself (`docs/decisions.md`). All zero-cost scores together take the seconds of `proxies`. The networks of `supernet 0`, which searches use, "
