@@ -13,7 +13,7 @@ from lcnas.errors import SpaceError
 from lcnas.spaces import Space
 from search.settings import Settings
 
-SYNTHETIC = 64  # pixels of synthetic images: of these the packaged tables have all entries
+SYNTHETIC = 48  # pixels of synthetic images: of these the packaged tables have all entries
 STEP, SMALLEST, LARGEST = 32, 32, 224  # of what follows from the images' own size
 # ImageNet's: a packaged space that lists it alone suits any images.
 _PUBLISHED: tuple[Resolution, ...] = (224,)

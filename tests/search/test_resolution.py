@@ -25,7 +25,7 @@ def of(monkeypatch, side, **asked):
 
 @pytest.mark.parametrize(
     ("side", "wanted"),
-    [(None, 64), (28, 32), (32, 32), (47, 32), (48, 64), (128, 128), (150, 160), (375, 224)],
+    [(None, 48), (28, 32), (32, 32), (47, 32), (48, 64), (128, 128), (150, 160), (375, 224)],
 )
 def test_images_own_size_decides_where_a_packaged_space_lists_224_alone(monkeypatch, side, wanted):
     assert of(monkeypatch, side) == wanted
