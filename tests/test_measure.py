@@ -222,9 +222,11 @@ def test_a_time_budget_ends_it_once_all_were_visited(tmp_path):
 def test_what_cannot_be_written_is_refused_before_anything_is_measured(
     argv, message, tmp_path, monkeypatch
 ):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_text("")
+    monkeypatch.chdir(tmp_path)  # a message cuts long paths, as temporary ones may be
     monkeypatch.setattr("lcnas.latency.visits_of", None)  # not to be called
-    given = [text.replace("FOLDER", str(tmp_path)) for text in argv]
+    given = [text.replace("FOLDER", "folder") for text in argv]
     with pytest.raises(LcnasError, match=message) as caught:
         measure.main(["pplcnet_0.25x", "--engine", "mlas", *given])
     assert "\n" not in str(caught.value)
