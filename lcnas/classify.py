@@ -23,7 +23,7 @@ from lcnas import _cli, _image_files, onnx_export
 from lcnas._image_files import Found
 from lcnas._terminal import columns, plain
 from lcnas.arch import check_resolution, height_width
-from lcnas.errors import LcnasError, OnnxError, PictureError
+from lcnas.errors import EngineError, LcnasError, OnnxError, PictureError
 from lcnas.latency import engines
 from lcnas.latency.engines import Engine
 from lcnas.onnx_export import Classifier, Interface, Preprocessing
@@ -151,7 +151,7 @@ def opened(args: argparse.Namespace) -> tuple[Classifier, Engine]:
     used: list[Engine] = []
 
     def begin(data: bytes, told: Interface) -> Any:
-        precision = "int8" if told.is_int8 else "fp32"
+        precision = _precision(args.engine, told)
         engine = engines.engine(
             args.engine, threads=args.threads, precision=precision, batch=told.batch or 1
         )
@@ -164,6 +164,18 @@ def opened(args: argparse.Namespace) -> tuple[Classifier, Engine]:
             f"--size: {args.model} takes {_pixels(classifier.size)}, not {_pixels(size)}"
         )
     return classifier, used[0]
+
+
+def _precision(engine: str, told: Interface) -> str:
+    """Return the precision that a file was made and tested for, fp32 where this machine has no bf16."""
+    if told.precision != "bf16":
+        return told.precision
+    try:
+        engines.engine(engine, precision="bf16")
+    except EngineError as error:
+        _tell(f"{told.what} was tested in bf16, and is run in fp32: {error}")
+        return "fp32"
+    return "bf16"
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -63,6 +63,13 @@ def main(argv: list[str]) -> int:
     with load(args.data, **options) as data:
         split = getattr(data, args.split)
         found = deployed.hits(files, data, split, engine=engine, size=size or _OPEN)
+        for name, path in files.items():
+            for text in (
+                onnx_export.int8_warning(path, engine.isa),
+                onnx_export.resolution_warning(path),
+            ):
+                if text is not None:
+                    print(f"python -m {PROG}: {name}: {text}", file=sys.stderr)
         if args.json:
             print(json.dumps(to_data(args, found, data), indent=1))
         else:

@@ -78,7 +78,7 @@ def main(argv: list[str]) -> int:
     plan = _plan(args)
     if size is not None:
         _tell_of_files(sources)
-    _tell_of_inputs(sources)
+    _tell_of_inputs(sources, engine)
     _tell_of_overflows(sources, engine, classes)
     visits = [
         seen
@@ -113,8 +113,8 @@ def _tell_of_files(sources: Mapping[str, Source]) -> None:
         print(f"python -m {PROG}: {text}", file=sys.stderr)
 
 
-def _tell_of_inputs(sources: Mapping[str, Source]) -> None:
-    """Say which files were trained at another resolution than they take: their accuracy is another one's."""
+def _tell_of_inputs(sources: Mapping[str, Source], engine: Engine) -> None:
+    """Say which files were trained at another resolution than they take, or tested in another precision."""
     for source in sources.values():
         file = OnnxFile(source) if isinstance(source, Path) else source
         if not isinstance(file, OnnxFile):
@@ -122,6 +122,11 @@ def _tell_of_inputs(sources: Mapping[str, Source]) -> None:
         warning = onnx_export.resolution_warning(file.path, file.size)
         if warning is not None:
             print(f"python -m {PROG}: {warning}", file=sys.stderr)
+        with contextlib.suppress(OnnxError):
+            told = {p.key: p.value for p in onnx_export.read(file.path).metadata_props}
+            if told.get("lcnas.precision") == "bf16" and engine.precision != "bf16":
+                text = f"was tested in bf16, is measured in {engine.precision} (--precision bf16)"
+                print(f"python -m {PROG}: {_cli.cut(str(file.path))}: {text}", file=sys.stderr)
 
 
 def _tell_of_overflows(sources: Mapping[str, Source], engine: Engine, classes: int) -> None:
@@ -346,6 +351,18 @@ def _row(width: int, cells: Sequence[str]) -> str:
 _FIGURES = 60  # columns that they take in a row
 
 
+def _id(source: Source) -> str | None:
+    """Return the id of a network; of an ONNX file the one that it records, if it does."""
+    if isinstance(source, Arch):
+        return source.id
+    if not isinstance(source, Path | OnnxFile):
+        return None
+    with contextlib.suppress(OnnxError):
+        model = onnx_export.read(source.path if isinstance(source, OnnxFile) else source)
+        return next((p.value for p in model.metadata_props if p.key == "lcnas.id"), None)
+    return None
+
+
 def to_data(made: Result) -> dict[str, Any]:
     """Return everything as plain data, so that it can be carried to another machine."""
     first, again = made.apart
@@ -361,7 +378,7 @@ def to_data(made: Result) -> dict[str, Any]:
         "networks": [
             {
                 "name": name,
-                "id": source.id if isinstance(source, Arch) else None,
+                "id": _id(source),
                 # What --resolution closed where an ONNX file leaves it open.
                 "size": source.size if isinstance(source, OnnxFile) else None,
                 **dataclasses.asdict(made.measured[name]),

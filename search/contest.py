@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from search.steps import Field, Where
 
 MEASURED, FINALS, NETWORKS = "measured.json", "finals", "networks"
-HITS, HITS_FP32 = "hits.npy", "hits-fp32.npy"  # which test images a file gets right; its fp32 twin
+# Which test images a file gets right: the delivered one, its fp32 twin; of an older run, last.onnx.
+HITS, HITS_FP32, HITS_LAST = "network-hits.npy", "network-fp32-hits.npy", "hits.npy"
 _AGAIN = 2  # times that what a lost worker had left to train is given to another
 
 
@@ -222,7 +223,16 @@ class _Task:
         return replace(self, outs=self.outs[n:], seeds=self.seeds[n:], finished=self.finished[n:])
 
 
-def _work(task: _Task, pictures: Pictures) -> Iterator[Trained | str]:
+@dataclass(frozen=True)
+class _Apart:
+    """A file that does not compute what its network does, which ends the run."""
+
+    reason: str
+    seed: int
+    files: Mapping[str, bytes]  # to be kept in the run's folder, if the worker does not reach that
+
+
+def _work(task: _Task, pictures: Pictures) -> Iterator[Trained | str | _Apart]:
     """Train a network with each seed; a text where it failed. Runs in a worker."""
     worker.prepare(task.setup)
     arch = Arch.from_data(json.loads(task.arch), "arch")
@@ -244,7 +254,11 @@ def _work(task: _Task, pictures: Pictures) -> Iterator[Trained | str]:
                 cache=task.cache,
                 bring=task.far,
             )
-            yield _twice(train)
+            try:
+                yield _twice(train)
+            except finals.ApartError as error:
+                yield _Apart(str(error), seed, finals.finished(place) if task.far else {})
+                return
 
 
 def _twice(train: Callable[[], Trained]) -> Trained | str:
@@ -316,6 +330,11 @@ def trained(
         tell.progress("trained", len(tasks) * len(seeds)) as moved,
     ):
         for n, (i, one) in enumerate(_side_by_side(tasks, shown), start=1):
+            if isinstance(one, _Apart):
+                out = all_entries[i].out(one.seed)
+                if far:
+                    finals.settle(out, one.files)
+                raise finals.ApartError(f"{all_entries[i].final.name}: {one.reason} in {out}")
             if isinstance(one, str):  # the others are trained all the same, and kept
                 failed.setdefault(all_entries[i].final.name, one)
             else:
@@ -352,7 +371,9 @@ def _whole(
     ]
 
 
-def _side_by_side(tasks: Sequence[_Task], shown: Pictures) -> Iterator[tuple[int, Trained | str]]:
+def _side_by_side(
+    tasks: Sequence[_Task], shown: Pictures
+) -> Iterator[tuple[int, Trained | str | _Apart]]:
     """Yield the number of a task and a training of it as that ends, in the order of its seeds.
 
     What a worker had left to do when it went away is given to another one.
@@ -370,7 +391,7 @@ def _side_by_side(tasks: Sequence[_Task], shown: Pictures) -> Iterator[tuple[int
         for stream in ready:
             i = waiting[stream]
             try:
-                made: Trained | str = ray.get(next(stream))
+                made: Trained | str | _Apart = ray.get(next(stream))
             except StopIteration:
                 del waiting[stream]
                 continue
@@ -422,6 +443,11 @@ def tested_by(field: Field) -> str:
     return deployed.here(field.table.engine)[0].label
 
 
+def measured_by(field: Field, finals_: Sequence[Final]) -> str:
+    """Return the engine of the measured latencies, as a report names it; "" where none was measured."""
+    return _engine(field).label if any(f.measured is not None for f in finals_) else ""
+
+
 def _test(data: Data, made: Sequence[tuple[Entry, list[Trained]]], engine: Engine) -> None:
     """Run all files over the test images that have not been run yet, and keep which images they get right."""
     files: dict[str, Path] = {}
@@ -431,8 +457,8 @@ def _test(data: Data, made: Sequence[tuple[Entry, list[Trained]]], engine: Engin
             out = entry.out(one.seed)
             if one.is_deployed:
                 files |= _lacking(out / HITS, out / one.onnx)
-            elif not (out / HITS).is_file():
-                finals.save_hits(out / HITS, finals.test_hits(out, data))
+            elif not (out / HITS_LAST).is_file():
+                finals.save_hits(out / HITS_LAST, finals.test_hits(out, data))
             if one.is_deployed and engine.precision != "fp32":
                 twin = out / finals.FP32
                 twins |= _lacking(out / HITS_FP32, twin if twin.is_file() else out / one.onnx)
@@ -461,10 +487,12 @@ def _collect(entry: Entry, best: Trained, folder: Folder) -> None:
 def _winners(made: Sequence[tuple[Entry, list[Trained]]]) -> set[str]:
     """Return the name of the best finalist of each band by validation accuracy, mean over seeds."""
     best: dict[int, tuple[float, str]] = {}
+    # Workers without the engine validate by another: then what all have in common counts, fp32.
+    mixed = len({one.engine for _, runs in made for one in runs}) > 1
     for entry, runs in made:
         final = entry.final
         if final.role == "finalist":
-            mean = float(np.mean([one.validation for one in runs]))
+            mean = float(np.mean([one.fp32 if mixed else one.validation for one in runs]))
             if final.band not in best or mean > best[final.band][0]:
                 best[final.band] = (mean, final.name)
     return {name for _, name in best.values()}
@@ -472,7 +500,7 @@ def _winners(made: Sequence[tuple[Entry, list[Trained]]]) -> set[str]:
 
 def _run(entry: Entry, one: Trained, engine: Engine, folder: Folder) -> Run:
     out = entry.out(one.seed)
-    path, twin = out / HITS, out / HITS_FP32
+    path, twin = out / (HITS if one.is_deployed else HITS_LAST), out / HITS_FP32
     return Run(
         seed=one.seed,
         validation=one.validation,

@@ -68,6 +68,8 @@ class Trained:
     pictures: int  # of the validation split
     size: Resolution  # pixels that it was trained and validated at
     is_deployed: bool  # whether these are the pixels that the file takes
+    fp32: float  # as validation, of the fp32 file
+    engine: str  # label of what validated the file; "": the training itself
     onnx: str  # name of the deployed network in the folder
     curve: tuple[float, ...]  # validation accuracies, after every so many epochs
     seconds: float  # of training, without compiling and evaluating
@@ -253,21 +255,40 @@ def _deploy(arch: Arch, data: Data, result: Result, batch: int | None, engine: E
     n = len(data.validation)
     if abs(network - file) > max(_POINTS, _IMAGES / n) + 1e-9:
         raise ApartError(
-            f"{path}: is right in {file:.2%} of {n:,} validation images, its network in {network:.2%}; "
-            f"they should be the same. The files are kept in {out}"
+            f"{path.name} is right in {file:.2%} of {n:,} validation images, its network in {network:.2%}; "
+            "they should be the same. The files are kept"
         )
     if int8:
         _write(out / NETWORK, onnx_export.quantise(model, _calibration(model, data)))
+    validation = file if by == fp32 else _accuracy(out / NETWORK, by, data, result)
+    _describe(out / NETWORK, validation, by.precision)
     about = {
         "network": network,
         "fp32": file,
-        "validation": file if by == fp32 else _accuracy(out / NETWORK, by, data, result),
+        "validation": validation,
         "images": n,
         "engine": by.label,
         "precision": by.precision,
         "resolution": arch.resolution,
     }
     _write(out / DEPLOYED, (json.dumps(about, indent=1) + "\n").encode())
+
+
+def _describe(path: Path, accuracy: float, precision: str) -> None:
+    """Put into a file's metadata what it was validated with, in the precision that it is meant for."""
+    from lcnas import onnx_export
+
+    model = onnx_export.read(path)
+    about = {prop.key: prop.value for prop in model.metadata_props}
+    measured = json.loads(about["lcnas.validation"]) | {
+        "accuracy": accuracy,
+        "precision": precision,
+    }
+    about |= {"lcnas.validation": json.dumps(measured), "lcnas.precision": precision}
+    del model.metadata_props[:]
+    for key, value in about.items():
+        model.metadata_props.add(key=key, value=value)
+    _write(path, onnx_export.to_bytes(model))
 
 
 def _opened(path: Path, engine: Engine) -> Classifier:
@@ -341,6 +362,8 @@ def _trained(
         pictures=int(found[-1]["validation_images"]),
         size=result.arch.resolution,
         is_deployed=about is not None,
+        fp32=float((about or {}).get("fp32", found[-1]["validation_accuracy"])),
+        engine=str((about or {}).get("engine", "")),
         onnx=NETWORK,
         curve=tuple(float(e["validation_accuracy"]) for e in found),
         seconds=result.seconds,

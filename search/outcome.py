@@ -100,6 +100,9 @@ class Outcome:
     )
     notes: tuple[str, ...] = ()  # what a reader has to know: replaced finalists, missing baselines
     tested_by: str = ""  # engine that ran the exported files for their accuracies; "": none did
+    measured_by: str = (
+        ""  # engine of the measured latencies; "": none was measured, or it is not known
+    )
 
     @property
     def warning(self) -> str:
@@ -111,12 +114,27 @@ class Outcome:
             if run.resolution is not None
             and height_width(run.resolution) != height_width(final.arch.resolution)
         }
-        return "; ".join(
+        return "; ".join([*self._of_precisions(), *self._of_sizes(found)])
+
+    def _of_precisions(self) -> list[str]:
+        if self.tested_by:  # and so by the engine of the latencies, or a note says why not
+            return []
+        asked = str(self.settings.get("precision") or "fp32")
+        runs = {run.precision for final in self.finals for run in final.runs}
+        return [
+            f"accuracies here are of {precision} files, latencies of {asked}: this run was made before both "
+            "were of one file"
+            for precision in sorted(runs - {asked})
+        ]
+
+    def _of_sizes(self, found: set[tuple[Resolution | None, Resolution]]) -> list[str]:
+        return [
             f"accuracies here are of networks trained and tested at {pixels(seen)} px, latencies and ONNX "
             f"files of {pixels(timed)} px: this run was made before both were of one resolution, and the "
             "files are less accurate than it says (python -m lcnas.evaluate FILE --data SET measures it)"
             for seen, timed in sorted(found, key=str)
-        )
+            if seen is not None
+        ]
 
     def to_json(self) -> str:
         """Return it as JSON."""

@@ -7,6 +7,7 @@ and :func:`unpack` makes of them what :mod:`lcnas.training` takes. The arrays ma
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -66,7 +67,7 @@ def pack(
     most: int | None = None,
     most_validation: int | None = None,
     seed: int = 0,
-    memory_mb: float = MEMORY_MB,
+    memory_mb: float | None = None,
 ) -> Pictures:
     """Return the training and validation pictures of a set; its test pictures are not looked at.
 
@@ -79,7 +80,7 @@ def pack(
             none left out; None: all.
         most_validation: the same for validation pictures; None: as many as ``most``.
         seed: of these draws.
-        memory_mb: MiB that all may take.
+        memory_mb: MiB that all may take; None: :func:`memory_mb_here`.
 
     Raises:
         DataError: they take more than that, a share is too small for the classes, or too many are damaged.
@@ -90,7 +91,7 @@ def pack(
     validation = _share(
         data.validation, held, data.classes, seed, _VALIDATION, "validation pictures"
     )
-    _check_memory(data, train, validation, memory_mb)
+    _check_memory(data, train, validation, memory_mb, EVALUATOR)
     return Pictures(
         *_read(train),
         *_read(validation),
@@ -100,6 +101,35 @@ def pack(
         spec=data.spec,
         size=shape,
     )
+
+
+def check_fits(
+    data: Data, *, most: int | None = None, seed: int = 0, memory_mb: float | None = None
+) -> None:
+    """Refuse a set whose share for the finals would not fit, before anything is searched for them.
+
+    Args:
+        data: the set, loaded for the deployment resolution.
+        most, seed, memory_mb: as of :func:`pack`; all validation pictures count.
+
+    Raises:
+        DataError: as by :func:`pack`.
+    """
+    train = _share(data.train, most, data.classes, seed, _TRAIN, "pictures")
+    _check_memory(data, train, data.validation, memory_mb, FINALS)
+
+
+def memory_mb_here() -> float:
+    """Return the MiB that pictures may take: a quarter of this machine's memory, at least 2048."""
+    try:
+        pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # no such call: Windows
+        return MEMORY_MB
+    return max(MEMORY_MB, pages * size / 2**22)
+
+
+# What lowers the memory of either: the option for fewer pixels, and that for fewer pictures.
+EVALUATOR, FINALS = ("--train-size", "--pictures"), ("--resolution", "--final-pictures")
 
 
 def unpack(pictures: Pictures) -> Data:
@@ -178,7 +208,14 @@ def _read(split: Train | Validation) -> tuple[Images, Labels, Aspects]:
     return images[:end], labels[:end], aspects[:end]
 
 
-def _check_memory(data: Data, train: Train, validation: Validation, memory_mb: float) -> None:
+def _check_memory(
+    data: Data,
+    train: Train,
+    validation: Validation,
+    memory_mb: float | None,
+    options: tuple[str, str],
+) -> None:
+    memory_mb = memory_mb_here() if memory_mb is None else memory_mb
     first = next(iter(train.in_order(1)), None)
     if first is None:
         return
@@ -192,6 +229,6 @@ def _check_memory(data: Data, train: Train, validation: Validation, memory_mb: f
         raise DataError(
             f"data: {len(train):,} pictures to train and {len(validation):,} to validate, kept at "
             f"{height}x{width} pixels, take {mib:,.0f} MiB, more than the {memory_mb:,.0f} that a search "
-            f"keeps in memory; train at {side} pixels or less (--train-size), or on at most "
-            f"{fits:,} pictures (--pictures)"
+            f"keeps in memory; train at {side} pixels or less ({options[0]}), or on at most "
+            f"{fits:,} pictures ({options[1]})"
         )

@@ -6,8 +6,9 @@ Only an evaluator may look at less (``--train-size``): it is a cheap proxy, and 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
-from lcnas import spaces
+from lcnas import paths, spaces
 from lcnas.arch import Resolution
 from lcnas.errors import SpaceError
 from lcnas.spaces import Space
@@ -48,8 +49,13 @@ def one(asked: Settings) -> Space:
 
 
 def _own(asked: Settings) -> Resolution | None:
-    space, packaged = one(asked), asked.space in spaces.available()
+    packaged = asked.space in spaces.available() or _is_packaged(asked.space)
+    space = one(asked)
     return None if packaged and space.resolutions == _PUBLISHED else space.resolutions[0]
+
+
+def _is_packaged(path: str) -> bool:
+    return Path(path).resolve().parent == paths.spaces_dir().resolve()
 
 
 def of_images(spec: str) -> int:

@@ -8,6 +8,7 @@ python -m search.run --resume runs/NAME
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Mapping
@@ -42,6 +43,8 @@ def main(argv: list[str]) -> int:
 
     _tell_of_ray(args.address)
     if args.dry_run:
+        if folder.begun:  # whose resolution was decided
+            asked = dataclasses.replace(asked, resolution=folder.settings().resolution)
         print(steps.dry_run(asked, args.address))
         return 0
     where = steps.Where(args.address, args.storage_path, args.until)

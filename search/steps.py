@@ -22,7 +22,7 @@ from search import cluster, contest, pareto, resolution, supernets, tables, tuni
 from search.errors import SearchError, SearchFailedError
 from search.folder import Folder
 from search.outcome import Final, Outcome, pixels
-from search.pictures import Pictures
+from search.pictures import Pictures, check_fits
 from search.settings import Settings
 from search.telling import Told
 from search.trials import Trial
@@ -120,14 +120,18 @@ class _Search:
 
     def _warn_of_sizes(self) -> None:
         """Say first of all that an older run goes on as it began."""
-        if not self.folder.begun:
-            return
-        size, deployed = self.folder.final_size(), resolution.one(self._asked()).resolutions[0]
-        if size is not None and height_width(size) != height_width(deployed):
+        if self.folder.begun and (sizes := self._sizes_apart()):
             self.tell.line(
                 "this run was begun before accuracy and latency were of one resolution: its networks are "
-                f"trained and tested at {pixels(size)} px, and timed and exported for {pixels(deployed)}"
+                f"trained and tested at {sizes[0]} px, and timed and exported for {sizes[1]}"
             )
+
+    def _sizes_apart(self) -> tuple[str, str] | None:
+        """Return the pixels of a begun run's finals and of their files; None where they are the same."""
+        size, deployed = self.folder.final_size(), resolution.one(self._asked()).resolutions[0]
+        if size is None or height_width(size) == height_width(deployed):
+            return None
+        return pixels(size), pixels(deployed)
 
     def _asked(self) -> Settings:
         """Return what is asked for, with the resolution that was decided."""
@@ -142,15 +146,15 @@ class _Search:
             data = load_data(asked, size)
             for line in words_of_data(data):
                 self.tell(f"  {line}")
-            self.tell(
-                f"  resolution: {pixels(data.size)} px, of all that is timed, trained and exported"
-            )
+            if not self.folder.begun or not self._sizes_apart():
+                size_ = pixels(data.size)
+                self.tell(f"  resolution: {size_} px, of all that is timed, trained and exported")
         with data:
             with self._step("space, table and budget"):
                 field = field_of(asked, data.classes, self.tell, self._found())
                 for line in words_of_field(field):
                     self.tell(f"  {line}")
-            settings = self._begun(asked, field)
+            settings = self._begun(asked, field, data)
             trials = self._searched(settings, field, data)
             front = front_of(trials)
             if self.where.until == "search":
@@ -165,7 +169,13 @@ class _Search:
         if about is None:
             return None
         (path,) = (self.folder / TABLE).glob("*.json")
-        return tables.Found(LatencyTable.load(path), about["here"], tuple(about["notes"]))
+        table, notes = LatencyTable.load(path), tuple(about["notes"])
+        here = about["here"] and table.of_this_machine()
+        if about["here"] and not here:
+            notes += (
+                f"went on elsewhere: latencies are those of {table.whose}, not of this machine",
+            )
+        return tables.Found(table, here, notes)
 
     # -- each step is told and timed --
 
@@ -179,7 +189,7 @@ class _Search:
             self.folder.took(title, time.monotonic() - began)
         self.tell(f"  done in {time.monotonic() - began:,.1f} s", "dim")
 
-    def _begun(self, asked: Settings, field: Field) -> Settings:
+    def _begun(self, asked: Settings, field: Field, data: Data) -> Settings:
         """Return the settings with nothing left open: those of the folder, or new ones."""
         if self.folder.begun:
             self._keep(field)
@@ -189,6 +199,7 @@ class _Search:
             with cluster.started(self.where.address, None) as there:
                 cores = there.cores
         made = asked.filled(cores)
+        check_fits(data, most=made.final_pictures, seed=made.seed)
         self.folder.begin(self.asked, made)
         self._keep(field)
         return made
@@ -362,6 +373,7 @@ class _Search:
             notes=(*field.notes, *chosen.notes),
             put_up=chosen.put_up,
             tested_by=contest.tested_by(field),
+            measured_by=contest.measured_by(field, finals),
         )
         self.folder.write(OUTCOME, made.to_json())
         return made
@@ -566,6 +578,7 @@ def dry_run(asked: Settings, address: str | None = None) -> str:
     with load_data(asked, asked.resolution) as data:
         space = resolution.one(asked)
         made = asked.filled(cores)
+        check_fits(data, most=made.final_pictures, seed=made.seed)
         lines = words_of_data(data)
         missing = tables.missing(space, _engine(asked), data.classes, table=asked.table)
         typical = zoo.load(f"{tables.family(space)}_0.5x", asked.resolution)

@@ -174,6 +174,12 @@ class Interface:
         return found if isinstance(found, str) else None
 
     @property
+    def precision(self) -> str:
+        """The precision that the file was made for: "int8", "bf16", or "fp32" where it does not say."""
+        told = self.metadata.get("lcnas.precision")
+        return told if told in ("int8", "bf16") else "fp32"
+
+    @property
     def has_normalization(self) -> bool:
         """Whether the file says how its pictures are normalised."""
         return "lcnas.normalization" in self.metadata

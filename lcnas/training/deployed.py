@@ -160,14 +160,22 @@ def here(engine: Engine) -> tuple[Engine, str]:
     Where that engine (of another machine, say) is not here, onnxruntime's own kernels, mlas, take its place.
     """
     try:
-        made = engines.engine(engine.name, threads=1, precision=engine.precision)
+        made = engines.engine(
+            engine.name, threads=engine.threads, precision=engine.precision, batch=engine.batch
+        )
     except EngineError as error:
         precision = "int8" if engine.precision == "int8" else "fp32"
         note = (
             f"accuracies are of the files run by mlas in {precision}, since {engine.name} in "
             f"{engine.precision} is not here ({error})"
         )
-        return engines.engine("mlas", threads=1, precision=precision), note
+        return engines.engine("mlas", threads=1, precision=precision, batch=engine.batch), note
+    if made != engine:
+        what = f"{engine.version} ({engine.isa})"
+        return (
+            made,
+            f"accuracies are of {made.version} ({made.isa}) of {made.name}, latencies of {what}",
+        )
     return made, ""
 
 

@@ -47,7 +47,12 @@ def draw(made: Material) -> bytes:
     figure = Figure(figsize=(6.6 * panels if trained else 8, 5.2), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, panels, squeeze=False)[0]
-    figure.suptitle(title(made.outcome), fontsize=13)
+    warning = (
+        "\nwarning: accuracies and latencies are of different inputs"
+        if made.outcome.warning
+        else ""
+    )
+    figure.suptitle(title(made.outcome) + warning, fontsize=13)
     labels = [_search(axes[0], made)]
     if trained:
         labels.append(_trained(axes[1], trained, words.at_pixels(made.outcome)))

@@ -38,6 +38,7 @@ def to_json(made: Material, archs: Mapping[str, Arch]) -> str:
         "table": o.table,
         "measured_on": made.measured_on or (o.table if o.on_this_machine else None),
         "demonstration": o.synthetic,
+        "warning": o.warning or None,
         "max_latency_ms": o.max_latency_ms,
         "accuracy": made.unit,
         "front": [_trial(trial, archs.get(trial.arch)) for trial in front],

@@ -32,6 +32,8 @@ class Measurements:
 
     source: str
     whose: str  # machine and engine, in words
+    engine: str  # label
+    precision: str
     entries: tuple[Entry, ...]
 
 
@@ -41,6 +43,8 @@ def read(path: Path) -> Measurements:
     Raises:
         SearchError: no such file, or it is none of measurements.
     """
+    from lcnas.latency import Engine
+
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if (data["format"], data["version"]) not in {(_FORMAT, v) for v in _VERSIONS}:
@@ -50,7 +54,9 @@ def read(path: Path) -> Measurements:
                 "python -m lcnas.measure --json FILE writes it"
             )
         entries = tuple(_entry(item) for item in data["networks"])
-        return Measurements(str(path), _whose(data["machine"], data["engine"]), entries)
+        engine = Engine(**data["engine"])
+        whose = _whose(data["machine"], data["engine"])
+        return Measurements(str(path), whose, entries, engine.label, engine.precision)
     except OSError as error:
         raise SearchError(f"measurements: {path}: cannot be read: {error.strerror}") from None
     except SearchError:
@@ -97,6 +103,7 @@ def apply(outcome: Outcome, found: Measurements) -> Outcome:
         for name in names:
             by_final.setdefault(name, []).append(entry.timed)
     _refuse(found, outcome, strangers, unclear)
+    _check_precision(found, outcome)
     finals = tuple(
         dataclasses.replace(final, measured=_middle(by_final.get(final.name, [])))
         for final in outcome.finals
@@ -105,7 +112,28 @@ def apply(outcome: Outcome, found: Measurements) -> Outcome:
     notes = [f"Measured latencies are those of {found.whose} ({Path(found.source).name})."]
     if lacking:
         notes.append(f"Not among these measurements: {', '.join(lacking)}.")
-    return dataclasses.replace(outcome, finals=finals, notes=(*outcome.notes, *notes))
+    notes += _other_engine(found, outcome)
+    return dataclasses.replace(
+        outcome, finals=finals, measured_by=found.engine, notes=(*outcome.notes, *notes)
+    )
+
+
+def _check_precision(found: Measurements, outcome: Outcome) -> None:
+    """Refuse latencies of another precision than accuracies are of."""
+    tested = {run.precision for final in outcome.finals for run in final.runs}
+    if tested and tested != {found.precision}:
+        of = " and ".join(sorted(tested))
+        raise SearchError(
+            f"measurements: {found.source} is of {found.precision}, accuracies are of {of}; measure the "
+            f"files with --precision {of}"
+        )
+
+
+def _other_engine(found: Measurements, outcome: Outcome) -> list[str]:
+    """Return the note that accuracies and latencies are of two engines."""
+    if not outcome.tested_by or outcome.tested_by == found.engine:
+        return []
+    return [f"Accuracies are of the files run by {outcome.tested_by}, latencies of {found.engine}."]
 
 
 def matching(entry: Entry, finals: Sequence[Final]) -> list[str]:

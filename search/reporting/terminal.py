@@ -64,13 +64,19 @@ def _cells(final: Final) -> tuple[str, ...]:
     measured = final.measured
     return (
         mark + _folded(final.name),
-        words.accuracy(final),
+        _with_fp32(final),
         _stacked(final.predicted_ms, words.between(final.predicted_low, final.predicted_high)),
         _stacked(None if measured is None else measured.ms, words.interval(measured)),
         words.large(final.params),
         words.large(final.macs),
         "" if final.published_top1 is None else f"{final.published_top1:g}",
     )
+
+
+def _with_fp32(final: Final) -> str:
+    """Return the accuracy, and below it that of the fp32 twin of a file in another precision."""
+    twin = words.accuracy_fp32(final)
+    return words.accuracy(final) + (f"\nfp32 {twin}" if twin else "")
 
 
 def _folded(name: str) -> str:
@@ -85,15 +91,24 @@ def _stacked(ms: float | None, interval: str) -> str:
     return f"{words.ms(ms)}\n{interval}" if interval else words.ms(ms)
 
 
+def _engines(outcome: Outcome) -> list[str]:
+    """Return what ran the files for their accuracies, and what measured them."""
+    size = words.resolution(outcome)
+    if outcome.measured_by == outcome.tested_by:
+        return [
+            f"  accuracy and latency of the exported files at {size} px, run by {outcome.tested_by}"
+        ]
+    measured = f"; latencies measured by {outcome.measured_by}" if outcome.measured_by else ""
+    return [f"  accuracy of the exported files at {size} px, run by {outcome.tested_by}{measured}"]
+
+
 def _files(outcome: Outcome, folder: Path | None) -> str:
     """Return the path of each network's ONNX file, a line each, under a line that explains the table."""
     lines = [
         "* winner of its band, named by validation; ± over seeds; intervals of latencies of 90 %"
     ]
     if outcome.tested_by and not outcome.warning:
-        size = words.resolution(outcome)
-        what = "accuracy and latency" if outcome.on_this_machine else "accuracy"
-        lines.append(f"  {what} of the exported files at {size} px, run by {outcome.tested_by}")
+        lines += _engines(outcome)
     for final in in_order(outcome.finals):
         run = words.best_run(final)
         if run is not None and run.onnx:
