@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -331,10 +331,7 @@ def trained(
     ):
         for n, (i, one) in enumerate(_side_by_side(tasks, shown), start=1):
             if isinstance(one, _Apart):
-                out = all_entries[i].out(one.seed)
-                if far:
-                    finals.settle(out, one.files)
-                raise finals.ApartError(f"{all_entries[i].final.name}: {one.reason} in {out}")
+                _ended(all_entries[i], one)
             if isinstance(one, str):  # the others are trained all the same, and kept
                 failed.setdefault(all_entries[i].final.name, one)
             else:
@@ -343,6 +340,14 @@ def trained(
                 done[i].append(replace(one, files={}))
             moved(n, all_entries[i].final.name)
     return _whole(all_entries, done, failed)
+
+
+def _ended(entry: Entry, apart: _Apart) -> NoReturn:
+    """End the run where a file does not compute what its network does; its folder keeps the files."""
+    out = entry.out(apart.seed)
+    if apart.files:
+        finals.settle(out, apart.files)
+    raise finals.ApartError(f"{entry.final.name}: {apart.reason} in {out}")
 
 
 def _whole(

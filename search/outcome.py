@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,7 +127,7 @@ class Outcome:
             for precision in sorted(runs - {asked})
         ]
 
-    def _of_sizes(self, found: set[tuple[Resolution | None, Resolution]]) -> list[str]:
+    def _of_sizes(self, found: Iterable[tuple[Resolution | None, Resolution]]) -> list[str]:
         return [
             f"accuracies here are of networks trained and tested at {pixels(seen)} px, latencies and ONNX "
             f"files of {pixels(timed)} px: this run was made before both were of one resolution, and the "

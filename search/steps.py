@@ -150,11 +150,13 @@ class _Search:
                 size_ = pixels(data.size)
                 self.tell(f"  resolution: {size_} px, of all that is timed, trained and exported")
         with data:
+            if not self.folder.begun and self.where.until != "search":
+                check_fits(data, most=asked.filled(1).final_pictures, seed=asked.seed)
             with self._step("space, table and budget"):
                 field = field_of(asked, data.classes, self.tell, self._found())
                 for line in words_of_field(field):
                     self.tell(f"  {line}")
-            settings = self._begun(asked, field, data)
+            settings = self._begun(asked, field)
             trials = self._searched(settings, field, data)
             front = front_of(trials)
             if self.where.until == "search":
@@ -189,7 +191,7 @@ class _Search:
             self.folder.took(title, time.monotonic() - began)
         self.tell(f"  done in {time.monotonic() - began:,.1f} s", "dim")
 
-    def _begun(self, asked: Settings, field: Field, data: Data) -> Settings:
+    def _begun(self, asked: Settings, field: Field) -> Settings:
         """Return the settings with nothing left open: those of the folder, or new ones."""
         if self.folder.begun:
             self._keep(field)
@@ -199,7 +201,6 @@ class _Search:
             with cluster.started(self.where.address, None) as there:
                 cores = there.cores
         made = asked.filled(cores)
-        check_fits(data, most=made.final_pictures, seed=made.seed)
         self.folder.begin(self.asked, made)
         self._keep(field)
         return made

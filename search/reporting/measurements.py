@@ -56,7 +56,13 @@ def read(path: Path) -> Measurements:
         entries = tuple(_entry(item) for item in data["networks"])
         engine = Engine(**data["engine"])
         whose = _whose(data["machine"], data["engine"])
-        return Measurements(str(path), whose, entries, engine.label, engine.precision)
+        return Measurements(
+            source=str(path),
+            whose=whose,
+            engine=engine.label,
+            precision=engine.precision,
+            entries=entries,
+        )
     except OSError as error:
         raise SearchError(f"measurements: {path}: cannot be read: {error.strerror}") from None
     except SearchError:

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -187,6 +188,51 @@ def test_a_training_that_fails_is_tried_once_more(space, tmp_path, monkeypatch):
     outs = [tmp_path / f"seed-{seed}" for seed in range(2)]
     given = task(next(iter(space.enumerate())).to_json(), outs)
     assert list(contest._work(given, PICTURES)) == [outs[0], "no memory"]
+
+
+@pytest.mark.parametrize("far", [False, True])
+def test_files_that_do_not_agree_are_kept_in_the_folder_of_the_run(
+    space, tmp_path, monkeypatch, far
+):
+    """Also of a worker that does not see that folder; its network is named, and nothing more is trained."""
+    tries = []
+
+    def train(arch, pictures, recipe, place, seed, **options):
+        tries.append(seed)
+        finals.settle(place, {"result.json": b"{}", "network.onnx": b"wrong"})
+        raise finals.ApartError("they should be the same. The files are kept")
+
+    monkeypatch.setattr(finals, "train", train)
+    monkeypatch.setattr(worker, "prepare", lambda setup: None)
+    out = tmp_path / "seed-0"
+    given = task(
+        next(iter(space.enumerate())).to_json(),
+        [out, tmp_path / "seed-1"],
+        far=far,
+        finished=({}, {}),
+    )
+    (apart,) = contest._work(given, PICTURES)
+    assert tries == [0]
+    assert isinstance(apart, contest._Apart)
+    assert bool(apart.files) == far
+    one = dataclasses.replace(entry(space, "finalist-1", "finalist"), folder=tmp_path)
+    with pytest.raises(finals.ApartError, match=rf"^finalist-1: .* are kept in {out}$"):
+        contest._ended(one, apart)
+    assert (out / "network.onnx").read_bytes() == b"wrong"
+
+
+def trained(validation, fp32, engine):
+    made: Any = SimpleNamespace(validation=validation, fp32=fp32, engine=engine)
+    return made
+
+
+def test_validation_by_two_engines_is_not_compared(space):
+    """A worker without the engine validates by another one: then fp32 decides, which all have."""
+    first, second = (entry(space, f"finalist-{n}", "finalist") for n in (1, 2))
+    made = [(first, [trained(0.8, 0.7, "a")]), (second, [trained(0.7, 0.75, "a")])]
+    assert contest._winners(made) == {"finalist-1"}
+    made[1] = (second, [trained(0.7, 0.75, "mlas")])
+    assert contest._winners(made) == {"finalist-2"}
 
 
 def entry(space, name, role, beside=()):

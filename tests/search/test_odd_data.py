@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lcnas.errors import DataError
-from search import cluster, reporting, run, steps
+from search import cluster, pictures, reporting, run, steps
 from search.folder import Folder
 from search.settings import Settings
 from tests.search.reporting import made_up
@@ -63,6 +63,21 @@ def test_a_dry_run_takes_names_that_are_no_utf8(root, tmp_path, monkeypatch, cap
     printed.encode()
     assert rf"data: imagefolder:{tmp_path}/caf\xe9" in printed
     assert "note: 1 file left out: 1 .txt" in printed
+
+
+def test_what_does_not_fit_for_the_finals_is_refused_before_anything(
+    root, tmp_path, monkeypatch, capsys
+):
+    """Not after hours of searching on a share that fits."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pictures, "memory_mb_here", lambda: 0.01)
+    words = ["--data", f"imagefolder:{root}", "--table", str(small_table(tmp_path, classes=2))]
+    words += ["--max-bad", "0.1", "--pictures", "4", "--out", "run"]
+    for more in ([], ["--dry-run"]):
+        with pytest.raises(DataError, match=r"\(--resolution\), or on .* \(--final-pictures\)$"):
+            run.main([*words, *more])
+        assert "table" not in capsys.readouterr().out
+        assert not list(tmp_path.glob("run/*.json"))
 
 
 def test_ray_is_told_the_command_in_valid_text(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pickle
 
 import numpy as np
@@ -234,3 +235,24 @@ def test_too_many_for_memory_are_refused_with_a_way_out(streamed):
     with pytest.raises(DataError, match="a search keeps in memory"):
         pack(streamed, most=9, memory_mb=limit)
     assert pictures.pack(streamed, memory_mb=1).train_images.nbytes < 2**20
+
+
+def test_what_the_finals_would_train_on_is_counted_without_reading_it(streamed):
+    _, height, width, _ = pack(streamed).train_images.shape
+    limit = 12 * height * width * 3 / 2**20 + 1e-9  # 12 of 16 + 4 images
+    message = r"\(--resolution\), or on at most 8 pictures \(--final-pictures\)"
+    with pytest.raises(DataError, match=message):
+        pictures.check_fits(streamed, memory_mb=limit)
+    pictures.check_fits(streamed, most=8, memory_mb=limit)
+    pictures.check_fits(streamed)
+
+
+@pytest.mark.parametrize(("pages", "mib"), [(2**22, 4096), (2**16, 2048), (None, 2048)])
+def test_a_quarter_of_the_memory_is_taken_at_most(monkeypatch, pages, mib):
+    def sysconf(name):
+        if pages is None:
+            raise ValueError("unrecognized configuration name")
+        return {"SC_PHYS_PAGES": pages, "SC_PAGE_SIZE": 4096}[name]
+
+    monkeypatch.setattr(os, "sysconf", sysconf)
+    assert pictures.memory_mb_here() == mib

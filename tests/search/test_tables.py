@@ -299,7 +299,7 @@ def test_the_table_that_lacks_fewest_is_taken(space, monkeypatch, tmp_path):
     from lcnas.latency import profile
 
     path = exact(space, archs=profile.span(space)).save(whole)
-    monkeypatch.setattr(tables, "default", lambda engine: path)
+    monkeypatch.setattr(tables, "of_engine", lambda engine: [path])
     found = find(space)
     assert Path(found.table.source) == path
     assert found.notes == ()
@@ -309,7 +309,7 @@ def test_a_small_table_of_ones_own_is_merged_with_the_packaged_one(
     space, profiled, monkeypatch, tmp_path
 ):
     base = profiled[0].table
-    monkeypatch.setattr(tables, "default", lambda engine: Path(base.source))
+    monkeypatch.setattr(tables, "of_engine", lambda engine: [Path(base.source)])
     arch = zoo.load("vgg16", 64)
     own = exact(None, archs=[arch])
     own.save(tmp_path / "latency_tables")

@@ -71,6 +71,25 @@ def test_networks_are_found(applied, outcome, name, by_id, final):
     assert applied(network(name, 0.7, ids[final] if by_id else None)) == {final: 0.7}
 
 
+def test_latencies_of_another_precision_than_the_accuracies_are_refused(tmp_path, outcome):
+    int8 = dataclasses.asdict(dataclasses.replace(ENGINE, precision="int8"))
+    found = measurements.read(file(tmp_path / "there.json", network("finalist-1"), engine=int8))
+    with pytest.raises(
+        SearchError, match=r"is of int8, accuracies are of fp32; .*--precision fp32$"
+    ):
+        measurements.apply(outcome, found)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_latencies_of_another_engine_than_the_accuracies_are_told(tmp_path, outcome, own):
+    found = measurements.read(file(tmp_path / "there.json", network("finalist-1")))
+    tested_by = ENGINE.label if own else "openvino 1.0, fp32"
+    made = measurements.apply(dataclasses.replace(outcome, tested_by=tested_by), found)
+    told = f"Accuracies are of the files run by {tested_by}, latencies of {ENGINE.label}."
+    assert (told in made.notes) != own
+    assert made.measured_by == ENGINE.label
+
+
 def test_files_in_a_folder_a_network(outcome, tmp_path, monkeypatch):
     """As a search lays them out, under the names that the measure command gives them."""
     finals = [
