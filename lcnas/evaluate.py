@@ -64,17 +64,23 @@ def main(argv: list[str]) -> int:
         split = getattr(data, args.split)
         found = deployed.hits(files, data, split, engine=engine, size=size or _OPEN)
         for name, path in files.items():
-            for text in (
-                onnx_export.int8_warning(path, engine.isa),
-                onnx_export.resolution_warning(path),
-            ):
-                if text is not None:
-                    print(f"python -m {PROG}: {name}: {text}", file=sys.stderr)
+            _warn(path, found[name].engine)
         if args.json:
             print(json.dumps(to_data(args, found, data), indent=1))
         else:
             show(args, found, data)
     return 0
+
+
+def _warn(path: Path, engine: engines.Engine) -> None:
+    """Say what makes a file's accuracy here another than where it was made."""
+    for text in (
+        onnx_export.int8_warning(path, engine.isa),
+        onnx_export.resolution_warning(path),
+        onnx_export.precision_warning(path, engine.precision),
+    ):
+        if text is not None:
+            print(f"python -m {PROG}: {text}", file=sys.stderr)
 
 
 def _parser() -> _cli.Parser:

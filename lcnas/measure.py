@@ -119,14 +119,12 @@ def _tell_of_inputs(sources: Mapping[str, Source], engine: Engine) -> None:
         file = OnnxFile(source) if isinstance(source, Path) else source
         if not isinstance(file, OnnxFile):
             continue
-        warning = onnx_export.resolution_warning(file.path, file.size)
-        if warning is not None:
-            print(f"python -m {PROG}: {warning}", file=sys.stderr)
-        with contextlib.suppress(OnnxError):
-            told = {p.key: p.value for p in onnx_export.read(file.path).metadata_props}
-            if told.get("lcnas.precision") == "bf16" and engine.precision != "bf16":
-                text = f"was tested in bf16, is measured in {engine.precision} (--precision bf16)"
-                print(f"python -m {PROG}: {_cli.cut(str(file.path))}: {text}", file=sys.stderr)
+        for warning in (
+            onnx_export.resolution_warning(file.path, file.size),
+            onnx_export.precision_warning(file.path, engine.precision),
+        ):
+            if warning is not None:
+                print(f"python -m {PROG}: {warning}", file=sys.stderr)
 
 
 def _tell_of_overflows(sources: Mapping[str, Source], engine: Engine, classes: int) -> None:

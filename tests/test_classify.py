@@ -225,6 +225,24 @@ def test_an_int8_file_of_the_full_range_is_told_where_the_processor_has_no_vnni(
             assert err == ""
 
 
+def test_a_file_that_was_tested_in_bf16_runs_in_it_where_it_can(
+    capsys, tmp_path, photos, monkeypatch
+):
+    about = tiny.recorded((0, 0, 0), (0.25, 0.25, 0.25), NAMES, crop=1.0)
+    path = save(tmp_path / "a.onnx", {**about, "lcnas.precision": "bf16"})
+    code, out, err = run(capsys, path, photos["red"], "--json")
+    data = json.loads(out)
+    assert (code, data["engine"]["precision"]) == (0, "fp32")  # mlas has no other
+    assert data["pictures"][0]["guesses"][0]["name"] == "red"
+    assert "a.onnx was tested in bf16, and is run in fp32: " in err
+    assert err.count("\n") == 1
+    asked = []
+    monkeypatch.setattr(engines, "engine", lambda name, **options: asked.append(options))
+    told = onnx_export.interface(onnx_export.read(path))
+    assert classify._precision("openvino", told) == "bf16"
+    assert asked == [{"precision": "bf16"}]
+
+
 # -- what goes wrong -------------------------------------------------------------------------------
 
 

@@ -51,6 +51,17 @@ def test_json_has_counts_intervals_and_engine(files, folder, capsys):
     assert bad["engine"]["name"] == "mlas"
 
 
+def test_what_makes_an_accuracy_another_than_the_reported_is_told(files, folder, capsys):
+    model = onnx_export.read(files[0])
+    for key, value in (("lcnas.training_resolution", "16"), ("lcnas.precision", "bf16")):
+        model.metadata_props.add(key=key, value=value)
+    onnx_export.save(model, files[0])
+    assert evaluate.main([*files, "--data", f"imagefolder:{folder}", "--engine", "mlas"]) == 0
+    first, second = capsys.readouterr().err.splitlines()
+    assert f"{files[0]}: was trained at 16x16 pixels, but takes 8x8" in first
+    assert f"{files[0]}: was tested in bf16, is run in fp32" in second
+
+
 def test_the_split_can_be_chosen(files, folder, capsys):
     command = [files[0], "--data", f"imagefolder:{folder}", "--engine", "mlas", "--json"]
     made = json.loads(told(capsys, *command, "--split", "validation"))

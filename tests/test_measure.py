@@ -64,7 +64,7 @@ def test_networks_are_measured_side_by_side_and_written(tmp_path, capsys):
     assert data["noise_floor"]["largest"] == pytest.approx(max(off))
     assert data["networks"][0]["ratio_to_first"] == [1.0, 1.0, 1.0]
     assert data["networks"][1]["id"] == zoo.load("pplcnet_0.5x", 32).id
-    assert data["networks"][2]["id"] is None
+    assert data["networks"][2]["id"] == zoo.load("pplcnet_0.35x", 32).id  # the file records it
 
 
 def test_a_folder_stands_for_its_files(tmp_path):
@@ -144,6 +144,18 @@ def test_a_file_trained_at_another_resolution_than_it_takes_is_told(tmp_path, ca
     assert measure.main([*rest, str(tmp_path)]) == 0
     line = "was trained at 32x32 pixels, but takes 48x48: accuracies reported for it are those of 32x32"
     assert capsys.readouterr().err == f"python -m lcnas.measure: {tmp_path / 'old.onnx'}: {line}\n"
+
+
+def test_a_file_that_was_tested_in_bf16_is_told(tmp_path, capsys):
+    made = onnx_export.export(zoo.load("pplcnet_0.25x", 32), classes=10)
+    made.metadata_props.add(key="lcnas.precision", value="bf16")
+    onnx_export.save(made, tmp_path / "a.onnx")
+    rest = [word for word in QUICK if word not in ("--resolution", "32")]
+    assert measure.main([*rest, str(tmp_path)]) == 0
+    told = "was tested in bf16, is run in fp32 (--precision bf16)"
+    line = f"{told}: accuracies reported for it are those of bf16"
+    assert capsys.readouterr().err == f"python -m lcnas.measure: {tmp_path / 'a.onnx'}: {line}\n"
+    assert onnx_export.precision_warning(made, "bf16") is None
 
 
 def test_the_table_at_20_columns_lacks_no_figure(monkeypatch, capsys):

@@ -59,7 +59,7 @@ from lcnas.onnx_export._pictures import (
     read_picture,
 )
 from lcnas.onnx_export._quantise import RANGES, SCHEMES, WEIGHTS, is_quantised, quantise
-from lcnas.onnx_export._resolution import resolution_warning
+from lcnas.onnx_export._resolution import precision_warning, resolution_warning
 from lcnas.onnx_export._weights import (
     CLASSES,
     EPSILON,
@@ -119,6 +119,7 @@ __all__ = [
     "quantise",
     "read",
     "read_picture",
+    "precision_warning",
     "resolution_warning",
     "save",
     "single_input",

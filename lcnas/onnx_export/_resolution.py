@@ -46,6 +46,29 @@ def resolution_warning(model: File, size: Size | None = None) -> str | None:
     return None
 
 
+def precision_warning(model: File, precision: str) -> str | None:
+    """Return a line of warning where a file was tested in bf16, and is run in another precision.
+
+    Args:
+        model: a file, its bytes, or the model.
+        precision: that it is run in: "fp32", "bf16" or "int8".
+
+    Returns:
+        The warning; None where the two are equal, or where the file does not say that it is for bf16. Files
+        for int8 are quantised, and run so everywhere.
+    """
+    try:
+        told = metadata(read(model)).get("lcnas.precision")
+    except OnnxError:
+        return None
+    if told != "bf16" or precision == told:
+        return None
+    return (
+        f"{called(model)}: was tested in bf16, is run in {precision} (--precision bf16): accuracies reported "
+        "for it are those of bf16"
+    )
+
+
 def _recorded(about: dict[str, str]) -> list[Size]:
     """Return the training resolutions that metadata give; what cannot be understood gives none."""
     validation = _json(about.get(_VALIDATION))

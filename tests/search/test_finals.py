@@ -294,6 +294,10 @@ def test_int8_is_delivered_where_it_is_asked_for(trained, data, unable, tmp_path
         hits = right(onnx_export.Classifier.of(out / name), *view, data.validation)
         assert hits.mean() == told[key]
     assert made.validation == told["validation"]
+    recorded = onnx_export.interface(onnx_export.read(out / finals.NETWORK))
+    assert recorded.precision == "int8"
+    measured = json.loads(recorded.metadata["lcnas.validation"])
+    assert (measured["accuracy"], measured["precision"]) == (told["validation"], "int8")
 
 
 class Kept:

@@ -10,7 +10,7 @@ import pytest
 from lcnas import paths
 from lcnas.errors import SpaceError
 from lcnas.training import data as data_module
-from search import resolution, steps
+from search import resolution, run, steps
 from search.folder import CONFIG, Folder
 from search.outcome import Outcome, Run
 from search.settings import Settings
@@ -30,6 +30,11 @@ def of(monkeypatch, side, **asked):
 def test_images_own_size_decides_where_a_packaged_space_lists_224_alone(monkeypatch, side, wanted):
     assert of(monkeypatch, side) == wanted
     assert of(monkeypatch, side, space="lcnet_next") == wanted
+
+
+def test_a_packaged_space_is_one_by_its_path_too(monkeypatch):
+    path = paths.spaces_dir() / "pplcnet_tail.toml"
+    assert of(monkeypatch, 128, space=str(path)) == 128
 
 
 def test_what_is_asked_for_comes_first(monkeypatch):
@@ -76,6 +81,7 @@ def test_accuracies_and_latencies_of_two_sizes_are_warned_of_in_the_first_lines(
     reporting.write(made, tmp_path)
     lines = (tmp_path / "report.md").read_text().splitlines()
     assert lines[2].startswith("**Warning: accuracies here are of networks trained")
+    assert json.loads((tmp_path / "front.json").read_text())["warning"] == made.warning
     console = Console(width=200)
     with console.capture() as shown:
         console.print(reporting.table(made, tmp_path))
@@ -98,6 +104,30 @@ def test_an_outcome_of_before_says_nothing_of_its_runs_so_its_settings_do(tmp_pa
     assert read.warning == made.warning
     data["settings"]["train_size"] = 224
     assert Outcome.from_json(json.dumps(data)).warning == ""
+
+
+def test_latencies_of_int8_beside_accuracies_of_fp32_are_warned_of(tmp_path):
+    """As runs were before the delivered file was the tested one, which no engine had run."""
+    made = outcome(tmp_path, 64, 64)
+    settings = {**made.settings, "precision": "int8"}
+    before = dataclasses.replace(made, settings=settings, tested_by="")
+    assert before.warning.startswith("accuracies here are of fp32 files, latencies of int8: ")
+    assert dataclasses.replace(before, tested_by="mlas, int8").warning == ""
+
+
+def test_a_dry_run_of_a_begun_search_is_at_its_resolution(tmp_path, monkeypatch):
+    folder = Folder(tmp_path / "run")
+    folder.path.mkdir()
+    folder.begin(Settings(), Settings(resolution=64))
+    asked: list[object] = []
+
+    def dry_run(given, address):
+        asked.append(given.resolution)
+        return ""
+
+    monkeypatch.setattr(steps, "dry_run", dry_run)
+    assert run.main(["--resume", str(folder.path), "--dry-run"]) == 0
+    assert asked == [64]
 
 
 def test_a_run_keeps_its_resolution_and_precision(tmp_path):

@@ -16,8 +16,10 @@ from lcnas.latency import Plan, fitting, predict
 from lcnas.latency.machine import Machine, this_machine
 from lcnas.latency.profile import Step
 from lcnas.latency.table import LatencyTable, Network, Row
-from search import tables
+from search import steps, tables
 from search.errors import SearchError
+from search.folder import Folder
+from search.settings import Settings
 from tests.latency.synthetic import ENGINE, ENTRY_MS, World, alone_ms, inside_ms
 
 SPACE = """
@@ -317,6 +319,23 @@ def test_a_small_table_of_ones_own_is_merged_with_the_packaged_one(
     assert set(found.table.rows) > set(own.rows) | set(base.rows)
     assert found.table.predict(arch)[0] > 0
     assert len(found.table.networks) == len(base.networks) + FEW.validate + FEW.calibrate
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_run_that_goes_on_elsewhere_says_whose_latencies_it_has(space, tmp_path, elsewhere):
+    """Another machine, or this one under a cap of its instruction set."""
+    machine = dataclasses.replace(this_machine(), cpu="Other CPU") if elsewhere else this_machine()
+    table = exact(space)
+    table.machine = machine
+    folder = Folder(tmp_path / "run")
+    folder.path.mkdir()
+    table.save(folder / steps.TABLE)
+    folder.save(steps.FOUND, {"here": True, "notes": ["as before"]})
+    going_on = steps._Search(folder, Settings(), steps.Where())._found()
+    assert going_on is not None
+    assert going_on.here != elsewhere
+    assert going_on.notes[0] == "as before"
+    assert ["Other CPU" in note for note in going_on.notes[1:]] == [True] * elsewhere
 
 
 # -- fitting with the widths that are known --------------------------------------------------------

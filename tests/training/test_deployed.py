@@ -152,8 +152,14 @@ def test_an_engine_that_is_not_here_is_stood_in_for_and_that_is_said(monkeypatch
 
 
 def test_the_tables_engine_is_taken_where_it_is_here():
-    made, note = deployed.here(dataclasses.replace(MLAS, version="0", threads=2))
-    assert (made.name, made.version, made.threads, note) == ("mlas", MLAS.version, 1, "")
+    asked = dataclasses.replace(MLAS, threads=2, batch=3)
+    assert deployed.here(asked) == (asked, "")
+
+
+def test_another_version_of_the_tables_engine_is_told():
+    made, note = deployed.here(dataclasses.replace(MLAS, version="0", isa="avx"))
+    assert made == MLAS
+    assert note == f"accuracies are of {MLAS.version} ({MLAS.isa}) of mlas, latencies of 0 (avx)"
 
 
 def test_the_file_is_checked_as_an_onnx_model(data):

@@ -43,6 +43,43 @@ def test_finalists_stand_beside_their_baselines(outcome, folder):
     assert "\n  note: finalist-3 was replaced" in text
 
 
+def with_fp32(outcome):
+    """Return an outcome of int8 files, each two points below its fp32 twin."""
+    finals = tuple(
+        dataclasses.replace(
+            f,
+            runs=tuple(
+                dataclasses.replace(r, precision="int8", test_fp32=r.test + 0.02) for r in f.runs
+            ),
+        )
+        for f in outcome.finals
+    )
+    return dataclasses.replace(outcome, finals=finals)
+
+
+def test_the_accuracy_of_the_fp32_twins_stands_below(outcome, folder):
+    rows = shown(with_fp32(outcome), folder, width=200).splitlines()
+    first = next(i for i, row in enumerate(rows) if row.startswith("* finalist-1 "))
+    assert rows[first].split()[2:5] == ["66.0", "±", "0.1"]
+    assert rows[first + 1].split()[:4] == ["fp32", "68.0", "±", "0.1"]
+    table = shown(with_fp32(outcome)).split("* winner of its band")[0]
+    assert max(map(len, table.splitlines())) <= 80
+    assert "…" not in table
+
+
+@pytest.mark.parametrize(
+    ("measured_by", "told"),
+    [
+        ("a", "accuracy and latency of the exported files at 64 px, run by a"),
+        ("b", "accuracy of the exported files at 64 px, run by a; latencies measured by b"),
+        ("", "accuracy of the exported files at 64 px, run by a"),
+    ],
+)
+def test_what_ran_the_files_is_told(outcome, folder, measured_by, told):
+    made = dataclasses.replace(outcome, tested_by="a", measured_by=measured_by)
+    assert f"  {told}\n" in shown(made, folder, width=200)
+
+
 @pytest.mark.parametrize("soft", [False, True])
 def test_it_fits_80_columns(outcome, soft):
     text = shown(outcome, soft_wrap=soft)
