@@ -7,7 +7,8 @@ It uses onnxruntime, NumPy, Pillow and pyarrow alone, and reads the original ima
 files, nothing else; docs/export.md says what the metadata mean. So it tells whether a printed accuracy is that of
 the file that is delivered, on the images that people have. Images are a folder a class (DIR itself, or its test/ or
 val/), where class names in the metadata give the numbers of the classes, or parquet files with the columns
-img.bytes and label. Prints a JSON line a file: file, images, correct, accuracy.
+img.bytes and label. Prints a JSON line a file: file, images, correct, accuracy. --permuted SEED is for the control of
+`search.run --permute-labels`, whose labels are in another order by the rule in docs/data.md.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,13 @@ def items(places: Sequence[Path]) -> list[Item]:
     if not found:
         raise Unusable(f"{', '.join(map(str, places))}: there is no image")
     return found
+
+
+def permuted(found: Sequence[Item], seed: int) -> list[Item]:
+    """Return the images with the labels of a control: the same ones, in another order."""
+    words = np.random.PCG64(np.random.SeedSequence((seed, 3, 1))).random_raw(len(found))
+    order = np.argsort(np.atleast_1d(words), kind="stable")
+    return [replace(item, label=found[i].label) for item, i in zip(found, order, strict=True)]
 
 
 def of_table(path: Path) -> list[Item]:
@@ -305,10 +313,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--provider", default="CPUExecutionProvider", help="of onnxruntime")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--permuted", type=int, metavar="SEED", help="permute the labels, as the control of this seed does"
+    )
     args = parser.parse_args(argv)
     try:
         networks = [opened(file, args.provider, args.threads) for file in args.files]
-        counts, unreadable = count(networks, items(args.data))
+        found = items(args.data)
+        if args.permuted is not None:
+            found = permuted(found, args.permuted)
+        counts, unreadable = count(networks, found)
     except Unusable as problem:
         print(problem, file=sys.stderr)
         return 2

@@ -105,13 +105,15 @@ def _pixels(size: Any) -> str:
 def independently(outcome: Any, folder: Path, data: str | None) -> list[dict[str, Any]]:
     """Return the accuracy of every exported file as printed, and as a program without lcnas counts it."""
     kind, _, place = (data or "synthetic").partition(":")
-    if kind == "synthetic" or outcome.settings.get("permute_labels"):
-        return []  # made by lcnas alone: images, or labels
+    if kind == "synthetic":
+        return []  # images that lcnas alone can make
     root = Path(place)
     tests = sorted(root.glob("test*.parquet")) if kind == "cifar10" else [root]
     files = {str(folder / run.onnx): run.test for final in outcome.finals for run in final.runs}
     script = Path(__file__).with_name("independent_accuracy.py")
     where = [word for path in tests for word in ("--data", str(path))]
+    if outcome.settings.get("permute_labels"):
+        where += ["--permuted", str(outcome.settings["seed"])]
     done = subprocess.run(
         [sys.executable, str(script), *where, *files], text=True, capture_output=True, check=True
     )

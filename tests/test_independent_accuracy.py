@@ -96,6 +96,25 @@ def printed(capsys, *argv):
     return [json.loads(line) for line in said.out.splitlines()], said.err
 
 
+def test_the_labels_of_a_control_are_those_that_lcnas_permutes(tmp_path):
+    from lcnas.training.data import load
+
+    rng = np.random.default_rng(6)
+    for split, n in (("train", 3), ("val", 7)):
+        for name, colour in COLOURS.items():
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(n):
+                noisy(rng, colour, 16, 16).save(tmp_path / split / name / f"{i}.png")
+    with load(
+        f"imagefolder:{tmp_path}", seed=9, permute_labels=True, cache=False, workers=0
+    ) as data:
+        batch = next(data.test.batches(28))
+    items = study.permuted(study.items([tmp_path]), 9)
+    assert [NAMES.index(item.label) for item in items] == batch.labels.tolist()
+    assert [item.source for item in items] == [item.source for item in study.items([tmp_path])]
+    assert batch.labels.tolist() != sorted(batch.labels.tolist())
+
+
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_each_image_is_taken_for_what_classify_takes_it_for(setting, folder, tmp_path, capsys):
     seen = set()
