@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import os
@@ -11,8 +12,26 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-ERRORS = "backslashreplace"  # what an encoding lacks is written as \xe9, \u4e2d, \udcff
+ERRORS = "lcnas.escape"  # what an encoding lacks is written as \xe9, \u4e2d; bytes that are not UTF-8 as \xe9
 NARROW = 60  # columns below which a row that does not fit is written a line a cell
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """Escape what cannot be encoded; of names that are not UTF-8 the bytes, as lcnas.errors.spelt does."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    characters = error.object[error.start : error.end]
+    return "".join(map(_escape, characters)), error.end
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte, as Python has it in names
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("ascii", "backslashreplace").decode("ascii")
+
+
+codecs.register_error(ERRORS, _escaped)
 
 
 def prepare() -> None:
