@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lcnas.errors import DataError, listing
 from lcnas.training.data import _cache
 from lcnas.training.data._decode import Cut, Decoders, Faults
+from lcnas.training.data._layout import visible
 from lcnas.training.data._memory import Pixels, Progress, pixels, read_arrays, shapes
 from lcnas.training.data._order import fingerprint
 from lcnas.training.data._types import Labels
@@ -67,7 +68,8 @@ def read(
 
 
 def _what_is_there(root: Path) -> str:
-    names = sorted(path.name for path in root.rglob("*") if path.is_file())
+    near = (*root.glob("*"), *root.glob("*/*"))  # not all below: it may be somebody's home
+    names = sorted(path.name for path in near if path.is_file() and visible(path.name))
     if any(_PICKLES.fullmatch(name) for name in names):
         return (
             f"cifar10: {root} holds CIFAR-10's Python version, which is pickles, and a pickle can run code; "

@@ -272,6 +272,8 @@ def _checked_classes(
         there = len(class_names) - len(lacking)
         if there < 2 or (lacking and isinstance(split, Train)):
             found = "is empty" if not there else f"has no readable images of {listing(lacking)}"
+            if there == 1 and not _WHERE[needed]:
+                found += ", so that no accuracy counts: at least 2 classes are needed there"
             raise DataError(
                 f"data: {spelt(options.spec)}: the {what} split {found}{_WHERE[needed]}"
             )

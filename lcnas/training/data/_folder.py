@@ -119,12 +119,18 @@ def _check_folders(root: Path, train: str, folders: Sequence[str]) -> None:
     where = root / train
     inner = where / folders[0] if folders else None
     hint = ""
-    if inner is not None and len(_layout.folders(inner)) > 1:
+    if inner is not None and _is_set(inner):
         hint = f"; did you mean imagefolder:{spelt(str(inner))}?"
     raise DataError(
         f"imagefolder: {spelt(str(where))} has {found}; needed is a folder for each of at least 2 classes, "
         f"or train and test (with validation or without) with such folders in each{hint}"
     )
+
+
+def _is_set(folder: Path) -> bool:
+    """Return whether a folder looks as a set does: folders of classes, or of splits."""
+    inner = _layout.folders(folder)
+    return len(inner) > 1 or any(_layout.role(name) == _layout.TRAIN for name in inner)
 
 
 def _of_classes(root: Path, part: str, folders: Sequence[str], left: Left) -> tuple[str, ...]:

@@ -195,11 +195,15 @@ def _load_synthetic(rest: str, options: Options) -> Data:
 def _synthetic_options(rest: str) -> tuple[int, int, int]:
     """Return pictures to train, pictures to test, and classes, of "20000" or "train=20000,test=500"."""
     values = dict(_SYNTHETIC)
+    given = set()
     for item in rest.split(",") if rest else ():
         key, equals, value = item.partition("=")
         key, value = (key, value) if equals else ("train", key)
         if key not in values:
             raise DataError(not_among("synthetic: option", key, values))
+        if key in given:
+            raise DataError(f"synthetic: {key} is given twice, in {shorten(rest)}")
+        given.add(key)
         if not (value.isascii() and value.isdigit()) or len(value) > 12:
             raise DataError(f"synthetic: {key}: {shorten(value)} is not a whole number")
         values[key] = int(value)

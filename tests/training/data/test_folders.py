@@ -321,6 +321,18 @@ def test_a_class_of_one_or_two_images_is_said_with_the_right_number(tmp_path, n,
     assert load(tmp_path / "x", **options).notes == ()
 
 
+def test_a_set_one_folder_further_down_is_pointed_to(tmp_path):
+    fill(tmp_path / "outer" / "images", {"train/a": 3, "train/b": 3})
+    inner = tmp_path / "outer" / "images"
+    with pytest.raises(
+        DataError, match=rf"only the folder images; .* did you mean imagefolder:{inner}"
+    ):
+        load(tmp_path / "outer")
+    fill(tmp_path / "classes" / "inner", {"a": 3, "b": 3})
+    with pytest.raises(DataError, match=r"did you mean imagefolder:.*inner\?"):
+        load(tmp_path / "classes")
+
+
 def test_one_class_alone_in_a_split_is_refused(tmp_path):
     fill(tmp_path / "one", {"a": 6, "rare": 1})
     with pytest.raises(
@@ -339,7 +351,9 @@ def test_one_class_alone_in_a_split_is_refused(tmp_path):
     fill(tmp_path / "three", three)
     assert load(tmp_path / "three").notes[1:] == ()  # one of each is enough where all are given
     shutil.rmtree(tmp_path / "three" / "val" / "b")
-    with pytest.raises(DataError, match=r"the validation split has no readable images of b$"):
+    with pytest.raises(
+        DataError, match=r"no readable images of b, so that no .*: at least 2 classes"
+    ):
         load(tmp_path / "three")
 
 

@@ -161,6 +161,7 @@ def test_constants_are_those_of_the_pixels(some):
         ("synthetic:train=23", "train: 23 is not a whole number of 24 to"),
         ("synthetic:test=3", "test: 3 is not"),
         ("synthetic:many", "'many' is not a whole number"),
+        ("synthetic:400,train=300", "train is given twice, in '400,train=300'"),
         ("synthetic:train=-5", "'-5' is not a whole number"),
     ],
 )
