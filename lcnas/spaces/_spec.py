@@ -175,7 +175,7 @@ def read(path: Path) -> Spec:
         SpaceError: one line with the file, the key, what was given and what is allowed.
     """
     try:
-        text = path.read_bytes().decode()
+        text = path.read_bytes().decode("utf-8-sig")  # editors may put a mark first
     except OSError as error:
         raise SpaceError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -278,12 +278,12 @@ class _Reader:
     # -- the parts of the file --
 
     def spec(self, data: dict[str, Any], name: str) -> Spec:
-        self.keys(data, "file", _TOP, ("version", "resolution", "stem", "stages", "head"))
-        version = data["version"]
+        version = data.get("version", VERSION)  # first: another version may have other keys
         if version != VERSION or not isinstance(version, int) or isinstance(version, bool):
             raise self.fail(
                 "version", f"{shorten(version)} is not {VERSION}, the format this lcnas reads"
             )
+        self.keys(data, "file", _TOP, ("version", "resolution", "stem", "stages", "head"))
         summary = data.get("summary", "")
         if not isinstance(summary, str):
             raise self.fail("summary", f"{shorten(summary)} is not a text")

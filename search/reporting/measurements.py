@@ -46,7 +46,7 @@ def read(path: Path) -> Measurements:
     from lcnas.latency import Engine
 
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_bytes())  # in any Unicode encoding, as shells write it
         if (data["format"], data["version"]) not in {(_FORMAT, v) for v in _VERSIONS}:
             found = f"{shorten(data['format'])} version {shorten(data['version'])}"
             raise SearchError(

@@ -96,6 +96,19 @@ def test_the_good_file_is_good():
     assert space.size == 2 * 2 * (2 * 7) * (2 * 2) * 2
 
 
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
+    """Some editors put one at the beginning."""
+    (tmp_path / "good.toml").write_text(GOOD, encoding="utf-8-sig")
+    assert spaces.load(str(tmp_path / "good.toml")).size == spaces.loads(GOOD, "good").size
+
+
+def test_the_version_is_looked_at_first():
+    with pytest.raises(
+        SpaceError, match=r"^bad: version: 9 is not 1, the format this lcnas reads$"
+    ):
+        spaces.loads("version = 9\nnetworks = []", "bad")
+
+
 @pytest.mark.parametrize("case", sorted(BAD))
 def test_a_bad_file_is_refused_in_one_line(case):
     old, new, message = BAD[case]

@@ -197,6 +197,13 @@ def test_files_of_another_kind(tmp_path, changes, message):
         measurements.read(file(tmp_path / "there.json", **changes))
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_files_as_shells_write_them(tmp_path, encoding):
+    path = file(tmp_path / "there.json", network("finalist-1"))
+    path.write_text(path.read_text("utf-8"), encoding=encoding)
+    assert measurements.read(path).whose == WHOSE
+
+
 @pytest.mark.parametrize("text", ["", "[1]", "[" * 100_000, '{"format": 1}'])
 def test_files_that_are_none(tmp_path, text):
     (tmp_path / "x.json").write_text(text)
