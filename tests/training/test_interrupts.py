@@ -37,6 +37,22 @@ with Listener():
 """
 
 
+@pytest.mark.parametrize("command", ["lcnas.train", "lcnas.classify", "search.run"])
+def test_a_signal_while_a_command_is_imported_is_told_in_a_line(command, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(AT_IMPORT.format(module="lcnas.arch", sign="SIGINT"))
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
+    done = subprocess.run(
+        [sys.executable, "-m", command, "--help"],
+        env=env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.stdout, done.stderr) == ("", "stopped\n")
+    assert done.returncode == -signal.SIGINT  # as shells expect of a process that Ctrl-C ended
+
+
 @pytest.mark.parametrize(
     ("module", "sign", "code"),
     [
