@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from lcnas import layers
@@ -586,16 +587,15 @@ def pool(x: Array, layer: layers.Pool, layout: Layout) -> Array:
         pads[axis] = (befores[i], max(0, reach - sides[i] - befores[i]))
         x = lax.slice_in_dim(x, 0, min(sides[i], reach - befores[i]), axis=axis)
     if layer.mode == "max":
-        lowest = jnp.array(-jnp.inf, x.dtype)
-        return _windows(x, lowest, lax.max, window, strides, pads)
-    zero = jnp.zeros((), x.dtype)
+        return _windows(x, -np.inf, lax.max, window, strides, pads)
     inside = jnp.ones([n if a in layout.spatial else 1 for a, n in enumerate(x.shape)], x.dtype)
-    count = _windows(inside, zero, lax.add, window, strides, pads)
-    return _windows(x, zero, lax.add, window, strides, pads) / count
+    count = _windows(inside, 0, lax.add, window, strides, pads)
+    return _windows(x, 0, lax.add, window, strides, pads) / count
 
 
-def _windows(x: Array, *how: Any) -> Array:
-    made: Array = lax.reduce_window(x, *how)
+def _windows(x: Array, start: float, *how: Any) -> Array:
+    # A constant of NumPy: one of JAX's is traced, and then no gradient of the sum or maximum is known.
+    made: Array = lax.reduce_window(x, np.array(start, x.dtype), *how)
     return made
 
 
@@ -604,8 +604,7 @@ def local_response_norm(x: Array, layer: layers.LocalResponseNorm, layout: Layou
     window, pads = [1] * 4, [(0, 0)] * 4
     window[layout.channel] = layer.size
     pads[layout.channel] = (layer.size // 2, (layer.size - 1) // 2)
-    zero = jnp.zeros((), x.dtype)
-    energy = _windows(x * x, zero, lax.add, window, (1,) * 4, pads)
+    energy = _windows(x * x, 0, lax.add, window, (1,) * 4, pads)
     return x / (layer.bias + (layer.alpha / layer.size) * energy) ** layer.beta
 
 

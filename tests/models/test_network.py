@@ -1,5 +1,6 @@
 """Flax networks against NumPy's reference and the exported graphs."""
 
+import re
 from typing import Any
 
 import jax
@@ -179,6 +180,26 @@ def test_it_compiles_and_differentiates_with_its_state_split_once():
     assert all(jax.tree.leaves(moved))
     step(params, new, x, jax.random.key(1))
     assert step._cache_size() == 1  # type: ignore[attr-defined]
+
+
+FAMILIES = {re.sub(r"_([\d.]+x|[ms])$", "", name): name for name in zoo.names()}
+
+
+@pytest.mark.parametrize("name", FAMILIES.values())
+def test_networks_of_all_families_have_gradients_in_a_compiled_step(name):
+    """Traced, not compiled: an operation without a gradient is refused then."""
+    arch = zoo.load(name)
+    arch = arch.at(min(arch.resolution, 64))
+    model = nnx.eval_shape(lambda: models.build(arch, 10))
+    graph, params, stats = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
+
+    def loss(params, stats, x, key):
+        net = nnx.merge(graph, params, stats, copy=True)
+        return (net(x, nnx.Rngs(dropout=key)) ** 2).mean()
+
+    x = jax.ShapeDtypeStruct((2, arch.resolution, arch.resolution, 3), jnp.float32)
+    grads = jax.eval_shape(jax.jit(jax.grad(loss)), params, stats, x, jax.random.key(0))
+    assert jax.tree.structure(grads) == jax.tree.structure(params)
 
 
 def test_bfloat16_is_near_float32():
