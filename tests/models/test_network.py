@@ -199,7 +199,7 @@ def test_networks_of_all_families_have_gradients_in_a_compiled_step(name):
 
     x = jax.ShapeDtypeStruct((2, arch.resolution, arch.resolution, 3), jnp.float32)
     grads = jax.eval_shape(jax.jit(jax.grad(loss)), params, stats, x, jax.random.key(0))
-    assert jax.tree.structure(grads) == jax.tree.structure(params)
+    assert len(jax.tree.leaves(grads)) == len(jax.tree.leaves(params)) > 0
 
 
 def test_bfloat16_is_near_float32():
