@@ -39,7 +39,10 @@ with Listener():
 
 @pytest.mark.parametrize("command", ["lcnas.train", "lcnas.classify", "search.run"])
 def test_a_signal_while_a_command_is_imported_is_told_in_a_line(command, tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(AT_IMPORT.format(module="lcnas.arch", sign="SIGINT"))
+    script = AT_IMPORT.format(module="lcnas.arch", sign="SIGINT")
+    # What a shell starts in the background ignores Ctrl-C.
+    heard = "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    (tmp_path / "sitecustomize.py").write_text(script + heard)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
     done = subprocess.run(
         [sys.executable, "-m", command, "--help"],
