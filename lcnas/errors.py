@@ -82,11 +82,11 @@ class PretrainedWriteError(PretrainedError, WriteError):
 
 
 class OnnxError(LcnasError):
-    """An ONNX file cannot be read, quantised or run, or is no classifier of pictures."""
+    """An ONNX file cannot be read, quantised or run, or is no classifier of images."""
 
 
-class PictureError(LcnasError):
-    """A picture cannot be read, or pictures do not fit what is asked of them."""
+class ImageError(LcnasError):
+    """An image cannot be read, or images do not fit what is asked of them."""
 
 
 class TeacherError(LcnasError):

@@ -189,7 +189,7 @@ def _add_space(parser: argparse.ArgumentParser) -> None:
         f"{', '.join(engines.PRECISIONS)}: of latencies and of the delivered files (default: fp32)",
         metavar="P",
     )
-    add("--batch", "pictures at once (default: 1)", type=whole)
+    add("--batch", "images at once (default: 1)", type=whole)
     add(
         "--table",
         "latency table, by name or file (default: this machine's; what it lacks is measured first)",
@@ -241,8 +241,8 @@ def _add_learning(parser: argparse.ArgumentParser) -> None:
     )
     add("--score", f"of the evaluator proxy: {', '.join(SCORES)}", metavar="S")
     add(
-        "--pictures",
-        f"training pictures in the search, at most {_by_preset('pictures')}",
+        "--images",
+        f"training images in the search, at most {_by_preset('images')}",
         type=whole,
     )
     add("--epochs", f"of the evaluator's trainings {_by_preset('epochs')}", type=whole)
@@ -254,8 +254,8 @@ def _add_learning(parser: argparse.ArgumentParser) -> None:
         type=whole,
     )
     add(
-        "--final-pictures",
-        f"training pictures of finalists and baselines, at most {_by_preset('final_pictures')}",
+        "--final-images",
+        f"training images of finalists and baselines, at most {_by_preset('final_images')}",
         type=whole,
     )
     add(
