@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lcnas import _cli
+from lcnas import _cli, _renamed
 from lcnas.errors import LcnasError, TrainingFailedError, WriteError, shorten
 from search.errors import SearchError, SearchFailedError
 from search.folder import Folder, new_name
@@ -136,6 +136,8 @@ def _parser() -> _cli.Parser:
     _add_learning(parser)
     _add_search(parser)
     _add_folder(parser)
+    for old, new in (("--pictures", "--images"), ("--final-pictures", "--final-images")):
+        _renamed.option(parser, old, new)
     return parser
 
 

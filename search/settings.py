@@ -154,7 +154,7 @@ class Settings:
             SearchError: they are of another version, or edited; names the place.
         """
         try:
-            return cls(**data)
+            return cls(**{_RENAMED.get(name, name): value for name, value in data.items()})
         except LcnasError as error:
             raise SearchError(f"{where}: {error}") from None
         except TypeError as error:
@@ -168,6 +168,9 @@ class Settings:
             if getattr(self, f.name) != getattr(there, f.name) and (not names or f.name in names)
         ]
 
+
+# What settings were called in runs of before.
+_RENAMED = {"pictures": "images", "final_pictures": "final_images"}
 
 _COUNTS = (
     "threads",

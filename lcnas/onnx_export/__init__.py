@@ -28,6 +28,7 @@ import onnx
 from onnx import helper
 
 import lcnas
+from lcnas import _renamed
 from lcnas import blocks as vocabulary
 from lcnas.arch import Arch, PlacedBlock, Resolution, check_resolution
 from lcnas.errors import ExportError, ExportWriteError, ImageError, not_among, shorten
@@ -370,3 +371,8 @@ def _constants(normalization: Normalization) -> dict[str, Sequence[float]]:
     if set(given) != {"mean", "std"}:
         raise ExportError(f"normalization: its keys are mean and std, got {shorten(list(given))}")
     return {key: constants(given[key], f"normalization: {key}") for key in ("mean", "std")}
+
+
+__getattr__ = _renamed.in_module(
+    __name__, {"check_pictures": "check_images", "read_picture": "read_image"}
+)
