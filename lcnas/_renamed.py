@@ -47,7 +47,7 @@ class _Renamed(argparse.Action):
     def __init__(self, option_strings: list[str], to: str, like: argparse.Action, **_: Any) -> None:
         own: dict[str, Any] = {"nargs": like.nargs, "type": like.type, "choices": like.choices}
         # The default is the other option's.
-        hidden = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+        hidden: dict[str, Any] = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
         super().__init__(option_strings, like.dest, metavar=like.metavar, **own, **hidden)
         self._to = to
 
