@@ -87,6 +87,6 @@ def on_each_core(cores: int = 2) -> None:
 
 
 def of_data(seeds: list[int], data: str) -> dict[str, Any]:
-    """Return :func:`conditions` without the place where the pictures lie, as in ``imagefolder:DIR``."""
+    """Return :func:`conditions` without the place where the images lie, as in ``imagefolder:DIR``."""
     made, place = conditions(seeds), data.partition(":")[2]
     return {**made, "command": made["command"].replace(place, "DIR") if place else made["command"]}

@@ -2,10 +2,10 @@
 
     python -m benchmarks.supernet [--networks 200] [--alone 4] [--size 64]
 
-Trains a supernet of pplcnet_tail (widths up to those of PP-LCNet 0.5x) for a few steps on made-up pictures,
-then asks it about different networks: statistics over 512 training pictures, answers to validation pictures.
+Trains a supernet of pplcnet_tail (widths up to those of PP-LCNet 0.5x) for a few steps on synthetic images,
+then asks it about different networks: statistics over 512 training images, answers to validation images.
 Beside it a few networks alone, with the weights that are cut out of the supernet: built in Flax, statistics
-and answers compiled, the same pictures. One thread. Writes results/supernet.json.
+and answers compiled, the same images. One thread. Writes results/supernet.json.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SEED, STEPS, BATCH = 0, 20, 256
 
 
 def trained(size: int, rng: np.random.Generator) -> tuple[Any, Any, Any, dict[str, Any]]:
-    """Return (budget, pictures, (supernet, weights), programs' counts and times) of a short training."""
+    """Return (budget, images, (supernet, weights), programs' counts and times) of a short training."""
     space, _ = narrowed(spaces.load("pplcnet_tail"), zoo.load("pplcnet_0.5x"))
     budget = budgets.macs(space, max_macs=10**12)
     codes = budget.sample_codes(256, rng, bands=8)

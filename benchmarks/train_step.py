@@ -4,7 +4,7 @@
     python -m benchmarks.train_step --scale 0.5 --side 64   # one of them
 
 The same network, weights, batch and recipe (SGD with momentum, label smoothing, decay of kernels) in every
-column; random pictures that stay in memory. Two ways to use two cores: two processes of one thread, each on a
+column; random images that stay in memory. Two ways to use two cores: two processes of one thread, each on a
 core of its own, their images/s summed; and one process with two threads. The columns take turns, some seconds
 each, for some rounds; the median of the ratios counts. "torch-kept" is PyTorch in a process that keeps
 its freed memory in large pages, as lcnas's training commands do (lcnas/models/memory.py). Needs the extra
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-BATCHES = {32: 128, 64: 64, 128: 32}  # side in pixels -> pictures a step
+BATCHES = {32: 128, 64: 64, 128: 32}  # side in pixels -> images a step
 SCALES = (0.25, 0.5, 1.0)
 COLUMNS = ("torch", "lcnas", "xla", "torch-kept")
 CLASSES = 10
@@ -40,8 +40,8 @@ def _problem(args: argparse.Namespace) -> tuple[Any, Any, Any]:
 
     rng = np.random.default_rng(0)
     arch = zoo.load(f"pplcnet_{args.scale:g}x", args.side)
-    pictures = rng.normal(size=(args.batch, args.side, args.side, 3)).astype(np.float32)
-    return arch, pictures, rng.integers(0, CLASSES, args.batch).astype(np.int32)
+    images = rng.normal(size=(args.batch, args.side, args.side, 3)).astype(np.float32)
+    return arch, images, rng.integers(0, CLASSES, args.batch).astype(np.int32)
 
 
 def _weights(arch: Any) -> dict[str, Any]:
@@ -61,14 +61,14 @@ def torch_step(args: argparse.Namespace) -> Callable[[], float]:
     if args.column == "torch-kept":
         _keep_memory()
     torch.set_num_threads(args.threads)
-    arch, pictures, labels = _problem(args)
+    arch, images, labels = _problem(args)
     model = _torch.network(arch, CLASSES)
     model.load(dict(np.load(args.weights)))
     kernels = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim == 1]
     groups = [{"params": kernels, "weight_decay": DECAY}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(groups, lr=RATE, momentum=MOMENTUM)
-    x = torch.from_numpy(pictures.transpose(0, 3, 1, 2).copy())
+    x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
     x = x.to(memory_format=torch.channels_last)
     y = torch.from_numpy(labels.astype(np.int64))
     loss_of = torch.nn.CrossEntropyLoss(label_smoothing=SMOOTHING)
@@ -96,7 +96,7 @@ def jax_step(args: argparse.Namespace) -> Callable[[], float]:
 
 
 def jax_program(args: argparse.Namespace) -> tuple[Any, Any, Any]:
-    """Return the jitted step of lcnas, what it carries, and the pictures."""
+    """Return the jitted step of lcnas, what it carries, and the images."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -107,7 +107,7 @@ def jax_program(args: argparse.Namespace) -> tuple[Any, Any, Any]:
     _keep_memory()
     if args.column == "xla":
         _use_xla()
-    arch, pictures, labels = _problem(args)
+    arch, images, labels = _problem(args)
     model = models.build(
         arch, CLASSES, nnx.Rngs(0), layout="NHWC" if args.column == "xla" else None
     )
@@ -117,7 +117,7 @@ def jax_program(args: argparse.Namespace) -> tuple[Any, Any, Any]:
     mask = nnx.map_state(lambda path, _: models.decays(models.weight_name(path)), params)
     decay = optax.add_decayed_weights(DECAY, mask)
     optimizer = optax.chain(decay, optax.sgd(RATE, MOMENTUM))
-    x, y = jnp.asarray(pictures), jnp.asarray(labels)
+    x, y = jnp.asarray(images), jnp.asarray(labels)
     goal = jax.nn.one_hot(y, CLASSES) * (1 - SMOOTHING) + SMOOTHING / CLASSES
 
     def loss_of(params: Any, stats: Any, x: Any, key: Any) -> tuple[Any, Any]:

@@ -64,7 +64,7 @@ class Arch:
     """A network: its blocks in order, and the resolution it is deployed at.
 
     What a network *is* are its blocks and its resolution: they decide equality, hash and :attr:`id`. The
-    grouping into stages and the name are labels for people, for pictures and for choosing layers to freeze.
+    grouping into stages and the name are labels for people, for images and for choosing layers to freeze.
 
     Example:
         >>> from lcnas import blocks

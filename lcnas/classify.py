@@ -23,7 +23,7 @@ from lcnas import _cli, _image_files, onnx_export
 from lcnas._image_files import Found
 from lcnas._terminal import columns, plain
 from lcnas.arch import check_resolution, height_width
-from lcnas.errors import EngineError, LcnasError, OnnxError, PictureError
+from lcnas.errors import EngineError, ImageError, LcnasError, OnnxError
 from lcnas.latency import engines
 from lcnas.latency.engines import Engine
 from lcnas.onnx_export import Classifier, Interface, Preprocessing
@@ -142,7 +142,7 @@ def _watched(files: Sequence[Found]) -> Iterator[Found]:
     yield from track(files, "images", console=console, transient=True, disable=quiet)
 
 
-# -- the classifier and how its pictures are prepared ----------------------------------------------
+# -- the classifier and how its images are prepared ----------------------------------------------
 
 
 def opened(args: argparse.Namespace) -> tuple[Classifier, Engine]:
@@ -189,7 +189,7 @@ def _pixels(size: tuple[int, int]) -> str:
 def preprocessing(
     args: argparse.Namespace, classifier: Classifier
 ) -> tuple[Preprocessing, tuple[str, ...]]:
-    """Return how pictures are prepared, and a line about each thing that nobody said."""
+    """Return how images are prepared, and a line about each thing that nobody said."""
     told = classifier.interface
     made = told.preprocessing(classifier.size)
     warning = onnx_export.resolution_warning(Path(args.model), classifier.size)
@@ -198,7 +198,7 @@ def preprocessing(
         notes.append(f"{args.model} takes any size; {_pixels(classifier.size)} is taken (--size)")
     if not told.has_normalization and None in (args.mean, args.std):
         notes.append(
-            f"{args.model} does not say how its pictures are prepared; taken: mean "
+            f"{args.model} does not say how its images are prepared; taken: mean "
             f"{args.mean or made.mean}, std {args.std or made.std}, crop {args.crop or made.crop} "
             "(--mean, --std, --crop, --squash)"
         )
@@ -293,8 +293,8 @@ def answer(
 def _read(prepare: Preprocessing, file: str) -> NDArray[np.float32] | str:
     """Return the image of a file as the network takes it, or why it cannot be read."""
     try:
-        return prepare.of_image(onnx_export.read_picture(file))
-    except PictureError as error:
+        return prepare.of_image(onnx_export.read_image(file))
+    except ImageError as error:
         return str(error)
 
 

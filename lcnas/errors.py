@@ -9,6 +9,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
+from lcnas import _renamed
+
 
 class LcnasError(ValueError):
     """Base of every error that bad input can cause; its message is one line."""
@@ -82,11 +84,11 @@ class PretrainedWriteError(PretrainedError, WriteError):
 
 
 class OnnxError(LcnasError):
-    """An ONNX file cannot be read, quantised or run, or is no classifier of pictures."""
+    """An ONNX file cannot be read, quantised or run, or is no classifier of images."""
 
 
-class PictureError(LcnasError):
-    """A picture cannot be read, or pictures do not fit what is asked of them."""
+class ImageError(LcnasError):
+    """An image cannot be read, or images do not fit what is asked of them."""
 
 
 class TeacherError(LcnasError):
@@ -169,6 +171,8 @@ def _escaped(found: re.Match[str]) -> str:
     code = ord(found.group())
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
+
+__getattr__ = _renamed.in_module(__name__, {"PictureError": "ImageError"})
 
 # What onnxruntime puts before a reason: its error's number, then a place in its own source.
 _PLACE = re.compile(r"^(\[ONNXRuntimeError\] : \d+ : \w+ : )?(/\S+:\d+ .*?\) (?=[A-Z]))?")

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lcnas.errors import PictureError, shorten
+from lcnas.errors import ImageError, shorten
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -86,7 +86,7 @@ def read(source: Source) -> Image.Image:
         source: the path of the file, or its content.
 
     Raises:
-        PictureError: the file cannot be read, is no image, is damaged, or is refused; says why in a line.
+        ImageError: the file cannot be read, is no image, is damaged, or is refused; says why in a line.
     """
     with opened(source) as image:
         return to_rgb(image)
@@ -97,7 +97,7 @@ def opened(source: Source) -> Iterator[Image.Image]:
     """Give the image of a file, upright; a JPEG is decoded only if it had to be turned; see :func:`to_rgb`.
 
     Raises:
-        PictureError: as :func:`read`, also from what is done with the image inside.
+        ImageError: as :func:`read`, also from what is done with the image inside.
     """
     with _head(source) as image:
         yield _upright(image)
@@ -107,7 +107,7 @@ def size(source: Source) -> tuple[int, int]:
     """Return (width, height) of the image of a file as stored, from its head alone.
 
     Raises:
-        PictureError: as :func:`read`, as far as the head tells.
+        ImageError: as :func:`read`, as far as the head tells.
     """
     with _head(source) as image:
         return image.size
@@ -115,7 +115,7 @@ def size(source: Source) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _head(source: Source) -> Iterator[Image.Image]:
-    """Give the image of a file, not yet decoded; what is raised inside becomes a PictureError.
+    """Give the image of a file, not yet decoded; what is raised inside becomes a ImageError.
 
     What Pillow warns of goes to this module's log, which is silent unless somebody listens: it is of
     metadata, or of sizes that are read all the same, and pixels are right in spite of it. (What makes pixels
@@ -129,12 +129,12 @@ def _head(source: Source) -> Iterator[Image.Image]:
         try:
             with Image.open(file, formats=_formats(source)) as image:
                 yield image
-        except (MemoryError, PictureError):
+        except (MemoryError, ImageError):
             raise
         except UnidentifiedImageError:
-            raise PictureError(_unknown(source, [str(w.message) for w in told])) from None
+            raise ImageError(_unknown(source, [str(w.message) for w in told])) from None
         except Exception as error:  # noqa: BLE001 - decoders of broken files raise whatever they meet
-            raise PictureError(f"cannot be read as an image: {_reason(error)}") from None
+            raise ImageError(f"cannot be read as an image: {_reason(error)}") from None
         finally:
             for warning in told:
                 LOG.warning(shorten_text(str(warning.message)))
@@ -144,13 +144,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Return an image in RGB, 8 bits a channel, decoded; the module's table says what becomes of a mode.
 
     Raises:
-        PictureError: 32-bit values of which nothing says how dark they are.
+        ImageError: 32-bit values of which nothing says how dark they are.
     """
     if image.mode == "RGB":
         image.load()
         return image
     if image.mode == "F":
-        raise PictureError(
+        raise ImageError(
             "has floats as pixels, and nothing says which is black and which is white; convert it to 8 or "
             "16 bits"
         )
@@ -170,7 +170,7 @@ def _upper_bits(image: Image.Image) -> Image.Image:
 
     values = np.asarray(image)
     if image.mode == "I" and not 0 <= values.min() <= values.max() <= _MOST:
-        raise PictureError(
+        raise ImageError(
             f"has values from {values.min()} to {values.max()}; of 32-bit pixels only 0 to {_MOST} are read: "
             "convert it to 8 or 16 bits"
         )
@@ -239,7 +239,7 @@ def is_image(path: str) -> bool:
         if not any(_begins(prefix, name) for name in _known()):
             return False
         size(path)
-    except (OSError, PictureError):
+    except (OSError, ImageError):
         return False
     return True
 

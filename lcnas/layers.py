@@ -185,7 +185,7 @@ class SqueezeExcite(Layer):
 
 @dataclass(frozen=True)
 class Pool(Layer):
-    """Max or average pooling; an average counts only what lies inside the picture."""
+    """Max or average pooling; an average counts only what lies inside the image."""
 
     kind: ClassVar[str] = "pooling"
 
@@ -226,7 +226,7 @@ class GlobalPool(Layer):
 
 @dataclass(frozen=True)
 class Flatten(Layer):
-    """All values of a picture in one row, in the order (channels, height, width) of the published weights."""
+    """All values of an image in one row, in the order (channels, height, width) of the published weights."""
 
     kind: ClassVar[str] = "flatten"
 

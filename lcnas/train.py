@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lcnas.training.run import Result
 
 PROG = "lcnas.train"
-_PATIENCE = 5.0  # seconds between two lines while pictures are read
+_PATIENCE = 5.0  # seconds between two lines while images are read
 _SETTINGS = "recipe_"  # what the recipe's options begin with among the parsed arguments
 
 
@@ -71,7 +71,7 @@ def _trained(args: argparse.Namespace, arch: Arch, recipe: Recipe, out: Path) ->
     from lcnas import training
     from lcnas.training.functional import blocks_of
 
-    # What needs no picture is checked before any is read.
+    # What needs no image is checked before any is read.
     _cli.check_folder(str(out), "out")
     teacher = _teacher(args)
     freeze = [name.strip() for name in args.freeze.split(",") if name.strip()]
@@ -164,7 +164,7 @@ def _constants(text: str, what: str) -> tuple[float, float, float]:
 
 
 class _Reading:
-    """Tells now and then how many pictures have been read."""
+    """Tells now and then how many images have been read."""
 
     def __init__(self) -> None:
         self._next = time.monotonic() + _PATIENCE
@@ -172,7 +172,7 @@ class _Reading:
     def __call__(self, done: int, total: int) -> None:
         if time.monotonic() > self._next:
             self._next = time.monotonic() + _PATIENCE
-            print(f"reading pictures: {done:,}/{total:,}", file=sys.stderr, flush=True)
+            print(f"reading images: {done:,}/{total:,}", file=sys.stderr, flush=True)
 
 
 # -- options ---------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def _parser(argv: list[str]) -> _cli.Parser:
         help="mean and deviation of the set's own training images, or those that published weights expect",
     )
     add("--init", metavar="FILE", help="weights to start from: .safetensors, .pdparams, .pdiparams")
-    add("--unlabelled", metavar="FOLDER", help="pictures without labels, for the teacher alone")
+    add("--unlabelled", metavar="FOLDER", help="images without labels, for the teacher alone")
     add("--freeze", default="", metavar="A,B", help="stages or blocks that keep their weights")
     add("--teacher", metavar="FILE", help="whom to learn from as well: .onnx, or weights of ours")
     unsaid = "where its file does not record it"
@@ -223,7 +223,7 @@ def _parser(argv: list[str]) -> _cli.Parser:
     add(
         "--teacher-size",
         metavar="N",
-        help="pixels at which the teacher looks at the pictures, a side or HEIGHTxWIDTH, where its file "
+        help="pixels at which the teacher looks at the images, a side or HEIGHTxWIDTH, where its file "
         "leaves it open",
     )
     add(
@@ -244,19 +244,19 @@ def _parser(argv: list[str]) -> _cli.Parser:
     add("--save-minutes", type=minutes, default=10.0, metavar="M", help="at most this long is lost")
     cores = _cli.whole(1, len(usable_cores()))
     add("--threads", type=cores, metavar="N", help="cores to use (default: all)")
-    add("--workers", type=int, metavar="N", help="processes that decode pictures")
+    add("--workers", type=int, metavar="N", help="processes that decode images")
     add(
         "--memory-mb",
         type=_cli.number(0, 10**9),
         metavar="M",
-        help="MiB that decoded pictures may take; beyond, training pictures are read again and "
+        help="MiB that decoded images may take; beyond, training images are read again and "
         "again (default: 2048)",
     )
     add(
         "--max-bad",
         type=_cli.number(0, 1),
         metavar="SHARE",
-        help="of the pictures that may be damaged; they are left out (default: 0.01)",
+        help="of the images that may be damaged; they are left out (default: 0.01)",
     )
     add("--devices", type=int, metavar="N", help="devices that share each batch (default: all)")
     add(
@@ -328,7 +328,7 @@ def _changes(args: argparse.Namespace) -> dict[str, str]:
 
 
 def _sides(arch: Arch, recipe: Recipe) -> tuple[int, int]:
-    """Return (height, width) at which pictures are wanted: the larger of training and testing."""
+    """Return (height, width) at which images are wanted: the larger of training and testing."""
     tested = height_width(arch.resolution)
     trained = height_width(recipe.train_resolution or arch.resolution)
     return (max(tested[0], trained[0]), max(tested[1], trained[1]))

@@ -2,7 +2,7 @@
 
     python -m results.distillation --data cifar10:DIR
 
-Trains the teacher (PP-LCNet for small pictures, at --teacher-scale), takes its ONNX file as the teacher of
+Trains the teacher (PP-LCNet for small images, at --teacher-scale), takes its ONNX file as the teacher of
 PP-LCNet 0.25x, and trains that student with and without it: same recipe, epochs and seeds. The test images
 are read once per network, by the last one. Each finished run is appended to results/distillation.jsonl
 and not repeated.

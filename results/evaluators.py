@@ -2,12 +2,12 @@ r"""Which evaluator ranks networks of one latency as long trainings rank them, a
 
     python -m results.evaluators --data imagefolder:DIR
     python -m results.evaluators --data cifar10:DIR --space pplcnet_tail_32 --size 32 --low 0.25 --high 0.28 \
-        --networks 12 --pictures 6000 --epochs 10 --lengths 2 --supernet-epochs 10
+        --networks 12 --images 6000 --epochs 10 --lengths 2 --supernet-epochs 10
     python -m results.evaluators --pool
 
 Draws networks uniformly within a narrow latency band from a space that is cut, where a supernet can hold it, to
 the widths of the largest PP-LCNet scale in it, trains each from scratch (the truth: accuracy of
-the last network on the test pictures), and asks every evaluator of a search about them: short trainings of several
+the last network on the test images), and asks every evaluator of a search about them: short trainings of several
 lengths, supernets, the zero-cost scores, params and MACs. Reports Kendall's tau to the truth with a 90 % interval
 (bootstrap over networks) and the seconds per network on one core; a supernet's training is told apart.
 "supernet 0" is one whose networks learn from what the largest says alone, as searches have it, "supernet 1" from
@@ -105,10 +105,10 @@ def work(args: argparse.Namespace) -> None:
     memory.keep_freed_memory()
     from lcnas import training
     from lcnas.models.supernet import maskable
-    from search import pictures
+    from search import packed
 
     data = training.load_data(args.data, size=args.size)
-    shown = pictures.pack(data, args.size, most=args.pictures)
+    shown = packed.pack(data, args.size, most=args.images)
     budget, codes = field(args)
 
     def known() -> set[Any]:
@@ -362,7 +362,7 @@ def main() -> None:
     parser.add_argument("--high", type=float, default=1.30)
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--networks", type=int, default=14)
-    parser.add_argument("--pictures", type=int, help="to learn from at most, the truth's too")
+    parser.add_argument("--images", type=int, help="to learn from at most, the truth's too")
     parser.add_argument("--epochs", type=int, default=24, help="of the truth")
     parser.add_argument("--seeds", type=int, default=1, help="of the truth")
     parser.add_argument("--lengths", type=int, nargs="*", default=[2, 4, 8], help="of trainings")

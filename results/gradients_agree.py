@@ -2,7 +2,7 @@
 
     python -m results.gradients_agree
 
-For each network: some steps of training on made-up pictures by lcnas, and before the first, the sixth and the
+For each network: some steps of training on synthetic images by lcnas, and before the first, the sixth and the
 last of them the gradients of the mean loss over one batch, by all weights, without dropout. An error is that of
 one array of weights: the norm of the difference over the norm in float64; arrays whose gradient is 0 but for
 rounding (a shift before another batch norm, say) do not count. The file has the median and the largest over the
@@ -52,11 +52,11 @@ def theirs(
     for layer in model.modules():
         if isinstance(layer, torch.nn.Dropout):
             layer.p = 0.0
-    pictures = torch.from_numpy(np.array(x).transpose(0, 3, 1, 2)).to(
+    images = torch.from_numpy(np.array(x).transpose(0, 3, 1, 2)).to(
         kind, memory_format=torch.channels_last
     )
     goal = torch.from_numpy(np.array(y)).to(kind)
-    (-(torch.log_softmax(model(pictures), 1) * goal).sum(1).mean()).backward()
+    (-(torch.log_softmax(model(images), 1) * goal).sum(1).mean()).backward()
     with torch.no_grad():
         for parameter in model.parameters():
             assert parameter.grad is not None
@@ -73,7 +73,7 @@ def errors(made: Arrays, right: Arrays, names: tuple[str, ...]) -> dict[str, flo
 
 
 def prepared(x: Any, y: Any, key: Any, first: Any) -> tuple[Any, Any]:
-    """Return pictures and targets as they are."""
+    """Return images and targets as they are."""
     del key, first
     return x, y
 

@@ -9,7 +9,7 @@ every run must end with the same number of networks, none twice and none lost, a
 evaluator (a zero-cost score) is deterministic. Then the search on a Ray cluster of three local nodes, one of which is
 killed when a third of the networks is done; three times. Last
 a whole search with its report, killed at random moments after its last network, while finalists are measured, trained
-or tested: it must end with the same trainings, and with the same accuracies, to the last picture, where the latencies
+or tested: it must end with the same trainings, and with the same accuracies, to the last image, where the latencies
 that chose the networks are predicted, not measured (the last of these runs measures, and may so choose others).
 What the table of this machine lacks is measured before.
 Writes results/kills.json.
@@ -41,7 +41,7 @@ EARLY = 2  # runs killed at a moment of their start
 
 
 UP_TO_FRONT = ("--until", "search")
-WHOLE = "--finalists 1 --bands 1 --final-seeds 2 --final-epochs 1 --final-pictures 600".split()
+WHOLE = "--finalists 1 --bands 1 --final-seeds 2 --final-epochs 1 --final-images 600".split()
 
 
 def command(out: Path, trials: int, *more: str) -> list[str]:

@@ -6,7 +6,7 @@ For each network, with random weights and the statistics of a batch (random ones
 in some networks, which then compute noise in float32 on any engine): the largest difference between the Flax model in
 evaluation mode and the exported graph, run by onnxruntime's openvino and mlas engines, over the largest logit;
 the Flax model's trained numbers beside cost.params(training=True), and what is left of them after merging beside
-cost.params(). Pictures are normal noise at the network's own resolution, 10 classes. Writes
+cost.params(). Images are normal noise at the network's own resolution, 10 classes. Writes
 results/models-agree.json, a line a network; a network that is in the file already is not repeated.
 """
 

@@ -1,9 +1,9 @@
-"""PP-LCNet 0.5x trained on real pictures by lcnas and by PyTorch: the same network, recipe, epochs and pictures.
+"""PP-LCNet 0.5x trained on real images by lcnas and by PyTorch: the same network, recipe, epochs and images.
 
     python -m results.real_runs --data cifar10:DIR --epochs 6
     python -m results.real_runs --data imagefolder:DIR --recipe imagenette --side 96 --epochs 10
 
-PyTorch (channels_last) starts from the same weights, sees the same pictures in the same order, made by the same
+PyTorch (channels_last) starts from the same weights, sees the same images in the same order, made by the same
 augmentation, and follows the same schedule; only dropout draws differ. The last network of each run reads the test
 images once. For each seed both run side by side, each on a core of its own. Needs the extra ``bench``. Each finished
 run is appended to results/real-runs.jsonl at once and not repeated; results/real-runs.json sums up.
@@ -109,17 +109,17 @@ def torch_run(args: argparse.Namespace) -> dict[str, Any]:
     for epoch in range(recipe.epochs):
         total = 0.0
         for batch in data.train.batches(recipe.batch, seed=args.seed, epoch=epoch):
-            # as in lcnas's loop: the key of a step's pictures
+            # as in lcnas's loop: the key of a step's images
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(args.seed), step), 0)
             x, y = show(batch.images, batch.labels, key)
-            pictures, goal = tensor(x), torch.from_numpy(np.array(y))
+            images, goal = tensor(x), torch.from_numpy(np.array(y))
             began = time.perf_counter()
             rate = _rate(recipe, step, steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             smooth = goal * (1 - recipe.label_smoothing) + recipe.label_smoothing / data.classes
             optimizer.zero_grad(set_to_none=True)
-            loss = -(functional.log_softmax(model(pictures), 1) * smooth).sum(1).mean()
+            loss = -(functional.log_softmax(model(images), 1) * smooth).sum(1).mean()
             loss.backward()
             optimizer.step()
             total += float(loss.detach())
@@ -209,7 +209,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="cifar10")
     parser.add_argument("--scale", type=float, default=0.5)
     parser.add_argument("--side", type=int, default=32)
-    parser.add_argument("--size", type=int, help="pixels at which pictures are kept")
+    parser.add_argument("--size", type=int, help="pixels at which images are kept")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)

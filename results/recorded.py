@@ -5,7 +5,7 @@
 
 The space is a part of pplcnet_tail in the widths of PP-LCNet 0.35x and 0.5x: two widths of most stages, depths, kernels
 and SE of the last stage, two widths of the head. A supernet of it is trained once; then two processes ask it about every
-network (batch-norm statistics over training pictures, answers on validation pictures; test pictures are not read).
+network (batch-norm statistics over training images, answers on validation images; test images are not read).
 Every answer is appended to results/recorded.jsonl at once and not asked again: its first line has the space, the
 others a network's codes and accuracy in percent. results/recorded.json sums up.
 """
@@ -78,11 +78,11 @@ def read() -> dict[tuple[int, ...], float]:
 
 
 def supernet(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
-    """Return (evaluator's spec, pictures, what is told of the training); trains where it was not."""
+    """Return (evaluator's spec, images, what is told of the training); trains where it was not."""
     from lcnas import training
-    from search import pictures, supernets
+    from search import packed, supernets
 
-    shown = pictures.pack(training.load_data(args.data, size=args.size), args.size)
+    shown = packed.pack(training.load_data(args.data, size=args.size), args.size)
     job = supernets.Job(
         space(), shown.classes, args.size, supernets.recipe_for(shown, args.epochs), members(),
         args.seed, str(FOLDER / "supernets"), str(FOLDER / "cache"), cores=CORES,

@@ -27,14 +27,14 @@ from typing import Any
 from benchmarks import _report
 
 SEARCHES = {
-    "imagenette": "--space lcnet_next --resolution 128 --max-latency-ms 0.6 --trials 32 --pictures 7500 --epochs 2"
-    " --train-size 64 --finalists 2 --bands 1 --final-pictures 7500 --final-epochs 10 --final-seeds 3",
+    "imagenette": "--space lcnet_next --resolution 128 --max-latency-ms 0.6 --trials 32 --images 7500 --epochs 2"
+    " --train-size 64 --finalists 2 --bands 1 --final-images 7500 --final-epochs 10 --final-seeds 3",
     # Networks of 32 pixels train slowly for their latency: one band below PP-LCNet 0.5x, fewer images.
-    "cifar10": "--space pplcnet_tail_32 --resolution 32 --max-latency-ms 0.3 --trials 24 --pictures 9000 --epochs 2"
-    " --train-size 32 --finalists 1 --bands 1 --final-pictures 10000 --final-epochs 8 --final-seeds 3",
+    "cifar10": "--space pplcnet_tail_32 --resolution 32 --max-latency-ms 0.3 --trials 24 --images 9000 --epochs 2"
+    " --train-size 32 --finalists 1 --bands 1 --final-images 10000 --final-epochs 8 --final-seeds 3",
     # The control is shorter: of what cannot be learnt there is nothing more to be had by longer trainings.
     "imagenette-permuted": "--space pplcnet_tail --resolution 64 --max-latency-ms 0.4 --permute-labels --trials 16"
-    " --pictures 3000 --epochs 1 --train-size 64 --finalists 2 --bands 2 --final-pictures 3000 --final-epochs 4"
+    " --images 3000 --epochs 1 --train-size 64 --finalists 2 --bands 2 --final-images 3000 --final-epochs 4"
     " --final-seeds 3",
     "default": "",
     "default-supernet": "--evaluator supernet",
@@ -48,7 +48,7 @@ def command(name: str, data: str | None, folder: Path) -> list[str]:
 
 
 def hidden(text: str, place: str) -> str:
-    """Return a text without the place of the pictures."""
+    """Return a text without the place of the images."""
     return text.replace(place, "DIR") if place else text
 
 
@@ -67,7 +67,7 @@ def within(outcome: Any) -> dict[str, Any]:
 
 
 def duels(outcome: Any, folder: Path) -> list[dict[str, Any]]:
-    """Return the winner of each latency band against each baseline beside it, on test pictures."""
+    """Return the winner of each latency band against each baseline beside it, on test images."""
     from search.reporting import verdicts
 
     return [
@@ -150,7 +150,7 @@ def summary(folder: Path, argv: list[str], place: str, data: str | None) -> dict
 
 
 def report(folder: Path, place: str) -> str:
-    """Return a search's report as it stands beside its results: its picture, and no links to what is not there."""
+    """Return a search's report as it stands beside its results: its figure, and no links to what is not there."""
     text = hidden((folder / "report.md").read_text(), place)
     text = text.replace("](front.png)", f"]({folder.name}.png)")
     return re.sub(r"\[([^]]+)\]\((finals|networks)/[^)]+\)", r"\1", text)

@@ -1,10 +1,10 @@
 """Which optimiser, rate, warm-up and batch make the short trainings of a search reliable?
 
     python -m results.short_recipes
-    python -m results.short_recipes --data imagefolder:DIR --pictures 9000
+    python -m results.short_recipes --data imagefolder:DIR --images 9000
 
 Trains two networks by the evaluator ``train`` with each recipe and seed, and compares validation accuracies; on the
-quick preset's made-up pictures, or on others. Two processes of one core share the work. Test pictures are not
+quick preset's synthetic images, or on others. Two processes of one core share the work. Test images are not
 read. Every training is appended to results/short-recipes-DATA.jsonl at once and not repeated; at the end
 results/short-recipes-DATA.json has them summed up.
 """
@@ -71,12 +71,12 @@ def work(args: argparse.Namespace) -> None:
     from lcnas import zoo
     from lcnas.models import memory
     from lcnas.training import load_data
-    from search import finals, pictures
+    from search import finals, packed
     from search.evaluators import train
     from search.evaluators.base import Candidate
 
     memory.keep_freed_memory()
-    shown = pictures.pack(load_data(args.data, size=args.size), args.size, most=args.pictures)
+    shown = packed.pack(load_data(args.data, size=args.size), args.size, most=args.images)
     usual = finals.search_recipe(shown, args.epochs)
     done = {(key_of(r), r["seed"]) for r in runs(args)}
     for i, job in enumerate(jobs(args)):
@@ -119,7 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="synthetic")
     parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--pictures", type=int, default=3200)
+    parser.add_argument("--images", type=int, default=3200)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--core", type=int, help=argparse.SUPPRESS)
@@ -129,7 +129,7 @@ def main() -> None:
         return
     _report.on_each_core()
     conditions = _report.of_data(list(range(args.seeds)), args.data)
-    settings = {"size": args.size, "pictures": args.pictures, "epochs": args.epochs}
+    settings = {"size": args.size, "pictures": args.images, "epochs": args.epochs}
     rows = summary(args)
     _report.write(name_of(args), {**conditions, **settings, "validation": rows})
     print("\n".join(map(str, rows)))

@@ -49,7 +49,7 @@ def demonstrations() -> Iterator[str]:
         return
     yield "## The default search\n"
     yield (
-        "What `make search` does, on made-up pictures: a demonstration. Rows that the latency table lacks for their "
+        "What `make search` does, on synthetic images: a demonstration. Rows that the latency table lacks for their "
         "classes are measured in the step of the table. Compiling is part of the times.\n"
     )
     fresh = result("fresh-clone")
@@ -93,11 +93,11 @@ def _found() -> list[str]:
 
 
 def searches() -> Iterator[str]:
-    """What searches found on real pictures."""
+    """What searches found on real images."""
     names = [name for name in _found() if not name.startswith("default")]
     if not names:
         return
-    yield "## Searches on real pictures\n"
+    yield "## Searches on real images\n"
     yield (
         "Finalists, PP-LCNet at the scale that takes at most as long, and the published network of highest ImageNet "
         "accuracy that does, all trained from scratch alike. Milliseconds are those of whole networks, measured interleaved on "
@@ -270,7 +270,7 @@ def supernet() -> Iterator[str]:
         f"{', '.join(map(str, asking['compiled']['statistics of each bucket']))} programs for statistics and "
         f"{', '.join(map(str, asking['compiled']['answers of each bucket']))} for answers. A network took "
         f"{asking['seconds_per_network']:.2f} s in the median ({asking['networks_per_second']:.2f} networks/s over all, on one core); built and compiled "
-        f"alone, with the same weights and pictures, {alone['seconds_per_network']:.1f} s, {data['ratio']:.0f} times as much.\n"
+        f"alone, with the same weights and images, {alone['seconds_per_network']:.1f} s, {data['ratio']:.0f} times as much.\n"
     )
 
 

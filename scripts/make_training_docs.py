@@ -119,7 +119,7 @@ def real_runs() -> Iterator[str]:
     yield _source("real-runs", data)
     yield (
         "Test accuracy in %, mean and standard deviation over seeds, of the last network; both start from the same weights "
-        "and see the same pictures. The two shortest experiments differ by up to two standard errors of their means, one to "
+        "and see the same images. The two shortest experiments differ by up to two standard errors of their means, one to "
         "each side. Minutes are lcnas's, compiling and validation included (median; the machine was shared).\n"
     )
     rows = [

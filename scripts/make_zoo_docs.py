@@ -26,7 +26,7 @@ at any other scale too, such as `pplcnet_0.62x`.
 
 - **params**: all that is trained, batch norm's scale and shift included, with 1,000 classes.
 - **MACs**: multiply-accumulates of convolutions and linear layers, squeeze-and-excite's included,
-  for one picture of the given side.
+  for one image of the given side.
 - **published**: the figure as it was printed. Where ours, rounded to its digits, is another one, it
   is ~~struck out~~; the [references](#references) say what the network follows instead.
 - **top-1**: ImageNet-1k validation accuracy in %, as published. The source says how it was trained

@@ -110,7 +110,7 @@ def _shelf(resolution: Resolution) -> tuple[_Shelved, ...]:
             known = zoo.published(name)
             arch = zoo.load(name, resolution)
             macs = cost.macs(arch)
-        except LcnasError:  # nothing published of it, or pictures too small for it
+        except LcnasError:  # nothing published of it, or images too small for it
             continue
         if known.top1 is not None and known.data == USUAL and not known.distilled:
             found.append(_Shelved(arch, known.top1, macs))
@@ -256,7 +256,7 @@ class Rivals:
                 what = "no published network is as fast" if shelved is None else _SAME
                 notes.append(f"{finalist.name}: {what}")
         if self.shelf and made:
-            notes += _small_pictures(b.arch.resolution for b in made.values() if b.role == "shelf")
+            notes += _small_images(b.arch.resolution for b in made.values() if b.role == "shelf")
         ordered = sorted(made.values(), key=lambda b: (_ms(b.arch, bench) or 0.0, b.name))
         return Found(tuple(ordered), tuple(notes))
 
@@ -302,13 +302,13 @@ def _add(
     made[arch.id] = replace(known, role=role, beside=(*known.beside, finalist.name))
 
 
-def _small_pictures(resolutions: Iterable[Resolution]) -> list[str]:
-    """Return the note that networks from the shelf are not made for small pictures."""
+def _small_images(resolutions: Iterable[Resolution]) -> list[str]:
+    """Return the note that networks from the shelf are not made for small images."""
     sides = {min(r) if isinstance(r, tuple) else r for r in resolutions}
     small = sorted(side for side in sides if side < 64)
     return [
         f"networks from the shelf run at {side} px like the finalists, though their strides of 32 are meant "
-        "for larger pictures: they may be unfit, and those that cannot be built at this size are left out"
+        "for larger images: they may be unfit, and those that cannot be built at this size are left out"
         for side in small
     ]
 

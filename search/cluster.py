@@ -60,7 +60,7 @@ def started(address: str | None, workers: int | None, store_mb: int = 256) -> It
     Args:
         address: of a cluster, such as "10.0.0.1:6379" or "auto"; None: here.
         workers: processes that work at once; None: one a core.
-        store_mb: MiB of shared memory for pictures and weights, where Ray is started here.
+        store_mb: MiB of shared memory for images and weights, where Ray is started here.
 
     Raises:
         SearchError: the cluster cannot be reached.

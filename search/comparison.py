@@ -1,23 +1,23 @@
-"""Whether one network is better than another: paired intervals over seeds and test pictures.
+"""Whether one network is better than another: paired intervals over seeds and test images.
 
-Both networks are trained with the same seeds and tested on the same pictures, so the difference of their
-hits, d[s, p] in {-1, 0, 1}, is a table of seeds by pictures. Its mean differs from the truth for two
-reasons: other seeds would have given other networks, and other pictures other hits. In the two-way
+Both networks are trained with the same seeds and tested on the same images, so the difference of their
+hits, d[s, p] in {-1, 0, 1}, is a table of seeds by images. Its mean differs from the truth for two
+reasons: other seeds would have given other networks, and other images other hits. In the two-way
 random-effects model
 
-    d[s, p] = difference + seed[s] + picture[p] + rest[s, p]
+    d[s, p] = difference + seed[s] + image[p] + rest[s, p]
 
 the variance of the mean is (MS_s + MS_p - MS_rest) / (S P), with the mean squares of the table's analysis of
 variance (Searle, Casella and McCulloch, "Variance Components", 1992, chapter 4). The part of the seeds, MS_s,
-rests on S - 1 degrees of freedom, one to four in practice; that of the pictures on hundreds. So each part
-gets a quantile of its own, t with S - 1 for the seeds and with P - 1 for the pictures, and the squares add
+rests on S - 1 degrees of freedom, one to four in practice; that of the images on hundreds. So each part
+gets a quantile of its own, t with S - 1 for the seeds and with P - 1 for the images, and the squares add
 up (Banerjee, Sankhya 22, 1960, who shows for such sums that the interval covers at least what it says). The
 pigeonhole bootstrap (Owen, Ann. Appl. Stat. 1, 2007) resamples rows and columns of such a table; two or
 three rows are too few to resample, so it is not used.
 tests/search/test_comparison.py simulates how often the interval holds the truth.
 
-Where few pictures or none differ, a normal interval is too sure of itself. Two made-up pictures, half of
-one in favour of each network, widen it (Agresti and Min, Stat. Med. 24, 2005); with a thousand pictures
+Where few images or none differ, a normal interval is too sure of itself. Two synthetic images, half of
+one in favour of each network, widen it (Agresti and Min, Stat. Med. 24, 2005); with a thousand images
 they change nothing.
 """
 
@@ -35,7 +35,7 @@ from lcnas.errors import shorten
 from search.errors import SearchError
 
 LEVEL = 0.95
-_HALF = math.sqrt(0.5)  # its square is half a picture that differs
+_HALF = math.sqrt(0.5)  # its square is half an image that differs
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,10 @@ class Comparison:
     low: float  # interval; -1 to 1 where nothing is known of the spread
     high: float
     seeds: int
-    pictures: int  # 0: not known, accuracies alone were there
-    covers: str  # "seeds and pictures", "pictures" or "seeds": what the interval accounts for; "": nothing
+    images: int  # 0: not known, accuracies alone were there
+    covers: (
+        str  # "seeds and images", "images" or "seeds": what the interval accounts for; "": nothing
+    )
 
     @property
     def better(self) -> bool:
@@ -64,8 +66,8 @@ def compare(first: ArrayLike, second: ArrayLike, level: float = LEVEL) -> Compar
     """Return the difference of two networks' accuracies by their hits.
 
     Args:
-        first: bools (seeds, pictures): which pictures the network got right, a row a seed.
-        second: the same of the other network, with the same seeds and pictures in the same order.
+        first: bools (seeds, images): which images the network got right, a row a seed.
+        second: the same of the other network, with the same seeds and images in the same order.
         level: of the interval.
 
     Raises:
@@ -74,44 +76,44 @@ def compare(first: ArrayLike, second: ArrayLike, level: float = LEVEL) -> Compar
     a, b = _hits(first, "first"), _hits(second, "second")
     if a.shape != b.shape:
         raise SearchError(
-            f"comparison: hits of {a.shape} and {b.shape} (seeds, pictures) are not paired"
+            f"comparison: hits of {a.shape} and {b.shape} (seeds, images) are not paired"
         )
     d = a.astype(np.float64) - b
-    seeds, pictures = d.shape
+    seeds, images = d.shape
     half = _half_width(d, level)
     mean = float(d.mean())
-    covers = "pictures" if seeds == 1 else "seeds and pictures"
-    return Comparison(mean, max(mean - half, -1.0), min(mean + half, 1.0), seeds, pictures, covers)
+    covers = "images" if seeds == 1 else "seeds and images"
+    return Comparison(mean, max(mean - half, -1.0), min(mean + half, 1.0), seeds, images, covers)
 
 
 def _hits(given: ArrayLike, which: str) -> NDArray[np.bool_]:
     made: NDArray[Any] = np.asarray(given)
     if made.dtype != np.bool_ or made.ndim != 2 or 0 in made.shape:
         raise SearchError(
-            f"comparison: {which}: {made.dtype} of shape {made.shape} are not bools of (seeds, pictures)"
+            f"comparison: {which}: {made.dtype} of shape {made.shape} are not bools of (seeds, images)"
         )
     return made
 
 
 def _half_width(d: NDArray[np.float64], level: float) -> float:
-    """Return half the interval's width for differences of shape (seeds, pictures)."""
+    """Return half the interval's width for differences of shape (seeds, images)."""
     seeds = len(d)
     made_up = np.tile([_HALF, -_HALF], (seeds, 1))
     d = np.concatenate([d, made_up], axis=1)
-    pictures = d.shape[1]
-    by_picture = d.mean(axis=0)
-    ms_pictures = seeds * float(by_picture.var(ddof=1))
-    z = _quantile(level, pictures - 1)
-    from_pictures = z**2 * ms_pictures  # the least there is: the seeds add to it
+    images = d.shape[1]
+    by_image = d.mean(axis=0)
+    ms_images = seeds * float(by_image.var(ddof=1))
+    z = _quantile(level, images - 1)
+    from_images = z**2 * ms_images  # the least there is: the seeds add to it
     if seeds == 1:
-        return math.sqrt(from_pictures / pictures)
+        return math.sqrt(from_images / images)
     by_seed = d.mean(axis=1, keepdims=True)
-    ms_seeds = pictures * float(by_seed.var(ddof=1))
-    rest = d - by_seed - by_picture + d.mean()
-    ms_rest = float((rest**2).sum()) / ((seeds - 1) * (pictures - 1))
+    ms_seeds = images * float(by_seed.var(ddof=1))
+    rest = d - by_seed - by_image + d.mean()
+    ms_rest = float((rest**2).sum()) / ((seeds - 1) * (images - 1))
     t = _quantile(level, seeds - 1)
-    both = t**2 * ms_seeds + z**2 * max(ms_pictures - ms_rest, 0.0)
-    return math.sqrt(max(both, from_pictures) / (seeds * pictures))
+    both = t**2 * ms_seeds + z**2 * max(ms_images - ms_rest, 0.0)
+    return math.sqrt(max(both, from_images) / (seeds * images))
 
 
 def compare_accuracies(
@@ -119,8 +121,8 @@ def compare_accuracies(
 ) -> Comparison:
     """Return the difference of two networks' accuracies where their hits are not there: paired t over seeds.
 
-    The interval does not cover that other pictures would give other accuracies. One seed, or differences
-    that are all equal (as they can be by chance, with few pictures), tell nothing of the spread: then it is
+    The interval does not cover that other images would give other accuracies. One seed, or differences
+    that are all equal (as they can be by chance, with few images), tell nothing of the spread: then it is
     -1 to 1.
 
     Args:

@@ -32,7 +32,7 @@ from search.finalists import Bench, Finalist
 from search.finals import Trained
 from search.folder import Folder
 from search.outcome import Final, Run, pixels
-from search.pictures import Pictures, pack
+from search.packed import PackedImages, pack
 from search.settings import Settings
 from search.telling import Told
 from search.trials import Trial
@@ -232,7 +232,7 @@ class _Apart:
     files: Mapping[str, bytes]  # to be kept in the run's folder, if the worker does not reach that
 
 
-def _work(task: _Task, pictures: Pictures) -> Iterator[Trained | str | _Apart]:
+def _work(task: _Task, images: PackedImages) -> Iterator[Trained | str | _Apart]:
     """Train a network with each seed; a text where it failed. Runs in a worker."""
     worker.prepare(task.setup)
     arch = Arch.from_data(json.loads(task.arch), "arch")
@@ -244,7 +244,7 @@ def _work(task: _Task, pictures: Pictures) -> Iterator[Trained | str | _Apart]:
             train = functools.partial(
                 finals.train,
                 arch,
-                pictures,
+                images,
                 task.recipe,
                 place,
                 seed,
@@ -295,7 +295,7 @@ def trained(
     shown = pack(
         data,
         size,
-        most=settings.final_pictures,
+        most=settings.final_images,
         most_validation=len(data.validation),
         seed=settings.seed,
     )
@@ -304,7 +304,7 @@ def trained(
     seeds = tuple(range(int(settings.final_seeds or 1)))
     tell.line(
         f"{len(all_entries)} networks x {len(seeds)} seeds, {recipe.epochs} epochs of "
-        f"{len(shown.train_labels):,} pictures at {pixels(size or shown.size)} px"
+        f"{len(shown.train_labels):,} images at {pixels(size or shown.size)} px"
     )
     far = where.address is not None
     tasks = [
@@ -377,7 +377,7 @@ def _whole(
 
 
 def _side_by_side(
-    tasks: Sequence[_Task], shown: Pictures
+    tasks: Sequence[_Task], shown: PackedImages
 ) -> Iterator[tuple[int, Trained | str | _Apart]]:
     """Yield the number of a task and a training of it as that ends, in the order of its seeds.
 

@@ -29,7 +29,7 @@ from lcnas.training import recipes
 from lcnas.training.recipes import Recipe
 from search.errors import SearchFailedError
 from search.evaluators.train import check_size, keep_programs, right, views
-from search.pictures import Pictures, unpack
+from search.packed import PackedImages, unpack
 
 if TYPE_CHECKING:
     import onnx
@@ -65,7 +65,7 @@ class Trained:
 
     seed: int
     validation: float  # share of 1, of the delivered file
-    pictures: int  # of the validation split
+    images: int  # of the validation split
     size: Resolution  # pixels that it was trained and validated at
     is_deployed: bool  # whether these are the pixels that the file takes
     fp32: float  # as validation, of the fp32 file
@@ -82,7 +82,7 @@ class Trained:
 
 def train(
     arch: Arch,
-    pictures: Pictures | Data,
+    images: PackedImages | Data,
     recipe: Recipe,
     out: str | Path,
     seed: int,
@@ -93,13 +93,13 @@ def train(
     cache: str | None = None,
     bring: bool = False,
 ) -> Trained:
-    """Train a network from scratch on one device and export that of the last epoch; no test picture is read.
+    """Train a network from scratch on one device and export that of the last epoch; no test image is read.
 
     Called again with the same arguments it goes on after a kill, and reads back what is finished.
 
     Args:
         arch: the network, at its deployment resolution.
-        pictures: what it learns from; a whole set too, where that is streamed from its files.
+        images: what it learns from; a whole set too, where that is streamed from its files.
         recipe: how; its own sizes do not count.
         out: folder of this training.
         seed: of its draws.
@@ -119,7 +119,7 @@ def train(
     from lcnas import training
 
     out = Path(out)
-    data = unpack(pictures) if isinstance(pictures, Pictures) else pictures
+    data = unpack(images) if isinstance(images, PackedImages) else images
     size = arch.resolution if train_size is None else train_size
     check_size(arch, size, data.classes)
     keep_programs(cache)
@@ -168,10 +168,10 @@ def finished(out: str | Path) -> dict[str, bytes]:
 
 
 def test_hits(out: str | Path, data: Data) -> NDArray[np.bool_]:
-    """Return which test pictures the network of a run of an older version gets right, in their order, (n,).
+    """Return which test images the network of a run of an older version gets right, in their order, (n,).
 
     It is ``last.onnx`` in the folder, at the training size, and sees what an evaluation of the training would
-    show it. Pictures that cannot be read are left out.
+    show it. Images that cannot be read are left out.
 
     Raises:
         OnnxError: there is no such file.
@@ -359,7 +359,7 @@ def _trained(
     return Trained(
         seed=result.seed,
         validation=float((about or {}).get("validation", found[-1]["validation_accuracy"])),
-        pictures=int(found[-1]["validation_images"]),
+        images=int(found[-1]["validation_images"]),
         size=result.arch.resolution,
         is_deployed=about is not None,
         fp32=float((about or {}).get("fp32", found[-1]["validation_accuracy"])),
@@ -389,17 +389,17 @@ def _write(path: Path, content: bytes) -> None:
 
 # -- recipes ---------------------------------------------------------------------------------------
 
-# Presets by the kind of data: shifts leave small pictures whole, crops suit photographs.
+# Presets by the kind of data: shifts leave small images whole, crops suit photographs.
 _PRESETS = {"synthetic": "proxy", "cifar10": "cifar10", "imagefolder": "imagenette"}
-_SMALL = 64  # pixels up to which pictures in arrays count as small
-# Beside the preset's own; with less than 16 pictures the processor's vectors are not full.
+_SMALL = 64  # pixels up to which images in arrays count as small
+# Beside the preset's own; with less than 16 images the processor's vectors are not full.
 _BATCHES = (64, 32, 16)
 _STEPS = 400  # that a training is to have, if need be by smaller batches
 _SHORT = 2000  # steps below which dropout and an average of the weights hold a network back
 _WARMUP = 0.1  # share of the epochs, at most
 
 
-def search_recipe(pictures: Pictures, epochs: int) -> Recipe:
+def search_recipe(images: PackedImages, epochs: int) -> Recipe:
     """Return how the evaluator ``train`` trains a network for a short while.
 
     The kind of data decides on a preset, from which augmentation, optimiser and weight decay are. How far a
@@ -409,27 +409,27 @@ def search_recipe(pictures: Pictures, epochs: int) -> Recipe:
     3 seeds each (``results/short-recipes-synthetic.json``).
 
     Args:
-        pictures: to train on; their number, kind and size count.
+        images: to train on; their number, kind and size count.
         epochs: passes over them.
     """
-    return _recipe(pictures, epochs, "search")
+    return _recipe(images, epochs, "search")
 
 
-def final_recipe(pictures: Pictures, epochs: int) -> Recipe:
+def final_recipe(images: PackedImages, epochs: int) -> Recipe:
     """Return how finalists and baselines are trained: where it is long, as the preset says.
 
     Args:
-        pictures: to train on; their number, kind and size count.
+        images: to train on; their number, kind and size count.
         epochs: passes over them.
     """
-    return _recipe(pictures, epochs, "final")
+    return _recipe(images, epochs, "final")
 
 
-def _recipe(pictures: Pictures, epochs: int, what: str) -> Recipe:
-    kind = pictures.spec.partition(":")[0]
-    small = max(pictures.train_images.shape[1:3]) <= _SMALL
+def _recipe(images: PackedImages, epochs: int, what: str) -> Recipe:
+    kind = images.spec.partition(":")[0]
+    small = max(images.train_images.shape[1:3]) <= _SMALL
     preset = recipes.load(_PRESETS.get(kind, "cifar10" if small else "imagenette"))
-    n = len(pictures.train_labels)
+    n = len(images.train_labels)
     batches = [b for b in (preset.batch, *_BATCHES) if b <= preset.batch]
     enough = [b for b in batches if epochs * (n // b) >= _STEPS]
     batch = min(max(enough, default=min(batches)), n)

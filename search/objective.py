@@ -19,7 +19,7 @@ Create = Callable[[Any, Any], Evaluator]
 class Objective(tune.Trainable):
     """Evaluates the networks of a trial by an evaluator that it makes once.
 
-    Give it ``spec``, ``pictures`` and ``create`` by ``tune.with_parameters``, which puts them into the object
+    Give it ``spec``, ``images`` and ``create`` by ``tune.with_parameters``, which puts them into the object
     store once. A worker is reused for the next trial (``reuse_actors``), so nothing is loaded twice.
     """
 
@@ -28,13 +28,13 @@ class Objective(tune.Trainable):
         config: dict[str, Any],
         create: Create | None = None,
         spec: Any = None,
-        pictures: Any = None,
+        images: Any = None,
         setup: worker.Setup | None = None,
     ) -> None:
         assert create is not None
         assert setup is not None
         worker.prepare(setup)
-        self.evaluator = create(spec, pictures)
+        self.evaluator = create(spec, images)
         self.networks = networks(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

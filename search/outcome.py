@@ -32,10 +32,10 @@ class Run:
 
     seed: int
     validation: float  # share of 1, of the network that is exported
-    test: float | None  # share of 1; None: the test pictures were not read
+    test: float | None  # share of 1; None: the test images were not read
     onnx: str  # path of the exported network, relative to the folder of the search
     hits: str = (
-        ""  # path of the test pictures that were right (NumPy file of bools), relative; "": none
+        ""  # path of the test images that were right (NumPy file of bools), relative; "": none
     )
     seconds: float = 0.0  # of training, without compilation
     compile_seconds: float = 0.0
@@ -64,7 +64,7 @@ class Final:
     number: int | None = None  # of the trial, of finalists
     published_top1: float | None = None  # ImageNet, %, of baselines
     runs: tuple[Run, ...] = ()  # one a seed, the same seeds for all
-    winner: bool = False  # of its band, named by validation before the test pictures were read
+    winner: bool = False  # of its band, named by validation before the test images were read
 
     @property
     def latency_ms(self) -> float | None:
@@ -85,7 +85,7 @@ class Outcome:
     min_latency_ms: float
     searched_max_ms: float  # what the search kept to, lower by the table's error
     networks: int  # in the budget, exactly
-    synthetic: bool  # a demonstration: the pictures were made by rule
+    synthetic: bool  # a demonstration: its images are synthetic
     trials: int  # finished, failed ones included
     failed: int
     evaluator: str

@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
 def _parser() -> _cli.Parser:
     parser = _cli.Parser(
         PROG,
-        "Make the report of a finished search again: report.md, report.html (one file, pictures inside),\n"
+        "Make the report of a finished search again: report.md, report.html (one file, figures inside),\n"
         "front.json and front.png, in the search's folder. Nothing is searched, trained or measured, and\n"
         "outcome.json stays as it is.",
     )

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lcnas import _cli
+from lcnas import _cli, _renamed
 from lcnas.errors import LcnasError, TrainingFailedError, WriteError, shorten
 from search.errors import SearchError, SearchFailedError
 from search.folder import Folder, new_name
@@ -136,6 +136,8 @@ def _parser() -> _cli.Parser:
     _add_learning(parser)
     _add_search(parser)
     _add_folder(parser)
+    for old, new in (("--pictures", "--images"), ("--final-pictures", "--final-images")):
+        _renamed.option(parser, old, new)
     return parser
 
 
@@ -189,7 +191,7 @@ def _add_space(parser: argparse.ArgumentParser) -> None:
         f"{', '.join(engines.PRECISIONS)}: of latencies and of the delivered files (default: fp32)",
         metavar="P",
     )
-    add("--batch", "pictures at once (default: 1)", type=whole)
+    add("--batch", "images at once (default: 1)", type=whole)
     add(
         "--table",
         "latency table, by name or file (default: this machine's; what it lacks is measured first)",
@@ -241,8 +243,8 @@ def _add_learning(parser: argparse.ArgumentParser) -> None:
     )
     add("--score", f"of the evaluator proxy: {', '.join(SCORES)}", metavar="S")
     add(
-        "--pictures",
-        f"training pictures in the search, at most {_by_preset('pictures')}",
+        "--images",
+        f"training images in the search, at most {_by_preset('images')}",
         type=whole,
     )
     add("--epochs", f"of the evaluator's trainings {_by_preset('epochs')}", type=whole)
@@ -254,8 +256,8 @@ def _add_learning(parser: argparse.ArgumentParser) -> None:
         type=whole,
     )
     add(
-        "--final-pictures",
-        f"training pictures of finalists and baselines, at most {_by_preset('final_pictures')}",
+        "--final-images",
+        f"training images of finalists and baselines, at most {_by_preset('final_images')}",
         type=whole,
     )
     add(

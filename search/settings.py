@@ -30,7 +30,7 @@ class Settings:
     engine: str | None = None
     threads: int = 1  # that compute a network when it is timed
     precision: str = "fp32"
-    batch: int = 1  # pictures at once when it is timed
+    batch: int = 1  # images at once when it is timed
     table: str | None = None  # name or path; None: that of this machine and engine
     remeasure: bool | None = None  # finalists; None: where the table is this machine's
 
@@ -39,7 +39,7 @@ class Settings:
     permute_labels: bool = False  # a control: nothing better may be found
     # Pixels that the evaluator looks at; None: those of deployment, but not more than the preset's.
     train_size: Resolution | None = None
-    pictures: int | None = None  # at most so many training pictures in the search
+    images: int | None = None  # at most so many training images in the search
     evaluator: str | None = None
     score: str | None = None  # that the evaluator "proxy" ranks by
     epochs: int | None = None  # of the evaluator's trainings
@@ -55,7 +55,7 @@ class Settings:
     bands: int | None = None  # latency bands, each with a winner
     final_epochs: int | None = None
     final_seeds: int | None = None
-    final_pictures: int | None = None  # at most so many training pictures; None: all
+    final_images: int | None = None  # at most so many training images; None: all
     baselines: bool = True
 
     blocks: tuple[str, ...] = ()  # files with blocks of one's own
@@ -107,8 +107,8 @@ class Settings:
     @property
     def trains_alike(self) -> bool:
         """Whether the search trains its networks exactly as the finals do theirs: images, epochs and size."""
-        search = (self.epochs, self.pictures, self.train_size)
-        final = (self.final_epochs, self.final_pictures, self.resolution)
+        search = (self.epochs, self.images, self.train_size)
+        final = (self.final_epochs, self.final_images, self.resolution)
         return self.evaluated_by == "train" and search == final
 
     def filled(self, cores: int) -> Settings:
@@ -154,7 +154,7 @@ class Settings:
             SearchError: they are of another version, or edited; names the place.
         """
         try:
-            return cls(**data)
+            return cls(**{_RENAMED.get(name, name): value for name, value in data.items()})
         except LcnasError as error:
             raise SearchError(f"{where}: {error}") from None
         except TypeError as error:
@@ -169,10 +169,13 @@ class Settings:
         ]
 
 
+# What settings were called in runs of before.
+_RENAMED = {"pictures": "images", "final_pictures": "final_images"}
+
 _COUNTS = (
     "threads",
     "batch",
-    "pictures",
+    "images",
     "epochs",
     "trials",
     "networks_per_trial",
@@ -181,7 +184,7 @@ _COUNTS = (
     "bands",
     "final_epochs",
     "final_seeds",
-    "final_pictures",
+    "final_images",
     "workers",
 )
 
@@ -191,31 +194,31 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "quick": {
         # The finals train alike, so that programs are compiled once.
         "evaluator_pixels": 64,
-        "pictures": 4000,
+        "images": 4000,
         "epochs": {"train": 4, "supernet": 4},
         "trials": {"train": 6, "supernet": 64, "proxy": 200},
         "finalists": 2,
         "bands": 2,
         "final_epochs": 4,
         "final_seeds": 3,
-        "final_pictures": 4000,
+        "final_images": 4000,
     },
-    # An hour or so on two cores: the least from which something can be learnt of real pictures.
+    # An hour or so on two cores: the least from which something can be learnt of real images.
     "hour": {
         "evaluator_pixels": 64,
-        "pictures": 9000,
+        "images": 9000,
         "epochs": {"train": 2, "supernet": 24},  # ranks no worse than 4: docs/decisions.md
         "trials": {"train": 72, "supernet": 500, "proxy": 1000},
         "finalists": 2,
         "bands": 2,
         "final_epochs": 16,
         "final_seeds": 5,  # half as wide an interval as with 3
-        "final_pictures": 9000,
+        "final_images": 9000,
     },
     # A night on a few cores, or a cluster.
     "thorough": {
         "evaluator_pixels": 128,
-        "pictures": 20_000,
+        "images": 20_000,
         "epochs": {"train": 8, "supernet": 60},
         "trials": {"train": 400, "supernet": 2000, "proxy": 2000},
         "finalists": 6,

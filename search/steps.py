@@ -22,7 +22,7 @@ from search import cluster, contest, pareto, resolution, supernets, tables, tuni
 from search.errors import SearchError, SearchFailedError
 from search.folder import Folder
 from search.outcome import Final, Outcome, pixels
-from search.pictures import Pictures, check_fits
+from search.packed import PackedImages, check_fits
 from search.settings import Settings
 from search.telling import Told
 from search.trials import Trial
@@ -151,7 +151,7 @@ class _Search:
                 self.tell(f"  resolution: {size_} px, of all that is timed, trained and exported")
         with data:
             if not self.folder.begun and self.where.until != "search":
-                check_fits(data, most=asked.filled(1).final_pictures, seed=asked.seed)
+                check_fits(data, most=asked.filled(1).final_images, seed=asked.seed)
             with self._step("space, table and budget"):
                 field = field_of(asked, data.classes, self.tell, self._found())
                 for line in words_of_field(field):
@@ -233,12 +233,12 @@ class _Search:
         return trials
 
     def _search(self, settings: Settings, field: Field, data: Data) -> None:
-        pictures = self._seen(settings, data)
-        store_mb = 2 * (pictures.nbytes >> 20) + 128
+        images = self._seen(settings, data)
+        store_mb = 2 * (images.nbytes >> 20) + 128
         with cluster.started(self.where.address, settings.workers, store_mb) as ray:
             with self._step("evaluator"):
                 setup = Setup.of(ray.local, settings.blocks)
-                call = work.Call(settings, field, pictures, self.folder, self.tell, setup)
+                call = work.Call(settings, field, images, self.folder, self.tell, setup)
                 made = work.evaluator(call)
             with self._step("search"):
                 known = self.folder.trials()
@@ -256,13 +256,13 @@ class _Search:
                 self._tell_trials(self.folder.trials())
                 self._tell_evaluator(settings, data)
 
-    def _seen(self, settings: Settings, data: Data) -> Pictures:
-        """Return the pictures of the search, loaded for the size that its evaluator looks at."""
+    def _seen(self, settings: Settings, data: Data) -> PackedImages:
+        """Return the images of the search, loaded for the size that its evaluator looks at."""
         size = settings.train_size
         if size is None or height_width(size) == data.size:
-            return work.pictures(settings, data)
+            return work.images(settings, data)
         with load_data(settings, size) as small:
-            return work.pictures(settings, small)
+            return work.images(settings, small)
 
     @contextlib.contextmanager
     def _progress(self, settings: Settings, known: Sequence[Trial]) -> Iterator[Any]:
@@ -407,7 +407,7 @@ def check_start(folder: Folder, asked: Settings, where: Where) -> None:
 
 
 def check(asked: Settings, address: str | None = None) -> None:
-    """Refuse what needs neither pictures nor a table to be refused: spaces, weights, a cluster's address.
+    """Refuse what needs neither images nor a table to be refused: spaces, weights, a cluster's address.
 
     Raises:
         SpaceError: there is no such space, or it has several resolutions.
@@ -423,7 +423,7 @@ def check(asked: Settings, address: str | None = None) -> None:
 
 
 def load_data(asked: Settings, size: Resolution | None) -> Data:
-    """Return the pictures that a search learns from, as they are needed for networks of that many pixels."""
+    """Return the images that a search learns from, as they are needed for networks of that many pixels."""
     from lcnas.training.data import load
 
     labels = asked.permute_labels
@@ -521,9 +521,9 @@ def _engine(asked: Settings) -> Engine | None:
 
 
 def words_of_data(data: Data) -> list[str]:
-    """Return what the pictures are, in a line, and what is to be told of them, in more."""
+    """Return what the images are, in a line, and what is to be told of them, in more."""
     n = len(data.train), len(data.validation), len(data.test)
-    made = f"{spelt(data.spec)}, {data.classes} classes; {n[0]:,} pictures to train, {n[1]:,} to validate, "
+    made = f"{spelt(data.spec)}, {data.classes} classes; {n[0]:,} images to train, {n[1]:,} to validate, "
     skipped = [f"note: {len(data.skipped):,} damaged images are left out"] if data.skipped else []
     return [f"{made}{n[2]:,} to test", *skipped, *(f"note: {note}" for note in data.notes)]
 
@@ -579,7 +579,7 @@ def dry_run(asked: Settings, address: str | None = None) -> str:
     with load_data(asked, asked.resolution) as data:
         space = resolution.one(asked)
         made = asked.filled(cores)
-        check_fits(data, most=made.final_pictures, seed=made.seed)
+        check_fits(data, most=made.final_images, seed=made.seed)
         lines = words_of_data(data)
         missing = tables.missing(space, _engine(asked), data.classes, table=asked.table)
         typical = zoo.load(f"{tables.family(space)}_0.5x", asked.resolution)
@@ -605,15 +605,15 @@ def estimate(settings: Settings, typical: Arch, data: Data) -> str:
     macs = max(cost.macs(typical, size, data.classes), 1)
     final_macs = max(cost.macs(typical, settings.resolution, data.classes), 1)
     workers = settings.workers or 1
-    pictures = min(settings.pictures or len(data.train), len(data.train))
-    each = _COMPILE_S + pictures * (settings.epochs or 1) * macs / _MACS_S
+    images = min(settings.images or len(data.train), len(data.train))
+    each = _COMPILE_S + images * (settings.epochs or 1) * macs / _MACS_S
     if settings.evaluator != "train":
         each = 1.5
     search_s = (settings.trials or 0) * each / workers
-    if settings.evaluator == "supernet":  # trained by one process; four networks see each picture
-        search_s += 4 * pictures * (settings.epochs or 1) * macs / _MACS_S + _COMPILE_S
-    final_pictures = min(settings.final_pictures or len(data.train), len(data.train))
-    one = final_pictures * (settings.final_epochs or 1) * final_macs / _MACS_S
+    if settings.evaluator == "supernet":  # trained by one process; four networks see each image
+        search_s += 4 * images * (settings.epochs or 1) * macs / _MACS_S + _COMPILE_S
+    final_images = min(settings.final_images or len(data.train), len(data.train))
+    one = final_images * (settings.final_epochs or 1) * final_macs / _MACS_S
     networks = (settings.finalists or 0) * (3 if settings.baselines else 1)
     # Seeds share programs.
     final_s = networks * (_COMPILE_S + (settings.final_seeds or 1) * one) / workers

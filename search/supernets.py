@@ -17,7 +17,7 @@ from lcnas.errors import TrainingError
 from lcnas.spaces import Space
 from lcnas.training.recipes import Recipe
 from search import finals, worker
-from search.pictures import Pictures, unpack
+from search.packed import PackedImages, unpack
 
 if TYPE_CHECKING:
     from lcnas.training import supernet as training
@@ -65,13 +65,13 @@ class Job:
     cores: int = 1  # that it trains on
 
 
-def recipe_for(pictures: Pictures, epochs: int) -> Recipe:
+def recipe_for(images: PackedImages, epochs: int) -> Recipe:
     """Return the recipe of a supernet: that of the search.
 
     In each step the gradients of four networks are added up. The rate is the search's even so: of a half and
     three times as much, of clipping, and of AdamW none was better after 6 epochs (``docs/decisions.md``).
     """
-    return finals.search_recipe(pictures, epochs)
+    return finals.search_recipe(images, epochs)
 
 
 class Board:
@@ -89,12 +89,12 @@ class Board:
         return self._text
 
 
-def train(job: Job, pictures: Pictures, board: Any = None) -> tuple[Any, dict[str, Any]]:
+def train(job: Job, images: PackedImages, board: Any = None) -> tuple[Any, dict[str, Any]]:
     """Train the supernet, or read it back; returns the evaluator's spec, and what is told of the training.
 
     Args:
         job: what is trained.
-        pictures: what it learns from.
+        images: what it learns from.
         board: handle of a :class:`Board` that is told how far it is; None: nobody is.
     """
     worker.prepare(job.setup, job.cores)
@@ -106,7 +106,7 @@ def train(job: Job, pictures: Pictures, board: Any = None) -> tuple[Any, dict[st
     kept = None if job.kept is None else Path(job.kept)
     made = None if kept is None else _read(kept)
     if made is None:
-        name, made = _trained(job, pictures, board)
+        name, made = _trained(job, images, board)
         made = dataclasses.replace(made, about={**made.about, "id": name})
         if kept is not None:
             with run.unwritable(kept):
@@ -116,13 +116,13 @@ def train(job: Job, pictures: Pictures, board: Any = None) -> tuple[Any, dict[st
     return spec, dict(made.about)
 
 
-def _trained(job: Job, pictures: Pictures, board: Any) -> tuple[str, training.Trained]:
+def _trained(job: Job, images: PackedImages, board: Any) -> tuple[str, training.Trained]:
     """Return the supernet and its name: one of an earlier search that serves as well, or a new one."""
     from lcnas.models.supernet import Supernet
     from lcnas.training import run
     from lcnas.training import supernet as training
 
-    data = unpack(pictures)
+    data = unpack(images)
     net = Supernet.of(
         job.space,
         job.classes,

@@ -493,7 +493,7 @@ def margin(table: LatencyTable, level: float = 0.9, space: Space | None = None) 
     Args:
         table: whose errors.
         level: share of networks.
-        space: only networks of its picture sizes count, if the table has :data:`OWN_NETWORKS` of them; None:
+        space: only networks of its image sizes count, if the table has :data:`OWN_NETWORKS` of them; None:
             all of the table's.
 
     Raises:

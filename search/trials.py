@@ -19,7 +19,7 @@ class Trial:
     codes: tuple[int, ...]  # canonical codes in the space of the search
     arch: str  # the network's id
     latency_ms: float  # by the table of the search
-    accuracy: float | None  # on validation pictures (or a score, larger is better); None: it failed
+    accuracy: float | None  # on validation images (or a score, larger is better); None: it failed
     reason: str = ""  # why it failed
     seconds: float = 0.0  # of evaluating it, compilation included
     details: Mapping[str, Any] = field(default_factory=dict)  # the evaluator's own, plain data

@@ -72,9 +72,9 @@ def _handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
 class Work:
     """What workers do."""
 
-    create: Callable[[Any, Any], Any]  # (spec, pictures) -> evaluator
+    create: Callable[[Any, Any], Any]  # (spec, images) -> evaluator
     spec: Any
-    pictures: Any
+    images: Any
     setup: Setup
 
 

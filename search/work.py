@@ -1,4 +1,4 @@
-"""What workers do in a search, by its settings: pictures, evaluator, searcher."""
+"""What workers do in a search, by its settings: images, evaluator, searcher."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lcnas.spaces import Space
 from search import tuning
 from search.errors import SearchError, SearchFailedError
 from search.folder import Folder
-from search.pictures import Pictures, pack
+from search.packed import PackedImages, pack
 from search.settings import Settings
 from search.telling import Told
 from search.trials import Trial
@@ -54,9 +54,9 @@ def check_weights(path: str) -> None:
     pretrained.read(path)
 
 
-def pictures(settings: Settings, data: Data) -> Pictures:
-    """Return the pictures of the search."""
-    return pack(data, settings.train_size, most=settings.pictures, seed=settings.seed)
+def images(settings: Settings, data: Data) -> PackedImages:
+    """Return the images of the search."""
+    return pack(data, settings.train_size, most=settings.images, seed=settings.seed)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Call:
 
     settings: Settings
     field: Field
-    pictures: Pictures
+    images: PackedImages
     folder: Folder
     tell: Told
     setup: Setup
@@ -73,7 +73,7 @@ class Call:
     @property
     def size(self) -> Resolution:
         """Pixels to train at."""
-        return self.settings.train_size or self.pictures.size
+        return self.settings.train_size or self.images.size
 
     @property
     def cache(self) -> str:
@@ -95,15 +95,15 @@ def _train(call: Call) -> tuning.Work:
     from search.evaluators import train
     from search.finals import search_recipe
 
-    recipe = search_recipe(call.pictures, int(call.settings.epochs or 1))
+    recipe = search_recipe(call.images, int(call.settings.epochs or 1))
     call.tell.line(
         f"train: each network from scratch, {recipe.epochs} epochs of "
-        f"{len(call.pictures.train_labels):,} pictures at {call.size} px, batch {recipe.batch}"
+        f"{len(call.images.train_labels):,} images at {call.size} px, batch {recipe.batch}"
     )
     # Each network has a program of its own, which is worth keeping where the finals take it up again.
     kept = call.cache if call.settings.trains_alike else None
     spec = train.Spec(call.size, recipe, call.settings.seed, kept)
-    return tuning.Work(train.create, spec, call.pictures, call.setup)
+    return tuning.Work(train.create, spec, call.images, call.setup)
 
 
 def _proxy(call: Call) -> tuning.Work:
@@ -113,12 +113,12 @@ def _proxy(call: Call) -> tuning.Work:
     call.tell.line(f"proxy: {score} at initialisation, at {call.size} px")
     spec = proxy.Spec(
         score=score,
-        classes=call.pictures.classes,
+        classes=call.images.classes,
         train_size=call.size,
         seed=call.settings.seed,
         names=(score,),
     )
-    return tuning.Work(proxy.create, spec, call.pictures, call.setup)
+    return tuning.Work(proxy.create, spec, call.images, call.setup)
 
 
 def _supernet(call: Call) -> tuning.Work:
@@ -129,14 +129,14 @@ def _supernet(call: Call) -> tuning.Work:
     from search.evaluators import supernet
 
     settings, field = call.settings, call.field
-    recipe = supernets.recipe_for(call.pictures, int(settings.epochs or 1))
+    recipe = supernets.recipe_for(call.images, int(settings.epochs or 1))
     rng = np.random.default_rng([settings.seed, 77])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EmptyBandWarning)
         codes = field.budget.sample_codes(_POOL, rng, bands=_POOL_BANDS)
     job = supernets.Job(
         space=field.space,
-        classes=call.pictures.classes,
+        classes=call.images.classes,
         size=call.size,
         recipe=recipe,
         codes=codes,
@@ -156,13 +156,13 @@ def _supernet(call: Call) -> tuning.Work:
     )
     call.tell.line(
         f"supernet of {field.space.size:,} networks: {recipe.epochs} epochs of "
-        f"{len(call.pictures.train_labels):,} pictures at {job.size} px, batch {recipe.batch}"
+        f"{len(call.images.train_labels):,} images at {job.size} px, batch {recipe.batch}"
     )
     # On this machine, where the folder is that it goes on from, and the file of weights, if there is one.
     here: Any = cluster.on_this_machine()
     board: Any = ray.remote(num_cpus=0, **here)(supernets.Board).remote()
     task = ray.remote(num_cpus=job.cores, max_calls=1, max_retries=2, **here)(supernets.train)
-    made = task.remote(job, call.pictures, board)
+    made = task.remote(job, call.images, board)
     said, over = "", False
     try:
         while not over:
@@ -179,7 +179,7 @@ def _supernet(call: Call) -> tuning.Work:
     call.tell.line(
         ", ".join(f"{k} {_shown(v)}" for k, v in about.items() if not isinstance(v, dict))
     )
-    return tuning.Work(supernet.create, spec, call.pictures, call.setup)
+    return tuning.Work(supernet.create, spec, call.images, call.setup)
 
 
 def _kept(folder: Folder) -> Path:
@@ -259,7 +259,7 @@ def about(
     made: dict[str, Any] = {
         "chance": chance,
         "seconds_per_network": float(np.median([t.seconds for t in good])) if good else None,
-        "pictures": settings.pictures,
+        "pictures": settings.images,
         "epochs": settings.epochs,
         "train_size": settings.train_size,
         "resolution": settings.resolution,

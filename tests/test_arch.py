@@ -338,7 +338,7 @@ def test_a_broken_chain_names_the_block_and_both_shapes():
         walk(arch.named(""))
 
 
-def test_a_picture_too_small_is_told():
+def test_an_image_too_small_is_told():
     arch = Arch.of({"only": [blocks.ConvNormAct(8, 7, padding=(0, 0, 0, 0))]}, 5)
     with pytest.raises(ArchError, match=r"only, conv.*5x5x3.*kernel 7 .* input 5"):
         walk(arch)
@@ -362,7 +362,7 @@ def test_a_placed_block_in_words():
 
 
 def text_line_network():
-    """PaddleOCR's text line orientation classifier: PP-LCNet 0.25x with strides for wide pictures."""
+    """PaddleOCR's text line orientation classifier: PP-LCNet 0.25x with strides for wide images."""
     strides: Any = ((1, 2), 1, (2, 1), (2, 1), (2, 1), (2, 1))
     return pplcnet(0.25, last=0, strides=strides).at((80, 160))
 

@@ -73,7 +73,7 @@ def guessed(out):
     }
 
 
-def test_pictures_are_named(capsys, ours, photos):
+def test_images_are_named(capsys, ours, photos):
     code, out, err = run(capsys, ours, *photos.values(), "--json")
     assert (code, err) == (0, "")
     assert {f: names[0] for f, names in guessed(out).items()} == {f: n for n, f in photos.items()}
@@ -83,10 +83,10 @@ def test_probabilities_are_the_softmax(capsys, ours, photos):
     _, out, _ = run(capsys, ours, photos["red"], "--json")
     logits = np.array(COLOURS["red"]) / 255 / 0.25 @ WEIGHTS
     shares = np.exp(logits) / np.exp(logits).sum()
-    (picture,) = json.loads(out)["pictures"]
-    assert [g["name"] for g in picture["guesses"]] == ["red", "yellow", "green", "blue"]
-    order = [g["index"] for g in picture["guesses"]]
-    made = [g["probability"] for g in picture["guesses"]]
+    (image,) = json.loads(out)["pictures"]
+    assert [g["name"] for g in image["guesses"]] == ["red", "yellow", "green", "blue"]
+    order = [g["index"] for g in image["guesses"]]
+    made = [g["probability"] for g in image["guesses"]]
     np.testing.assert_allclose(made, shares[order], rtol=1e-4)
     assert sum(made) == pytest.approx(1)
 
@@ -120,7 +120,7 @@ def test_the_table(capsys, ours, photos, monkeypatch):
 
 
 def test_the_middle_is_looked_at_and_all_of_it_when_squashed(capsys, tmp_path, ours):
-    """A wide picture, blue in the middle and red at both ends."""
+    """A wide image, blue in the middle and red at both ends."""
     wide = np.full((16, 96, 3), COLOURS["red"], np.uint8)
     wide[:, 40:56] = COLOURS["blue"]
     path = tmp_path / "wide.png"
@@ -389,7 +389,7 @@ def test_a_folder_that_cannot_be_read_is_told_and_the_others_named(
 
 def test_what_is_warned_of_while_an_image_is_read_names_it(capsys, ours, photos, monkeypatch):
     """Warnings, and what Pillow logs; each once, in a line."""
-    really = onnx_export.read_picture
+    really = onnx_export.read_image
 
     def read(path):
         if path == photos["red"]:
@@ -399,7 +399,7 @@ def test_what_is_warned_of_while_an_image_is_read_names_it(capsys, ours, photos,
             logging.getLogger("PIL.TiffImagePlugin").error("More samples than %s", 4)
         return really(path)
 
-    monkeypatch.setattr(onnx_export, "read_picture", read)
+    monkeypatch.setattr(onnx_export, "read_image", read)
     listeners = list(logging.getLogger("PIL").handlers)
     code, out, err = run(capsys, ours, photos["red"], photos["blue"], "--json")
     assert code == 0
@@ -498,8 +498,8 @@ def test_files_of_names(capsys, ours, photos, tmp_path, content, encoding):
     names.write_bytes(content.encode(encoding))
     code, out, _ = run(capsys, ours, photos["green"], "--json", "--names", str(names))
     assert code == 0
-    (picture,) = json.loads(out)["pictures"]
-    assert {g["index"]: g["name"] for g in picture["guesses"]} == dict(
+    (image,) = json.loads(out)["pictures"]
+    assert {g["index"]: g["name"] for g in image["guesses"]} == dict(
         enumerate(("rot", "grün", "blau", "gelb"))
     )
 

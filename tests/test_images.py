@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from lcnas import images, onnx_export
-from lcnas.errors import PictureError
+from lcnas.errors import ImageError
 from lcnas.training import data
 from lcnas.training.data import _decode
 from lcnas.training.data._decode import Cut, Task
@@ -104,7 +104,7 @@ def outcome(read, source):
     try:
         found = np.asarray(read(source))
         return found.shape, found.tobytes()
-    except PictureError as error:
+    except ImageError as error:
         text = str(error)
         assert "\n" not in text
         assert len(text) < 400
@@ -116,11 +116,11 @@ def in_training(source):
     width, height = _decode.open_size(source)
     done = _decode.run(Task((source,), ((),), Cut("whole", (height or 1, width or 1))))
     if done.reasons[0]:
-        raise PictureError(done.reasons[0])
+        raise ImageError(done.reasons[0])
     return done.images[0]
 
 
-READERS = (images.read, data.open_rgb, onnx_export.read_picture, in_training)
+READERS = (images.read, data.open_rgb, onnx_export.read_image, in_training)
 
 
 # -- one way of reading ------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def test_what_a_file_shows_is_what_was_written(kind, tmp_path):
     for _, mode, content in [file for file in files() if file[0] == kind]:
         path.write_bytes(content)
         if mode == "F":
-            with pytest.raises(PictureError, match="has floats as pixels, and nothing says which"):
+            with pytest.raises(ImageError, match="has floats as pixels, and nothing says which"):
                 images.read(path)
         else:
             np.testing.assert_array_equal(np.asarray(images.read(path)), shown(mode), mode)
@@ -168,7 +168,7 @@ def test_what_a_file_shows_is_what_was_written(kind, tmp_path):
 def test_every_mode_becomes_rgb_or_is_refused(mode):
     image = in_mode(mode)
     if mode == "F":
-        with pytest.raises(PictureError, match="has floats"):
+        with pytest.raises(ImageError, match="has floats"):
             images.to_rgb(image)
         return
     made = images.to_rgb(image)
@@ -183,7 +183,7 @@ def test_grey_of_16_bits_is_shifted_not_clipped(tmp_path):
     values = np.array([[0, 255, 256, 12_800, 51_200, 65_535]], np.uint16)
     for name in ("x.png", "x.tif", "x.pgm", "x.jp2"):
         Image.fromarray(values).save(tmp_path / name)
-        for read in (images.read, data.open_rgb, onnx_export.read_picture):
+        for read in (images.read, data.open_rgb, onnx_export.read_image):
             found = np.asarray(read(tmp_path / name))[..., 0].tolist()
             assert found == [[0, 0, 1, 50, 200, 255]], name
 
@@ -208,7 +208,7 @@ def test_32_bits_are_read_as_16_or_refused(worst):
     ]
     fits[0, 0] = worst
     with pytest.raises(
-        PictureError, match=f"has values from .*{worst}.* only 0 to 65535 are read: convert"
+        ImageError, match=f"has values from .*{worst}.* only 0 to 65535 are read: convert"
     ):
         images.read(written(Image.fromarray(fits), "TIFF"))
 
@@ -284,7 +284,7 @@ def test_every_format_of_this_pillow_is_read_or_has_a_reason():
 def test_what_is_no_image_has_one_clear_reason(content, reason, tmp_path):
     (tmp_path / "x.jpg").write_bytes(content)
     for source in (content, tmp_path / "x.jpg"):
-        with pytest.raises(PictureError) as error:
+        with pytest.raises(ImageError) as error:
             images.read(source)
         assert str(error.value).startswith(reason)
     assert not images.is_image(str(tmp_path / "x.jpg")) or "truncated" in reason
@@ -296,7 +296,7 @@ def test_a_path_that_cannot_be_read_has_a_reason(tmp_path):
         (tmp_path, "cannot be read as an image: Is a directory"),
         (tmp_path / ("x" * 300), "cannot be read as an image: File name too long"),
     ):
-        with pytest.raises(PictureError, match=f"^{reason}$"):
+        with pytest.raises(ImageError, match=f"^{reason}$"):
             images.read(path)
 
 
@@ -346,12 +346,12 @@ def test_what_pillow_logs_is_not_printed_without_a_name(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "More samples per pixel" not in done.stderr
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("lcnas.errors.PictureError: is damaged: it begins as TIFF files do")
+    assert last.startswith("lcnas.errors.ImageError: is damaged: it begins as TIFF files do")
 
 
 def test_an_unreasonable_size_is_a_reason(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    with pytest.raises(PictureError, match=r"192 pixels\) exceeds limit of 20"):
+    with pytest.raises(ImageError, match=r"192 pixels\) exceeds limit of 20"):
         images.read(written(photo(), "PNG"))
 
 
@@ -369,7 +369,7 @@ def test_files_cut_off_anywhere_are_used_or_have_one_clear_reason(tmp_path, capf
             path.write_bytes(content[: place * len(content) // PLACES])
             found = [
                 outcome(read, str(path))
-                for read in (images.read, onnx_export.read_picture, in_training)
+                for read in (images.read, onnx_export.read_image, in_training)
             ]
             assert all(f == found[0] for f in found[1:]), (kind, mode, place)
             refused += isinstance(found[0], str)

@@ -127,7 +127,7 @@ def test_each_image_is_taken_for_what_classify_takes_it_for(setting, folder, tmp
         files = [str(item.source) for item in found]
         assert classify.main([path, *files, "--engine", "mlas", "--top", "1", "--json"]) == 0
         theirs = json.loads(capsys.readouterr().out)["pictures"]
-        assert own == [picture["guesses"][0]["name"] for picture in theirs]
+        assert own == [image["guesses"][0]["name"] for image in theirs]
         seen |= set(own)
     assert len(seen) > 1
 
@@ -138,7 +138,7 @@ def test_an_image_is_prepared_to_the_last_bit_as_lcnas_does(setting, folder, tmp
     network = study.opened(path, "CPUExecutionProvider", 1)
     prepare = onnx_export.interface(onnx_export.read(path)).preprocessing()
     for item in study.items([folder]):
-        image = onnx_export.read_picture(item.source)
+        image = onnx_export.read_image(item.source)
         np.testing.assert_array_equal(network.prepared(image), prepare.of_image(image))
         np.testing.assert_array_equal(np.asarray(study.decoded(item.source)), np.asarray(image))
 
@@ -152,7 +152,7 @@ def test_the_accuracy_of_several_files_on_a_folder(folder, tmp_path, capsys):
         own = onnx_export.interface(onnx_export.read(line["file"])).preprocessing()
         batches = [
             (
-                own.of_image(onnx_export.read_picture(item.source))[None],
+                own.of_image(onnx_export.read_image(item.source))[None],
                 np.array([NAMES.index(item.label)]),
                 np.ones(1, bool),
             )
@@ -161,11 +161,11 @@ def test_the_accuracy_of_several_files_on_a_folder(folder, tmp_path, capsys):
         wanted = onnx_export.accuracy(line["file"], batches)
         assert line == {
             "file": line["file"],
-            "images": wanted.pictures,
-            "correct": round(wanted.top1 * wanted.pictures),
+            "images": wanted.images,
+            "correct": round(wanted.top1 * wanted.images),
             "accuracy": wanted.top1,
         }
-        assert wanted.pictures == 24
+        assert wanted.images == 24
 
 
 def parquet(path, labels, rng, side=32):

@@ -161,7 +161,7 @@ def test_what_a_layer_cannot_take_is_one_line_with_the_numbers(layer, shape, wor
     ],
     ids=lambda layer: layer.kind.replace(" ", "_"),
 )
-def test_layers_of_pictures_refuse_flat_inputs(layer):
+def test_layers_of_images_refuse_flat_inputs(layer):
     with pytest.raises(ShapeError, match=rf"^{layer.kind} needs .* got 8$"):
         layer.out_shape((8,))
 

@@ -128,7 +128,7 @@ def test_options_that_are_none_leave_with_code_2_and_one_line(argv, message, cap
             "--teacher-mean: .* of pixels from 0 to 1 .*it would be 0.485,0.456,0.406",
         ),
         (["--teacher", "a", "--teacher-size", "big"], "'big' is neither a side such as 224"),
-        (["--batch", "1000"], "batch: 1000 is more than the 48 training pictures"),
+        (["--batch", "1000"], "batch: 1000 is more than the 48 training images"),
         (["--hosts", "2"], "hosts: several hosts need --coordinator"),
         (["--coordinator", "here", "--hosts", "2"], "coordinator: 'here' is no ADDRESS:PORT"),
         (["--beta1", "1"], "recipe: beta1: 1"),

@@ -50,7 +50,7 @@ def measure(
         engine: its name, or a whole :class:`Engine`; None: the machine's default.
         threads: that compute it.
         precision: "fp32", "bf16" or "int8".
-        batch: pictures at once.
+        batch: images at once.
         classes: outputs of the last layer.
         plan: how thoroughly; None: :class:`Plan`'s defaults.
         seed: of the order of visits.

@@ -18,7 +18,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", metavar="P", default="fp32", help=", ".join(engines.PRECISIONS)
     )
-    parser.add_argument("--batch", type=int, metavar="N", default=1, help="pictures at once")
+    parser.add_argument("--batch", type=int, metavar="N", default=1, help="images at once")
 
 
 def engine_of(args: argparse.Namespace) -> Engine:

@@ -109,7 +109,7 @@ def engine(
         name: one of :func:`names`; None: :func:`default`.
         threads: that compute one network.
         precision: "fp32", "bf16" (where the processor has it) or "int8" (static quantisation).
-        batch: pictures at once.
+        batch: images at once.
 
     Raises:
         EngineError: unknown or not installed, or a setting that it does not have.

@@ -27,7 +27,7 @@ class OnnxFile:
 Source = Arch | PlacedBlock | Sequence[PlacedBlock] | Path | OnnxFile
 _KEPT = 64  # models that are kept for their next session: a round loads no more at once
 _CALIBRATION_INPUTS = (
-    4  # random pictures from which int8 ranges are taken; latency does not depend on them
+    4  # random images from which int8 ranges are taken; latency does not depend on them
 )
 
 

@@ -45,7 +45,7 @@ SPAN = ("0.25x", "1.0x")  # the scales of PP-LCNet that bound them
 FAMILIES = (
     "pplcnet",
     "pplcnet_32",
-)  # of the zoo: PP-LCNet's strides, for large and for small pictures
+)  # of the zoo: PP-LCNet's strides, for large and for small images
 OVERHEAD = "overhead"
 BLOCK_PLAN = Plan(
     sessions=2, rounds=3, most_rounds=6, target=0.03, visit_ms=3.0, warm_up=2, at_once=64

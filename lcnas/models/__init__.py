@@ -4,7 +4,7 @@ from flax import nnx
 from lcnas import models, zoo
 
 model = models.build(zoo.load("pplcnet_0.5x"), classes=10, rngs=nnx.Rngs(0))
-logits = model(pictures, rngs=nnx.Rngs(dropout=1))     # (batch, height, width, 3) -> (batch, 10)
+logits = model(images, rngs=nnx.Rngs(dropout=1))     # (batch, height, width, 3) -> (batch, 10)
 model.eval()                                           # running statistics, no dropout
 """
 

@@ -1,6 +1,6 @@
 """Networks in Flax: a module (NNX) for each primitive layer, put together by the walk.
 
-A network takes pictures (batch, height, width, 3) and gives logits (batch, classes). Between entry and
+A network takes images (batch, height, width, 3) and gives logits (batch, classes). Between entry and
 exit activations lie as the layout says (:mod:`lcnas.models.ops`); weights are stored the usual way, HWIO.
 """
 
@@ -43,7 +43,7 @@ class Feature:
     """A feature map, for heads of detection and segmentation."""
 
     name: str  # of the block that it comes from, such as "stage4_block_6"
-    stride: int  # pixels of the picture for one of the map
+    stride: int  # pixels of the image for one of the map
     channels: int
     value: jax.Array  # (batch, height, width, channels)
 
@@ -406,7 +406,7 @@ class Network(nnx.Module):
         """Return the logits (batch, classes), float32.
 
         Args:
-            x: pictures (batch, height, width, 3), float32, normalised.
+            x: images (batch, height, width, 3), float32, normalised.
             rngs: with a stream ``dropout``, needed in training where there is dropout.
         """
         x = self._enter(x)
@@ -430,7 +430,7 @@ class Network(nnx.Module):
 
     def _enter(self, x: jax.Array) -> jax.Array:
         if x.ndim != 4 or x.shape[-1] != 3:
-            raise ModelError(f"pictures are (batch, height, width, 3), got {tuple(x.shape)}")
+            raise ModelError(f"images are (batch, height, width, 3), got {tuple(x.shape)}")
         return self.options.layout.enter(x.astype(self.options.dtype))
 
     def _leave(self, x: jax.Array) -> jax.Array:

@@ -41,7 +41,7 @@ class Layout:
         return (self.height, self.width)
 
     def enter(self, x: Array) -> Array:
-        """Return pictures (batch, height, width, channels) in this layout."""
+        """Return images (batch, height, width, channels) in this layout."""
         return x if self.name == "NHWC" else x.transpose(3, 1, 2, 0)
 
     def leave(self, x: Array) -> Array:
@@ -204,7 +204,7 @@ _product.defvjp(lambda w, x: (_product(w, x), (w, x)), _product_backward)
 def _stem(x: Array, kernel: Array, stride: Pair, padding: Padding) -> Array:
     """Return a CHWN convolution of few input channels: its windows, gathered, times the kernel.
 
-    The picture is first sorted by phases (row and column modulo the stride), so that what a tap of the kernel
+    The image is first sorted by phases (row and column modulo the stride), so that what a tap of the kernel
     sees is a block without gaps.
     """
     kh, kw, channels, width = kernel.shape
@@ -576,7 +576,7 @@ def flatten(x: Array, layout: Layout) -> Array:
 
 
 def pool(x: Array, layer: layers.Pool, layout: Layout) -> Array:
-    """Return max or average pooling; an average counts only what lies inside the picture."""
+    """Return max or average pooling; an average counts only what lies inside the image."""
     sides = (x.shape[layout.height], x.shape[layout.width], 1)
     out = layer.out_shape(sides)[:2]
     befores = (layer.padding[0], layer.padding[2])

@@ -28,9 +28,10 @@ import onnx
 from onnx import helper
 
 import lcnas
+from lcnas import _renamed
 from lcnas import blocks as vocabulary
 from lcnas.arch import Arch, PlacedBlock, Resolution, check_resolution
-from lcnas.errors import ExportError, ExportWriteError, PictureError, not_among, shorten
+from lcnas.errors import ExportError, ExportWriteError, ImageError, not_among, shorten
 from lcnas.onnx_export._accuracy import Accuracy, accuracy, compare
 from lcnas.onnx_export._agreement import TOLERANCE, Model, check_agreement, is_model
 from lcnas.onnx_export._classifier import Classifier, Run, Start
@@ -45,8 +46,7 @@ from lcnas.onnx_export._file import (
 )
 from lcnas.onnx_export._fold import fold, fold_conv, fold_norm, fold_plan, merge
 from lcnas.onnx_export._graph import build, value_shape
-from lcnas.onnx_export._overflow import has_vnni, int8_warning
-from lcnas.onnx_export._pictures import (
+from lcnas.onnx_export._images import (
     CROP,
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -54,10 +54,11 @@ from lcnas.onnx_export._pictures import (
     MeanStd,
     Preprocessing,
     check_crop,
-    check_pictures,
+    check_images,
     constants,
-    read_picture,
+    read_image,
 )
+from lcnas.onnx_export._overflow import has_vnni, int8_warning
 from lcnas.onnx_export._quantise import RANGES, SCHEMES, WEIGHTS, is_quantised, quantise
 from lcnas.onnx_export._resolution import precision_warning, resolution_warning
 from lcnas.onnx_export._weights import (
@@ -100,7 +101,7 @@ __all__ = [
     "Weights",
     "accuracy",
     "block_names",
-    "check_pictures",
+    "check_images",
     "compare",
     "constants",
     "engine_bytes",
@@ -118,7 +119,7 @@ __all__ = [
     "names",
     "quantise",
     "read",
-    "read_picture",
+    "read_image",
     "precision_warning",
     "resolution_warning",
     "save",
@@ -169,18 +170,18 @@ def export(
         weights: name -> float32 array, as :func:`names` lists them; None: random ones, see :func:`init`.
         classes: outputs of an arch's last layer; a model brings its own.
         resolution: pixels, of an arch or a model, a side or (height, width); None: its own.
-        batch: pictures at once; None: any number.
+        batch: images at once; None: any number.
         opset: version of the operator set, one of OPSETS.
         seed: of the random weights.
         class_names: the name of each class, in order.
         normalization: ``mean`` and ``std`` of each channel: the input is (value / 255 - mean) / std.
-        crop: share of the limiting side that the centre crop keeps when pictures are prepared; 1 for data
+        crop: share of the limiting side that the centre crop keeps when images are prepared; 1 for data
             sets that are used at their own size. Recorded beside the normalisation.
-        squash: pictures are resized as a whole, with no crop, whatever their proportions. Recorded too.
+        squash: images are resized as a whole, with no crop, whatever their proportions. Recorded too.
         training_resolution: pixels that the network was trained and validated at. Recorded, so that a reader
             is warned where it is not what the file takes (:func:`resolution_warning`).
         check: run ONNX's checker and its inference of shapes over the result, and compare with a model.
-        inputs: pictures on which the file must agree with a model, normalised, (n, height, width, 3) float32;
+        inputs: images on which the file must agree with a model, normalised, (n, height, width, 3) float32;
             None: two of seeded noise.
         tolerance: largest difference, as a share of the model's largest logit.
 
@@ -353,7 +354,7 @@ def _about_input(normalization: Normalization | None, crop: float, squash: bool)
     try:
         made = {key: list(values) for key, values in _constants(normalization).items()}
         resize = {"squash": True} if squash else {"crop": check_crop(crop)}
-    except PictureError as error:
+    except ImageError as error:
         raise ExportError(str(error)) from None
     return {
         "lcnas.normalization": json.dumps(made),
@@ -370,3 +371,8 @@ def _constants(normalization: Normalization) -> dict[str, Sequence[float]]:
     if set(given) != {"mean", "std"}:
         raise ExportError(f"normalization: its keys are mean and std, got {shorten(list(given))}")
     return {key: constants(given[key], f"normalization: {key}") for key in ("mean", "std")}
+
+
+__getattr__ = _renamed.in_module(
+    __name__, {"check_pictures": "check_images", "read_picture": "read_image"}
+)

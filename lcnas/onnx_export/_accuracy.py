@@ -1,4 +1,4 @@
-"""How accurate ONNX files are on labelled pictures, side by side."""
+"""How accurate ONNX files are on labelled images, side by side."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lcnas.onnx_export._file import File, called
 
 
 class Batch(Protocol):
-    """Labelled pictures."""
+    """Labelled images."""
 
     @property
     def images(self) -> NDArray[Any]:
@@ -37,16 +37,16 @@ Labelled = Batch | tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 class Accuracy:
     """How often a file was right."""
 
-    pictures: int
-    top1: float  # share of pictures whose highest logit is the label's
-    top5: float  # share of pictures whose label is among the five highest
+    images: int
+    top1: float  # share of images whose highest logit is the label's
+    top5: float  # share of images whose label is among the five highest
 
     def __str__(self) -> str:
-        return f"top-1 {self.top1:.2%}, top-5 {self.top5:.2%} of {self.pictures:,} pictures"
+        return f"top-1 {self.top1:.2%}, top-5 {self.top5:.2%} of {self.images:,} images"
 
 
 def accuracy(source: File, batches: Iterable[Labelled], *, threads: int = 1) -> Accuracy:
-    """Return the accuracy of a file on labelled pictures, computed by onnxruntime's own kernels.
+    """Return the accuracy of a file on labelled images, computed by onnxruntime's own kernels.
 
     Args:
         source: a file, its bytes, or a model.
@@ -56,7 +56,7 @@ def accuracy(source: File, batches: Iterable[Labelled], *, threads: int = 1) -> 
         threads: that compute.
 
     Raises:
-        OnnxError: no classifier, labels beyond its classes, or no picture.
+        OnnxError: no classifier, labels beyond its classes, or no image.
     """
     return compare({called(source): source}, batches, threads=threads)[called(source)]
 
@@ -64,7 +64,7 @@ def accuracy(source: File, batches: Iterable[Labelled], *, threads: int = 1) -> 
 def compare(
     sources: Mapping[str, File], batches: Iterable[Labelled], *, threads: int = 1
 ) -> dict[str, Accuracy]:
-    """Return the accuracy of several files on the same pictures, side by side; see :func:`accuracy`.
+    """Return the accuracy of several files on the same images, side by side; see :func:`accuracy`.
 
     Example:
         >>> from lcnas import onnx_export, zoo
@@ -73,14 +73,14 @@ def compare(
         >>> x = rng.normal(size=(8, 32, 32, 3)).astype(np.float32)
         >>> int8 = onnx_export.quantise(model, [x])
         >>> split = [(x, np.zeros(8, np.int32), np.ones(8, bool))]
-        >>> [a.pictures for a in compare({"fp32": model, "int8": int8}, split).values()]
+        >>> [a.images for a in compare({"fp32": model, "int8": int8}, split).values()]
         [8, 8]
     """
     opened = {
         name: Classifier.of(source, begin=lambda data, _: start(data, threads))
         for name, source in sources.items()
     }
-    right = {name: np.zeros(3, np.int64) for name in sources}  # pictures, top-1, top-5
+    right = {name: np.zeros(3, np.int64) for name in sources}  # images, top-1, top-5
     for batch in batches:
         images, labels, mask = _parts(batch)
         aspects = getattr(batch, "aspect", None)
@@ -88,7 +88,7 @@ def compare(
         for name, classifier in opened.items():
             right[name] += _right(classifier, images[mask], labels[mask], kept)
     if not all(counts[0] for counts in right.values()):
-        raise OnnxError("accuracy: there is no picture")
+        raise OnnxError("accuracy: there is no image")
     return {
         name: Accuracy(int(n), float(one / n), float(five / n))
         for name, (n, one, five) in right.items()
@@ -111,7 +111,7 @@ def _right(
     labels: NDArray[Any],
     aspects: NDArray[np.float32] | None,
 ) -> NDArray[np.int64]:
-    """Return (pictures, right at once, right among five)."""
+    """Return (images, right at once, right among five)."""
     if not len(images):
         return np.zeros(3, np.int64)
     if labels.min() < 0 or labels.max() >= classifier.classes:

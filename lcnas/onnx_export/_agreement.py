@@ -14,7 +14,7 @@ from lcnas.onnx_export._classifier import start
 
 Array = NDArray[np.float32]
 TOLERANCE = 1e-4  # largest difference over largest logit
-_PICTURES = 2  # of noise, where no pictures are given
+_IMAGES = 2  # of noise, where no images are given
 
 
 class Model(Protocol):
@@ -32,7 +32,7 @@ class Model(Protocol):
         """Return its weights, as :func:`lcnas.onnx_export.names` lists them."""
 
     def __call__(self, x: Array, /) -> Any:
-        """Return logits (n, classes) for normalised pictures (n, height, width, 3), as in evaluation."""
+        """Return logits (n, classes) for normalised images (n, height, width, 3), as in evaluation."""
 
 
 def is_model(source: object) -> TypeGuard[Model]:
@@ -72,23 +72,23 @@ def check_agreement(
 
 def _inputs(inputs: Array | None, size: tuple[int, int]) -> Array:
     if inputs is None:
-        shape = (_PICTURES, *size, 3)
+        shape = (_IMAGES, *size, 3)
         return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     x = np.asarray(inputs)
     if x.ndim != 4 or x.shape[1:] != (*size, 3) or not len(x) or x.dtype != np.float32:
         raise ExportError(
-            f"inputs: {x.dtype} {x.shape} is not float32 (n, {size[0]}, {size[1]}, 3) of at least one picture"
+            f"inputs: {x.dtype} {x.shape} is not float32 (n, {size[0]}, {size[1]}, 3) of at least one image"
         )
     return x
 
 
 def _run(data: bytes, x: Array, batch: int | None) -> NDArray[np.float64]:
-    """Return the outputs of a file of ours for pictures (n, height, width, 3)."""
+    """Return the outputs of a file of ours for images (n, height, width, 3)."""
     run, size = start(data), batch or len(x)
-    pictures = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+    images = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
     rows = np.arange(-(-len(x) // size) * size) % len(x)  # whole batches: the first ones come again
     try:
-        made = [run(pictures[rows[i : i + size]]) for i in range(0, len(rows), size)]
+        made = [run(images[rows[i : i + size]]) for i in range(0, len(rows), size)]
     except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions have no base of their own
         raise ExportError(f"onnxruntime does not run the export: {reason(error)}") from None
     return np.concatenate(made)[: len(x)].astype(np.float64)

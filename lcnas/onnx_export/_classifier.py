@@ -16,7 +16,7 @@ Array = NDArray[np.float32]
 Run = Callable[[Array], NDArray[Any]]  # from the input, in the file's layout, to its first output
 Start = Callable[[bytes, Interface], Run]  # from a file's bytes and what it is
 
-_OPEN_BATCH = 32  # pictures at once where the file takes any number
+_OPEN_BATCH = 32  # images at once where the file takes any number
 _TINY = 1e-30  # probabilities below count as this: the logarithm of 0 is no logit
 
 
@@ -45,7 +45,7 @@ def start(model: bytes, threads: int = 1) -> Run:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A classifier of pictures, ready to run."""
+    """A classifier of images, ready to run."""
 
     interface: Interface
     size: tuple[int, int]  # pixels of its input, (height, width)
@@ -59,7 +59,7 @@ class Classifier:
     ) -> Classifier:
         """Return the classifier of a file.
 
-        Layout and batch are found from the graph. Two noise pictures are run to see the outputs: their
+        Layout and batch are found from the graph. Two noise images are run to see the outputs: their
         number is that of the classes, and where all are shares that sum to 1 they are taken as probabilities.
 
         Args:
@@ -68,7 +68,7 @@ class Classifier:
             begin: what to run it with; None: onnxruntime's own kernels, one thread.
 
         Raises:
-            OnnxError: not ONNX, not a classifier of colour pictures, or it does not run.
+            OnnxError: not ONNX, not a classifier of colour images, or it does not run.
         """
         model, what = read(source), called(source)
         told = interface(model, what)
@@ -83,13 +83,13 @@ class Classifier:
         return cls(told, size, classes, bool(told.softmax or sums), run)
 
     def logits(self, x: Array) -> Array:
-        """Return the logits (n, classes), or what differs from them by a constant a picture.
+        """Return the logits (n, classes), or what differs from them by a constant an image.
 
         Args:
-            x: pictures (n, height, width, 3), normalised, of the classifier's size.
+            x: images (n, height, width, 3), normalised, of the classifier's size.
 
         Raises:
-            OnnxError: pictures of another shape, or outputs that are not finite.
+            OnnxError: images of another shape, or outputs that are not finite.
         """
         if x.ndim != 4 or x.shape[1:] != (*self.size, 3) or not len(x):
             raise OnnxError(
@@ -102,7 +102,7 @@ class Classifier:
 
 
 def _in_pieces(run: Run, told: Interface, x: Array) -> Array:
-    """Return the outputs (n, classes) for pictures (n, height, width, 3), run at the file's batch."""
+    """Return the outputs (n, classes) for images (n, height, width, 3), run at the file's batch."""
     if told.layout == NCHW:
         x = x.transpose(0, 3, 1, 2)
     size = told.batch or _OPEN_BATCH
@@ -126,14 +126,14 @@ def _ran(run: Run, told: Interface, piece: Array) -> NDArray[Any]:
         raise OnnxError(f"{told.what}: does not run: {reason(error)}") from None
 
 
-def _rows(outputs: NDArray[Any], pictures: int, told: Interface) -> Array:
-    """Return outputs as (pictures, classes), or refuse what is something else."""
+def _rows(outputs: NDArray[Any], images: int, told: Interface) -> Array:
+    """Return outputs as (images, classes), or refuse what is something else."""
     shape = outputs.shape
     flat = len(shape) >= 2 and all(n == 1 for n in shape[2:])
-    if not flat or shape[0] != pictures or shape[1] < 2:
+    if not flat or shape[0] != images or shape[1] < 2:
         raise OnnxError(
-            f"{told.what}: its first output is {shape} for {pictures} pictures; "
-            "a classifier gives (pictures, classes), of at least 2 classes"
+            f"{told.what}: its first output is {shape} for {images} images; "
+            "a classifier gives (images, classes), of at least 2 classes"
         )
     if outputs.dtype.kind != "f":
         raise OnnxError(f"{told.what}: its first output is {outputs.dtype}, not of floats")

@@ -10,9 +10,9 @@ from typing import Any
 
 import onnx
 
-from lcnas.errors import OnnxError, PictureError, shorten
+from lcnas.errors import ImageError, OnnxError, shorten
+from lcnas.onnx_export._images import CROP, Preprocessing, constants
 from lcnas.onnx_export._others import lowered, prepared
-from lcnas.onnx_export._pictures import CROP, Preprocessing, constants
 
 File = str | Path | bytes | onnx.ModelProto
 NCHW, NHWC = "NCHW", "NHWC"
@@ -136,12 +136,12 @@ def type_of(value: onnx.ValueInfoProto) -> str:
 
 @dataclass(frozen=True)
 class Interface:
-    """How a classifier of pictures is called."""
+    """How a classifier of images is called."""
 
     what: str  # as messages call it
     input: str
     layout: str  # "NCHW" or "NHWC"
-    batch: int | None  # pictures at once; None: any number
+    batch: int | None  # images at once; None: any number
     size: tuple[int | None, int | None]  # (height, width) in pixels; None: open
     softmax: bool  # whether the graph ends in one
     metadata: Mapping[str, str]
@@ -181,7 +181,7 @@ class Interface:
 
     @property
     def has_normalization(self) -> bool:
-        """Whether the file says how its pictures are normalised."""
+        """Whether the file says how its images are normalised."""
         return "lcnas.normalization" in self.metadata
 
     def preprocessing(self, size: tuple[int, int] | None = None) -> Preprocessing:
@@ -210,13 +210,13 @@ class Interface:
                 squash=bool(resize.get("squash", False)),
                 **made,
             )
-        except PictureError as error:
+        except ImageError as error:
             raise OnnxError(f"{self.what}: metadata: lcnas.resize: {error}") from None
 
     def _constants(self, values: Any, key: str) -> tuple[float, float, float]:
         try:
             return constants(values, f"lcnas.normalization: {key}")
-        except PictureError as error:
+        except ImageError as error:
             raise OnnxError(f"{self.what}: metadata: {error}") from None
 
     def _table(self, key: str) -> dict[str, Any]:
@@ -233,18 +233,18 @@ class Interface:
 
 
 def interface(model: onnx.ModelProto, what: str = "model") -> Interface:
-    """Return how a classifier of pictures is called.
+    """Return how a classifier of images is called.
 
     Raises:
-        OnnxError: it does not take colour pictures in floating-point numbers, alone, or gives no tensor.
+        OnnxError: it does not take colour images in floating-point numbers, alone, or gives no tensor.
     """
     given = single_input(model, what, FLOATS)
     output = type_of(model.graph.output[0])
     if output.startswith("a "):
-        raise OnnxError(f"{what}: its first output is {output}, not a tensor (pictures, classes)")
+        raise OnnxError(f"{what}: its first output is {output}, not a tensor (images, classes)")
     shape = dims(given)
     if len(shape) != 4:
-        raise OnnxError(f"{what}: its input has {len(shape)} dimensions; a batch of pictures has 4")
+        raise OnnxError(f"{what}: its input has {len(shape)} dimensions; a batch of images has 4")
     layout = _layout(model.graph, given.name, shape, what)
     height, width = shape[2:] if layout == NCHW else shape[1:3]
     ends = _ends_in_softmax(model.graph)
@@ -259,7 +259,7 @@ def _layout(graph: onnx.GraphProto, name: str, shape: Sequence[int | None], what
         return NCHW if first == 3 else NHWC
     if None not in (first, last) and first != 3:
         raise OnnxError(
-            f"{what}: its input is {_spelt(shape)}; colour pictures have 3 channels, second or last"
+            f"{what}: its input is {_spelt(shape)}; colour images have 3 channels, second or last"
         )
     reader = next((node for node in graph.node if name in node.input), None)
     if reader is not None and reader.op_type == "Transpose":
@@ -295,10 +295,10 @@ def closed(
     Engines want them known, and some know a batch of -1 or 0 only by a name.
 
     Args:
-        model: with one input; pictures where more than the batch is open.
+        model: with one input; images where more than the batch is open.
         size: (height, width) in pixels; None where none is known.
         what: how messages call the model.
-        batch: pictures at once where that is open; None: it stays open.
+        batch: images at once where that is open; None: it stays open.
 
     Raises:
         OnnxError: sides are open and no size is given, or something else than height and width is open.
@@ -329,7 +329,7 @@ def _sides(
         return (0,) * len(shape)
     told = f"{what}: its input {given.name!r} is {_spelt(shape)}"
     if len(shape) != 4:
-        raise OnnxError(f"{told}; only height and width of pictures, and the batch, can be closed")
+        raise OnnxError(f"{told}; only height and width of images, and the batch, can be closed")
     if size is None:
         raise OnnxError(f"{told}: height and width are open; say them with --resolution")
     first, last = shape[1], shape[3]

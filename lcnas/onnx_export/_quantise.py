@@ -34,10 +34,10 @@ SCHEMES = ("dense", "all")  # what is computed in integers; see `quantise`
 RANGES = (
     "extremes",
     "mean",
-)  # how the range of a feature map follows from the calibration pictures
+)  # how the range of a feature map follows from the calibration images
 WEIGHTS = ("7bit", "8bit")  # how many bits weights have; see `quantise`
 _OPSET = 13  # the first whose dequantisation knows scales per channel
-_AT_ONCE = 16  # calibration pictures at once where the file takes any number
+_AT_ONCE = 16  # calibration images at once where the file takes any number
 
 _DENSE = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _LINEAR = ("Gemm", "MatMul")
@@ -99,17 +99,17 @@ def quantise(
 
     Args:
         source: a file, its bytes, or a model, ours or anybody's, with one float32 input.
-        calibration: batches of any length, of pictures as the network will see them: normalised float32
+        calibration: batches of any length, of images as the network will see them: normalised float32
             (n, height, width, 3) or in the file's own layout, or uint8 (n, any, any, 3) where the file
-            records its normalisation. A few hundred pictures of the training set.
+            records its normalisation. A few hundred images of the training set.
         scheme: what is computed in integers, one of SCHEMES.
-        ranges: of a feature map: "extremes" from the lowest to the highest value of all pictures; "mean" from
+        ranges: of a feature map: "extremes" from the lowest to the highest value of all images; "mean" from
             the mean of each batch's lowest to the mean of each batch's highest, which outliers move less.
         weights: how many bits weights have, one of WEIGHTS; recorded in ``lcnas.calibration``.
         reduce_range: onnxruntime's word for the same: True for "7bit", False for "8bit".
 
     Raises:
-        OnnxError: not ONNX, quantised already, pictures that do not fit, none at all, or onnxruntime fails.
+        OnnxError: not ONNX, quantised already, images that do not fit, none at all, or onnxruntime fails.
     """
     what = called(source)
     weights = _weights_of(weights, reduce_range)
@@ -138,7 +138,7 @@ def quantise(
     }
     made = _quantised(model, feeds, settings, what)
     correct(made, model, means)
-    how = {"pictures": feeds.pictures, "scheme": scheme, "ranges": ranges, "weights": weights}
+    how = {"pictures": feeds.images, "scheme": scheme, "ranges": ranges, "weights": weights}
     about = {"lcnas.precision": "int8", "lcnas.calibration": json.dumps(how)}
     helper.set_model_props(made, metadata(given) | about)
     data: bytes = made.SerializeToString(deterministic=True)
@@ -209,11 +209,11 @@ def _silent() -> Iterator[None]:
         logging.disable(before)
 
 
-# -- the calibration pictures ----------------------------------------------------------------------
+# -- the calibration images ----------------------------------------------------------------------
 
 
 class _Feeds:
-    """Calibration pictures as onnxruntime asks for them, one batch a call."""
+    """Calibration images as onnxruntime asks for them, one batch a call."""
 
     def __init__(
         self,
@@ -222,8 +222,8 @@ class _Feeds:
         what: str,
         watch: Callable[[Mapping[str, Array], int], None],
     ) -> None:
-        """Take batches; ``watch`` sees each that is handed out, and how many of its rows are new pictures."""
-        self.pictures = 0
+        """Take batches; ``watch`` sees each that is handed out, and how many of its rows are new images."""
+        self.images = 0
         self._watch = watch
         self._model, self._what = model, what
         given = single_input(model, what)
@@ -233,15 +233,15 @@ class _Feeds:
     def get_next(self) -> dict[str, Array] | None:
         """Return the next batch by the input's name, or None behind the last."""
         feed = next(self._left, None)
-        if feed is None and not self.pictures:
-            raise OnnxError("calibration: there is no picture")
+        if feed is None and not self.images:
+            raise OnnxError("calibration: there is no image")
         return feed
 
     def _feeds(self, batches: Iterable[NDArray[Any]]) -> Iterator[dict[str, Array]]:
         for batch in batches:
             x = self._fitting(np.asarray(batch))
             size = self._dims[0] or min(_AT_ONCE, len(x))
-            self.pictures += len(x)
+            self.images += len(x)
             rows = np.arange(-(-len(x) // size) * size) % len(x)  # whole batches: the first again
             for i in range(0, len(rows), size):
                 feed = {self._name: np.ascontiguousarray(x[rows[i : i + size]])}
@@ -249,12 +249,12 @@ class _Feeds:
                 yield feed
 
     def _fitting(self, x: NDArray[Any]) -> Array:
-        """Return a batch of pictures as the graph takes it."""
+        """Return a batch of images as the graph takes it."""
         if x.dtype == np.uint8:
             told = interface(self._model, self._what)
             if not told.has_normalization:
                 raise OnnxError(
-                    "calibration: uint8 pictures, but the file does not record its normalisation"
+                    "calibration: uint8 images, but the file does not record its normalisation"
                 )
             x = told.preprocessing()(x)
             return x.transpose(0, 3, 1, 2) if told.layout == NCHW else x

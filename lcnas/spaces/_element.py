@@ -46,7 +46,7 @@ from lcnas.spaces._spec import (
 MAX_TABLE = 5_000_000  # entries of one element's tables
 PROBE = 1 << 12  # pixels a side, to see by how much a block shrinks its input
 
-Total = tuple[int, int]  # stride from the picture on, (vertical, horizontal)
+Total = tuple[int, int]  # stride from the image on, (vertical, horizontal)
 T = TypeVar("T")
 
 
@@ -427,7 +427,7 @@ class ElementTable:
         return self._index(g, j, total if j == 0 else (1, 1))
 
     def total_after(self, g: int, s: int, c: int, total: Total) -> Total:
-        """Return the stride from the picture on behind the element."""
+        """Return the stride from the image on behind the element."""
         if self.index + 1 == len(self.structure.spec.elements):
             return total
         return self._total_after(self.block(g, s, 0, c, total), total, g)

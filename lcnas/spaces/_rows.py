@@ -18,7 +18,7 @@ from lcnas.spaces._element import ElementTable, Total
 from lcnas.spaces._points import Columns, Ints, Part, Point
 from lcnas.spaces._structure import Structure
 
-Border = tuple[Shape, Total]  # shape of the map there, and the stride from the picture on
+Border = tuple[Shape, Total]  # shape of the map there, and the stride from the image on
 Reached = tuple[int, int, tuple[float, ...]]  # border, assignment, what order rules remember
 
 

@@ -103,7 +103,7 @@ class Element:
     depths: tuple[int, ...]
     templates: tuple[Template, ...]
     stride: Value = None  # of the first block; None: not given
-    total_stride: tuple[int, int] | None = None  # at the element's end, from the picture on
+    total_stride: tuple[int, int] | None = None  # at the element's end, from the image on
     params: tuple[tuple[str, Param], ...] = ()
 
 

@@ -1,6 +1,6 @@
 """Training: data, augmentation, recipes and the loop.
 
-What is listed here is imported when it is first asked for: processes that only decode pictures, and
+What is listed here is imported when it is first asked for: processes that only decode images, and
 command lines that only show their help, need no JAX.
 
 Example::

@@ -1,4 +1,4 @@
-"""How good a network is on pictures that it was not fitted to."""
+"""How good a network is on images that it was not fitted to."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lcnas.training.devices import Devices
 from lcnas.training.functional import Functional, Weights
 
 Array = jax.Array
-BATCH = 256  # pictures at once
+BATCH = 256  # images at once
 _TOP = 5
 _AHEAD = 4  # batches that may be under way before one is waited for
 
@@ -63,7 +63,7 @@ def build(net: Functional, view: Callable[..., Array], devices: Devices) -> Call
 
     Args:
         net: the network.
-        view: ``(images, aspects) -> pictures``: what the network sees, normalised.
+        view: ``(images, aspects) -> images``: what the network sees, normalised.
         devices: that share each batch.
     """
     return jax.jit(devices.mapped(functools.partial(_counted, net, view, devices), shared=2))
@@ -114,7 +114,7 @@ def evaluate(
         model: the network; it is taken in evaluation mode, and left as it was.
         split: the validation or the test images.
         normalization: of the set that the network was trained on.
-        augment: decides how much of a picture is seen; None: the middle, as of 256 pixels 224. A training
+        augment: decides how much of an image is seen; None: the middle, as of 256 pixels 224. A training
             tests as its recipe says: give ``recipe.augment`` for the same accuracy.
         batch: images at once.
 

@@ -20,7 +20,7 @@ from lcnas.training.data import Data
 from lcnas.training.functional import Functional
 
 Array = NDArray[np.float32]
-_CHECKED = 8  # pictures of the validation split on which a file must agree with the network
+_CHECKED = 8  # images of the validation split on which a file must agree with the network
 
 
 @dataclass(frozen=True)
@@ -44,20 +44,20 @@ def export(
 ) -> None:
     """Write ``NAME.onnx`` and ``NAME.safetensors`` for each network.
 
-    Every ONNX file is compared with the network on pictures of the validation split before it is written.
+    Every ONNX file is compared with the network on images of the validation split before it is written.
 
     Args:
         folder: where.
         named: name -> weights by name.
         arch: of all of them.
         data: what they were trained on: class names and normalisation go into the file.
-        augment: how much of a picture a test sees goes into the file too.
+        augment: how much of an image a test sees goes into the file too.
 
     Raises:
         ExportError: a file differs from its network, or cannot be written.
     """
     forward = _forward(arch, data.classes)
-    pictures = _pictures(arch, data, augment)
+    images = _images(arch, data, augment)
     for name, weights in named.items():
         source = f"lcnas training, the {name} network on {data.spec.partition(':')[0]}"
         pretrained.save(
@@ -76,7 +76,7 @@ def export(
             normalization=data.normalization,
             crop=augment.evaluate_crop,
             training_resolution=arch.resolution,
-            inputs=pictures,
+            inputs=images,
         )
 
 
@@ -103,7 +103,7 @@ def _forward(arch: Arch, classes: int) -> Callable[[Mapping[str, Array], Array],
     return lambda weights, x: test(*net.split(weights), x)
 
 
-def _pictures(arch: Arch, data: Data, augment: Augment) -> Array:
+def _images(arch: Arch, data: Data, augment: Augment) -> Array:
     batch = next(data.validation.batches(_CHECKED))
     images, _, aspect = views.arrays(batch)
     view = views.testing(augment, arch, data.normalization)

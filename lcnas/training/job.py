@@ -58,12 +58,12 @@ class Job:
         arrays = self.devices.split(*views.arrays(batch))
         if self.program.prepare is None:
             return self.program.step(state, self.seed, *arrays)
-        pictures, targets = self.program.prepare(np.int32(number), self.seed, *arrays)
+        images, targets = self.program.prepare(np.int32(number), self.seed, *arrays)
         if self.teacher is None:
-            return self.program.step(state, self.seed, pictures, targets)
-        seen = views.pixels(np.asarray(pictures), self.data.normalization)
+            return self.program.step(state, self.seed, images, targets)
+        seen = views.pixels(np.asarray(images), self.data.normalization)
         (logits,) = self.devices.split(self.teacher.logits(seen))
-        return self.program.step(state, self.seed, pictures, targets, logits)
+        return self.program.step(state, self.seed, images, targets, logits)
 
     def scores(self, state: State, split: Validation | Test) -> Scores:
         """Return how the weights to be tested do on the validation or the test images."""
@@ -117,7 +117,7 @@ def prepared(
         augment=views.training(recipe, arch, data),
         devices=devices,
         frozen=frozenset(name for name in net.params.names if is_in(name, frozen)),
-        # A teacher looks at the augmented pictures before the step does.
+        # A teacher looks at the augmented images before the step does.
         apart=opened is not None,
     )
     counted = evaluation.build(

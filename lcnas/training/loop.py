@@ -66,7 +66,7 @@ def fit(
             last layer is drawn anew where its classes are others (another number, or other names).
         freeze: stages or blocks that keep their weights and statistics.
         teacher: whom the network learns from as well: an ONNX classifier or a file of weights of ours (a
-            :class:`TeacherFile` says what the file does not: normalisation, size of the pictures).
+            :class:`TeacherFile` says what the file does not: normalisation, size of the images).
         test: which network reads the test images at the end, once: that with the best validation accuracy,
             the last one, or none. A finished run that has not read them reads them now.
         keep: how many of the newest states are kept, beside the best.

@@ -234,9 +234,7 @@ class Result:
     epochs: tuple[dict[str, Any], ...]  # metrics of each epoch that was looked at
     best_epoch: int  # counted from 1
     validation: Scores  # of the best epoch
-    tested: (
-        str  # "best" or "last": whose test scores these are; "": the test pictures were not read
-    )
+    tested: str  # "best" or "last": whose test scores these are; "": the test images were not read
     test: Scores | None
     params: int  # trained, batch norm included
     steps: int

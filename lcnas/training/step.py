@@ -25,7 +25,7 @@ from lcnas.training.recipes import Recipe
 
 Array = jax.Array
 Loss = Callable[[Array, Array, Array | None], Array]  # logits, targets, teacher's logits -> (n,)
-Augmentation = Callable[..., tuple[Array, Array]]  # *batch, key, first -> pictures, targets
+Augmentation = Callable[..., tuple[Array, Array]]  # *batch, key, first -> images, targets
 
 
 class Sums(NamedTuple):
@@ -89,7 +89,7 @@ class Program:
 
     # params and stats -> the state before the first step
     start: Callable[[Weights, Weights], State]
-    # with a teacher: (step, seed, *batch) -> pictures and targets of a step
+    # with a teacher: (step, seed, *batch) -> images and targets of a step
     prepare: Callable[..., tuple[Array, Array]] | None
     # (state, seed, *batch) -> the state after a step; the seed is that of all draws, (), int32
     step: Callable[..., tuple[State, Report]]
@@ -112,12 +112,12 @@ def build(
         net: the network.
         recipe: how it is trained.
         length: of the training.
-        augment: ``(*batch, key, first) -> (pictures, targets)``, traced with the step; what it draws for
+        augment: ``(*batch, key, first) -> (images, targets)``, traced with the step; what it draws for
             an image depends on the key and on the image's place in the whole batch, so that it does not
             matter how many devices share the batch.
         devices: that share each batch.
         frozen: names of weights that stay as they are.
-        apart: whether pictures are made by a program of their own, ``prepare``, so that a teacher can look
+        apart: whether images are made by a program of their own, ``prepare``, so that a teacher can look
             at them before the step; the step then takes its logits as well, if there are any.
     """
     trained = [name for name in net.params.names if name not in frozen]
@@ -137,10 +137,10 @@ def build(
     def whole(state: State, seed: Array, *batch: Array) -> tuple[State, Report]:
         return core(state, seed, *prepare(state.step, seed, *batch))
 
-    pictures = jax.jit(devices.mapped(prepare, shared=2, result=SPLIT))
+    images = jax.jit(devices.mapped(prepare, shared=2, result=SPLIT))
     return Program(
         start=start,
-        prepare=pictures if apart else None,
+        prepare=images if apart else None,
         step=jax.jit(devices.mapped(core if apart else whole, shared=2), donate_argnums=0),
         tested=_tested,
     )
@@ -176,7 +176,7 @@ def _step(
     devices: Devices,
     state: State,
     seed: Array,
-    pictures: Array,
+    images: Array,
     targets: Array,
     teacher: Array | None = None,
 ) -> tuple[State, Report]:
@@ -186,7 +186,7 @@ def _step(
     learning = {name: w for name, w in state.params.items() if name in trained}
     still = {name: w for name, w in state.params.items() if name not in trained}
     objective = functools.partial(_objective, net, _loss(recipe), still, recipe.batch)
-    batch = (pictures, targets, teacher)
+    batch = (images, targets, teacher)
     gradients, stats, sums = _gradients(
         objective, learning, state.stats, batch, key, recipe.accumulate
     )
@@ -228,8 +228,8 @@ def _objective(
     key: Array,
 ) -> tuple[Array, tuple[Weights, Sums]]:
     """Return this part's share of the whole batch's mean loss, the statistics, and what is counted."""
-    pictures, targets, teacher = batch
-    logits, stats = net.train({**still, **learning}, stats, pictures, key)
+    images, targets, teacher = batch
+    logits, stats = net.train({**still, **learning}, stats, images, key)
     share = jnp.sum(loss(logits, targets, teacher)) / total
     has_label = jnp.sum(targets, axis=-1) > 0
     right = (jnp.argmax(logits, axis=-1) == jnp.argmax(targets, axis=-1)) & has_label

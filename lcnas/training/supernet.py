@@ -1,7 +1,7 @@
 """Training a supernet, and asking it how good its networks are.
 
 Each step trains the largest network on the labels, and the smallest and a few drawn ones on what the largest
-says of the same pictures: the sandwich rule and in-place distillation (Yu and Huang 2019, "Universally
+says of the same images: the sandwich rule and in-place distillation (Yu and Huang 2019, "Universally
 Slimmable Networks and Improved Training Techniques", arXiv 1903.05134). Their gradients are added up, as
 there. Only the largest has dropout (Yu et al. 2020, BigNAS, arXiv 2003.11142). The others may learn from the
 labels too, as in Once-for-all (Cai et al. 2020, arXiv 1908.09791).
@@ -52,8 +52,8 @@ Draw = Callable[[np.random.Generator, int], NDArray[np.int64]]  # (rng, n) -> co
 LABELS = 0.0  # share of labels in what all but the largest network learn from
 VERSION = 1  # of what training does: a change of it makes stored supernets others
 WEIGHTS, ABOUT = "supernet.safetensors", "supernet.json"
-CALIBRATION = 512  # training pictures that batch-norm statistics are taken over
-BATCH = 256  # pictures at once in calibration and evaluation
+CALIBRATION = 512  # training images that batch-norm statistics are taken over
+BATCH = 256  # images at once in calibration and evaluation
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Moment:
     total: int
     loss: float  # of the largest network, over the last steps
     accuracy: float  # the same, share of 1
-    images_s: float  # pictures a second; each is seen by all networks of its step
+    images_s: float  # images a second; each is seen by all networks of its step
     seconds: float  # of all steps so far, without compiling
 
     def __str__(self) -> str:
@@ -154,7 +154,7 @@ def content_id(
         supernet: what is trained.
         space: restricted as it is searched.
         recipe: how.
-        data: fingerprint of the pictures, their split and their normalisation.
+        data: fingerprint of the images, their split and their normalisation.
         seed: of all draws.
         random: networks drawn a step.
         labels: share of them in what all but the largest network learn from.
@@ -182,12 +182,10 @@ def _plain(choice: Any) -> Any:
 
 @dataclass(frozen=True)
 class Program:
-    """The compiled parts of a training: pictures, one gradient a bucket, the step of the optimiser."""
+    """The compiled parts of a training: images, one gradient a bucket, the step of the optimiser."""
 
     start: Callable[[Weights], State]
-    prepare: Callable[
-        ..., tuple[Array, Array]
-    ]  # step, images, labels, aspects -> pictures, targets
+    prepare: Callable[..., tuple[Array, Array]]  # step, images, labels, aspects -> x, targets
     gradients: tuple[Callable[..., tuple[Weights, Array, Array]], ...]  # one a bucket
     taught: Callable[[Array, Array], Array]  # targets, what the largest says -> others' targets
     update: Callable[..., tuple[State, Sums, Weights]]
@@ -202,7 +200,7 @@ def build(
         supernet: what is trained.
         recipe: how.
         length: of the training.
-        view: ``(images, labels, aspects, key, first) -> (pictures, targets)``.
+        view: ``(images, labels, aspects, key, first) -> (x, targets)``.
         seed: of all draws.
         labels: share of them in what all but the largest network learn from.
     """
@@ -217,8 +215,8 @@ def build(
 
     def prepare(step: Array, images: Array, labels: Array, aspect: Array) -> tuple[Array, Array]:
         key = jax.random.fold_in(jax.random.key(seed), step)
-        pictures, targets = view(images, labels, aspect, key, np.int32(0))
-        return pictures, losses.smoothed(targets, recipe.label_smoothing)
+        x, targets = view(images, labels, aspect, key, np.int32(0))
+        return x, losses.smoothed(targets, recipe.label_smoothing)
 
     def taught(targets: Array, soft: Array) -> Array:
         return labels * targets + (1 - labels) * soft
@@ -243,7 +241,7 @@ def _gradient(
     weights: Weights,
     total: Weights,
     active: Active,
-    pictures: Array,
+    images: Array,
     targets: Array,
     step: Array,
     dropout: Array,
@@ -257,7 +255,7 @@ def _gradient(
         weights: of the supernet.
         total: gradients so far.
         active: the network.
-        pictures: (n, height, width, 3).
+        images: (n, height, width, 3).
         targets: (n, classes), of labels, of the largest network, or of both.
         step: (), int32.
         dropout: (), 1.0 where there is any.
@@ -266,7 +264,7 @@ def _gradient(
     drop = Drop(jax.random.fold_in(key, 1), dropout)
 
     def loss(weights: Weights) -> tuple[Array, Array]:
-        logits, _ = supernet.apply(weights, None, active, pictures, bucket=bucket, dropout=drop)
+        logits, _ = supernet.apply(weights, None, active, images, bucket=bucket, dropout=drop)
         return jnp.mean(losses.cross_entropy(logits, targets)), logits
 
     # Of the bucket's slices alone: what lies outside gets no gradient.
@@ -343,12 +341,12 @@ def train(
     Args:
         supernet: what is trained, at its resolution.
         space: the space that it is of.
-        data: pictures; only the training ones are read.
-        recipe: how; its epochs are of the training pictures, its resolutions are not looked at.
+        data: images; only the training ones are read.
+        recipe: how; its epochs are of the training images, its resolutions are not looked at.
         out: folder; name it by :func:`content_id` to use it again.
         draw: gives the codes of networks, such as ``lambda rng, n: budget.sample_codes(n, rng, bands=8)``.
         draws: what it draws from, in words.
-        seed: of the weights, the order of the pictures and all draws.
+        seed: of the weights, the order of the images and all draws.
         random: networks drawn a step, beside the largest and the smallest.
         labels: share of them, 0 to 1, in what all but the largest network learn from; the rest is what the
             largest says. 0 is in-place distillation alone.
@@ -392,7 +390,7 @@ def train(
 
 
 def fingerprint(data: Data) -> str:
-    """Return what tells data apart: the pictures, their split and normalisation."""
+    """Return what tells data apart: the images, their split and normalisation."""
     constants = data.normalization
     shown = ",".join(f"{v:.9g}" for v in (*data.size, *constants.mean, *constants.std))
     return f"{data.fingerprint}/{shown}"
@@ -544,12 +542,12 @@ class _Job:
         self, past: _Past, state: State, total: Weights, arrays: Sequence[Any]
     ) -> tuple[State, Sums, Weights]:
         program, step = self.program, np.int32(past.step)
-        pictures, targets = self._ran(past, program.prepare, step, *arrays)
+        images, targets = self._ran(past, program.prepare, step, *arrays)
         first, *others = self._networks(past.step)
-        total, soft, loss = self._gradient(past, state, total, first, pictures, targets, step, 1.0)
+        total, soft, loss = self._gradient(past, state, total, first, images, targets, step, 1.0)
         taught = self._ran(past, program.taught, targets, soft)
         for active in others:
-            total, _, _ = self._gradient(past, state, total, active, pictures, taught, step, 0.0)
+            total, _, _ = self._gradient(past, state, total, active, images, taught, step, 0.0)
         made: tuple[State, Sums, Weights] = self._ran(
             past, program.update, state, total, loss, soft, targets
         )
@@ -568,7 +566,7 @@ class _Job:
         state: State,
         total: Weights,
         active: Active,
-        pictures: Array,
+        images: Array,
         targets: Array,
         step: Any,
         dropout: float,
@@ -580,7 +578,7 @@ class _Job:
             state.params,
             total,
             active,
-            pictures,
+            images,
             targets,
             step,
             np.float32(dropout),
@@ -621,7 +619,7 @@ class _Job:
 class Score:
     """How a network did with the supernet's weights."""
 
-    accuracy: float  # on validation pictures, share of 1
+    accuracy: float  # on validation images, share of 1
     loss: float  # mean cross entropy, nats
     bucket: int  # in which it ran
 
@@ -629,8 +627,8 @@ class Score:
 class Scorer:
     """Tells how good networks are with a supernet's weights.
 
-    Batch-norm statistics are taken anew for each network, over some training pictures that are the same for
-    all; then it answers the validation pictures. Both are compiled once a bucket.
+    Batch-norm statistics are taken anew for each network, over some training images that are the same for
+    all; then it answers the validation images. Both are compiled once a bucket.
     """
 
     def __init__(
@@ -646,7 +644,7 @@ class Scorer:
         batch: int = BATCH,
         together: int = 1,
     ) -> None:
-        """Put pictures and weights on the device.
+        """Put images and weights on the device.
 
         Args:
             supernet: whose networks are asked.
@@ -654,9 +652,9 @@ class Scorer:
             train: of which statistics are taken.
             validation: what is answered.
             normalization: of the set that the weights were trained on.
-            augment: decides how much of a picture is seen; None: the middle, as of 256 pixels 224.
-            calibration: training pictures for the statistics, at most.
-            batch: pictures at once.
+            augment: decides how much of an image is seen; None: the middle, as of 256 pixels 224.
+            calibration: training images for the statistics, at most.
+            batch: images at once.
             together: networks that run at once (``jax.vmap``); 1 is fastest on a CPU, where blocks that a
                 network lacks are then not computed.
         """
@@ -733,7 +731,7 @@ class Scorer:
 
 
 def _some(train: Train, most: int) -> Train:
-    """Return some of the training pictures, always the same."""
+    """Return some of the training images, always the same."""
     if len(train) <= most:
         return train
     chosen = np.random.default_rng(0).choice(len(train), most, replace=False)
@@ -757,7 +755,7 @@ def _statistics(
     images: Array,
     aspects: Array,
 ) -> Weights:
-    """Return means and variances of all pictures, each batch normalised by its own."""
+    """Return means and variances of all images, each batch normalised by its own."""
 
     def one(batch: tuple[Array, Array]) -> Weights:
         _, moments = supernet.apply(weights, None, active, see(*batch), bucket=bucket)
@@ -784,7 +782,7 @@ def _answers(
     labels: Array,
     aspects: Array,
 ) -> tuple[Array, Array]:
-    """Return how many pictures are answered rightly, and the summed loss."""
+    """Return how many images are answered rightly, and the summed loss."""
 
     def one(batch: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         images, labels, aspects = batch

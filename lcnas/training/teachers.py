@@ -1,6 +1,6 @@
 """Teachers to distil from: any ONNX classifier, or a model of ours.
 
-A teacher sees the very pictures that the student sees, augmented and not yet normalised, and prepares them
+A teacher sees the very images that the student sees, augmented and not yet normalised, and prepares them
 its own way: its own size, its own normalisation.
 """
 
@@ -22,7 +22,7 @@ from lcnas.models import pretrained
 from lcnas.onnx_export import Classifier, Interface, MeanStd, Model, Preprocessing
 
 Array = NDArray[np.float32]
-Pictures = NDArray[Any]  # (n, any height, any width, 3): uint8, or float32 from 0 to 255
+Images = NDArray[Any]  # (n, any height, any width, 3): uint8, or float32 from 0 to 255
 Size = int | tuple[int, int]  # pixels: a side, or (height, width)
 _SAME = 1e-6  # two constants that differ by less are the same
 
@@ -34,18 +34,18 @@ class Teacher(Protocol):
     def classes(self) -> int:
         """The number of its outputs, those of the data."""
 
-    def logits(self, images: Pictures) -> Array:
-        """Return logits, up to a constant a picture, (n, classes) float32.
+    def logits(self, images: Images) -> Array:
+        """Return logits, up to a constant an image, (n, classes) float32.
 
         Args:
-            images: the student's pictures before normalisation, (n, height, width, 3), uint8, or float32 from
+            images: the student's images before normalisation, (n, height, width, 3), uint8, or float32 from
                 0 to 255. They are shown whole: resized where the teacher wants another size, never cropped.
         """
 
 
 @dataclass(frozen=True)
 class TeacherFile:
-    """A teacher in a file that does not say itself how it wants its pictures."""
+    """A teacher in a file that does not say itself how it wants its images."""
 
     path: str | Path
     normalization: MeanStd | None = None  # None: as the file records, else that of the data
@@ -74,15 +74,15 @@ class _Teacher:
     prepare: Preprocessing
     forward: Callable[
         [Array], Any
-    ]  # normalised pictures (n, height, width, 3) -> logits (n, classes)
+    ]  # normalised images (n, height, width, 3) -> logits (n, classes)
 
-    def logits(self, images: Pictures) -> Array:
-        given = onnx_export.check_pictures(images)
+    def logits(self, images: Images) -> Array:
+        given = onnx_export.check_images(images)
         made = np.asarray(self.forward(self.prepare(given)), np.float32)
         if made.shape != (len(given), self.classes):
             raise TeacherError(
                 f"{self.what}: gives {made.shape}, not {(len(given), self.classes)}: "
-                f"{len(given)} pictures, {self.classes} classes"
+                f"{len(given)} images, {self.classes} classes"
             )
         if not np.isfinite(made).all():
             raise TeacherError(f"{self.what}: gives logits that are not finite")
@@ -110,7 +110,7 @@ def load(
     Args:
         path: an ONNX file, or one that ``read`` reads.
         normalization: of the teacher's own training set, where the file does not record it.
-        size: pixels at which it looks at the pictures, where the file leaves them open.
+        size: pixels at which it looks at the images, where the file leaves them open.
         default: normalisation where neither the file nor ``normalization`` says any.
         classes: of the data; the teacher must have as many.
         class_names: of the data; a teacher that records names must have the same in the same order.
@@ -184,9 +184,9 @@ def from_model(
     """Return a model of ours as a teacher.
 
     Args:
-        model: in evaluation mode, called with normalised pictures (n, height, width, 3) float32.
+        model: in evaluation mode, called with normalised images (n, height, width, 3) float32.
         normalization: of its training set.
-        size: pixels at which it looks at the pictures; None: its arch's resolution.
+        size: pixels at which it looks at the images; None: its arch's resolution.
         classes: of the data; the model must have as many.
         what: what to call it in messages.
 
@@ -218,9 +218,7 @@ def _of_onnx(
     classifier = Classifier.of(file, pixels, begin)
     told = classifier.interface
     if pixels not in (None, classifier.size):
-        raise TeacherError(
-            f"{what}: its pictures are {_x(classifier.size)} pixels, not {_x(pixels)}"
-        )
+        raise TeacherError(f"{what}: its images are {_x(classifier.size)} pixels, not {_x(pixels)}")
     _check_classes(what, classifier.classes, classes)
     _check_names(what, told.class_names, class_names)
     if told.has_normalization:
@@ -261,7 +259,7 @@ def _constants(
     """Return (mean, std)."""
     if normalization is None:
         raise TeacherError(
-            f"{what}: does not say how its pictures are normalised; give its mean and std "
+            f"{what}: does not say how its images are normalised; give its mean and std "
             f"(ImageNet's are {onnx_export.IMAGENET_MEAN} and {onnx_export.IMAGENET_STD})"
         )
     try:

@@ -25,7 +25,7 @@ def arrays(batch: Batch) -> tuple[NDArray[Any], ...]:
 
 
 def training(recipe: Recipe, arch: Arch, data: Data) -> Training:
-    """Return ``(images, labels, aspects, key, first) -> (pictures, targets)``, to be traced.
+    """Return ``(images, labels, aspects, key, first) -> (images, targets)``, to be traced.
 
     ``first`` is the place of the first image in the whole batch, of which others may have other parts.
     """
@@ -50,7 +50,7 @@ def training(recipe: Recipe, arch: Arch, data: Data) -> Training:
 
 
 def testing(augment: Augment, arch: Arch, normalization: Normalization) -> Testing:
-    """Return ``(images, aspects) -> pictures``, at the network's own resolution, to be traced."""
+    """Return ``(images, aspects) -> images``, at the network's own resolution, to be traced."""
 
     def view(images: Array, aspect: Array) -> Array:
         return augment.evaluate(
@@ -60,8 +60,8 @@ def testing(augment: Augment, arch: Arch, normalization: Normalization) -> Testi
     return view
 
 
-def pixels(pictures: NDArray[np.float32], normalization: Normalization) -> NDArray[np.float32]:
-    """Return normalised pictures as they were before, 0 to 255: what a teacher prepares its own way."""
+def pixels(images: NDArray[np.float32], normalization: Normalization) -> NDArray[np.float32]:
+    """Return normalised images as they were before, 0 to 255: what a teacher prepares its own way."""
     mean, std = (np.array(v, np.float32) for v in (normalization.mean, normalization.std))
-    made: NDArray[np.float32] = np.clip((pictures * std + mean) * np.float32(255), 0, 255)
+    made: NDArray[np.float32] = np.clip((images * std + mean) * np.float32(255), 0, 255)
     return made

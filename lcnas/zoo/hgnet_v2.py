@@ -42,7 +42,7 @@ FAMILIES = (
             1.0: Published(
                 top1=77.77,
                 source="PaddleClas, PP-HGNetV2_en.md (accuracy only)",
-                data="ImageNet-1k and pictures mined from ImageNet-22k",
+                data="ImageNet-1k and images mined from ImageNet-22k",
                 distilled=True,
                 recipe="PaddleClas's SSLD, two stages",
                 reference=Reference(

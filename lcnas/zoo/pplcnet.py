@@ -1,4 +1,4 @@
-"""PP-LCNet at any width scale, and with the strides for 32x32 pictures.
+"""PP-LCNet at any width scale, and with the strides for 32x32 images.
 
 Source: Cui et al. 2021, "PP-LCNet: A Lightweight CPU Convolutional Neural Network" (arXiv 2109.15099),
 table 1 for the blocks, table 3 for the accuracies; channel rounding after PaddleClas, ``pp_lcnet.py``.
@@ -63,7 +63,7 @@ def pplcnet(
 
 
 def pplcnet_32(scale: float = 1.0) -> Arch:
-    """Return PP-LCNet for 32x32 pictures: the strides of stem and stages are 1, 1, 1, 2, 2, 2."""
+    """Return PP-LCNet for 32x32 images: the strides of stem and stages are 1, 1, 1, 2, 2, 2."""
     return pplcnet(scale, strides=(1, 1, 1, 2, 2, 2), resolution=32)
 
 

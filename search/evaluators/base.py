@@ -24,7 +24,7 @@ class Candidate:
 class Evaluation:
     """What came out; for one candidate."""
 
-    accuracy: float | None  # on validation pictures, or a score, larger is better; None: it failed
+    accuracy: float | None  # on validation images, or a score, larger is better; None: it failed
     reason: str = ""  # why it failed, one line
     seconds: float = 0.0  # compilation included
     details: Mapping[str, Any] = field(default_factory=dict)  # plain data for trials.jsonl

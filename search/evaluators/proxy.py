@@ -16,22 +16,22 @@ from lcnas.errors import LcnasError, not_among, shorten
 from lcnas.training import proxies
 from search.errors import SearchError
 from search.evaluators.base import Candidate, Evaluation
-from search.pictures import Pictures
+from search.packed import PackedImages
 
-_DRAWS = 11  # sets the draw of the pictures apart from that of the weights
+_DRAWS = 11  # sets the draw of the images apart from that of the weights
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What a network is scored by. Equal specs and pictures give equal scores in every process."""
+    """What a network is scored by. Equal specs and images give equal scores in every process."""
 
     score: str  # a name of lcnas.training.proxies.NAMES
     classes: int
-    train_size: Resolution  # pixels of the pictures that are shown
+    train_size: Resolution  # pixels of the images that are shown
     seed: int = (
-        0  # of the pictures drawn and of the initial weights, which do not depend on the candidate
+        0  # of the images drawn and of the initial weights, which do not depend on the candidate
     )
-    images: int = 64  # pictures shown
+    images: int = 64  # images shown
     batches: int = proxies.BATCHES  # equal parts of them
     names: tuple[str, ...] = proxies.NAMES  # scores that are noted beside; fewer take less time
 
@@ -86,22 +86,22 @@ def _evaluation(score: str, found: dict[str, float], seconds: float) -> Evaluati
     return Evaluation(None, f"{score} is {found[score]}", seconds, {"scores": details})
 
 
-def create(spec: Spec, pictures: Pictures) -> Proxy:
+def create(spec: Spec, images: PackedImages) -> Proxy:
     """Return the evaluator of a spec.
 
     Args:
         spec: what it scores by.
-        pictures: of which it draws some training pictures.
+        images: of which it draws some training images.
 
     Raises:
-        SearchError: there are too few labelled pictures, or labels beyond the classes.
+        SearchError: there are too few labelled images, or labels beyond the classes.
     """
-    labels = np.asarray(pictures.train_labels)
+    labels = np.asarray(images.train_labels)
     known = np.flatnonzero(labels >= 0)
     n = min(spec.images, len(known)) // spec.batches * spec.batches
     if n < 2 * spec.batches:
         raise SearchError(
-            f"proxy: {len(known)} labelled training pictures are too few for {spec.batches} batches; "
+            f"proxy: {len(known)} labelled training images are too few for {spec.batches} batches; "
             f"at least {2 * spec.batches}"
         )
     if labels.max() >= spec.classes:
@@ -109,19 +109,19 @@ def create(spec: Spec, pictures: Pictures) -> Proxy:
             f"proxy: a label is {labels.max()}, but there are {spec.classes} classes from 0"
         )
     rows = np.random.default_rng([spec.seed, _DRAWS]).permutation(known)[:n]
-    return Proxy(spec, _seen(pictures, rows, spec.train_size), labels[rows])
+    return Proxy(spec, _seen(images, rows, spec.train_size), labels[rows])
 
 
-def _seen(pictures: Pictures, rows: NDArray[np.intp], size: Resolution) -> NDArray[np.float32]:
-    """Return pictures as an evaluation sees them, normalised."""
-    images, normalization = pictures.train_images[rows], pictures.normalization
-    if images.shape[1:3] != height_width(size):
+def _seen(images: PackedImages, rows: NDArray[np.intp], size: Resolution) -> NDArray[np.float32]:
+    """Return images as an evaluation sees them, normalised."""
+    chosen, normalization = images.train_images[rows], images.normalization
+    if chosen.shape[1:3] != height_width(size):
         from lcnas.training.augment import Augment
 
         seen = Augment().evaluate(
-            images, size=size, normalization=normalization, aspect=pictures.train_aspect[rows]
+            chosen, size=size, normalization=normalization, aspect=images.train_aspect[rows]
         )
         return np.asarray(seen, np.float32)
     mean, std = (np.array(v, np.float32) for v in (normalization.mean, normalization.std))
-    made: NDArray[np.float32] = (images.astype(np.float32) / np.float32(255) - mean) / std
+    made: NDArray[np.float32] = (chosen.astype(np.float32) / np.float32(255) - mean) / std
     return made

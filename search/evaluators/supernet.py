@@ -1,7 +1,7 @@
-"""Accuracy with the weights of a supernet: trained once, then each network costs a look at the pictures.
+"""Accuracy with the weights of a supernet: trained once, then each network costs a look at the images.
 
-Batch-norm statistics are taken for each network over training pictures, then it answers the validation
-pictures (:class:`lcnas.training.supernet.Scorer`). Nothing is compiled for a network: programs are compiled
+Batch-norm statistics are taken for each network over training images, then it answers the validation
+images (:class:`lcnas.training.supernet.Scorer`). Nothing is compiled for a network: programs are compiled
 once for each width bucket.
 """
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lcnas.errors import LcnasError, shorten
 from search.evaluators.base import Candidate, Evaluation
 from search.evaluators.train import compile_clock, keep_programs
-from search.pictures import Pictures, unpack
+from search.packed import PackedImages, unpack
 
 if TYPE_CHECKING:
     from lcnas.training.augment import Augment
@@ -29,9 +29,9 @@ class Spec:
 
     supernet: Mapping[str, Any]  # Supernet.to_data()
     weights: Mapping[str, Any] = field(repr=False)  # name -> float32 array
-    augment: Augment  # of the recipe: how much of a picture is seen
-    calibration: int = 512  # training pictures that batch-norm statistics are taken over
-    batch: int = 256  # pictures at once
+    augment: Augment  # of the recipe: how much of an image is seen
+    calibration: int = 512  # training images that batch-norm statistics are taken over
+    batch: int = 256  # images at once
     together: int | None = None  # networks at once; None: 1 on a CPU, where more do not pay, else 8
     cache: str | None = None  # folder of compiled programs; None: nothing is kept
 
@@ -49,20 +49,20 @@ class Spec:
         return cls(trained.supernet.to_data(), dict(trained.weights), augment, **how)
 
 
-def create(spec: Spec, pictures: Pictures) -> Evaluator:
+def create(spec: Spec, images: PackedImages) -> Evaluator:
     """Return the evaluator, to be used in this process.
 
     Raises:
         ModelError: the spec holds no supernet.
         TrainingError: its weights do not fit it.
     """
-    return Evaluator(spec, pictures)
+    return Evaluator(spec, images)
 
 
 class Evaluator:
     """Asks a supernet."""
 
-    def __init__(self, spec: Spec, pictures: Pictures) -> None:
+    def __init__(self, spec: Spec, images: PackedImages) -> None:
         import jax
 
         from lcnas.models.supernet import Supernet
@@ -70,7 +70,7 @@ class Evaluator:
 
         keep_programs(spec.cache)
         compile_clock()  # begins to count
-        data = unpack(pictures)
+        data = unpack(images)
         self.supernet = Supernet.from_data(spec.supernet)
         self.scorer = Scorer(
             self.supernet,

@@ -24,7 +24,7 @@ from lcnas.arch import Arch, Resolution
 from lcnas.errors import LcnasError, TrainingFailedError, shorten
 from lcnas.training.recipes import Recipe
 from search.evaluators.base import Candidate, Evaluation
-from search.pictures import Pictures, unpack
+from search.packed import PackedImages, unpack
 from search.trials import Trial
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from lcnas.training.job import Job
     from lcnas.training.step import Report, State
 
-_BATCH = 256  # pictures validated at once
+_BATCH = 256  # images validated at once
 _AHEAD = 4  # steps that may be under way before one is waited for
 _CLEARED = 10  # networks after which JAX forgets what it has compiled
 _TRIES = 2  # of a network for which memory did not suffice
@@ -50,25 +50,25 @@ class Spec:
     cache: str | None = None  # folder of compiled programs; None: nothing is kept
 
 
-def create(spec: Spec, pictures: Pictures) -> Evaluator:
+def create(spec: Spec, images: PackedImages) -> Evaluator:
     """Return the evaluator, to be used in this process.
 
     Raises:
-        DataError: a batch of the recipe is more than the pictures.
+        DataError: a batch of the recipe is more than the images.
         TrainingFailedError: the recipe needs a teacher.
     """
-    return Evaluator(spec, pictures)
+    return Evaluator(spec, images)
 
 
 class Evaluator:
     """Trains each network for a short while."""
 
-    def __init__(self, spec: Spec, pictures: Pictures) -> None:
+    def __init__(self, spec: Spec, images: PackedImages) -> None:
         sizes = {"resolution": spec.train_size, "train_resolution": None}
         self.recipe = spec.recipe.override(sizes)
         self.spec = spec
         self.done = 0  # networks that were tried
-        self.data = unpack(pictures)
+        self.data = unpack(images)
         self.data.train.steps(self.recipe.batch)
         if self.recipe.needs_teacher:
             raise TrainingFailedError(
@@ -226,7 +226,7 @@ def _hopeless(found: float, stop_below: Sequence[float], epoch: int) -> bool:
 
 
 def accuracy(job: Job, state: State) -> float:
-    """Return the share of validation pictures that a state's network gets right, as an ONNX graph."""
+    """Return the share of validation images that a state's network gets right, as an ONNX graph."""
     import jax
 
     from lcnas import onnx_export
@@ -246,15 +246,15 @@ def right(
     normalization: Normalization,
     split: Validation | Test,
 ) -> NDArray[np.bool_]:
-    """Return which pictures of a split a classifier gets right, in order, (n,).
+    """Return which images of a split a classifier gets right, in order, (n,).
 
     It sees what :mod:`lcnas.training.evaluation` would show it; of equal logits the first one counts.
 
     Args:
         classifier: an ONNX file.
-        augment: decides how much of a picture is seen.
+        augment: decides how much of an image is seen.
         normalization: of the set that it was trained on.
-        split: the validation or the test pictures.
+        split: the validation or the test images.
     """
     made = [np.zeros(0, bool)]
     for x, labels in views(classifier, augment, normalization, split):
@@ -279,7 +279,7 @@ def views(
 
 @functools.lru_cache(maxsize=4)
 def _view(crop: float, size: tuple[int, int], normalization: Normalization) -> Callable[..., Any]:
-    """Return the compiled preparation of pictures, one for all networks."""
+    """Return the compiled preparation of images, one for all networks."""
     import jax
 
     from lcnas.training.augment import Augment

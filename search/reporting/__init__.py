@@ -1,4 +1,4 @@
-"""Reports of a search: Markdown, HTML, a picture, JSON, and the table in the terminal."""
+"""Reports of a search: Markdown, HTML, a figure, JSON, and the table in the terminal."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def write(
         again=f"python -m search.report {shlex.quote(_shown(path))}",
     )
     page = content.page(made)
-    picture = figure.draw(made)
+    png = figure.draw(made)
     files: Mapping[str, bytes] = {
-        content.FIGURE: picture,
+        content.FIGURE: png,
         front.NAME: front.to_json(made, front.networks(made, path, space)).encode(),
-        "report.html": spelt(html.render(page, {content.FIGURE: picture})).encode(),
+        "report.html": spelt(html.render(page, {content.FIGURE: png})).encode(),
         "report.md": spelt(markdown.render(page)).encode(),
     }
     for name, data in files.items():

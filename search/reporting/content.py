@@ -73,8 +73,8 @@ def _result(made: Material) -> Iterator[Part]:
         yield Text(f"Warning: {outcome.warning}.", strong=True)
     if outcome.synthetic:
         yield Text(
-            "This is a demonstration: the pictures were made by rule. It shows that all parts work, and "
-            "tells nothing of accuracy on real pictures."
+            "This is a demonstration: its images are synthetic. It shows that all parts work, and "
+            "tells nothing of accuracy on real images."
         )
     yield Text(verdicts.headline(made.bands, outcome), strong=True)
     if made.bands:
@@ -116,9 +116,9 @@ def _finals(made: Material) -> Iterator[Part]:
     finals = in_order(outcome.finals)
     read = "test" if any(words.tested(f.runs) for f in finals) else "validation"
     yield Text(
-        f"Trained from scratch, all alike{words.at_pixels(outcome)}. Accuracy is that on {read} pictures"
+        f"Trained from scratch, all alike{words.at_pixels(outcome)}. Accuracy is that on {read} images"
         f"{_by(outcome)}, mean and standard deviation over seeds; intervals of latencies are of 90 %. The "
-        "winner of each band was named by validation, before the test pictures were read."
+        "winner of each band was named by validation, before the test images were read."
     )
     fp32 = any(run.test_fp32 is not None for final in finals for run in final.runs)
     head = (
@@ -180,19 +180,19 @@ def _comparisons(made: Material) -> Iterator[Part]:
     if not duels:
         return
     yield Heading("Winners against baselines", 3)
-    head = ("winner", "baseline", "points", "95 % interval", "seeds", "pictures", "verdict")
+    head = ("winner", "baseline", "points", "95 % interval", "seeds", "images", "verdict")
     rows = []
     for duel in duels:
         c = duel.comparison
         range_ = f"{words.points(c.low)} to {words.points(c.high)}" if c.covers else "none"
         verdict = "better" if c.better else "worse" if c.worse else "not decided"
-        pictures = f"{c.pictures:,}" if c.pictures else f"({duel.split})"
-        figures = (words.points(c.difference), range_, str(c.seeds), pictures)
+        images = f"{c.images:,}" if c.images else f"({duel.split})"
+        figures = (words.points(c.difference), range_, str(c.seeds), images)
         rows.append((duel.finalist.name, duel.baseline.name, *figures, verdict))
     better = frozenset(i for i, duel in enumerate(duels) if duel.comparison.better)
     yield Rows(head, tuple(rows), right=frozenset(range(2, 6)), strong=better)
     yield Text(
-        "Points are differences of accuracy, paired over the same seeds and pictures; better means that the "
+        "Points are differences of accuracy, paired over the same seeds and images; better means that the "
         "interval lies above 0 (search/comparison.py has the method)."
     )
 

@@ -1,4 +1,4 @@
-"""The picture of a search: what its trials were worth, and what became of the best."""
+"""The figure of a search: what its trials were worth, and what became of the best."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Box = tuple[float, float, float, float]  # left, bottom, right, top, pixels
 
 
 def draw(made: Material) -> bytes:
-    """Return the picture as a PNG file: the search on the left, the trained networks on the right."""
+    """Return the figure as a PNG file: the search on the left, the trained networks on the right."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""A page as one HTML file that needs nothing but itself: pictures are inside it."""
+"""A page as one HTML file that needs nothing but itself: figures are inside it."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ img { max-width: 100%; height: auto; background: #fff; }
 """
 
 
-def render(page: Page, pictures: Mapping[str, bytes]) -> str:
+def render(page: Page, figures: Mapping[str, bytes]) -> str:
     """Return the text of a page.
 
     Args:
         page: its parts.
-        pictures: PNG files of its figures, by path.
+        figures: PNG files of its figures, by path.
     """
     title = next((p.text for p in page if isinstance(p, Heading) and p.level == 1), "report")
-    body = "\n".join(_part(part, pictures) for part in page)
+    body = "\n".join(_part(part, figures) for part in page)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -42,7 +42,7 @@ def render(page: Page, pictures: Mapping[str, bytes]) -> str:
     )
 
 
-def _part(part: Part, pictures: Mapping[str, bytes]) -> str:
+def _part(part: Part, figures: Mapping[str, bytes]) -> str:
     match part:
         case Heading(text, level):
             return f"<h{level}>{escape(text)}</h{level}>"
@@ -53,7 +53,7 @@ def _part(part: Part, pictures: Mapping[str, bytes]) -> str:
         case Code(text):
             return f"<pre><code>{escape(text)}</code></pre>"
         case Figure(path, words):
-            inside = base64.b64encode(pictures[path]).decode()
+            inside = base64.b64encode(figures[path]).decode()
             return f'<p><img src="data:image/png;base64,{inside}" alt="{escape(words)}"></p>'
         case Rows():
             return _table(part)

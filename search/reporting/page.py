@@ -59,7 +59,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture in the page's folder."""
+    """A figure in the page's folder."""
 
     path: str
     words: str  # what it shows, for those who do not see it

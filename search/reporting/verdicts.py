@@ -22,7 +22,7 @@ class Duel:
     finalist: Final
     baseline: Final
     comparison: Comparison
-    split: str  # "test" or "validation": the pictures
+    split: str  # "test" or "validation": the images
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def duel(finalist: Final, baseline: Final, folder: Path | None = None) -> Duel |
 
 
 def _hits(run: Run, folder: Path | None) -> NDArray[np.bool_] | None:
-    """Return which test pictures were right; None where there is no file, or not one of these results."""
+    """Return which test images were right; None where there is no file, or not one of these results."""
     path = PurePosixPath(run.hits)
     if folder is None or not run.hits or path.is_absolute() or ".." in path.parts:
         return None
@@ -174,7 +174,7 @@ def _at(final: Final) -> str:
 
 def headline(made: Sequence[Band], outcome: Outcome) -> str:
     """Return what came of the search in one sentence."""
-    demonstration = "; a demonstration on made-up pictures, that says nothing of real ones"
+    demonstration = "; a demonstration on synthetic images, that says nothing of real ones"
     end = f"{demonstration if outcome.synthetic else ''}."
     if not made:
         return f"No finalist was trained, so nothing better was found{end}"
@@ -196,18 +196,18 @@ def caveats(made: Sequence[Band]) -> list[str]:
         return []
     covers = {duel.comparison.covers for duel in duels}
     told = {
-        "seeds and pictures": "Intervals are of 95 %, over seeds and test pictures.",
-        "pictures": "There is one seed: intervals are of 95 % over the test pictures alone; another seed may "
+        "seeds and images": "Intervals are of 95 %, over seeds and test images.",
+        "images": "There is one seed: intervals are of 95 % over the test images alone; another seed may "
         "change the result.",
-        "seeds": "Which pictures were right is not on record: intervals are of 95 % over the seeds alone, on "
-        "these very pictures.",
-        "": "One seed, or seeds without any spread, and no record of which pictures were right: there is no "
+        "seeds": "Which images were right is not on record: intervals are of 95 % over the seeds alone, on "
+        "these very images.",
+        "": "One seed, or seeds without any spread, and no record of which images were right: there is no "
         "interval, so nothing is called better.",
     }
     notes = [text for key, text in told.items() if key in covers]
     if any(duel.split == "validation" for duel in duels):
         notes.append(
-            "The test pictures were not read: what is compared are the validation pictures, by which "
+            "The test images were not read: what is compared are the validation images, by which "
             "winners were chosen, so it flatters them."
         )
     if len(duels) > 1:

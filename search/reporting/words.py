@@ -68,12 +68,12 @@ def plural(number: int, word: str, more: str = "") -> str:
 
 
 def tested(runs: Sequence[Run]) -> bool:
-    """Return whether all of them have read the test pictures."""
+    """Return whether all of them have read the test images."""
     return bool(runs) and all(run.test is not None for run in runs)
 
 
 def accuracies(final: Final) -> list[float]:
-    """Return a network's accuracy of each seed, shares of 1: on test pictures, else on validation ones."""
+    """Return a network's accuracy of each seed, shares of 1: on test images, else on validation ones."""
     if tested(final.runs):
         return [run.test for run in final.runs if run.test is not None]
     return [run.validation for run in final.runs]
@@ -110,7 +110,7 @@ def at_pixels(outcome: Outcome) -> str:
 
 
 def best_run(final: Final) -> Run | None:
-    """Return the training with the best accuracy on validation pictures; the test pictures choose nothing."""
+    """Return the training with the best accuracy on validation images; the test images choose nothing."""
     return max(final.runs, key=lambda run: run.validation, default=None)
 
 

@@ -28,7 +28,7 @@ class Searcher(tune.search.Searcher):
     """Proposes the networks of a budget to Ray Tune.
 
     With ``batch`` 1 a trial's config is ``{"number": 3, "codes": [0, 2, …], "arch": "JSON text"}``, and its
-    trainable reports ``accuracy`` (larger is better, on validation pictures), if it likes also ``reason``,
+    trainable reports ``accuracy`` (larger is better, on validation images), if it likes also ``reason``,
     ``seconds`` and ``details``. With more the config is ``{"networks": [such a one, …]}``, and it reports
     ``evaluations``, a list of mappings with these keys in the order of the networks.
     Latencies are the budget's.

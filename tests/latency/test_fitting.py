@@ -46,7 +46,7 @@ def test_a_key_is_the_space_and_what_is_not_its_own(resolution, classes, key):
     assert keys_of(networks(space, 2, classes)) == [key, key]
 
 
-def test_a_space_of_small_pictures_goes_by_its_name_at_its_own_resolution():
+def test_a_space_of_small_images_goes_by_its_name_at_its_own_resolution():
     assert keys_of(networks(spaces.load("pplcnet_tail_32"), 1)) == ["pplcnet_tail_32"]
     at = spaces.load("pplcnet_tail_32", 224)
     assert keys_of(networks(at, 1)) == ["pplcnet_tail_32 224px"]
@@ -61,7 +61,7 @@ def test_a_space_of_a_user_s_goes_by_its_name_as_long_as_it_has_one_size():
 
 
 def test_errors_of_two_sizes_are_not_pooled():
-    """The larger pictures' networks are all 30 % slower than any sum can tell: only their errors show it."""
+    """The larger images' networks are all 30 % slower than any sum can tell: only their errors show it."""
     table = LatencyTable(Machine("Some CPU", "avx2", 2, ""), ENGINE, overhead_ms=ENTRY_MS)
     sizes = {
         64: spaces.loads(SPACE, "mine"),

@@ -8,8 +8,8 @@ from lcnas import blocks, models, onnx_export
 from lcnas.arch import Arch
 from lcnas.errors import PretrainedError
 from lcnas.models import pretrained
-from tests.models.pretrained.test_textline import picture
-from tests.models.test_network import TINY, alive, pictures, run
+from tests.models.pretrained.test_textline import sample_pixels
+from tests.models.test_network import TINY, alive, images, run
 from tests.onnx_export import engines
 
 
@@ -23,7 +23,7 @@ def file(tmp_path):
 def test_a_file_comes_back_in_evaluation_mode(file):
     model = models.load_pretrained(file)
     assert (model.arch, model.classes) == (TINY, 10)
-    x = pictures((16, 16, 3))
+    x = images((16, 16, 3))
     assert (run(model, x) == run(alive(TINY), x)).all()
 
 
@@ -66,11 +66,13 @@ def test_a_trained_network_gives_its_own_answers(textline):
         np.testing.assert_allclose(exported, wanted, rtol=1e-3, atol=1e-3)
 
 
-# The first picture is upright in its file, the second upside down.
+# The first image is upright in its file, the second upside down.
 @pytest.mark.parametrize(("name", "sign"), [("test_0_0", 1), ("test_1_0", -1)])
 def test_it_tells_upright_from_turned(textline, name, sign):
     model = models.load_pretrained(textline / "inference.pdiparams")
     file = textline / "images" / f"textline_orientation_{name}.png"
-    x = np.concatenate([picture(file), picture(file, turned=True)]).transpose(0, 2, 3, 1)
+    x = np.concatenate([sample_pixels(file), sample_pixels(file, turned=True)]).transpose(
+        0, 2, 3, 1
+    )
     odds = log_odds(run(model, x)) * sign
     assert odds[0] > 0 > odds[1]

@@ -25,7 +25,7 @@ def options(layout="CHWN", dtype=jnp.float32, axis_name=None):
     return network.Options(ops.LAYOUTS[layout], dtype, axis_name)
 
 
-def pictures(shape, batch=2, seed=1):
+def images(shape, batch=2, seed=1):
     return np.random.default_rng(seed).normal(size=(batch, *shape)).astype(np.float32)
 
 
@@ -57,7 +57,7 @@ def test_a_block_computes_what_numpy_computes(block, layout):
     made = network.unit(placed.layer, placed.in_shape, options(layout), nnx.Rngs(0))
     assert fill(made, weights) == set(weights)
     made.eval()
-    x = pictures(SHAPE)
+    x = images(SHAPE)
     right = np.stack([Reference(weights).run(placed.layer, p.astype(np.float64), "0") for p in x])
     y = run(made, ops.LAYOUTS[layout].enter(jnp.asarray(x)))
     close(y if y.ndim == 2 else ops.LAYOUTS[layout].leave(y), right)
@@ -96,7 +96,7 @@ def test_a_network_of_each_space(name):
     """The Flax network and its ONNX file agree; its numbers are those that `cost` counts."""
     space = spaces.load(name)
     arch = space.sample(np.random.default_rng(5)).at(32)
-    model, x = alive(arch), pictures((32, 32, 3), 1)
+    model, x = alive(arch), images((32, 32, 3), 1)
     right = run(model, x)
     graph = onnx_export.export(arch, weights=model.weights(), classes=10)
     for engine in filter(engines.available, engines.ENGINES):
@@ -106,7 +106,7 @@ def test_a_network_of_each_space(name):
 
 
 def test_layouts_compute_the_same_in_training():
-    x = jnp.asarray(pictures((16, 16, 3), 4))
+    x = jnp.asarray(images((16, 16, 3), 4))
     values, stats = {}, {}
     for layout in LAYOUTS:
         model = models.build(TINY, 10, nnx.Rngs(1), layout=layout)
@@ -127,7 +127,7 @@ def test_the_default_layout_of_a_cpu():
 def test_running_statistics_follow_the_batch():
     arch = Arch.of({"stem": [blocks.ConvNormAct(4, kernel=1)], "head": [blocks.DenseHead()]}, 8)
     model = models.build(arch, 3)
-    x = pictures((8, 8, 3), 5)
+    x = images((8, 8, 3), 5)
     before = model.weights()
     model(jnp.asarray(x))
     z = x @ before["stem/kernel"][0, 0]
@@ -141,7 +141,7 @@ def test_running_statistics_follow_the_batch():
 
 def test_dropout_needs_a_key_and_uses_it():
     model = models.build(TINY, 10)
-    x = jnp.asarray(pictures((16, 16, 3)))
+    x = jnp.asarray(images((16, 16, 3)))
     with pytest.raises(ModelError, match=r"rngs=nnx\.Rngs\(dropout=key\)"):
         model(x)
     first, again, other = (model(x, nnx.Rngs(dropout=k)) for k in (1, 1, 2))
@@ -172,7 +172,7 @@ def test_it_compiles_and_differentiates_with_its_state_split_once():
         (value, stats_), grads = jax.value_and_grad(loss, has_aux=True)(params)
         return value, stats_, grads
 
-    x = jnp.asarray(pictures((16, 16, 3)))
+    x = jnp.asarray(images((16, 16, 3)))
     value, new, grads = step(params, stats, x, jax.random.key(0))
     assert float(value) > 0
     assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(grads))
@@ -204,7 +204,7 @@ def test_networks_of_all_families_have_gradients_in_a_compiled_step(name):
 
 def test_bfloat16_is_near_float32():
     wide, narrow = alive(TINY), alive(TINY, dtype=jnp.bfloat16)
-    x = pictures((16, 16, 3))
+    x = images((16, 16, 3))
     right, near = run(wide, x), run(narrow, x)
     assert near.dtype == jnp.float32
     assert all(v.dtype == np.float32 for v in narrow.weights().values())
@@ -310,7 +310,7 @@ def test_features_are_the_last_maps_of_each_stride():
 def test_features_are_what_the_network_sees(layout):
     model = alive(TINY, layout=layout)
     weights = model.weights()
-    x = pictures((16, 16, 3), 1)
+    x = images((16, 16, 3), 1)
     value = x[0].astype(np.float64)
     maps = {}
     for name, placed in zip(onnx_export.block_names(TINY), walk(TINY), strict=True):
@@ -349,7 +349,7 @@ def test_bad_settings():
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 32, 32), (32, 32, 3)])
-def test_pictures_of_another_shape(shape):
+def test_images_of_another_shape(shape):
     model = models.build(TINY, 10)
-    with pytest.raises(ModelError, match="pictures are"):
+    with pytest.raises(ModelError, match="images are"):
         model(jnp.zeros(shape))

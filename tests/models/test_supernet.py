@@ -73,7 +73,7 @@ def supernet():
     return Supernet.of(tiny(), CLASSES, resolution=SIDE, buckets=2)
 
 
-def pictures(seed=0, n=BATCH):
+def images(seed=0, n=BATCH):
     values = np.random.default_rng(seed).normal(size=(n, SIDE, SIDE, 3))
     return jnp.asarray(values, jnp.float32)
 
@@ -147,17 +147,17 @@ def test_cut_gives_the_same_outputs(number):
     own, *parts = alone(arch, stats)
     _, tested = compiled()
     close(
-        tested(weights(), stats, net.active(arch), pictures()),
-        jax.jit(own.test)(*parts, pictures()),
+        tested(weights(), stats, net.active(arch), images()),
+        jax.jit(own.test)(*parts, images()),
     )
 
 
 def test_training_mode_gives_the_batch_statistics_of_the_network_alone():
     net, (_, train) = supernet(), (None, compiled()[0])
     arch = next(a for a in networks(30) if a.blocks[-1].width == 0 and len(a.blocks) == 5)
-    (_, moments), _ = train(weights(), net.active(arch), pictures())
+    (_, moments), _ = train(weights(), net.active(arch), images())
     own, params, stats = alone(arch, moments)
-    _, after = jax.jit(own.train)(params, stats, pictures(), jax.random.key(0))
+    _, after = jax.jit(own.train)(params, stats, images(), jax.random.key(0))
     assert len(stats) > 5
     for name, before in stats.items():  # what they move toward is what they are
         close(after[name], before, 1e-4)
@@ -211,15 +211,15 @@ def test_random_numbers_in_the_masked_weights_change_nothing(number):
     }
     train, tested = compiled()
     active = net.active(arch)
-    (value, _), gradient = train(weights(), active, pictures())
-    (again, _), changed = train(other, active, pictures())
+    (value, _), gradient = train(weights(), active, images())
+    (again, _), changed = train(other, active, images())
     assert float(value) == float(again)
     for name, mark in marks.items():
         np.testing.assert_array_equal(gradient[name] * mark, changed[name] * mark, err_msg=name)
         assert not np.any(np.asarray(changed[name]) * (1 - mark)), name
     assert sum(np.any(np.asarray(g)) for g in gradient.values()) > 5
     stats = statistics(net.buckets[-1].shapes)
-    values = [tested(w, stats, active, pictures()) for w in (weights(), other)]
+    values = [tested(w, stats, active, images()) for w in (weights(), other)]
     np.testing.assert_array_equal(*values)
 
 
@@ -229,13 +229,13 @@ def test_the_gradient_is_that_of_the_network_alone():
         a for a in networks(40) if a.blocks[-1].width == 0 and any(b.se for b in a.blocks[1:-1])
     )
     train, _ = compiled()
-    (_, moments), gradient = train(weights(), net.active(arch), pictures())
+    (_, moments), gradient = train(weights(), net.active(arch), images())
     own, params, stats = alone(arch, moments)
 
     @jax.jit
     @jax.grad
     def loss(params):
-        logits, _ = own.train(params, stats, pictures(), jax.random.key(0))
+        logits, _ = own.train(params, stats, images(), jax.random.key(0))
         return jnp.sum(logits * jnp.cos(jnp.arange(CLASSES, dtype=jnp.float32))[None])
 
     mine = net.cut(gradient, moments, arch)
@@ -256,10 +256,10 @@ def test_a_network_computes_the_same_in_any_bucket_that_holds_it():
 
     @jax.jit
     def small(weights, stats, active):
-        return net.apply(weights, stats, active, pictures(), bucket=net.buckets[0])[0]
+        return net.apply(weights, stats, active, images(), bucket=net.buckets[0])[0]
 
     bucket = net.buckets[0]
-    whole = compiled()[1](weights(), stats, net.active(arch), pictures())
+    whole = compiled()[1](weights(), stats, net.active(arch), images())
     close(small(weights(), stats, net.active(arch)), whole, 1e-5)
     sliced = small(bucket.of(weights()), bucket.of(stats), net.active(arch))
     close(sliced, whole, 1e-5)
@@ -271,17 +271,17 @@ def test_several_networks_at_once_give_what_each_gives():
     stats = statistics(net.buckets[-1].shapes)
     tested = compiled()[1]
     together = jax.jit(jax.vmap(tested, (None, None, 0, None)))
-    made = together(weights(), stats, stacked(active), pictures())
+    made = together(weights(), stats, stacked(active), images())
     for one, a in zip(made, active, strict=True):
-        close(one, tested(weights(), stats, a, pictures()), 1e-5)
+        close(one, tested(weights(), stats, a, images()), 1e-5)
 
 
 def test_one_program_serves_all_networks():
     train, tested = compiled()
     net, stats = supernet(), statistics(supernet().buckets[-1].shapes)
     for arch in networks(10, seed=3):
-        tested(weights(), stats, net.active(arch), pictures())
-    train(weights(), net.largest(), pictures())
+        tested(weights(), stats, net.active(arch), images())
+    train(weights(), net.largest(), images())
     assert tested._cache_size() == 1
     assert train._cache_size() == 1
 
@@ -293,9 +293,9 @@ def test_dropout_is_that_of_the_head_and_can_be_off():
     @jax.jit
     def run(seed, on):
         drop = Drop(jax.random.key(seed), on)
-        return net.apply(weights(), stats, active, pictures(), dropout=drop)[0]
+        return net.apply(weights(), stats, active, images(), dropout=drop)[0]
 
-    plain = compiled()[1](weights(), stats, active, pictures())
+    plain = compiled()[1](weights(), stats, active, images())
     close(run(0, np.float32(0)), plain, 1e-5)
     first, second = (np.asarray(run(seed, np.float32(1))) for seed in (0, 1))
     assert not np.allclose(first, plain)

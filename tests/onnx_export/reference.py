@@ -1,7 +1,7 @@
 """Networks run in NumPy, in float64, from the weights of training: norms and branches as they are.
 
 It knows the primitive layers from their docstrings and the weights from the docstring of
-`onnx_export.names`, and shares no code with the exporter. Pictures are (height, width, channels).
+`onnx_export.names`, and shares no code with the exporter. Images are (height, width, channels).
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Reference:
 
     @staticmethod
     def starts(size, kernel, stride, before, behind, ceil):
-        """Where each window starts, relative to the picture."""
+        """Where each window starts, relative to the image."""
         last = size + behind - kernel  # the last start at which a window fits
         starts = list(range(-before, last + 1, stride))
         following = starts[-1] + stride
@@ -163,12 +163,12 @@ class Reference:
 
 
 def run(
-    placed: Sequence[PlacedBlock], names: Sequence[str], weights: Mapping[str, Any], pictures: Any
+    placed: Sequence[PlacedBlock], names: Sequence[str], weights: Mapping[str, Any], images: Any
 ) -> Any:
-    """Return the outputs for (batch, channels, height, width) pictures, laid out as ONNX does."""
+    """Return the outputs for (batch, channels, height, width) images, laid out as ONNX does."""
     reference, made = Reference(weights), []
-    for picture in pictures:
-        x = np.asarray(picture, np.float64).transpose(1, 2, 0)
+    for image in images:
+        x = np.asarray(image, np.float64).transpose(1, 2, 0)
         for name, block in zip(names, placed, strict=True):
             x = reference.run(block.layer, x, name)
         made.append(x.transpose(2, 0, 1) if x.ndim == 3 else x)

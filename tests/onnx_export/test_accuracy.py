@@ -48,7 +48,7 @@ ROWS = [
 def test_accuracy_by_hand(batch):
     found = onnx_export.accuracy(by_colour(batch=batch), [labelled(ROWS[:3]), labelled(ROWS[3:])])
     assert found == onnx_export.Accuracy(6, 3 / 6, 5 / 6)
-    assert str(found) == "top-1 50.00%, top-5 83.33% of 6 pictures"
+    assert str(found) == "top-1 50.00%, top-5 83.33% of 6 images"
 
 
 def test_batches_as_the_data_give_them_and_floats():
@@ -59,7 +59,7 @@ def test_batches_as_the_data_give_them_and_floats():
         assert onnx_export.accuracy(by_colour(), [one]) == onnx_export.Accuracy(6, 3 / 6, 5 / 6)
 
 
-def test_pictures_of_another_size_are_prepared_as_recorded():
+def test_images_of_another_size_are_prepared_as_recorded():
     images, labels, mask = labelled(ROWS)
     large = images.repeat(3, axis=1).repeat(3, axis=2)
     found = onnx_export.accuracy(by_colour(), [(large, labels, mask)])
@@ -100,8 +100,8 @@ def test_fp32_and_int8_side_by_side():
 @pytest.mark.parametrize(
     ("batches", "message"),
     [
-        ([], "accuracy: there is no picture"),
-        ([labelled([(RED, 0, False)])], "accuracy: there is no picture"),
+        ([], "accuracy: there is no image"),
+        ([labelled([(RED, 0, False)])], "accuracy: there is no image"),
         ([labelled([(RED, 6, True)])], "labels from 6 to 6, but it has 6 classes"),
         ([labelled([(RED, -2, True)])], "labels from -2 to -2"),
         ([(tiny.constant(RED), np.zeros(2, np.int32), np.ones(1, bool))], "1 images, 2 labels"),

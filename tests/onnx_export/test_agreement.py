@@ -34,12 +34,12 @@ def assert_close(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE * scale)
 
 
-def compare(placed, engine, opset=onnx_export.OPSET, batch=1, pictures=1):
+def compare(placed, engine, opset=onnx_export.OPSET, batch=1, images=1):
     """Run blocks in an engine and in NumPy with the same random weights."""
     placed = [placed] if isinstance(placed, PlacedBlock) else placed
     weights = onnx_export.init(placed, np.random.default_rng(3))
     model = onnx_export.graph(placed, weights=weights, batch=batch, opset=opset, check=True)
-    x = inputs(placed[0].in_shape, pictures)
+    x = inputs(placed[0].in_shape, images)
     names = [str(i) for i in range(len(placed))]
     assert_close(engines.run(model, x, engine), reference.run(placed, names, weights, x))
 
@@ -98,12 +98,12 @@ def test_chains_of_placed_blocks(length, engine):
     ids=repr,
 )
 def test_any_batch(block, engine):
-    for pictures in (1, 3):
-        compare(place(block, SHAPE, 7), engine, batch=None, pictures=pictures)
+    for images in (1, 3):
+        compare(place(block, SHAPE, 7), engine, batch=None, images=images)
 
 
 def test_a_fixed_batch(engine):
-    compare(place(blocks.ShuffleV2Unit(8), SHAPE), engine, batch=2, pictures=2)
+    compare(place(blocks.ShuffleV2Unit(8), SHAPE), engine, batch=2, images=2)
 
 
 FAMILIES = [family.names()[0] for family in zoo.families()]
@@ -121,7 +121,7 @@ def test_a_network(name, engine):
     assert_close(engines.run(model, x, engine), expected)
 
 
-def test_the_output_depends_on_the_picture_through_all_of_a_network():
+def test_the_output_depends_on_the_image_through_all_of_a_network():
     arch = zoo.load("pplcnet_0.5x", resolution=64)
     model = onnx_export.export(arch)
     y = [engines.run(model, inputs((64, 64, 3), seed=seed)) for seed in range(2)]

@@ -14,7 +14,7 @@ from lcnas.onnx_export import Classifier, Preprocessing
 from . import tiny
 
 
-def pictures(n, size=(8, 6), seed=0):
+def images(n, size=(8, 6), seed=0):
     return np.random.default_rng(seed).normal(size=(n, *size, 3)).astype(np.float32)
 
 
@@ -22,13 +22,13 @@ def pictures(n, size=(8, 6), seed=0):
 @pytest.mark.parametrize("batch", [1, 3, None])
 @pytest.mark.parametrize("end", tiny.ENDS)
 def test_every_layout_batch_and_end(layout, batch, end):
-    """Behind a softmax logits are known up to a constant; any number of pictures fits any batch."""
+    """Behind a softmax logits are known up to a constant; any number of images fits any batch."""
     found = Classifier.of(tiny.classifier(layout, batch, end=end))
     assert (found.interface.layout, found.interface.batch) == (layout, batch)
     assert (found.classes, found.size) == (4, (8, 6))
     assert found.softmax == (end != "logits")
     for n in (1, 2, 3, 7, 40):
-        x = pictures(n)
+        x = images(n)
         expected = tiny.expected(x)
         if end != "logits":
             expected -= np.log(np.exp(expected).sum(axis=1, keepdims=True))
@@ -43,7 +43,7 @@ def test_an_open_size_is_what_is_asked_for():
         with pytest.raises(OnnxError, match="takes any height and width; give a size"):
             Classifier.of(model)
         found = Classifier.of(model, (5, 9))
-        x = pictures(2, (5, 9))
+        x = images(2, (5, 9))
         np.testing.assert_allclose(found.logits(x), tiny.expected(x), atol=1e-5)
     half_open = Classifier.of(tiny.classifier("NCHW", 1, (None, 6)), (8, 99))
     assert half_open.size == (8, 6)
@@ -55,7 +55,7 @@ def test_a_size_that_the_file_has_goes_before_the_one_asked_for():
 
 def test_an_unlikely_class_is_finite_behind_a_softmax():
     model = tiny.classifier(end="softmax", weights=1000 * tiny.WEIGHTS)
-    x = pictures(4)
+    x = images(4)
     made = Classifier.of(model).logits(x)
     assert np.isfinite(made).all()
     np.testing.assert_array_equal(made.argmax(axis=1), (x.mean((1, 2)) @ tiny.WEIGHTS).argmax(1))
@@ -66,7 +66,7 @@ def test_batches_of_minus_1_or_0_are_open(value):
     """Paddle and old converters write those."""
     model = tiny.classifier(batch=None)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = value
-    x = pictures(5)
+    x = images(5)
     np.testing.assert_allclose(Classifier.of(model).logits(x), tiny.expected(x), atol=1e-5)
 
 
@@ -76,12 +76,12 @@ def test_weights_listed_among_the_inputs_are_not_inputs():
     inputs = [value, *model.graph.input]
     del model.graph.input[:]
     model.graph.input.extend(inputs)
-    x = pictures(2)
+    x = images(2)
     np.testing.assert_allclose(Classifier.of(model).logits(x), tiny.expected(x), atol=1e-5)
 
 
 def test_files_bytes_and_models_are_the_same(tmp_path):
-    model, x = tiny.classifier(), pictures(2)
+    model, x = tiny.classifier(), images(2)
     path = tmp_path / "a.onnx"
     onnx_export.save(model, path)
     made = [Classifier.of(s).logits(x) for s in (model, onnx_export.to_bytes(model), path)]
@@ -108,9 +108,9 @@ def test_where_both_ends_have_3_the_first_node_tells_the_layout():
     assert onnx_export.interface(model([0, 1, 3, 2])).layout == "NCHW"
 
 
-def test_pictures_of_another_size_are_refused():
+def test_images_of_another_size_are_refused():
     found = Classifier.of(tiny.classifier())
-    for x in (pictures(1, (6, 8)), pictures(1).transpose(0, 3, 1, 2), pictures(1)[:0]):
+    for x in (images(1, (6, 8)), images(1).transpose(0, 3, 1, 2), images(1)[:0]):
         with pytest.raises(OnnxError, match=r"takes \(n, 8, 6, 3\), got"):
             found.logits(x)
 
@@ -118,10 +118,10 @@ def test_pictures_of_another_size_are_refused():
 def test_values_that_are_not_finite_are_told():
     found = Classifier.of(tiny.classifier())
     with pytest.raises(OnnxError, match="gives values that are not finite"):
-        found.logits(pictures(1) * np.float32(np.inf))
+        found.logits(images(1) * np.float32(np.inf))
 
 
-# -- what is no classifier of pictures -------------------------------------------------------------
+# -- what is no classifier of images -------------------------------------------------------------
 
 
 def changed(change, **settings):
@@ -179,18 +179,18 @@ def arg_max(graph):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda g: dims_of(g, 1, 1, 8, 6), "its input is 1x1x8x6; colour pictures have 3 channels"),
-        (lambda g: dims_of(g, 1, 8, 6, 4), "its input is 1x8x6x4; colour pictures have 3 channels"),
+        (lambda g: dims_of(g, 1, 1, 8, 6), "its input is 1x1x8x6; colour images have 3 channels"),
+        (lambda g: dims_of(g, 1, 8, 6, 4), "its input is 1x8x6x4; colour images have 3 channels"),
         (lambda g: dims_of(g, 1, 0, 8, 0), r"its input is 1x\?x8x\?, which does not tell"),
-        (lambda g: dims_of(g, 1, 3), "its input has 2 dimensions; a batch of pictures has 4"),
+        (lambda g: dims_of(g, 1, 3), "its input has 2 dimensions; a batch of images has 4"),
         (second_input, r"has 2 inputs, not one: \['x', 'z'\]"),
         (half, "onnxruntime refuses the model: .*float16"),
         (as_bytes, "its input 'x' is uint8, not float32 or float16 or float64"),
         (sequence, "its first output is a sequence, not a tensor"),
         (external, r"keeps its weights in other files; save it as one: onnx\.save"),
-        (ends_in(helper.make_node("Transpose", ["y"], ["t"])), r"is \(4, 1\) for 1 pictures"),
+        (ends_in(helper.make_node("Transpose", ["y"], ["t"])), r"is \(4, 1\) for 1 images"),
         (ends_in(helper.make_node("ReduceMax", ["y"], ["t"], axes=[1])), r"is \(1, 1\) for 1"),
-        (ends_in(helper.make_node("Identity", ["x"], ["t"])), r"is \(1, 3, 8, 6\) for 1 pictures"),
+        (ends_in(helper.make_node("Identity", ["x"], ["t"])), r"is \(1, 3, 8, 6\) for 1 images"),
         (arg_max, r"its first output is int64, not of floats|is \(1, 1\)"),
         (lambda g: g.node[1].input.__setitem__(1, "b"), "onnxruntime refuses the model"),
     ],
@@ -210,7 +210,7 @@ def test_trailing_ones_are_passed_over():
     model.graph.output[0].CopyFrom(
         helper.make_tensor_value_info("r", TensorProto.FLOAT, [1, 4, 1, 1])
     )
-    x = pictures(2)
+    x = images(2)
     np.testing.assert_allclose(Classifier.of(model).logits(x), tiny.expected(x), atol=1e-5)
 
 
@@ -238,7 +238,7 @@ def test_any_cut_file_is_refused_or_runs():
     refused = 0
     for one in broken:
         try:
-            Classifier.of(one, (8, 6)).logits(pictures(1))
+            Classifier.of(one, (8, 6)).logits(images(1))
         except OnnxError as error:
             refused += 1
             assert "\n" not in str(error)

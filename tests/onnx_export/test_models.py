@@ -29,7 +29,7 @@ ARCH = Arch.of(
 )
 
 
-def pictures(n, seed=3):
+def images(n, seed=3):
     return np.random.default_rng(seed).normal(size=(n, 12, 16, 3)).astype(np.float32)
 
 
@@ -40,7 +40,7 @@ def test_the_file_computes_what_the_model_computes(name, batch):
         pytest.skip(f"this onnxruntime has no {name}")
     model = tiny.Fake(ARCH)
     file = onnx_export.export(model, batch=batch)
-    x = pictures(batch or 3)
+    x = images(batch or 3)
     y = engines.run(file, x.transpose(0, 3, 1, 2), name)
     np.testing.assert_allclose(y, model(x), rtol=0, atol=1e-4 * np.abs(model(x)).max())
 
@@ -54,14 +54,14 @@ def test_a_model_brings_arch_weights_and_classes():
     assert onnx_export.to_bytes(file) == onnx_export.to_bytes(by_hand)
 
 
-def test_the_pictures_that_are_given_are_the_ones_compared_in_batches_of_the_file():
-    model, x = tiny.Fake(ARCH), pictures(5)
+def test_the_images_that_are_given_are_the_ones_compared_in_batches_of_the_file():
+    model, x = tiny.Fake(ARCH), images(5)
     onnx_export.export(model, inputs=x, batch=2)
     (seen,) = model.calls
     np.testing.assert_array_equal(seen, x)
 
 
-def test_without_pictures_noise_of_the_same_seed_is_taken():
+def test_without_images_noise_of_the_same_seed_is_taken():
     model = tiny.Fake(ARCH)
     for _ in range(2):
         onnx_export.export(model)
@@ -83,11 +83,11 @@ def test_the_difference_is_relative_to_the_largest_logit(factor, passes, tmp_pat
     model = tiny.Fake(ARCH, factor=factor)
     path = tmp_path / "a.onnx"
     if passes:
-        onnx_export.export(model, path, inputs=pictures(3))
+        onnx_export.export(model, path, inputs=images(3))
         return
     with pytest.raises(ExportError, match=r"differs from the model by 0\.00014 of the largest"):
-        onnx_export.export(model, path, inputs=pictures(3))
-    onnx_export.export(model, path, inputs=pictures(3), tolerance=1e-3)
+        onnx_export.export(model, path, inputs=images(3))
+    onnx_export.export(model, path, inputs=images(3), tolerance=1e-3)
 
 
 def test_a_file_that_differs_is_not_written_and_an_older_one_stays(tmp_path):
@@ -121,9 +121,9 @@ def test_outputs_of_another_shape_are_refused():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"inputs": pictures(2).transpose(0, 3, 1, 2)}, r"inputs: float32 \(2, 3, 12, 16\) is not"),
-        ({"inputs": pictures(2).astype(np.float64)}, r"inputs: float64 .* is not float32 \(n, 12"),
-        ({"inputs": pictures(2)[:0]}, "of at least one picture"),
+        ({"inputs": images(2).transpose(0, 3, 1, 2)}, r"inputs: float32 \(2, 3, 12, 16\) is not"),
+        ({"inputs": images(2).astype(np.float64)}, r"inputs: float64 .* is not float32 \(n, 12"),
+        ({"inputs": images(2)[:0]}, "of at least one image"),
         ({"classes": 6}, "classes: 6, but the model has 5"),
         ({"weights": {}}, "weights: the model brings its own"),
     ],
@@ -134,9 +134,9 @@ def test_arguments_that_do_not_fit_a_model(arguments, message):
     assert "\n" not in str(error.value)
 
 
-def test_pictures_without_a_model_to_compare_with():
+def test_images_without_a_model_to_compare_with():
     with pytest.raises(ExportError, match="no model to compare with"):
-        onnx_export.export(ARCH, inputs=pictures(1))
+        onnx_export.export(ARCH, inputs=images(1))
 
 
 def test_importing_the_export_loads_neither_an_engine_nor_pillow(checkout):
@@ -147,7 +147,7 @@ def test_importing_the_export_loads_neither_an_engine_nor_pillow(checkout):
     assert done.stdout == "set()\n", done.stderr
 
 
-# -- the recorded preparation of pictures ----------------------------------------------------------
+# -- the recorded preparation of images ----------------------------------------------------------
 
 NORMALIZATION = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.1)}
 
@@ -159,7 +159,7 @@ class MeanStd:
 
 @pytest.mark.parametrize("normalization", [NORMALIZATION, MeanStd()])
 @pytest.mark.parametrize("resize", [{}, {"crop": 1.0}, {"crop": 0.9}, {"squash": True}], ids=str)
-def test_a_reader_prepares_pictures_as_the_export_was_told(normalization, resize):
+def test_a_reader_prepares_images_as_the_export_was_told(normalization, resize):
     file = onnx_export.export(ARCH, classes=2, normalization=normalization, **resize)
     told = onnx_export.interface(file)
     assert told.preprocessing() == onnx_export.Preprocessing(

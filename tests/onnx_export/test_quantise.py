@@ -33,7 +33,7 @@ ARCH = Arch.of(
 )
 
 
-def pictures(n, seed=0):
+def images(n, seed=0):
     return np.random.default_rng(seed).normal(size=(n, 16, 12, 3)).astype(np.float32)
 
 
@@ -52,7 +52,7 @@ def fp32():
 def made(fp32):
     """The int8 model of each scheme."""
     return {
-        scheme: onnx.load_from_string(onnx_export.quantise(fp32, [pictures(32)], scheme=scheme))
+        scheme: onnx.load_from_string(onnx_export.quantise(fp32, [images(32)], scheme=scheme))
         for scheme in onnx_export.SCHEMES
     }
 
@@ -75,7 +75,7 @@ def arrays(model):
 def test_an_int8_file_gives_nearly_the_same_and_not_the_same(fp32, made, engine, scheme):
     if not engines.available(engine):
         pytest.skip(f"this onnxruntime has no {engine}")
-    x = pictures(8, seed=1).transpose(0, 3, 1, 2)
+    x = images(8, seed=1).transpose(0, 3, 1, 2)
     exact, rough = engines.run(fp32, x, engine), engines.run(made[scheme], x, engine)
     error = np.abs(rough - exact).max() / np.abs(exact).max()
     assert 1e-5 < error < 0.15
@@ -101,7 +101,7 @@ def test_metadata_stay_and_say_what_was_done(fp32, int8):
 
 
 def test_equal_arguments_give_equal_bytes(fp32, int8):
-    again = onnx_export.quantise(onnx_export.to_bytes(fp32), iter([pictures(32)]))
+    again = onnx_export.quantise(onnx_export.to_bytes(fp32), iter([images(32)]))
     assert again == onnx_export.to_bytes(int8)
 
 
@@ -143,7 +143,7 @@ def test_logits_are_not_rounded(int8):
 
 
 def steep(act):
-    """A 1x1 convolution that 7 bits hold exactly, with outputs far from 0, and pictures for it."""
+    """A 1x1 convolution that 7 bits hold exactly, with outputs far from 0, and images for it."""
     rng = np.random.default_rng(0)
     placed = place(blocks.ConvNormAct(8, kernel=1, norm=False, act=act), (16, 12, 3))
     kernel = rng.integers(-64, 65, (1, 1, 3, 8)).astype(np.float32)
@@ -230,7 +230,7 @@ def scales(data, name):
     return arrays(model)[f"{name}_scale"]
 
 
-def test_ranges_are_of_all_pictures_or_the_mean_of_the_batches():
+def test_ranges_are_of_all_images_or_the_mean_of_the_batches():
     """Values up to 1 in one batch and up to 3 in the other: extremes 3, mean 2."""
     model, x, _ = exact_case()
     low, high = (x / np.float32(255), x * np.float32(3 / 255))
@@ -342,8 +342,8 @@ def test_a_file_of_others_whose_weights_a_node_holds():
 
 
 @pytest.mark.parametrize("batch", [1, 4, None])
-def test_pictures_in_any_layout_and_number(batch):
-    """The extremes are the same however pictures come; a batch that is not full is filled with its first."""
+def test_images_in_any_layout_and_number(batch):
+    """The extremes are the same however images come; a batch that is not full is filled with its first."""
     model = onnx_export.export(
         ARCH, classes=5, batch=batch, normalization={"mean": (0.5,) * 3, "std": (0.2,) * 3}
     )
@@ -381,14 +381,14 @@ def test_the_screen_and_the_log_stay_empty(fp32, capfd):
     import logging
 
     before = list(logging.root.handlers)
-    onnx_export.quantise(fp32, [pictures(2)])
+    onnx_export.quantise(fp32, [images(2)])
     assert capfd.readouterr() == ("", "")
     assert logging.root.handlers == before
     assert logging.root.manager.disable == 0
 
 
 def interrupted() -> Iterator[np.ndarray]:
-    yield pictures(2)
+    yield images(2)
     raise KeyboardInterrupt
 
 
@@ -403,26 +403,26 @@ def test_a_break_goes_through_and_leaves_logging_as_it_was(fp32):
 @pytest.mark.parametrize(
     ("batches", "settings", "message"),
     [
-        ([], {}, "calibration: there is no picture"),
-        ([pictures(2)[:0]], {}, r"calibration: float32 \(0, 16, 12, 3\) is neither"),
+        ([], {}, "calibration: there is no image"),
+        ([images(2)[:0]], {}, r"calibration: float32 \(0, 16, 12, 3\) is neither"),
         (
-            [pictures(2).astype(float)],
+            [images(2).astype(float)],
             {},
             r"calibration: float64 \(2, 16, 12, 3\) is neither float32 \(n, 3",
         ),
         ([np.zeros((2, 12, 16, 3), np.float32)], {}, r"float32 \(2, 12, 16, 3\) is neither"),
         ([np.zeros((2, 16, 12), np.float32)], {}, r"float32 \(2, 16, 12\) is neither"),
         (
-            [pictures(2)],
+            [images(2)],
             {"scheme": "al"},
             "scheme: 'al' is not among dense, all; did you mean 'all'",
         ),
         (
-            [pictures(2)],
+            [images(2)],
             {"weights": "7bits"},
             "weights: '7bits' is not among 7bit, 8bit; did you mean '7bit'",
         ),
-        ([pictures(2)], {"ranges": "extreme"}, "ranges: 'extreme' is not among .*did you mean"),
+        ([images(2)], {"ranges": "extreme"}, "ranges: 'extreme' is not among .*did you mean"),
     ],
 )
 def test_calibration_that_does_not_fit(fp32, batches, settings, message):
@@ -438,10 +438,10 @@ def test_whole_numbers_need_a_recorded_normalisation():
 
 def test_models_that_cannot_be_quantised(int8, tmp_path):
     with pytest.raises(OnnxError, match="is quantised already"):
-        onnx_export.quantise(int8, [pictures(1)])
+        onnx_export.quantise(int8, [images(1)])
     (tmp_path / "a.onnx").write_bytes(b"no model")
     with pytest.raises(OnnxError, match="is not an ONNX model"):
-        onnx_export.quantise(tmp_path / "a.onnx", [pictures(1)])
+        onnx_export.quantise(tmp_path / "a.onnx", [images(1)])
     broken = tiny.copied(tiny.classifier())
     broken.graph.node[1].op_type = "Gemmm"
     with pytest.raises(OnnxError, match="cannot be quantised"):
@@ -458,7 +458,7 @@ def test_latency_takes_an_int8_file_as_it_is(fp32, int8):
 
 def test_latency_is_of_what_is_exported(fp32):
     """The same nodes and the same weights; ranges, which latency does not depend on, are of other inputs."""
-    exported = onnx.load_from_string(onnx_export.quantise(fp32, [pictures(32)]))
+    exported = onnx.load_from_string(onnx_export.quantise(fp32, [images(32)]))
     timed = onnx.load_from_string(models.quantized(onnx_export.to_bytes(fp32)))
     kinds, weights = [], []
     for model in (exported, timed):
@@ -478,7 +478,7 @@ def test_latency_is_of_what_is_exported(fp32):
 
 @pytest.fixture(scope="module")
 def text_line(shared_data):
-    """A trained PP-LCNet 0.25x (is a line of text upright?), pictures, and its log-odds for them."""
+    """A trained PP-LCNet 0.25x (is a line of text upright?), images, and its log-odds for them."""
     folder = shared_data / "weights" / "textline_ori"
     found = pretrained.read(folder / "inference.pdiparams")
     model = onnx_export.export(found.arch, weights=found.weights, classes=2, batch=None)
@@ -501,7 +501,7 @@ def check_answers(answers, expected):
 
 @pytest.mark.parametrize("engine", engines.ENGINES)
 def test_a_trained_network_keeps_its_answers_with_dense_and_loses_them_with_all(text_line, engine):
-    """Why "dense" is the default. Calibrated on two of the pictures, asked about all."""
+    """Why "dense" is the default. Calibrated on two of the images, asked about all."""
     if not engines.available(engine):
         pytest.skip(f"this onnxruntime has no {engine}")
     model, x, expected = text_line

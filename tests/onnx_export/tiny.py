@@ -1,4 +1,4 @@
-"""Small classifiers whose answers can be written down: the mean colour of a picture, times a matrix."""
+"""Small classifiers whose answers can be written down: the mean colour of an image, times a matrix."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def recorded(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.5), names=None, **resize):
 
 
 def constant(*colours, size=(8, 6)):
-    """Return pictures of one colour each, (n, *size, 3) uint8."""
+    """Return images of one colour each, (n, *size, 3) uint8."""
     return np.stack([np.full((*size, 3), c, np.uint8) for c in colours])
 
 

@@ -20,14 +20,14 @@ from tests.latency.synthetic import ENGINE
 def main(folder: Path) -> None:
     """Run two tasks of three seeds; each worker goes away once, at the second seed; one is asked to."""
 
-    def work(task, pictures):  # of this function, so that Ray sends it along
+    def work(task, images):  # of this function, so that Ray sends it along
         for seed, out in zip(task.seeds, task.outs, strict=True):
             if seed == 1 and not Path(out).exists():
                 Path(out).touch()
                 if task.arch == "b":
                     raise Stopped(signal.SIGTERM, 3)
                 os._exit(1)
-            yield f"{task.arch} {seed} of {pictures}"
+            yield f"{task.arch} {seed} of {images}"
 
     contest._work = work
     tasks = [
@@ -44,9 +44,9 @@ def main(folder: Path) -> None:
         )
         for name in ("a", "b")
     ]
-    pictures: Any = "pictures"
+    images: Any = "images"
     with cluster.started(None, 2):
-        for i, made in contest._side_by_side(tasks, pictures):
+        for i, made in contest._side_by_side(tasks, images):
             print("trained", i, made, flush=True)
 
 

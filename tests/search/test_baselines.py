@@ -217,7 +217,7 @@ def test_a_finalist_faster_than_all_is_said(tmp_path):
     )
 
 
-def test_spaces_of_small_pictures_have_their_own_strides_and_a_warning(tmp_path):
+def test_spaces_of_small_images_have_their_own_strides_and_a_warning(tmp_path):
     space = spaces.load("pplcnet_tail_32")
     table = exact(space)
     trials = trials_of(space, table, 2)

@@ -9,40 +9,40 @@ from scipy import stats
 from search.comparison import compare, compare_accuracies
 from search.errors import SearchError
 
-# -- made-up networks: a picture is right where a normal variable is above 0 -----------------------
+# -- made-up networks: an image is right where a normal variable is above 0 -----------------------
 
-PICTURE, TASTE, TRAINING, LEVEL = 1.5, 0.6, 1.0, 1.0  # deviations, and how far above 0 the mean is
+IMAGE, TASTE, TRAINING, LEVEL = 1.5, 0.6, 1.0, 1.0  # deviations, and how far above 0 the mean is
 
 
-def trained(rng, seeds, pictures, gain, seed_sd):
-    """Return hits (seeds, pictures) of two networks on pictures that are hard or easy for both.
+def trained(rng, seeds, images, gain, seed_sd):
+    """Return hits (seeds, images) of two networks on images that are hard or easy for both.
 
-    The first is better by `gain`; each has pictures to its taste, each seed its own luck with all pictures
+    The first is better by `gain`; each has images to its taste, each seed its own luck with all images
     (`seed_sd`) and with each.
     """
-    hard = PICTURE * rng.standard_normal(pictures)
+    hard = IMAGE * rng.standard_normal(images)
     made = []
     for level in (LEVEL + gain, LEVEL):
-        taste = TASTE * rng.standard_normal(pictures)
+        taste = TASTE * rng.standard_normal(images)
         luck = seed_sd * rng.standard_normal((seeds, 1))
-        z = level + hard + taste + luck + TRAINING * rng.standard_normal((seeds, pictures))
+        z = level + hard + taste + luck + TRAINING * rng.standard_normal((seeds, images))
         made.append(z > 0)
     return made
 
 
 def true_difference(gain, seed_sd):
-    """Return the difference of accuracy over all pictures and seeds: of two normal tails."""
-    deviation = np.sqrt(PICTURE**2 + TASTE**2 + TRAINING**2 + seed_sd**2)
+    """Return the difference of accuracy over all images and seeds: of two normal tails."""
+    deviation = np.sqrt(IMAGE**2 + TASTE**2 + TRAINING**2 + seed_sd**2)
     return stats.norm.cdf((LEVEL + gain) / deviation) - stats.norm.cdf(LEVEL / deviation)
 
 
-def simulated(seeds, gain, seed_sd, n=500, pictures=400):
+def simulated(seeds, gain, seed_sd, n=500, images=400):
     """Return the shares of intervals that hold the truth, and that exclude 0."""
     rng = np.random.default_rng(seeds)
     truth = true_difference(gain, seed_sd)
     held = excluded = 0
     for _ in range(n):
-        found = compare(*trained(rng, seeds, pictures, gain, seed_sd))
+        found = compare(*trained(rng, seeds, images, gain, seed_sd))
         held += found.low <= truth <= found.high
         excluded += found.better or found.worse
     return held / n, excluded / n
@@ -63,11 +63,11 @@ def test_without_a_difference_it_seldom_finds_one(seed_sd):
 
 def test_a_clear_difference_is_found():
     assert true_difference(0.4, 0.02) == pytest.approx(0.068, abs=0.001)
-    _, excluded = simulated(3, gain=0.4, seed_sd=0.02, n=200, pictures=1000)
+    _, excluded = simulated(3, gain=0.4, seed_sd=0.02, n=200, images=1000)
     assert excluded >= 0.95
 
 
-def test_one_seed_covers_the_pictures_and_nothing_else():
+def test_one_seed_covers_the_images_and_nothing_else():
     held, _ = simulated(1, gain=0.1, seed_sd=0.0)
     assert 0.93 <= held <= 0.975
     held, _ = simulated(1, gain=0.1, seed_sd=0.3)
@@ -78,17 +78,17 @@ def test_one_seed_covers_the_pictures_and_nothing_else():
 
 
 def mean_squares(d):
-    """Return the mean squares of seeds, pictures and the rest, cell by cell."""
-    seeds, pictures = d.shape
+    """Return the mean squares of seeds, images and the rest, cell by cell."""
+    seeds, images = d.shape
     m = d.mean()
-    by_seed = sum((row.mean() - m) ** 2 for row in d for _ in range(pictures)) / (seeds - 1)
-    by_picture = sum(seeds * (column.mean() - m) ** 2 for column in d.T) / (pictures - 1)
+    by_seed = sum((row.mean() - m) ** 2 for row in d for _ in range(images)) / (seeds - 1)
+    by_image = sum(seeds * (column.mean() - m) ** 2 for column in d.T) / (images - 1)
     rest = sum(
         (d[i, j] - d[i].mean() - d[:, j].mean() + m) ** 2
         for i in range(seeds)
-        for j in range(pictures)
-    ) / ((seeds - 1) * (pictures - 1))
-    return by_seed, by_picture, rest
+        for j in range(images)
+    ) / ((seeds - 1) * (images - 1))
+    return by_seed, by_image, rest
 
 
 @pytest.mark.parametrize(("seeds", "seed_sd"), [(2, 0.5), (3, 0.0), (4, 2.0)])
@@ -105,7 +105,7 @@ def test_half_the_width_is_that_of_the_mean_squares(seeds, seed_sd):
     assert found.difference == pytest.approx((a.mean() - b.mean()), abs=1e-12)
     assert found.low == pytest.approx(max(found.difference - half, -1))
     assert found.high == pytest.approx(min(found.difference + half, 1))
-    assert (found.seeds, found.pictures, found.covers) == (seeds, 40, "seeds and pictures")
+    assert (found.seeds, found.images, found.covers) == (seeds, 40, "seeds and images")
 
 
 def test_one_seed_is_the_interval_of_paired_proportions():
@@ -114,7 +114,7 @@ def test_one_seed_is_the_interval_of_paired_proportions():
     a[0, :only_first] = True
     b[0, only_first : only_first + only_second] = True
     found = compare(a, b, level=0.9)
-    # Agresti and Min: half a picture more in each of the four cells
+    # Agresti and Min: half an image more in each of the four cells
     both = only_first + only_second + 1
     mean = (only_first - only_second) / (n + 2)
     variance = (both / (n + 2) - mean**2) / (n + 1)
@@ -122,14 +122,14 @@ def test_one_seed_is_the_interval_of_paired_proportions():
     assert found.difference == pytest.approx(0.09)
     assert [found.low, found.high] == pytest.approx([0.09 - half, 0.09 + half])
     assert found.better
-    assert found.covers == "pictures"
+    assert found.covers == "images"
 
 
-def test_seeds_that_differ_alike_on_all_pictures_are_a_t_interval_over_seeds():
+def test_seeds_that_differ_alike_on_all_images_are_a_t_interval_over_seeds():
     rng = np.random.default_rng(0)
-    seeds, pictures = 3, 20_000
+    seeds, images = 3, 20_000
     share = np.array([0.5, 0.6, 0.75])[:, None]
-    a = rng.random((seeds, pictures)) < share
+    a = rng.random((seeds, images)) < share
     b = np.zeros_like(a)
     found = compare(a, b)
     means = a.mean(axis=1)
@@ -147,7 +147,7 @@ def test_networks_that_never_differ_are_not_known_to_be_equal():
     assert not found.worse
 
 
-def test_a_few_pictures_do_not_decide():
+def test_a_few_images_do_not_decide():
     a = np.zeros((1, 100), bool)
     a[0, :4] = True  # four of four: p = 0.125 by the sign test
     assert not compare(a, np.zeros_like(a)).better
@@ -160,8 +160,8 @@ def test_the_other_way_round_and_in_another_order():
     a, b = trained(rng, 3, 100, 0.3, 0.1)
     found, back = compare(a, b), compare(b, a)
     assert [back.low, back.high] == pytest.approx([-found.high, -found.low])
-    seeds, pictures = rng.permutation(3), rng.permutation(100)
-    shuffled = compare(a[seeds][:, pictures], b[seeds][:, pictures])
+    seeds, images = rng.permutation(3), rng.permutation(100)
+    shuffled = compare(a[seeds][:, images], b[seeds][:, images])
     assert [shuffled.low, shuffled.high] == pytest.approx([found.low, found.high])
     assert back.worse == found.better
 
@@ -171,7 +171,7 @@ def test_the_interval_stays_within_what_is_possible():
     found = compare(a, ~a)
     assert (found.difference, found.high) == (1.0, 1.0)
     assert found.low < 1
-    assert compare(a[:, :1], a[:, :1]).difference == 0  # one picture is enough to be answered
+    assert compare(a[:, :1], a[:, :1]).difference == 0  # one image is enough to be answered
 
 
 # -- accuracies alone ------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ def test_accuracies_of_seeds_are_a_paired_t_interval():
     expected = stats.ttest_rel(first, second).confidence_interval(0.95)
     assert [found.low, found.high] == pytest.approx([expected.low, expected.high])
     assert found.difference == pytest.approx(0.0125)
-    assert (found.seeds, found.pictures, found.covers) == (4, 0, "seeds")
+    assert (found.seeds, found.images, found.covers) == (4, 0, "seeds")
 
 
 @pytest.mark.parametrize(("first", "second"), [([0.9], [0.1]), ([0.5, 0.6], [0.25, 0.35])])

@@ -120,11 +120,11 @@ def test_what_a_lost_worker_had_left_to_train_is_given_to_another(tmp_path):
     lines = [line for line in done.stdout.splitlines() if line.startswith("trained")]
     for i, name in enumerate("ab"):
         of_task = [line for line in lines if line.split()[1] == str(i)]
-        assert of_task == [f"trained {i} {name} {seed} of pictures" for seed in range(3)]
+        assert of_task == [f"trained {i} {name} {seed} of images" for seed in range(3)]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a-1", "b-1"]  # both workers did go away
 
 
-PICTURES: Any = None  # nothing here looks at them
+IMAGES: Any = None  # nothing here looks at them
 
 
 def task(arch, outs, **changes):
@@ -146,7 +146,7 @@ def test_a_worker_far_away_has_what_was_finished_before(space, tmp_path, monkeyp
     """A cluster's machine does not see the run's folder, where a killed search left its trainings."""
     seen = []
 
-    def train(arch, pictures, recipe, place, seed, **options):
+    def train(arch, images, recipe, place, seed, **options):
         seen.append((seed, finals.finished(place), options["bring"], place))
         if seed == 1:
             raise SearchFailedError("no memory")
@@ -159,11 +159,11 @@ def test_a_worker_far_away_has_what_was_finished_before(space, tmp_path, monkeyp
     files = {"run.json": b"{}", "result.json": b"1"}
     finals.settle(outs[2], files)
     far = task(arch, outs, far=True, finished=tuple(map(finals.finished, outs)))
-    assert list(contest._work(far, PICTURES)) == ["trained 0", "no memory", "trained 2"]
+    assert list(contest._work(far, IMAGES)) == ["trained 0", "no memory", "trained 2"]
     assert [(seed, kept) for seed, kept, _, _ in seen] == [(0, {}), (1, {}), (1, {}), (2, files)]
     assert all(bring and tmp_path not in place.parents for _, _, bring, place in seen)
     assert not any(place.parent.exists() for *_, place in seen)  # nothing is left on that machine
-    assert list(contest._work(far.after(2), PICTURES)) == ["trained 2"]
+    assert list(contest._work(far.after(2), IMAGES)) == ["trained 2"]
     assert seen[-1][:2] == (2, files)
 
 
@@ -172,7 +172,7 @@ def test_a_worker_of_this_machine_trains_in_the_folder(space, tmp_path, monkeypa
     monkeypatch.setattr(worker, "prepare", lambda setup: None)
     arch = next(iter(space.enumerate())).to_json()
     outs = [tmp_path / f"seed-{seed}" for seed in range(2)]
-    assert list(contest._work(task(arch, outs), PICTURES)) == outs
+    assert list(contest._work(task(arch, outs), IMAGES)) == outs
 
 
 def test_a_training_that_fails_is_tried_once_more(space, tmp_path, monkeypatch):
@@ -187,7 +187,7 @@ def test_a_training_that_fails_is_tried_once_more(space, tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "prepare", lambda setup: None)
     outs = [tmp_path / f"seed-{seed}" for seed in range(2)]
     given = task(next(iter(space.enumerate())).to_json(), outs)
-    assert list(contest._work(given, PICTURES)) == [outs[0], "no memory"]
+    assert list(contest._work(given, IMAGES)) == [outs[0], "no memory"]
 
 
 @pytest.mark.parametrize("far", [False, True])
@@ -197,7 +197,7 @@ def test_files_that_do_not_agree_are_kept_in_the_folder_of_the_run(
     """Also of a worker that does not see that folder; its network is named, and nothing more is trained."""
     tries = []
 
-    def train(arch, pictures, recipe, place, seed, **options):
+    def train(arch, images, recipe, place, seed, **options):
         tries.append(seed)
         finals.settle(place, {"result.json": b"{}", "network.onnx": b"wrong"})
         raise finals.ApartError("they should be the same. The files are kept")
@@ -211,7 +211,7 @@ def test_files_that_do_not_agree_are_kept_in_the_folder_of_the_run(
         far=far,
         finished=({}, {}),
     )
-    (apart,) = contest._work(given, PICTURES)
+    (apart,) = contest._work(given, IMAGES)
     assert tries == [0]
     assert isinstance(apart, contest._Apart)
     assert bool(apart.files) == far

@@ -1,4 +1,4 @@
-"""Trainings of finalists: files, going on, reading back, and the test pictures."""
+"""Trainings of finalists: files, going on, reading back, and the test images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from search import contest, finals
 from search.errors import SearchFailedError
 from search.evaluators.train import right
 from search.outcome import Final
-from search.pictures import Pictures, pack, unpack
+from search.packed import PackedImages, pack, unpack
 from tests.training import tiny
 
 DEPLOYED = 16  # pixels; images have 8, and runs of older versions trained at that
@@ -81,7 +81,7 @@ def test_the_last_network_is_validated_and_exported(trained, data):
     result = training.Result.load(out)
     assert found.curve[-1] == result.epochs[-1]["validation_accuracy"]
     assert abs(found.validation - found.curve[-1]) <= 2 / 18
-    assert found.pictures == len(data.validation) == 18
+    assert found.images == len(data.validation) == 18
     assert (found.seed, found.size, found.is_deployed) == (3, DEPLOYED, True)
     assert len(found.curve) == 2
     assert (result.tested, result.test) == ("", None)
@@ -350,7 +350,7 @@ def test_the_printed_accuracy_is_the_delivered_files(trained, data, unable, tmp_
     assert again.test == kept_run.test
 
 
-# -- the test pictures of older runs ---------------------------------------------------------------
+# -- the test images of older runs ---------------------------------------------------------------
 
 
 def test_an_older_run_goes_on_at_its_training_size(older, data, unable):
@@ -376,7 +376,7 @@ def test_hits_are_those_of_the_trainings_own_evaluation(older, data):
     assert 0 < hits.sum() < 20  # else the comparison says little
 
 
-def test_each_hit_is_the_picture_in_its_place(older, data):
+def test_each_hit_is_the_image_in_its_place(older, data):
     _, out = older
     every = finals.test_hits(out, data)
     rows = np.array([7, 3, 11])
@@ -384,7 +384,7 @@ def test_each_hit_is_the_picture_in_its_place(older, data):
     np.testing.assert_array_equal(finals.test_hits(out, some), every[rows])
 
 
-def test_test_pictures_are_read_once_and_no_other(older, data):
+def test_test_images_are_read_once_and_no_other(older, data):
     _, out = older
     reads: list[str] = []
     for split in ("train", "validation", "test"):
@@ -406,7 +406,7 @@ def test_test_pictures_are_read_once_and_no_other(older, data):
     assert reads == ["test"]
 
 
-def test_the_validation_pictures_do_not_stand_in_for_them(older, data):
+def test_the_validation_images_do_not_stand_in_for_them(older, data):
     swapped = dataclasses.replace(data, test=data.validation)
     with pytest.raises(DataError, match="the test split is needed here"):
         finals.test_hits(older[1], swapped)
@@ -437,8 +437,8 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path):
 # -- recipes ---------------------------------------------------------------------------------------
 
 
-def shown(n, spec="synthetic:12", side=64) -> Pictures:
-    """Return n pictures without content."""
+def shown(n, spec="synthetic:12", side=64) -> PackedImages:
+    """Return n images without content."""
     few = pack(tiny.data())
     return dataclasses.replace(
         few,

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lcnas.errors import DataError
-from search import cluster, pictures, reporting, run, steps
+from search import cluster, packed, reporting, run, steps
 from search.folder import Folder
 from search.settings import Settings
 from tests.search.reporting import made_up
@@ -36,9 +36,7 @@ def root(tmp_path):
 
 def test_the_option_that_the_message_names_is_there_and_helps(root):
     asked = Settings(data=f"imagefolder:{root}")
-    with pytest.raises(
-        DataError, match=r"1 of 20 pictures .* 1 % allowed: a/3.png .*\(--max-bad\)"
-    ):
+    with pytest.raises(DataError, match=r"1 of 20 images .* 1 % allowed: a/3.png .*\(--max-bad\)"):
         steps.load_data(asked, 32)
     given = run._parser().parse_args(["--max-bad", "0.1"])
     assert given.setting_max_bad == 0.1
@@ -70,11 +68,11 @@ def test_what_does_not_fit_for_the_finals_is_refused_before_anything(
 ):
     """Not after hours of searching on a share that fits."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pictures, "memory_mb_here", lambda: 0.01)
+    monkeypatch.setattr(packed, "memory_mb_here", lambda: 0.01)
     words = ["--data", f"imagefolder:{root}", "--table", str(small_table(tmp_path, classes=2))]
-    words += ["--max-bad", "0.1", "--pictures", "4", "--out", "run"]
+    words += ["--max-bad", "0.1", "--images", "4", "--out", "run"]
     for more in ([], ["--dry-run"]):
-        with pytest.raises(DataError, match=r"\(--resolution\), or on .* \(--final-pictures\)$"):
+        with pytest.raises(DataError, match=r"\(--resolution\), or on .* \(--final-images\)$"):
             run.main([*words, *more])
         assert "table" not in capsys.readouterr().out
         assert not list(tmp_path.glob("run/*.json"))

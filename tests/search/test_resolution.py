@@ -169,7 +169,7 @@ def test_a_run_begun_before_goes_on_at_its_training_size_and_says_so(tmp_path):
     """Searched by this version, then turned into what the version before left, and resumed."""
     data = small_set(tmp_path / "small.npz")
     small = "--trials 4 --finalists 1 --final-epochs 1 --final-seeds 1 --max-latency-ms 0.9"
-    small += " --final-pictures 100 --no-baselines --bands 1"
+    small += " --final-images 100 --no-baselines --bands 1"
     process = begin(tmp_path, data, "run", *small.split(), "--until", "search")
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said

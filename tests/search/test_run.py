@@ -235,13 +235,13 @@ def test_dry_run_tells_what_a_table_lacks_and_measures_nothing(tmp_path, monkeyp
 
 
 def test_the_time_of_a_supernets_training_is_in_the_estimate(data):
-    with steps.load_data(Settings(data=data), 32) as pictures:
+    with steps.load_data(Settings(data=data), 32) as images:
         typical = zoo.load("pplcnet_0.5x", 32)
         few, many = (
             steps.estimate(
                 Settings(data=data, evaluator="supernet", epochs=n, resolution=32).filled(2),
                 typical,
-                pictures,
+                images,
             )
             for n in (1, 4000)
         )
@@ -278,7 +278,7 @@ def test_dry_run_tells_all_and_does_nothing(tmp_path, monkeypatch, capsys, data)
 @pytest.mark.slow
 def test_a_search_by_a_supernet(tmp_path, data):
     small = few_layers(tmp_path)
-    small += ["--evaluator", "supernet", "--pictures", "400", "--epochs", "1", "--trials", "40"]
+    small += ["--evaluator", "supernet", "--images", "400", "--epochs", "1", "--trials", "40"]
     size = ["--min-latency-ms", "0.38", "--max-latency-ms", "0.74"]
     process = begin_as(tmp_path, data, "run", *small, *size, "--until", "search")
     said, _ = process.communicate(timeout=400)
@@ -304,7 +304,7 @@ def test_from_a_space_to_trained_exported_and_reported_networks(
     tmp_path, monkeypatch, data, capsys
 ):
     small = "--trials 6 --finalists 1 --final-epochs 1 --final-seeds 2 --max-latency-ms 0.9"
-    small += " --final-pictures 100"
+    small += " --final-images 100"
     # a file of blocks, which every process has to run that reads networks
     mine, seen = tmp_path / "mine.py", tmp_path / "seen"
     mine.write_text(

@@ -19,7 +19,7 @@ def test_filled_settings_leave_nothing_open_but_what_the_table_decides(
 ):
     made = Settings(preset=preset, evaluator=evaluator, resolution=resolution).filled(2)
     still_open = {name for name, value in dataclasses.asdict(made).items() if value is None}
-    limits = {"pictures", "final_pictures"}  # all of them, where a preset says nothing
+    limits = {"images", "final_images"}  # all of them, where a preset says nothing
     if evaluator == "proxy":
         limits.add("epochs")  # it trains nothing
     assert still_open <= MAY_BE_OPEN | limits

@@ -83,7 +83,7 @@ def test_published_scales_are_members(name, scale):
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_scales_for_small_pictures_are_members(scale):
+def test_scales_for_small_images_are_members(scale):
     assert zoo.load(f"pplcnet_32_{scale}x") in spaces.load("pplcnet_tail_32")
 
 

@@ -23,8 +23,8 @@ NOTHING = Augment(crop="none", flip=0.0)
 WHOLE = Augment(crop="resized", scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0)
 
 
-def pictures(n, height=16, width=None, seed=0):
-    """Smooth random pictures."""
+def sample_images(n, height=16, width=None, seed=0):
+    """Smooth random images."""
     rng = np.random.default_rng(seed)
     size = (width or height, height)
     small = rng.integers(0, 256, (n, 5, 5, 3), dtype=np.uint8)
@@ -67,7 +67,7 @@ def apply(
     first=0,
     of=PLAIN,
 ):
-    """Pictures and targets, as NumPy arrays."""
+    """Images and targets, as NumPy arrays."""
     labels = np.arange(len(images), dtype=np.int32) % classes if labels is None else labels
     size = images.shape[1:3] if size is None else size
     run = program(augment, size, classes, of, cropped)
@@ -100,14 +100,14 @@ operations = jax.jit(_rand.apply, static_argnums=(2, 3, 4))
 
 
 @pytest.mark.parametrize("augment", [NOTHING, WHOLE, Augment(crop="shift", pad=0, flip=0.0)])
-def test_what_changes_nothing_returns_the_pictures(augment):
+def test_what_changes_nothing_returns_the_images(augment):
     images = noise(4)
     x, targets = apply(augment, images)
     np.testing.assert_allclose(x, images, atol=1e-3)
     assert (targets == np.eye(3)[np.arange(4) % 3]).all()
 
 
-def test_pictures_are_normalised():
+def test_images_are_normalised():
     images, of = noise(4), Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     wanted = (images / 255 - of.mean) / of.std
     np.testing.assert_allclose(apply(NOTHING, images, of=of)[0], wanted, atol=1e-5)
@@ -159,7 +159,7 @@ def test_devices_can_share_a_batch_with_checked_axes():
     np.testing.assert_allclose(x, apply(NOTHING, images, size=8)[0], atol=1e-3)
 
 
-def test_equal_pictures_become_different_ones():
+def test_equal_images_become_different_ones():
     images = np.repeat(noise(1), 8, axis=0)
     x, _ = apply(EVERYTHING, images)
     assert len(np.unique(x.reshape(8, -1), axis=0)) == 8
@@ -173,7 +173,7 @@ def test_equal_pictures_become_different_ones():
     ],
 )
 def test_any_size(augment, size):
-    images = pictures(4, 15, 22)
+    images = sample_images(4, 15, 22)
     x, targets = apply(augment, images, size=size)
     assert x.shape == (4, *((size, size) if isinstance(size, int) else size), 3)
     assert np.isfinite(x).all()
@@ -182,7 +182,7 @@ def test_any_size(augment, size):
     np.testing.assert_allclose(targets.sum(1), 1, atol=1e-6)
 
 
-def test_a_single_picture_can_be_augmented():
+def test_a_single_image_can_be_augmented():
     x, targets = apply(dataclasses.replace(NOTHING, mixup=0.3, cutmix=1.0, erase=0.5), noise(1))
     assert x.shape == (1, 16, 16, 3)
     np.testing.assert_allclose(targets, [[1, 0, 0]], atol=1e-6)
@@ -312,8 +312,8 @@ def test_a_crop_that_never_fits_is_the_largest_in_the_middle():
     )
 
 
-def test_a_squashed_picture_is_cropped_in_its_true_shape():
-    # A disc in a picture twice as wide as high, squashed: crops of shape 1 must show it round.
+def test_a_squashed_image_is_cropped_in_its_true_shape():
+    # A disc in an image twice as wide as high, squashed: crops of shape 1 must show it round.
     y, x = np.mgrid[:64, :64] + 0.5
     squashed = ((2 * (x - 32)) ** 2 + (y - 32) ** 2 < 24**2).astype(np.uint8) * 255
     images = np.repeat(np.repeat(squashed[None, :, :, None], 3, 3), 32, 0)
@@ -328,7 +328,7 @@ def test_a_squashed_picture_is_cropped_in_its_true_shape():
     assert measured > 5
 
 
-def test_cropped_pictures_are_not_cropped_again():
+def test_cropped_images_are_not_cropped_again():
     images = noise(4)
     x, _ = apply(Augment(flip=0.0), images, cropped=True)
     np.testing.assert_allclose(x, images, atol=1e-3)
@@ -340,7 +340,7 @@ def test_cropped_pictures_are_not_cropped_again():
 
 @pytest.mark.parametrize(("mode", "numpys"), [("reflect", "reflect"), ("black", "constant")])
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_shifts_are_crops_of_the_padded_picture(mode, numpys, mirrored):
+def test_shifts_are_crops_of_the_padded_image(mode, numpys, mirrored):
     pad, image = 3, noise(1, 8)[0]
     padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode=numpys)
     moves = [(i, j) for i in range(7) for j in range(7)]
@@ -364,7 +364,7 @@ def test_all_shifts_are_equally_likely():
     ).sum() < 52  # chi-square, 24 degrees of freedom: once in 1,000
 
 
-def test_a_shift_may_exceed_the_picture():
+def test_a_shift_may_exceed_the_image():
     x = shifted(noise(8, 4), draws(8, 2), 9, "reflect")
     assert set(np.unique(x)) <= set(np.unique(noise(8, 4)))
 
@@ -390,7 +390,7 @@ def test_an_evaluation_takes_the_middle_untouched_where_pixels_fit(crop, size):
 
 @pytest.mark.parametrize("size", [20, 40, (12, 30), (30, 12)])
 def test_an_evaluation_is_pillows_resize_and_centre_crop(size):
-    images = pictures(2, 40, 56)
+    images = sample_images(2, 40, 56)
     tall, wide = (size, size) if isinstance(size, int) else size
     found = evaluate(0.8, images, size)
     high = 0.8 * min(40, 56 * tall / wide)
@@ -400,8 +400,8 @@ def test_an_evaluation_is_pillows_resize_and_centre_crop(size):
         assert np.abs(one - np.asarray(wanted).astype(float)).max() < 1.5
 
 
-def test_an_evaluation_of_a_squashed_picture_shows_it_unsquashed():
-    wide = pictures(2, 32, 64)
+def test_an_evaluation_of_a_squashed_image_shows_it_unsquashed():
+    wide = sample_images(2, 32, 64)
     squashed = np.stack(
         [np.asarray(Image.fromarray(x).resize((32, 32), Image.Resampling.BILINEAR)) for x in wide]
     )
@@ -420,7 +420,7 @@ def test_an_evaluation_of_a_squashed_picture_shows_it_unsquashed():
 )
 @pytest.mark.parametrize("factor", [0.6, 1.0, 1.4])
 def test_jitter_is_pillows_enhancement(which, enhance, factor):
-    images = pictures(3)
+    images = sample_images(3)
     drawn = np.full((3, 4), 0.5, np.float32)
     drawn[:, which] = (factor - 0.6) / 0.8
     found = jitter(images.astype(np.float32), drawn, 0.4, 0.0)
@@ -430,7 +430,9 @@ def test_jitter_is_pillows_enhancement(which, enhance, factor):
 
 
 def test_jitter_in_one_map_is_jitter_step_by_step():
-    x = pictures(5).astype(np.float64) * 0.4 + 70  # far from both ends, where nothing is cut off
+    x = (
+        sample_images(5).astype(np.float64) * 0.4 + 70
+    )  # far from both ends, where nothing is cut off
     drawn = draws(5, 4)
     brightness, contrast, saturation = (
         1 + 0.2 * (2 * drawn[:, i] - 1)[:, None, None, None] for i in range(3)
@@ -501,7 +503,7 @@ def test_erased_places_are_uniform():
 
 
 def mixed(n, mixup=0.0, cutmix=0.0, share=1.0, side=20):
-    """Black pictures of class 0 and white ones of class 1 by turns, mixed: (pictures, labels, targets).
+    """Black images of class 0 and white ones of class 1 by turns, mixed: (images, labels, targets).
 
     So the mean brightness is the weight of class 1.
     """
@@ -557,7 +559,7 @@ def test_weights_are_distributed_as_beta(alpha):
     assert weights.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.05)
 
 
-def test_the_weight_of_mixup_is_that_of_the_picture_itself():
+def test_the_weight_of_mixup_is_that_of_the_image_itself():
     _, labels, targets = mixed(2000, mixup=0.5, side=2)
     own = targets[np.arange(2000), labels].astype(float)
     assert stats.kstest(own, stats.beta(0.5, 0.5).cdf).pvalue > 1e-3
@@ -580,7 +582,7 @@ def test_as_many_are_mixed_as_asked_for_and_half_by_each():
     assert 0.1 < (np.ptp(x, axis=(1, 2, 3)) == 1).mean() < 0.3  # small rectangles may hold no pixel
 
 
-def test_pictures_without_a_label_have_empty_targets():
+def test_images_without_a_label_have_empty_targets():
     images = noise(4)
     labels = np.array([0, -1, 2, -1], np.int32)
     _, targets = apply(NOTHING, images, labels=labels)
@@ -630,8 +632,8 @@ class Operated(NamedTuple):
 
 @pytest.fixture(scope="module")
 def operated():
-    """Every operation at every level on one picture."""
-    image = pictures(1, 24, 20, seed=3)[0] // 2 + 40
+    """Every operation at every level on one image."""
+    image = sample_images(1, 24, 20, seed=3)[0] // 2 + 40
     which = np.repeat(np.arange(14, dtype=np.int32), len(LEVELS))
     levels = np.tile(np.array(LEVELS, np.float32), 14)
     arguments = np.repeat(image[None], len(which), 0).astype(np.float32), which, levels
@@ -653,7 +655,7 @@ def test_operations_are_pillows(operated, name):
         assert (off > 1).mean() <= (0.02 if _rand.OPERATIONS.index(name) >= 9 else 0.0), level
 
 
-def test_strong_operations_change_the_picture(operated):
+def test_strong_operations_change_the_image(operated):
     for name in _rand.OPERATIONS[1:]:
         assert any(np.abs(one - operated.image).mean() > 1 for _, one in operated.found[name]), name
 

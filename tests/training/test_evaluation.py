@@ -30,10 +30,10 @@ def _quick():
 
 
 def counts_of(logits, labels):
-    """Return the counts of given logits, by a network that passes its (1, 1, 3) pictures on."""
+    """Return the counts of given logits, by a network that passes its (1, 1, 3) images on."""
 
     class Table:
-        def test(self, params, stats, pictures):
+        def test(self, params, stats, x):
             return jnp.asarray(logits)
 
     table: Any = Table()
@@ -96,14 +96,14 @@ def test_a_network_on_a_split_padding_left_out_and_the_network_left_as_it_was():
     assert found.accuracy == pytest.approx(np.mean(logits.argmax(axis=-1) == batch.labels))
 
 
-def test_training_pictures_are_not_scored():
+def test_training_images_are_not_scored():
     data = tiny.data()
     train: Any = data.train
     with pytest.raises(DataError, match="split: Train is neither Validation nor Test"):
         evaluate(models.build(tiny.arch(), data.classes), train, data.normalization)
 
 
-def test_no_pictures_are_no_division_by_zero():
+def test_no_images_are_no_division_by_zero():
     assert evaluation.scores([]) == evaluation.Scores(0.0, 0.0, 0.0, 0)
 
 

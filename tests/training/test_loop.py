@@ -337,7 +337,7 @@ def test_what_is_said_of_a_teachers_file_is_part_of_the_run(straight, found, tmp
     kept = pretrained.read(straight[0].out / "last.safetensors")
     assert kept.normalization is not None
     assert kept.normalization.mean == pytest.approx(found.normalization.mean)
-    path = tmp_path / "silent.safetensors"  # that says nothing of its pictures itself
+    path = tmp_path / "silent.safetensors"  # that says nothing of its images itself
     pretrained.save(path, kept.arch, kept.weights)
     images = next(found.validation.batches(4)).images
 
@@ -385,7 +385,7 @@ class Fixed:
         return np.zeros((len(images), 3), np.float32)
 
 
-def test_a_teacher_sees_the_students_pictures_before_normalisation(found):
+def test_a_teacher_sees_the_students_images_before_normalisation(found):
     teacher = Fixed()
     recipe = tiny.with_augment(tiny.recipe(), flip=0.0)
     job = job_module.prepared(tiny.arch(), found, recipe, 0, None, (), teacher, ONE)

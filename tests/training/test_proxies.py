@@ -22,7 +22,7 @@ from tests.training import tiny
 CLASSES = 5
 
 
-def pictures(n=8, side=8, seed=0):
+def sample_images(n=8, side=8, seed=0):
     rng = np.random.default_rng(seed)
     return rng.standard_normal((n, side, side, 3), np.float32), rng.integers(CLASSES, size=n)
 
@@ -45,7 +45,7 @@ def small(act="hard_swish", se=True):
 
 
 def block_pass(block, x, weights):
-    """Return a block's output, way back and kernel gradients, of pictures (n, height, width, channels)."""
+    """Return a block's output, way back and kernel gradients, of images (n, height, width, channels)."""
     made = _network.Pass(weights)
     y, back = made.layer(place(block, SHAPE, 7).layer, x.transpose(3, 1, 2, 0), "0")
     return y, back, made.gradients
@@ -126,7 +126,7 @@ def jax_gradients(arch, weights):
 
 
 def test_a_network_gives_what_jax_gives_and_scores_rest_on_it():
-    arch, (images, labels) = small(), pictures()
+    arch, (images, labels) = small(), sample_images()
     weights = _network.drawn(arch, CLASSES, np.random.default_rng(4))
     gradients, every = jax_gradients(arch, weights), []
     for part in (slice(0, 4), slice(4, 8)):
@@ -174,7 +174,7 @@ def test_synflow_of_a_linear_network_by_hand():
     (name,) = [n for n in weights if n.startswith("head") and n.endswith("kernel")]
     b = np.abs(weights[name].astype(np.float64))
     total = float((np.ones(3) @ a @ b).sum())
-    found = proxies.scores(arch, *pictures(4, 1), classes=CLASSES, seed=7, names=["synflow"])
+    found = proxies.scores(arch, *sample_images(4, 1), classes=CLASSES, seed=7, names=["synflow"])
     assert found["synflow"] == pytest.approx(math.log(2 * total), rel=1e-9)
 
 
@@ -191,9 +191,9 @@ def test_synflow_of_a_chain_counts_each_layer_alike():
     assert len(made.gradients) == 1 + 2 * 13 + 1 + 1  # no squeeze-and-excite among them
 
 
-def test_synflow_sees_no_picture_and_no_activation():
-    images, labels = pictures()
-    others, other_labels = pictures(seed=1)
+def test_synflow_sees_no_image_and_no_activation():
+    images, labels = sample_images()
+    others, other_labels = sample_images(seed=1)
     one = proxies.scores(small(), images, labels, classes=CLASSES, names=["synflow"])
     same = proxies.scores(small(), others, other_labels, classes=CLASSES, names=["synflow"])
     assert one == same
@@ -221,8 +221,8 @@ def test_naswot_is_the_log_determinant_of_agreements():
     assert _formulas.naswot(patterns) == pytest.approx(math.log(np.linalg.det(kernel)), rel=1e-9)
 
 
-def test_naswot_of_two_pictures_alike_is_minus_infinity():
-    images, labels = pictures(4)
+def test_naswot_of_two_images_alike_is_minus_infinity():
+    images, labels = sample_images(4)
     images[1] = images[0]
     found = proxies.scores(small(), images, labels, classes=CLASSES, names=["naswot"])
     assert found["naswot"] == -math.inf
@@ -247,7 +247,7 @@ def test_patterns_are_the_signs_of_what_goes_into_activations(act):
         },
         3,
     )
-    images, _ = pictures(4, 3)
+    images, _ = sample_images(4, 3)
     made = _network.Pass(_network.drawn(arch, CLASSES, np.random.default_rng(0)))
     made.run(arch, CLASSES, images)
     before = images @ made.weights["stem/kernel"][0, 0]  # (n, height, width, 4)
@@ -257,7 +257,7 @@ def test_patterns_are_the_signs_of_what_goes_into_activations(act):
 
 def test_gates_and_identities_have_no_patterns():
     made = _network.Pass(_network.drawn(small(), CLASSES, np.random.default_rng(0)))
-    images, _ = pictures(4)
+    images, _ = sample_images(4)
     made.run(small(), CLASSES, images)
     plain = _network.Pass(_network.drawn(small(se=False), CLASSES, np.random.default_rng(0)))
     plain.run(small(se=False), CLASSES, images)
@@ -300,7 +300,7 @@ def test_gradient_norm_adds_layers_and_averages_batches():
 
 
 def test_the_trivial_scores_are_always_there():
-    arch, (images, labels) = zoo.load("pplcnet_0.25x"), pictures(4, 32)
+    arch, (images, labels) = zoo.load("pplcnet_0.25x"), sample_images(4, 32)
     found = proxies.scores(arch, images, labels, classes=CLASSES, names=["swap"])
     assert list(found) == ["swap", "params", "macs"]
     assert found["params"] == cost.params(arch, CLASSES)
@@ -308,7 +308,7 @@ def test_the_trivial_scores_are_always_there():
 
 
 def test_scores_depend_on_the_seed_alone():
-    images, labels = pictures()
+    images, labels = sample_images()
     one, again, other = (
         proxies.scores(small(), images, labels, classes=CLASSES, seed=s) for s in (1, 1, 2)
     )
@@ -323,16 +323,16 @@ def test_scores_depend_on_the_seed_alone():
     ("changes", "complaint"),
     [
         ({"names": ["zic"]}, "did you mean 'zico'"),
-        ({"batches": 3}, "2 equal parts of 8 pictures"),
+        ({"batches": 3}, "2 equal parts of 8 images"),
         ({"batches": 1}, "at least 2"),
         ({"labels": np.full(8, CLASSES)}, "labels from 0 to 4"),
         ({"labels": np.full(8, -1)}, "labels from 0 to 4"),
-        ({"labels": np.zeros(7, int)}, "8 pictures need as many labels"),
+        ({"labels": np.zeros(7, int)}, "8 images need as many labels"),
         ({"images": np.zeros((8, 8, 8, 3), np.uint8)}, "of floats"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes, complaint):
-    images, labels = pictures()
+    images, labels = sample_images()
     given = {"images": images, "labels": labels, "classes": CLASSES, **changes}
     with pytest.raises(TrainingError, match=complaint):
         proxies.scores(small(), given.pop("images"), given.pop("labels"), **given)
@@ -341,4 +341,4 @@ def test_what_does_not_fit_is_refused(changes, complaint):
 def test_a_network_without_a_head_is_refused():
     arch = Arch.of({"stem": [blocks.ConvNormAct(4)]}, 8)
     with pytest.raises(TrainingError, match="gives a map"):
-        proxies.scores(arch, *pictures(), classes=CLASSES)
+        proxies.scores(arch, *sample_images(), classes=CLASSES)

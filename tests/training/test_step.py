@@ -192,9 +192,9 @@ def test_the_seed_is_given_to_the_program_and_no_part_of_it(found):
         arch = tiny.arch(dropout=0.5)
         job = job_module.prepared(arch, found, recipe, seed, None, (), Fixed(), ONE)
         state, program = job.start(), cast("Any", job.program)
-        pictures, targets = jax.eval_shape(program.prepare, state.step, job.seed, *batch)
+        images, targets = jax.eval_shape(program.prepare, state.step, job.seed, *batch)
         yield program.prepare.lower(state.step, job.seed, *batch).as_text()
-        yield program.step.lower(state, job.seed, pictures, targets).as_text()
+        yield program.step.lower(state, job.seed, images, targets).as_text()
         yield job.counted.lower(*job.program.tested(state), *batch).as_text()
 
     assert list(texts(0)) == list(texts((1 << 31) - 1))
@@ -225,7 +225,7 @@ def test_a_teacher_has_its_say(found):
     recipe = tiny.recipe(distill="js", distill_weight=0.7, temperature=2.0)
     net, program, state = made(found, recipe, apart=True)
     batch = ONE.split(*tiny.batches(1)[0])
-    pictures, targets = program.prepare(np.int32(0), SEED, *batch)
+    images, targets = program.prepare(np.int32(0), SEED, *batch)
     teacher = jnp.asarray(np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32))
     settings: dict[str, Any] = {
         "smoothing": 0.1,
@@ -236,11 +236,11 @@ def test_a_teacher_has_its_say(found):
 
     @jax.jit
     def loss(params, stats):
-        logits, moved = net.train(params, stats, pictures, jax.random.key(0))
+        logits, moved = net.train(params, stats, images, jax.random.key(0))
         return losses.distilled(logits, targets, teacher, **settings).mean(), moved
 
     wanted, moved = loss(state.params, state.stats)
-    state, report = program.step(state, SEED, pictures, targets, *ONE.split(np.asarray(teacher)))
+    state, report = program.step(state, SEED, images, targets, *ONE.split(np.asarray(teacher)))
     for name, value in moved.items():
         np.testing.assert_allclose(state.stats[name], value, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(report.window.loss, wanted, rtol=1e-4)

@@ -77,7 +77,7 @@ def net():
 
 
 @functools.cache
-def pictures():
+def sample_images():
     spec = "synthetic:classes=3,train=80,test=20"
     return data_module.load(spec, size=SIDE, seed=0, workers=0)
 
@@ -104,7 +104,7 @@ def draw(rng, n):
 def run(out, **changes):
     how: Any = {"draw": draw, "seed": 1} | changes
     plan = how.pop("recipe", recipe())
-    return train(net(), space(), how.pop("data", pictures()), plan, out, **how)
+    return train(net(), space(), how.pop("data", sample_images()), plan, out, **how)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def trained(tmp_path_factory):
 
 @functools.cache
 def _scorer(**how):
-    data = pictures()
+    data = sample_images()
     splits = (data.train, data.validation, data.normalization)
     return Scorer(net(), net().init(0), *splits, augment=AUGMENT, batch=16, **how)
 
@@ -136,7 +136,7 @@ def equal(a, b):
 
 
 def test_each_part_is_compiled_once_a_bucket_whatever_the_networks():
-    job = supernet._Job(net(), space(), pictures(), recipe(), 1, draw, 2, 0.5, None)
+    job = supernet._Job(net(), space(), sample_images(), recipe(), 1, draw, 2, 0.5, None)
     assert len(net().buckets) == 2
     past, state = supernet._Past(), job.start()
     zeros = job.zeros(state)
@@ -162,13 +162,13 @@ def test_each_part_is_compiled_once_a_bucket_whatever_the_networks():
 
 @pytest.mark.parametrize("labels", [0.0, 0.25, 1.0])
 def test_all_but_the_largest_learn_from_labels_and_from_what_it_says(labels):
-    job = supernet._Job(net(), space(), pictures(), recipe(), 1, draw, 2, labels, None)
+    job = supernet._Job(net(), space(), sample_images(), recipe(), 1, draw, 2, labels, None)
     targets, said = [], []
 
     def noted(real):
-        def gradient(weights, total, active, pictures, wanted, step, dropout):
+        def gradient(weights, total, active, images, wanted, step, dropout):
             targets.append(np.asarray(wanted))
-            made = real(weights, total, active, pictures, wanted, step, dropout)
+            made = real(weights, total, active, images, wanted, step, dropout)
             said.append(np.asarray(made[1]))
             return made
 
@@ -185,13 +185,13 @@ def test_all_but_the_largest_learn_from_labels_and_from_what_it_says(labels):
 
 
 def coloured():
-    """Pictures each of whose classes has a colour of its own."""
-    rng, source = np.random.default_rng(0), pictures().train.source
+    """Images each of whose classes has a colour of its own."""
+    rng, source = np.random.default_rng(0), sample_images().train.source
     images = rng.integers(0, 150, (len(source.labels), SIDE, SIDE, 3), np.uint8)
     images[np.arange(len(images)), :, :, source.labels] += 100
     aspect = np.ones(len(images), np.float32)
-    train = data_module.Train(Memory(images, source.labels, aspect), pictures().train.rows)
-    return dataclasses.replace(pictures(), train=train)
+    train = data_module.Train(Memory(images, source.labels, aspect), sample_images().train.rows)
+    return dataclasses.replace(sample_images(), train=train)
 
 
 def test_training_lowers_the_loss_of_all_networks(tmp_path):
@@ -203,7 +203,12 @@ def test_training_lowers_the_loss_of_all_networks(tmp_path):
     archs = [space().sample(np.random.default_rng(i)) for i in range(4)]
     split = data_module.Validation(coloured().train.source, coloured().train.rows[:32])
     asked = Scorer(
-        net(), net().init(1), coloured().train, split, pictures().normalization, augment=AUGMENT
+        net(),
+        net().init(1),
+        coloured().train,
+        split,
+        sample_images().normalization,
+        augment=AUGMENT,
     )
     before = asked.scores(archs)
     asked.hold(made.weights)
@@ -285,7 +290,7 @@ def test_what_does_not_fit_is_refused(tmp_path, changes, complaint):
 
 
 def test_only_the_training_split_is_trained_on(tmp_path):
-    data = dataclasses.replace(pictures(), train=pictures().validation)
+    data = dataclasses.replace(sample_images(), train=sample_images().validation)
     with pytest.raises(DataError, match="training split is needed"):
         run(tmp_path, data=data)
 
@@ -316,7 +321,7 @@ def test_equal_trainings_have_one_id_and_others_have_others():
 
 def test_a_network_cut_out_scores_alone_what_it_scores_inside(trained):
     asked = scorer(trained.weights)
-    data = pictures()
+    data = sample_images()
     for seed in range(3):
         arch = space().sample(np.random.default_rng(seed))
         (score,) = asked.scores([arch])
@@ -336,8 +341,8 @@ def test_scores_do_not_depend_on_the_company(trained):
         assert a.loss == pytest.approx(b.loss, rel=1e-4)
 
 
-def test_statistics_are_those_of_training_pictures(trained):
-    data = pictures()
+def test_statistics_are_those_of_training_images(trained):
+    data = sample_images()
     asked = scorer(trained.weights)
     rows = np.sort(np.random.default_rng(0).choice(len(data.train), 32, replace=False))
     batches = data.train.source.read([data.train.rows[rows[:16]], data.train.rows[rows[16:]]], None)

@@ -20,7 +20,7 @@ NORMALIZATION = types.SimpleNamespace(mean=MEAN, std=STD)
 HERE = ["mlas", *(["openvino"] if engines.default() == "openvino" else [])]
 
 
-def pictures(n, size=(8, 6), seed=0):
+def sample_images(n, size=(8, 6), seed=0):
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (n, *size, 3), dtype=np.uint8)
 
@@ -53,7 +53,7 @@ def test_any_classifier_gives_its_logits(tmp_path, engine, settings):
     )
     assert teacher.classes == 4
     for n in (1, 5):
-        images = pictures(n)
+        images = sample_images(n)
         made, wanted = teacher.logits(images), expected(images)
         assert made.dtype == np.float32
         if "end" in settings:
@@ -61,17 +61,17 @@ def test_any_classifier_gives_its_logits(tmp_path, engine, settings):
         np.testing.assert_allclose(made, wanted, atol=2e-4)
 
 
-def test_floats_from_0_to_255_are_the_same_pictures(tmp_path):
+def test_floats_from_0_to_255_are_the_same_images(tmp_path):
     teacher = teachers.load(saved(tmp_path), normalization=NORMALIZATION, engine="mlas")
-    images = pictures(3)
+    images = sample_images(3)
     np.testing.assert_array_equal(teacher.logits(images), teacher.logits(images.astype(np.float32)))
     between = images.astype(np.float32) * np.float32(0.99)
     np.testing.assert_allclose(teacher.logits(between), expected(between), atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(16, 12), (4, 3), (5, 20)])
-def test_pictures_of_other_sizes_are_shown_whole(tmp_path, size):
-    """Pictures of one colour have its logits at any size; a picture in halves has those of the mean."""
+def test_images_of_other_sizes_are_shown_whole(tmp_path, size):
+    """Images of one colour have its logits at any size; an image in halves has those of the mean."""
     teacher = teachers.load(saved(tmp_path), normalization=NORMALIZATION, engine="mlas")
     images = tiny.constant((10, 200, 90), (0, 0, 0), size=size)
     np.testing.assert_allclose(teacher.logits(images), expected(images), atol=1e-4)
@@ -92,7 +92,7 @@ def test_a_size_that_the_file_leaves_open(tmp_path):
 def test_what_a_file_records_goes_before_the_default_and_is_not_contradicted(tmp_path):
     own = types.SimpleNamespace(mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5))
     path = saved(tmp_path, metadata=tiny.recorded(own.mean, own.std, list("abcd")))
-    images = pictures(2)
+    images = sample_images(2)
     wanted = expected(images, own.mean, own.std)
     for given, size in ((None, None), (own, (8, 6))):
         teacher = teachers.load(
@@ -111,12 +111,12 @@ def test_what_a_file_records_goes_before_the_default_and_is_not_contradicted(tmp
     other = types.SimpleNamespace(mean=own.mean, std=(0.5, 0.5, 0.4))
     with pytest.raises(TeacherError, match=r"records the std .*, not \(0.5, 0.5, 0.4\)"):
         teachers.load(path, normalization=other, engine="mlas")
-    with pytest.raises(TeacherError, match="its pictures are 8x6 pixels, not 7x7"):
+    with pytest.raises(TeacherError, match="its images are 8x6 pixels, not 7x7"):
         teachers.load(path, size=7, engine="mlas")
 
 
 def test_a_default_where_nobody_says_anything(tmp_path):
-    path, images = saved(tmp_path), pictures(2)
+    path, images = saved(tmp_path), sample_images(2)
     teacher = teachers.load(path, default=NORMALIZATION, engine="mlas")
     np.testing.assert_allclose(teacher.logits(images), expected(images), atol=1e-4)
     zero = types.SimpleNamespace(mean=(0, 0, 0), std=(1, 1, 1))
@@ -141,7 +141,7 @@ def test_files_of_ours(tmp_path):
     model = tiny.Fake(arch)
     path = tmp_path / "ours.onnx"
     onnx_export.export(model, path, normalization={"mean": MEAN, "std": STD})
-    images = pictures(3)
+    images = sample_images(3)
     x = ((images / 255 - np.array(MEAN)) / np.array(STD)).astype(np.float32)
     for teacher in (
         teachers.load(path, engine="mlas"),
@@ -164,13 +164,13 @@ def test_a_checkpoint_is_read_by_who_knows_how(tmp_path):
     told = types.SimpleNamespace(class_names=None, normalization=None)
     teacher = teachers.load(path, normalization=NORMALIZATION, size=(4, 4), read=read)
     assert asked == [path]
-    assert teacher.logits(pictures(2)).shape == (2, 5)
+    assert teacher.logits(sample_images(2)).shape == (2, 5)
     with pytest.raises(TeacherError, match="has 5 classes, the data 4"):
         teachers.load(path, normalization=NORMALIZATION, classes=4, read=read)
     told.class_names = ("a", "b", "c", "d", "e")
     with pytest.raises(TeacherError, match="calls class 0 'a', the data 'b'"):
         teachers.load(path, class_names=["b", "a", "c", "d", "e"], read=read)
-    with pytest.raises(TeacherError, match="does not say how its pictures are normalised"):
+    with pytest.raises(TeacherError, match="does not say how its images are normalised"):
         teachers.load(path, read=read)
     told.normalization = NORMALIZATION
     assert teachers.load(path, size=(4, 4), read=read).classes == 5
@@ -184,7 +184,7 @@ def test_a_checkpoint_is_read_by_who_knows_how(tmp_path):
 def test_a_model_sees_its_own_resolution_unless_told_otherwise():
     model = tiny.Fake(Arch.of({"head": [blocks.Classifier(0)]}, (8, 6)))
     for size, seen in ((None, (8, 6)), (5, (5, 5)), ((4, 7), (4, 7))):
-        teachers.from_model(model, NORMALIZATION, size).logits(pictures(1, (9, 9)))
+        teachers.from_model(model, NORMALIZATION, size).logits(sample_images(1, (9, 9)))
         assert model.calls[-1].shape == (1, *seen, 3)
 
 
@@ -192,7 +192,7 @@ def test_a_model_sees_its_own_resolution_unless_told_otherwise():
     ("settings", "asked", "message"),
     [
         ({}, {"classes": 10}, "has 4 classes, the data 10; .* train it on them first"),
-        ({}, {"normalization": None}, r"does not say how its pictures are normalised.*\(0.485, 0"),
+        ({}, {"normalization": None}, r"does not say how its images are normalised.*\(0.485, 0"),
         ({}, {"size": 0}, "size: 0 is outside"),
         (
             {"metadata": tiny.recorded(names=list("abcd"))},
@@ -231,11 +231,11 @@ def test_logits_that_are_none():
     arch = Arch.of({"head": [blocks.Classifier(0)]}, (8, 6))
     broken = teachers.from_model(tiny.Fake(arch, factor=np.nan), NORMALIZATION)
     with pytest.raises(TeacherError, match="gives logits that are not finite"):
-        broken.logits(pictures(1))
+        broken.logits(sample_images(1))
 
     class Short(tiny.Fake):
         def __call__(self, x):
             return super().__call__(x)[:1]
 
     with pytest.raises(TeacherError, match=r"gives \(1, 5\), not \(2, 5\)"):
-        teachers.from_model(Short(arch), NORMALIZATION).logits(pictures(2))
+        teachers.from_model(Short(arch), NORMALIZATION).logits(sample_images(2))

@@ -55,7 +55,7 @@ def separable() -> Arch:
 
 
 def data(train=60, classes=3, seed=0):
-    """Return synthetic pictures; a fifth of them is for validation."""
+    """Return synthetic images; a fifth of them is for validation."""
     spec = f"synthetic:classes={classes},train={train},test=20"
     return data_module.load(spec, size=SIDE, seed=seed, workers=0)
 

@@ -41,7 +41,7 @@ def save(
         arch: the network.
         weights: name -> float32 array, as :func:`lcnas.onnx_export.names` lists them.
         class_names: the name of each class, in order.
-        normalization: mean and deviation, of pixels from 0 to 1, that the network's pictures had.
+        normalization: mean and deviation, of pixels from 0 to 1, that the network's images had.
         source: where the weights are from, in words.
 
     Raises:
@@ -93,7 +93,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Constants:
-    """How the pictures of a network were normalised, of pixels from 0 to 1."""
+    """How the images of a network were normalised, of pixels from 0 to 1."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]

@@ -50,7 +50,7 @@ class Pretrained:
     class_names: tuple[str, ...] | None = (
         None  # in the order of the outputs, where the file has them
     )
-    normalization: Constants | None = None  # of the network's pictures, where the file has it
+    normalization: Constants | None = None  # of the network's images, where the file has it
 
     def is_for(self, classes: int, class_names: Sequence[str] | None = None) -> bool:
         """Return whether its last layer is for these classes; names count where both sides have them."""

@@ -6,7 +6,7 @@ from lcnas.models.supernet import Supernet
 space = spaces.load("pplcnet_tail", 64).restrict(stage5_width=[128, 256])
 supernet = Supernet.of(space, classes=10, resolution=64)
 weights = supernet.init(seed=0)
-logits, moments = supernet.apply(weights, None, supernet.active(arch), pictures)
+logits, moments = supernet.apply(weights, None, supernet.active(arch), images)
 """
 
 from lcnas.models.supernet._active import Active, largest, smallest, stacked

@@ -1,4 +1,4 @@
-"""A space cut down to a network's widths: what is wider would be paid for with every picture."""
+"""A space cut down to a network's widths: what is wider would be paid for with every image."""
 
 from __future__ import annotations
 

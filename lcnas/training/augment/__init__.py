@@ -1,4 +1,4 @@
-"""What happens to pictures on the device: crops, colours, erasing, mixing, normalisation.
+"""What happens to images on the device: crops, colours, erasing, mixing, normalisation.
 
 An :class:`Augment` says what is done; its methods are pure functions of their arguments and of a key, to be
 traced into a training step. What it does not ask for costs nothing. JAX is imported when they are called.
@@ -50,12 +50,12 @@ class MeanStd(Protocol):
 
 @dataclass(frozen=True)
 class Augment:
-    """What is done to training pictures, in this order, and what part of a picture an evaluation sees."""
+    """What is done to training images, in this order, and what part of an image an evaluation sees."""
 
     # resized: a random part, brought to size (Szegedy et al. 2015); shift: by up to `pad` pixels each way;
-    # none: the whole picture, brought to size
+    # none: the whole image, brought to size
     crop: Literal["none", "resized", "shift"] = "resized"
-    scale: Pair = (0.08, 1.0)  # resized: share of the picture's area, uniform
+    scale: Pair = (0.08, 1.0)  # resized: share of the image's area, uniform
     ratio: Pair = (
         3 / 4,
         4 / 3,
@@ -68,16 +68,16 @@ class Augment:
     hue: float = 0.0  # colours turn by up to this share of the circle either way
     rand_augment: int = 0  # operations one after the other (Cubuk et al. 2019), each drawn from 14
     rand_magnitude: float = 9.0  # of 10: how strong they are
-    rand_std: float = 0.0  # standard deviation of the magnitude from picture to picture
+    rand_std: float = 0.0  # standard deviation of the magnitude from image to image
 
     erase: float = 0.0  # probability that a rectangle becomes the mean colour (Zhong et al. 2017)
-    erase_area: Pair = (0.02, 1 / 3)  # its share of the picture, uniform
+    erase_area: Pair = (0.02, 1 / 3)  # its share of the image, uniform
     erase_ratio: Pair = (0.3, 1 / 0.3)  # its width / height, uniform logarithm
 
-    mixup: float = 0.0  # alpha of Beta(alpha, alpha), the weight of the picture itself; 0: no mixup
-    cutmix: float = 0.0  # alpha of Beta(alpha, alpha), the area left of the picture; 0: no cutmix
+    mixup: float = 0.0  # alpha of Beta(alpha, alpha), the weight of the image itself; 0: no mixup
+    cutmix: float = 0.0  # alpha of Beta(alpha, alpha), the area left of the image; 0: no cutmix
     mix_share: float = (
-        1.0  # share of the pictures that are mixed (half by each if both are asked for)
+        1.0  # share of the images that are mixed (half by each if both are asked for)
     )
 
     evaluate_crop: float = (
@@ -98,7 +98,7 @@ class Augment:
 
     @property
     def mixes(self) -> bool:
-        """Whether pictures are mixed, so that targets are soft."""
+        """Whether images are mixed, so that targets are soft."""
         return bool(self.mix_share and (self.mixup or self.cutmix))
 
     def apply(
@@ -114,9 +114,9 @@ class Augment:
         cropped: bool = False,
         first: Any = 0,
     ) -> tuple[jax.Array, jax.Array]:
-        """Return pictures to train on, and their targets.
+        """Return images to train on, and their targets.
 
-        What is drawn for a picture depends on the key and on its place in the batch alone. Mixing pairs
+        What is drawn for an image depends on the key and on its place in the batch alone. Mixing pairs
         neighbours: the first with the second, the third with the fourth, and so on. So devices that share
         a batch in even parts give together what one device gives.
 
@@ -127,14 +127,14 @@ class Augment:
             size: pixels a side, or (height, width), of the result.
             classes: how many there are.
             normalization: constants of the set.
-            aspect: (n,): width / height of what each picture shows, where it was squashed into its
+            aspect: (n,): width / height of what each image shows, where it was squashed into its
                 array; None: that of the array.
-            cropped: whether the pictures are random crops already (``data.train.cropped``): then
+            cropped: whether the images are random crops already (``data.train.cropped``): then
                 "resized" only brings them to size.
-            first: place of the first picture in the whole batch, where each device has a part of it.
+            first: place of the first image in the whole batch, where each device has a part of it.
 
         Returns:
-            Pictures (n, height, width, 3), normalised, and targets (n, classes), each summing to 1; float32.
+            Images (n, height, width, 3), normalised, and targets (n, classes), each summing to 1; float32.
         """
         from lcnas.training.augment import _apply
 
@@ -145,9 +145,9 @@ class Augment:
     def evaluate(
         self, images: Any, *, size: Resolution, normalization: MeanStd, aspect: Any = None
     ) -> jax.Array:
-        """Return pictures as an evaluation sees them: the middle, brought to size.
+        """Return images as an evaluation sees them: the middle, brought to size.
 
-        Its short side is ``evaluate_crop`` of the picture's, and it has the shape of ``size``.
+        Its short side is ``evaluate_crop`` of the image's, and it has the shape of ``size``.
 
         Args:
             images: (n, height, width, 3), uint8.
@@ -156,7 +156,7 @@ class Augment:
             aspect: (n,), as in :meth:`apply`.
 
         Returns:
-            Pictures (n, height, width, 3), float32, normalised.
+            Images (n, height, width, 3), float32, normalised.
         """
         from lcnas.training.augment import _apply
 

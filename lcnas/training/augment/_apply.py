@@ -31,7 +31,7 @@ def train(
     cropped: bool,
     first: Any,
 ) -> tuple[Array, Array]:
-    """Return pictures to train on and their targets; see :meth:`Augment.apply`."""
+    """Return images to train on and their targets; see :meth:`Augment.apply`."""
     images, labels = jnp.asarray(images), jnp.asarray(labels)
     targets = jax.nn.one_hot(labels, classes, dtype=jnp.float32)
     aspects = _aspects(images, aspect)
@@ -49,7 +49,7 @@ def train(
 def evaluate(
     augment: Augment, images: Any, shape: Shape, normalization: MeanStd, aspect: Any
 ) -> Array:
-    """Return pictures as an evaluation sees them; see :meth:`Augment.evaluate`."""
+    """Return images as an evaluation sees them; see :meth:`Augment.evaluate`."""
     images = jnp.asarray(images)
     top, left = (images.shape[1] - shape[0]) // 2, (images.shape[2] - shape[1]) // 2
     exact = _is_exact(images, shape, augment.evaluate_crop)
@@ -66,7 +66,7 @@ def evaluate(
 
 
 def _is_exact(images: Array, shape: Shape, share: float) -> bool:
-    """Return whether that share of a picture has, to within a pixel, the size that is wanted."""
+    """Return whether that share of an image has, to within a pixel, the size that is wanted."""
     return all(
         abs(side * share - wanted) < 1
         for side, wanted in zip(images.shape[1:3], shape, strict=True)
@@ -76,7 +76,7 @@ def _is_exact(images: Array, shape: Shape, share: float) -> bool:
 class _Draws:
     """The random numbers of a batch, (n, count) for each thing that is asked for, drawn in one go.
 
-    Those of a picture depend on the key and on its place alone.
+    Those of an image depend on the key and on its place alone.
     """
 
     def __init__(self, augment: Augment, key: Array, n: int, first: Any) -> None:
@@ -118,7 +118,7 @@ def _aspects(images: Array, aspect: Any) -> Array:
 def _placing(
     augment: Augment, images: Array, draws: _Draws, shape: Shape, aspect: Array, cropped: bool
 ) -> Callable[[], Array]:
-    """Return what makes crops of the pictures, at size, some of them mirrored."""
+    """Return what makes crops of the images, at size, some of them mirrored."""
     mirrored = draws["flip"][:, 0] < augment.flip if augment.flip else None
     same = images.shape[1:3] == shape
     if augment.crop == "resized" and not cropped:
@@ -142,7 +142,7 @@ def _placing(
 def _resampling(
     images: Array, boxes: _crop.Spans, shape: Shape, mirrored: Array | None = None
 ) -> Callable[[], Array]:
-    """Return what brings boxes of the pictures to size.
+    """Return what brings boxes of the images to size.
 
     What is gathered is decided outside, so that it is there before the conditional of :func:`settled`;
     inside it would be fused into the gathering, and computed again for every value.
@@ -152,7 +152,7 @@ def _resampling(
 
 
 def _coloured(augment: Augment, x: Array, draws: _Draws, normalization: MeanStd) -> Array:
-    """Return pictures with their colours changed, normalised, and parts of some erased."""
+    """Return images with their colours changed, normalised, and parts of some erased."""
     if augment.jitter or augment.hue:
         x = _colour.jitter(x, draws["jitter"], augment.jitter, augment.hue)
     if augment.rand_augment:

@@ -1,4 +1,4 @@
-"""Colours: jitter and erasing. Pictures are float32."""
+"""Colours: jitter and erasing. Images are float32."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def jitter(images: Array, draws: Array, strength: float, hue: float) -> Array:
     """Change brightness, contrast, saturation and hue, in this order, and cut off what leaves 0 to 255.
 
     Together they are one linear map of the colours and an offset: contrast is toward the mean grey of the
-    picture, saturation toward each pixel's grey, hue a turn around the axis of greys.
+    image, saturation toward each pixel's grey, hue a turn around the axis of greys.
 
     Args:
         images: (n, height, width, 3), from 0 to 255.
@@ -59,15 +59,15 @@ def _turn(angle: Array) -> Array:
 
 
 def erase(images: Array, draws: Array, probability: float, area: Pair, ratio: Pair) -> Array:
-    """Set a rectangle of some pictures to 0, which after normalisation is the mean colour.
+    """Set a rectangle of some images to 0, which after normalisation is the mean colour.
 
-    One that would be larger than the picture is cut to it.
+    One that would be larger than the image is cut to it.
 
     Args:
         images: (n, height, width, 3).
         draws: (n, ERASE_DRAWS), uniform from 0 to 1.
-        probability: of a picture's having one.
-        area: its share of the picture.
+        probability: of an image's having one.
+        area: its share of the image.
         ratio: its width / height.
     """
     _, height, width, _ = images.shape

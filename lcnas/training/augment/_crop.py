@@ -1,6 +1,6 @@
 """Crops and changes of size, as separable interpolation between gathered rows.
 
-A row of the result rests on two rows of the picture, or a few more when shrinking. On a CPU gathering these
+A row of the result rests on two rows of the image, or a few more when shrinking. On a CPU gathering these
 is several times as fast as multiplying by a matrix of weights that is nearly all zeros.
 """
 
@@ -25,7 +25,7 @@ DRAWS = 2 * CROP_ATTEMPTS + 2  # random numbers a box
 
 
 class Spans(NamedTuple):
-    """A box in each picture, in shares of its height and width, (n,) each."""
+    """A box in each image, in shares of its height and width, (n,) each."""
 
     top: Array
     left: Array
@@ -38,8 +38,8 @@ def random_boxes(draws: Array, aspect: Array, scale: Pair, ratio: Pair) -> Spans
 
     Args:
         draws: (n, DRAWS), uniform from 0 to 1.
-        aspect: (n,), width / height of what the pictures show.
-        scale: share of the picture's area.
+        aspect: (n,), width / height of what the images show.
+        scale: share of the image's area.
         ratio: width / height of the crop.
     """
     n = len(draws)
@@ -61,7 +61,7 @@ def random_boxes(draws: Array, aspect: Array, scale: Pair, ratio: Pair) -> Spans
 
 
 def centre_boxes(aspect: Array, ratio: float, share: float) -> Spans:
-    """Return the middle of each picture in the shape ``ratio`` (width / height), ``share`` of the largest."""
+    """Return the middle of each image in the shape ``ratio`` (width / height), ``share`` of the largest."""
     height = share * jnp.minimum(1.0, aspect / ratio)
     width = height * ratio / aspect
     return Spans((1 - height) / 2, (1 - width) / 2, height, width)
@@ -70,7 +70,7 @@ def centre_boxes(aspect: Array, ratio: float, share: float) -> Spans:
 def pixel_boxes(
     images: Array, aspect: Array, otherwise: Spans, corner: tuple[int, int], shape: Shape
 ) -> Spans:
-    """Return the box of these very pixels where a picture is not squashed, else ``otherwise``."""
+    """Return the box of these very pixels where an image is not squashed, else ``otherwise``."""
     _, height, width, _ = images.shape
     plain = jnp.abs(aspect * (height / width) - 1) < 1e-3
     box = corner[0] / height, corner[1] / width, shape[0] / height, shape[1] / width
@@ -80,13 +80,13 @@ def pixel_boxes(
 
 
 def whole_boxes(n: int) -> Spans:
-    """Return the whole of each picture."""
+    """Return the whole of each image."""
     zero, one = jnp.zeros(n, jnp.float32), jnp.ones(n, jnp.float32)
     return Spans(zero, zero, one, one)
 
 
 class Plan(NamedTuple):
-    """Which lines of the pictures the lines of the results rest on, and how much: (n, lines, taps) each."""
+    """Which lines of the images the lines of the results rest on, and how much: (n, lines, taps) each."""
 
     rows: Array
     row_weights: Array
@@ -100,8 +100,8 @@ def plan(boxes: Spans, size: Shape, shape: Shape, mirrored: Array | None = None)
     The weights are Pillow's: a triangle as wide as two pixels of the coarser of both grids, summing to 1.
 
     Args:
-        boxes: what of each picture.
-        size: height and width of the pictures.
+        boxes: what of each image.
+        size: height and width of the images.
         shape: height and width of the results.
         mirrored: (n,), which are to be mirrored left and right.
     """
@@ -110,7 +110,7 @@ def plan(boxes: Spans, size: Shape, shape: Shape, mirrored: Array | None = None)
 
 
 def resample(images: Array, how: Plan) -> Array:
-    """Return boxes of pictures (n, height, width, 3) at their new size, (n, *shape, 3), float32."""
+    """Return boxes of images (n, height, width, 3) at their new size, (n, *shape, 3), float32."""
     n, height, width, _ = images.shape
     tall = how.rows.shape[1]
     lines = images.reshape(n, height, width * 3)
@@ -129,7 +129,7 @@ def _taps(
     place = (jnp.arange(out, dtype=jnp.float32) + 0.5)[None] / out  # (1, out)
     if mirrored is not None:
         place = jnp.where(mirrored[:, None], 1 - place, place)
-    middle = (start[:, None] + place * length[:, None]) * size - 0.5  # in pixels of the picture
+    middle = (start[:, None] + place * length[:, None]) * size - 0.5  # in pixels of the image
     reach = jnp.maximum(1.0, length * (size / out))[:, None]
     taps = math.ceil(2 * max(1.0, size / out))  # integers in an open interval of length 2 * reach
     first = jnp.floor(middle - reach).astype(jnp.int32) + 1
@@ -142,13 +142,13 @@ def _taps(
 
 
 def _blended(values: Array, index: Array, weight: Array, axis: int) -> Array:
-    """Return weighted sums of lines along an axis of each picture.
+    """Return weighted sums of lines along an axis of each image.
 
     Args:
         values: (n, lines, …) for axis 0, (n, …, lines, …) for axis 1.
         index: (n, out, taps).
         weight: (n, out, taps).
-        axis: of each picture.
+        axis: of each image.
     """
     take: Any = jax.vmap(lambda one, which: jnp.take(one, which, axis=axis, mode="clip"))
     parts = []
@@ -162,7 +162,7 @@ def _blended(values: Array, index: Array, weight: Array, axis: int) -> Array:
 def shifted(
     images: Array, draws: Array, pad: int, mode: str, mirrored: Array | None = None
 ) -> Array:
-    """Move each picture by a whole number of pixels, from -pad to pad each way.
+    """Move each image by a whole number of pixels, from -pad to pad each way.
 
     Args:
         images: (n, height, width, 3).
@@ -188,7 +188,7 @@ def shifted(
 
 
 def _folded(index: Array, size: int) -> Array:
-    """Return the index inside the picture that an index beyond an edge mirrors, without the edge twice."""
+    """Return the index inside the image that an index beyond an edge mirrors, without the edge twice."""
     if size == 1:
         return jnp.zeros_like(index)
     period = 2 * (size - 1)
@@ -197,5 +197,5 @@ def _folded(index: Array, size: int) -> Array:
 
 
 def flipped(images: Array, mirrored: Array) -> Array:
-    """Mirror some pictures left and right."""
+    """Mirror some images left and right."""
     return jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)

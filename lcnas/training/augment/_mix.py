@@ -20,16 +20,16 @@ _POINTS = 4096  # of a distribution's quantiles, between which is interpolated
 def mix(
     images: Array, targets: Array, draws: Array, mixup: float, cutmix: float, share: float
 ) -> tuple[Array, Array]:
-    """Mix each picture with its neighbour, and their targets alike.
+    """Mix each image with its neighbour, and their targets alike.
 
     Args:
         images: (n, height, width, 3).
         targets: (n, classes).
         draws: (n, DRAWS), uniform from 0 to 1.
-        mixup: alpha of Beta(alpha, alpha), the weight of the picture itself; 0: no mixup.
-        cutmix: alpha of Beta(alpha, alpha), the share left of the picture when a rectangle of the neighbour
+        mixup: alpha of Beta(alpha, alpha), the weight of the image itself; 0: no mixup.
+        cutmix: alpha of Beta(alpha, alpha), the share left of the image when a rectangle of the neighbour
             is put in; what lies beyond the edge is left out, and the share is that of the pixels.
-        share: of the pictures that are mixed.
+        share: of the images that are mixed.
     """
     _, height, width, _ = images.shape
     mixed = draws[:, 0] < share
@@ -49,7 +49,7 @@ def mix(
 
 
 def _boxes(shape: tuple[int, int], left: Array, place: Array) -> Array:
-    """Return rectangles that cover 1 - left of the picture where no edge cuts them, (n, *shape)."""
+    """Return rectangles that cover 1 - left of the image where no edge cuts them, (n, *shape)."""
     side = jnp.sqrt(1 - left)
     edges = []
     for size, middle in zip(shape, (place[:, 0], place[:, 1]), strict=True):

@@ -2,7 +2,7 @@
 
 The names are Pillow's, and so is what they compute, on whole numbers from 0 to 255; moves, turns and
 shears are bilinear, with grey (128) where nothing was. At magnitude 10 of 10 they reach: turns 30 degrees,
-shears 0.3, moves 0.45 of the side, colour, contrast, brightness and sharpness 0.1 or 1.9 of the picture's
+shears 0.3, moves 0.45 of the side, colour, contrast, brightness and sharpness 0.1 or 1.9 of the image's
 own, solarize all pixels, posterize 4 bits. The sign is drawn where there are two directions. Strength
 grows evenly, from nothing at magnitude 0.
 """
@@ -42,14 +42,14 @@ _GREY = 128.0
 
 
 def apply(images: Array, draws: Array, operations: int, magnitude: float, std: float) -> Array:
-    """Apply some operations to each picture, one after the other, each drawn by itself.
+    """Apply some operations to each image, one after the other, each drawn by itself.
 
     Args:
         images: (n, height, width, 3), from 0 to 255.
         draws: (n, DRAWS * operations), uniform from 0 to 1.
         operations: how many.
         magnitude: from 0 to 10.
-        std: standard deviation of the magnitude from picture to picture (it stays within 0 to 10).
+        std: standard deviation of the magnitude from image to image (it stays within 0 to 10).
     """
     images = jnp.round(images)
     for i in range(operations):
@@ -59,7 +59,7 @@ def apply(images: Array, draws: Array, operations: int, magnitude: float, std: f
 
 
 def drawn(draws: Array, magnitude: float, std: float) -> tuple[Array, Array]:
-    """Return an operation for each picture, and its level from -1 to 1, from (n, DRAWS) uniform numbers."""
+    """Return an operation for each image, and its level from -1 to 1, from (n, DRAWS) uniform numbers."""
     operation = jnp.minimum((draws[:, 0] * len(OPERATIONS)).astype(jnp.int32), len(OPERATIONS) - 1)
     level = jnp.full(len(draws), magnitude, jnp.float32)
     if std:
@@ -69,7 +69,7 @@ def drawn(draws: Array, magnitude: float, std: float) -> tuple[Array, Array]:
 
 
 def operate(images: Array, operation: Array, level: Array) -> Array:
-    """Apply to each picture the operation of its number.
+    """Apply to each image the operation of its number.
 
     Args:
         images: (n, height, width, 3), whole numbers from 0 to 255, float32.
@@ -80,7 +80,7 @@ def operate(images: Array, operation: Array, level: Array) -> Array:
     height, width = images.shape[1:3]
     value = _values(operation, level)
     moves = _moves(operation, level, height, width)
-    # One by one a conditional runs a single branch; side by side every picture would go through all of them,
+    # One by one a conditional runs a single branch; side by side every image would go through all of them,
     # which only a GPU can afford.
     arguments = (images, branch, value, moves)
     if jax.default_backend() == "cpu":
@@ -99,7 +99,7 @@ def _values(operation: Array, level: Array) -> Array:
 
 
 def _moves(operation: Array, level: Array, height: int, width: int) -> Array:
-    """Return the affine maps from places in the result to places in the picture, (n, 2, 3)."""
+    """Return the affine maps from places in the result to places in the image, (n, 2, 3)."""
     is_ = {name: (operation == i).astype(jnp.float32) for i, name in enumerate(OPERATIONS)}
     angle = is_["rotate"] * level * math.radians(30)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
@@ -193,7 +193,7 @@ def affine(image: Array, move: Array) -> Array:
 
     Args:
         image: (height, width, 3).
-        move: (2, 3), from (x, y, 1) in the result to (x, y) in the picture, pixels, middles at 0.5.
+        move: (2, 3), from (x, y, 1) in the result to (x, y) in the image, pixels, middles at 0.5.
     """
     height, width = image.shape[:2]
     x = (jnp.arange(width, dtype=jnp.float32) + 0.5)[None]

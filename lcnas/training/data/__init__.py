@@ -1,6 +1,6 @@
-"""Pictures to train on: made by rule, CIFAR-10, folders of files, or arrays.
+"""Images to train on: made by rule, CIFAR-10, folders of files, or arrays.
 
-:func:`load` gives a :class:`Data` with three splits of distinct types. Training pictures come as uint8, in
+:func:`load` gives a :class:`Data` with three splits of distinct types. Training images come as uint8, in
 an order that seed and epoch decide; :mod:`lcnas.training.augment` does the rest on the device.
 
 Example:

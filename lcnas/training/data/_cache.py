@@ -1,4 +1,4 @@
-"""Decoded pictures kept from run to run: .npz files that may be deleted at any time.
+"""Decoded images kept from run to run: .npz files that may be deleted at any time.
 
 A file is written beside and renamed, so two processes do not disturb each other; the checksums in it tell
 damage, and then it is made anew.

@@ -47,10 +47,10 @@ def read(
 
     Args:
         root: the folder that the files are in, or a folder above with only that one in it.
-        decoders: for the pictures of parquet files.
-        faults: where damaged pictures are noted.
-        cache: whether decoded pictures are kept for the next time.
-        progress: told how many pictures have been read.
+        decoders: for the images of parquet files.
+        faults: where damaged images are noted.
+        cache: whether decoded images are kept for the next time.
+        progress: told how many images have been read.
 
     Raises:
         DataError: if files are missing, damaged, of another kind, or hold other labels than 0 to 9.

@@ -23,12 +23,12 @@ from lcnas.training.data._types import Batch, Labels, Normalization, Test, Train
 SPLIT, HELD, PERMUTE, DRAW, PICK = range(1, 6)
 
 _READER = 2  # of lcnas.images: raised when it reads a file otherwise than before
-SAMPLE = 2000  # training pictures that the constants rest on, where not all are in memory
+SAMPLE = 2000  # training images that the constants rest on, where not all are in memory
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A set of pictures with classes, in three splits.
+    """A set of images with classes, in three splits.
 
     A context manager: at its end, as by :meth:`close`, the worker processes end.
     """
@@ -57,7 +57,7 @@ class Data:
         normalization: Normalization,
         fingerprint: str,
     ) -> Self:
-        """Return pictures that are in memory as a set whose test split is empty; no array is copied."""
+        """Return images that are in memory as a set whose test split is empty; no array is copied."""
         return cls(
             spec=spec,
             size=size,
@@ -68,7 +68,7 @@ class Data:
             test=Test(validation, np.arange(0)),
             fingerprint=fingerprint,
             decoders=Decoders(0),
-            faults=Faults("pictures", 0, 0.0),
+            faults=Faults("images", 0, 0.0),
         )
 
     @property
@@ -78,7 +78,7 @@ class Data:
 
     @property
     def skipped(self) -> dict[str, str]:
-        """The pictures found damaged so far, and why; of streamed ones only those that were met."""
+        """The images found damaged so far, and why; of streamed ones only those that were met."""
         return dict(self.faults.reasons)
 
     def prepared(
@@ -132,9 +132,9 @@ class Options:
     decoders: Decoders
     faults: Faults
 
-    def fits(self, pictures: int, shape: Shape) -> bool:
-        """Return whether so many pictures may be kept in memory."""
-        return mib(pictures, shape) <= self.memory_mb
+    def fits(self, images: int, shape: Shape) -> bool:
+        """Return whether so many images may be kept in memory."""
+        return mib(images, shape) <= self.memory_mb
 
     def permuted(self, labels: Labels, part: int) -> Labels:
         """Return the labels, or for a control the same labels dealt out at random."""
@@ -143,13 +143,13 @@ class Options:
         return labels[_order.permutation(len(labels), self.seed, PERMUTE, part)]
 
 
-def mib(pictures: int, shape: Shape) -> float:
-    """Return the MiB that decoded pictures take."""
-    return pictures * shape[0] * shape[1] * 3 / 2**20
+def mib(images: int, shape: Shape) -> float:
+    """Return the MiB that decoded images take."""
+    return images * shape[0] * shape[1] * 3 / 2**20
 
 
 def decoded(root: Path, names: Sequence[str], cut: Cut, options: Options) -> Pixels:
-    """Return pictures decoded, from the cache where they are in it, and note the damaged ones."""
+    """Return images decoded, from the cache where they are in it, and note the damaged ones."""
     paths = [str(root / name) for name in names]
     key = None
     if options.cache:
@@ -162,7 +162,7 @@ def decoded(root: Path, names: Sequence[str], cut: Cut, options: Options) -> Pix
 
 
 def unlabelled_names(root: Path) -> tuple[list[str], tuple[str, ...]]:
-    """Return the pictures at any depth below a folder, and a note on what else there is."""
+    """Return the images at any depth below a folder, and a note on what else there is."""
     left = _folder.Left()
     names, notes = sorted(_folder.walk(root, "", left)), left.notes()
     if not names:
@@ -172,14 +172,14 @@ def unlabelled_names(root: Path) -> tuple[list[str], tuple[str, ...]]:
 
 
 def with_unlabelled(source: Memory | Made, rows: Rows, shape: Shape, options: Options) -> Train:
-    """Return the training split, joined by the pictures without labels if there are any."""
+    """Return the training split, joined by the images without labels if there are any."""
     if options.unlabelled is None:
         return Train(source, rows)
     names, _ = unlabelled_names(options.unlabelled)
     n = len(source.labels)
     if not options.fits(n + len(names), shape):
         raise DataError(
-            f"unlabelled: {len(names)} pictures take {mib(len(names), shape):.0f} MiB, with the others more "
+            f"unlabelled: {len(names)} images take {mib(len(names), shape):.0f} MiB, with the others more "
             f"than memory_mb ({options.memory_mb:g}); raise it (--memory-mb), or take fewer"
         )
     options.faults.total += len(names)

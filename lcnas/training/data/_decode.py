@@ -1,4 +1,4 @@
-"""Pictures from files: what a worker process does with one, and the processes themselves."""
+"""Images from files: what a worker process does with one, and the processes themselves."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcnas import images as files
-from lcnas.errors import DataError, PictureError, spelt
+from lcnas.errors import DataError, ImageError, spelt
 from lcnas.training.data._types import Images
 
 if TYPE_CHECKING:
     import PIL.Image
 
-CROP_ATTEMPTS = 10  # of a random crop to fit into the picture, before the middle is taken
-CHUNK = 16  # pictures a task: enough that handing it over costs nothing
+CROP_ATTEMPTS = 10  # of a random crop to fit into the image, before the middle is taken
+CHUNK = 16  # images a task: enough that handing it over costs nothing
 _STANDARD_CROP = 0.875  # of the short side: 224 of 256
 
-Encoded = str | bytes  # the path of a picture, or its file's content
+Encoded = str | bytes  # the path of an image, or its file's content
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 Pair = tuple[float, float]
 Shape = tuple[int, int]  # height, width
 
 
 def stored_shape(height: int, width: int) -> Shape:
-    """Return the size to keep pictures at, of which an evaluation takes the middle: 256 a side for 224."""
+    """Return the size to keep images at, of which an evaluation takes the middle: 256 a side for 224."""
     return math.ceil(height / _STANDARD_CROP), math.ceil(width / _STANDARD_CROP)
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Which part of a picture is wanted, and at how many pixels."""
+    """Which part of an image is wanted, and at how many pixels."""
 
     kind: str  # "whole": squashed; "centre": the middle of the longer side; "random": resized crop
     shape: Shape  # height, width
-    scale: Pair = (0.08, 1.0)  # of a random crop: share of the picture's area
+    scale: Pair = (0.08, 1.0)  # of a random crop: share of the image's area
     ratio: Pair = (3 / 4, 4 / 3)  # of a random crop: width / height, relative to that of the shape
 
     def box(self, width: int, height: int, entropy: Sequence[int]) -> Box:
-        """Return the part of a picture of that size; ``entropy`` decides a random one."""
+        """Return the part of an image of that size; ``entropy`` decides a random one."""
         if self.kind == "whole":
             return 0.0, 0.0, float(width), float(height)
         wanted = self.shape[1] / self.shape[0]
@@ -91,37 +91,37 @@ def _placed(width: float, height: float, w: float, h: float, left: float, top: f
 
 
 def open_rgb(source: Encoded) -> PIL.Image.Image:
-    """Return a picture upright and in three channels of 8 bits, as :func:`lcnas.images.read` does.
+    """Return an image upright and in three channels of 8 bits, as :func:`lcnas.images.read` does.
 
     Args:
         source: the path of its file, or the file's content.
 
     Raises:
-        PictureError: it cannot be read; says why.
+        ImageError: it cannot be read; says why.
     """
     return files.read(source)
 
 
 def open_size(source: Encoded) -> Shape:
-    """Return (width, height) of a picture from its head alone, or (0, 0) if it cannot be read."""
+    """Return (width, height) of an image from its head alone, or (0, 0) if it cannot be read."""
     try:
         return files.size(source)
-    except PictureError:  # it is told when the picture itself is wanted
+    except ImageError:  # it is told when the image itself is wanted
         return 0, 0
 
 
-def cut_picture(source: Encoded, cut: Cut, entropy: Sequence[int]) -> tuple[Images, float]:
-    """Read a picture and cut it.
+def cut_image(source: Encoded, cut: Cut, entropy: Sequence[int]) -> tuple[Images, float]:
+    """Read an image and cut it.
 
     Shrinking is antialiased. A JPEG of which little is needed for training is decoded at a half, a quarter
     or an eighth (never below what is asked for), which takes a fraction of the time; for evaluation the
-    picture is decoded in full.
+    image is decoded in full.
 
     Returns:
         The pixels (height, width, 3), and the width / height of what they show.
 
     Raises:
-        PictureError: it cannot be read; says why.
+        ImageError: it cannot be read; says why.
     """
     from PIL import Image
 
@@ -138,7 +138,7 @@ def cut_picture(source: Encoded, cut: Cut, entropy: Sequence[int]) -> tuple[Imag
 
 
 def _enough(width: int, height: int, box: Box, shape: Shape) -> tuple[int, int]:
-    """Return the size of the whole picture at which the box still has the pixels of the shape."""
+    """Return the size of the whole image at which the box still has the pixels of the shape."""
     return (
         math.ceil(width * shape[1] / (box[2] - box[0])),
         math.ceil(height * shape[0] / (box[3] - box[1])),
@@ -147,7 +147,7 @@ def _enough(width: int, height: int, box: Box, shape: Shape) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Task:
-    """Some pictures to be read in one go."""
+    """Some images to be read in one go."""
 
     sources: tuple[Encoded, ...]
     entropy: tuple[tuple[int, ...], ...]  # of each
@@ -156,23 +156,23 @@ class Task:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What has been read; where a reason is given the picture is black."""
+    """What has been read; where a reason is given the image is black."""
 
     images: Images  # (n, height, width, 3)
     aspect: NDArray[np.float32]  # (n,): width / height of what is shown
-    reasons: tuple[str, ...]  # (n,): why a picture could not be read, or ""
+    reasons: tuple[str, ...]  # (n,): why an image could not be read, or ""
 
 
 def run(task: Task) -> Decoded:
-    """Read the pictures of a task; a damaged one is told, not raised."""
+    """Read the images of a task; a damaged one is told, not raised."""
     n, (height, width) = len(task.sources), task.cut.shape
     images = np.zeros((n, height, width, 3), np.uint8)
     aspect = np.full(n, width / height, np.float32)
     reasons = [""] * n
     for i, (source, entropy) in enumerate(zip(task.sources, task.entropy, strict=True)):
         try:
-            images[i], aspect[i] = cut_picture(source, task.cut, entropy)
-        except PictureError as error:
+            images[i], aspect[i] = cut_image(source, task.cut, entropy)
+        except ImageError as error:
             reasons[i] = str(error)
     return Decoded(images, aspect, tuple(reasons))
 
@@ -215,7 +215,7 @@ class Decoders:
         except BrokenProcessPool:
             self.close()
             raise OSError(
-                "a worker process that reads pictures has died; if the system killed it for memory, take "
+                "a worker process that reads images has died; if the system killed it for memory, take "
                 "fewer workers"
             ) from None
         finally:
@@ -272,11 +272,11 @@ def _leave_with_parent() -> None:
 
 
 class Faults:
-    """Pictures that could not be read, of all that a set has; too many of them are an error.
+    """Images that could not be read, of all that a set has; too many of them are an error.
 
     Args:
         what: begins the message.
-        total: pictures of the set.
+        total: images of the set.
         share: of them that may be damaged.
     """
 
@@ -285,7 +285,7 @@ class Faults:
         self.reasons: dict[str, str] = {}
 
     def add(self, found: Iterable[tuple[str, str]]) -> None:
-        """Note (name, reason) of damaged pictures; an empty reason is a good picture.
+        """Note (name, reason) of damaged images; an empty reason is a good image.
 
         Raises:
             DataError: names them, if they are more than allowed.
@@ -299,10 +299,10 @@ class Faults:
         more = len(self.reasons) - len(shown)
         rest = f", and {more} more" if more else ""
         return (
-            f"{self.what}: {len(self.reasons)} of {self.total} pictures cannot be read, more than the "
+            f"{self.what}: {len(self.reasons)} of {self.total} images cannot be read, more than the "
             f"{100 * self.share:g} % allowed: {', '.join(shown)}{rest}; mend or remove them, or raise "
             "max_bad (--max-bad)"
         )
 
 
-_SHOWN = 10  # damaged pictures that a message names
+_SHOWN = 10  # damaged images that a message names

@@ -1,4 +1,4 @@
-"""A folder of pictures, a folder a class: which files there are, and which split each belongs to."""
+"""A folder of images, a folder a class: which files there are, and which split each belongs to."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def scan(root: Path) -> Listing:
     Folders and files that begin with a dot are passed over; what else is no image is counted.
 
     Raises:
-        DataError: if the folder has neither layout, or a class has no pictures.
+        DataError: if the folder has neither layout, or a class has no images.
     """
     layout, left = _layout.find(root), Left()
     folders = _layout.folders(root / layout.train)

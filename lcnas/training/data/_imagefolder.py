@@ -1,4 +1,4 @@
-"""Sets that are folders of pictures: decoded once where they fit into memory, else streamed."""
+"""Sets that are folders of images: decoded once where they fit into memory, else streamed."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from lcnas.training.data._order import TEST, VALIDATION
 from lcnas.training.data._stream import Files
 from lcnas.training.data._types import Labels, Normalization, Test, Train, Validation
 
-_SIDE = 224  # of pictures, where none is asked for and they are large enough
-_PROBED = 64  # pictures whose size is looked up before it is decided how large they are kept
+_SIDE = 224  # of images, where none is asked for and they are large enough
+_PROBED = 64  # images whose size is looked up before it is decided how large they are kept
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _probed(root: Path, names: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def _sizes(root: Path, names: Sequence[str], size: Shape | None) -> tuple[Shape, Shape]:
-    """Return the size to train at, and the size at which pictures are kept: never more than they have."""
+    """Return the size to train at, and the size at which images are kept: never more than they have."""
     known = _probed(root, names)
     if size is None:
         shorts = [min(pair) for pair in known] or [_SIDE]
@@ -126,7 +126,7 @@ _Splits = tuple[Train, Validation, Test, Normalization]
 def _in_memory(
     root: Path, parts: tuple[_Part, _Part, _Part], shape: Shape, stored: Shape, options: Options
 ) -> _Splits:
-    """Decode all pictures: those to train whole and squashed, the others as an evaluation sees them."""
+    """Decode all images: those to train whole and squashed, the others as an evaluation sees them."""
     del shape
     sources, rows, sums = [], [], []
     for part, kind in zip(parts, ("whole", "centre", "centre"), strict=True):
@@ -146,7 +146,7 @@ def _in_memory(
 def _streamed(
     root: Path, parts: tuple[_Part, _Part, _Part], shape: Shape, stored: Shape, options: Options
 ) -> _Splits:
-    """Leave all pictures in their files; training pictures are cropped when they are read."""
+    """Leave all images in their files; training images are cropped when they are read."""
     still = Cut("centre", stored)
     moving = None if options.scale is None else Cut("random", shape, options.scale, options.ratio)
     sample = _order.permutation(len(parts[0].names), options.seed, PICK)[:SAMPLE]

@@ -19,11 +19,11 @@ from lcnas.training.data._memory import Memory, Pixels, Progress, moments, norma
 from lcnas.training.data._order import VALIDATION
 from lcnas.training.data._types import Labels, Normalization, Test, Validation
 
-MEMORY_MB = 2048  # MiB that the decoded pictures of a set may take before they are streamed instead
-MAX_BAD = 0.01  # share of a set's pictures that may be damaged
+MEMORY_MB = 2048  # MiB that the decoded images of a set may take before they are streamed instead
+MAX_BAD = 0.01  # share of a set's images that may be damaged
 
 _SYNTHETIC = {"train": 10_000, "test": 2_000, "classes": 12}  # validation's are among train's
-_SIDE = 32  # of synthetic pictures, where none is asked for
+_SIDE = 32  # of synthetic images, where none is asked for
 _MOST_WORKERS = 256
 
 
@@ -43,33 +43,33 @@ def load(
     unlabelled: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Data:
-    """Load a set of pictures and split it.
+    """Load a set of images and split it.
 
     Args:
         spec: "synthetic", "synthetic:20000" or "synthetic:train=20000,test=2000,classes=12";
             "cifar10:FOLDER"; "imagefolder:FOLDER"; "npz:FILE". See docs/data.md.
-        size: pixels (a side, or height and width) to train at. It decides how large synthetic pictures are
+        size: pixels (a side, or height and width) to train at. It decides how large synthetic images are
             made, and at what size those of folders are kept; the other sets stay as they are, and the
-            device resizes. None: 32; 224, or less where the pictures are smaller.
-        seed: of the split, and of synthetic pictures.
+            device resizes. None: 32; 224, or less where the images are smaller.
+        seed: of the split, and of synthetic images.
         workers: processes that decode files; None: one a core, 0: none, the caller decodes.
-        memory_mb: MiB that all pictures of a folder may take decoded; beyond, training pictures are
+        memory_mb: MiB that all images of a folder may take decoded; beyond, training images are
             read, cropped and shuffled from their files again and again. The same bound decides whether
-            synthetic pictures are kept or made anew.
-        max_bad: share of the pictures that may be damaged; they are left out.
-        cache: whether decoded pictures are kept for the next time (in `$LCNAS_CACHE` or
+            synthetic images are kept or made anew.
+        max_bad: share of the images that may be damaged; they are left out.
+        cache: whether decoded images are kept for the next time (in `$LCNAS_CACHE` or
             `~/.cache/lcnas`).
         permute_labels: for a control: the right labels, dealt out at random, in all splits.
-        scale: of the random-resized crop that workers make where pictures are streamed: its share of
+        scale: of the random-resized crop that workers make where images are streamed: its share of
             the area; None: workers crop nothing. ``train.cropped`` tells whether they do.
         ratio: of that crop: its width / height, relative to the size's.
         normalization: instead of the constants of the set, such as :data:`IMAGENET` for weights that were
             trained with these.
-        unlabelled: a folder of pictures at any depth that join the training split with the label -1.
-        progress: called now and then with (pictures read, pictures in all) of the part that is being decoded.
+        unlabelled: a folder of images at any depth that join the training split with the label -1.
+        progress: called now and then with (images read, images in all) of the part that is being decoded.
 
     Returns:
-        The set; 20 % of each class of its training pictures are the validation split.
+        The set; 20 % of each class of its training images are the validation split.
 
     Raises:
         DataError: the set is missing, damaged, or not what it should be.
@@ -77,7 +77,7 @@ def load(
     """
     kind, _, rest = _text(spec).partition(":")
     if kind not in KINDS:
-        hint = f"; for a folder of pictures write imagefolder:{spec}" if Path(spec).is_dir() else ""
+        hint = f"; for a folder of images write imagefolder:{spec}" if Path(spec).is_dir() else ""
         raise DataError(not_among("data", kind, KINDS) + hint)
     options = Options(
         spec=spec,
@@ -100,8 +100,8 @@ def load(
         return _LOADERS[kind](rest, options)
     except MemoryError:
         raise DataError(
-            f"data: the pictures of {shorten(spec)} do not fit into memory; take fewer or smaller ones, or "
-            "lower memory_mb (--memory-mb), beyond which pictures are not kept"
+            f"data: the images of {shorten(spec)} do not fit into memory; take fewer or smaller ones, or "
+            "lower memory_mb (--memory-mb), beyond which images are not kept"
         ) from None
 
 
@@ -193,7 +193,7 @@ def _load_synthetic(rest: str, options: Options) -> Data:
 
 
 def _synthetic_options(rest: str) -> tuple[int, int, int]:
-    """Return pictures to train, pictures to test, and classes, of "20000" or "train=20000,test=500"."""
+    """Return images to train, images to test, and classes, of "20000" or "train=20000,test=500"."""
     values = dict(_SYNTHETIC)
     given = set()
     for item in rest.split(",") if rest else ():
@@ -241,7 +241,7 @@ def _of_arrays(
     (found, labels), (found_test, labels_test) = train, test
     labels, labels_test = options.permuted(labels, 0), options.permuted(labels_test, 1)
     rows, held = _order.stratified(labels, VALIDATION, options.seed, SPLIT)
-    # Damaged pictures leave after the split, so that they move no others.
+    # Damaged images leave after the split, so that they move no others.
     rows, held = rows[found.good[rows]], held[found.good[held]]
     source = Memory(found.images, labels, found.aspect)
     source_test = Memory(found_test.images, labels_test, found_test.aspect)

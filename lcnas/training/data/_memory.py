@@ -1,4 +1,4 @@
-"""Pictures in memory, as uint8."""
+"""Images in memory, as uint8."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from lcnas.training.data._decode import CHUNK, Cut, Decoded, Decoders, Encoded, 
 from lcnas.training.data._order import Rows
 from lcnas.training.data._types import Batch, Images, Labels, Normalization, Original, View
 
-Progress = Callable[[int, int], None]  # pictures read so far, pictures in all
-Moments = NDArray[np.int64]  # (n, 2, 3): sum and sum of squares of each picture's channels, exact
+Progress = Callable[[int, int], None]  # images read so far, images in all
+Moments = NDArray[np.int64]  # (n, 2, 3): sum and sum of squares of each image's channels, exact
 
 _AT_ONCE = 1 << 15  # pixels whose moments are taken together
-_FEW = 200  # pictures that are read in less time than processes take to start
-_LEAST_STD = 1 / 255  # of pictures of one colour, which nothing may be divided by
+_FEW = 200  # images that are read in less time than processes take to start
+_LEAST_STD = 1 / 255  # of images of one colour, which nothing may be divided by
 
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """Decoded pictures, and what is known of each."""
+    """Decoded images, and what is known of each."""
 
-    images: Images  # (n, height, width, 3); black where a picture could not be read
+    images: Images  # (n, height, width, 3); black where an image could not be read
     aspect: NDArray[np.float32]  # (n,): width / height of what is shown
     moments: Moments = field(repr=False)
-    reasons: NDArray[np.str_] = field(repr=False)  # (n,): why a picture could not be read, or ""
+    reasons: NDArray[np.str_] = field(repr=False)  # (n,): why an image could not be read, or ""
 
     @property
     def good(self) -> NDArray[np.bool_]:
-        """Which pictures could be read, (n,)."""
+        """Which images could be read, (n,)."""
         return np.equal(self.reasons, "")
 
 
 def pixels(images: Images) -> Pixels:
-    """Return pictures that are there already, shown as they are."""
+    """Return images that are there already, shown as they are."""
     n, height, width, _ = images.shape
     aspect = np.full(n, width / height, np.float32)
     return Pixels(images, aspect, moments(images), np.full(n, ""))
 
 
 def moments(images: Images) -> Moments:
-    """Return the sums and the sums of squares of each picture's channels, (n, 2, 3)."""
+    """Return the sums and the sums of squares of each image's channels, (n, 2, 3)."""
     n, height, width, _ = images.shape
     out = np.empty((n, 2, 3), np.int64)
     chunk = max(1, _AT_ONCE // (height * width))
@@ -59,13 +59,13 @@ def moments(images: Images) -> Moments:
 
 
 def normalization(found: Moments, pixels_each: int) -> Normalization:
-    """Return mean and deviation over all pixels of the pictures whose moments are given.
+    """Return mean and deviation over all pixels of the images whose moments are given.
 
     Raises:
         DataError: if there are none.
     """
     if not len(found):
-        raise DataError("data: not one training picture can be read")
+        raise DataError("data: not one training image can be read")
     first, second = found.sum(0) / (255.0 * pixels_each * len(found)) / np.array([[1.0], [255.0]])
     std = np.maximum(np.sqrt(np.maximum(second - first**2, 0)), _LEAST_STD)
     return Normalization(tuple(first), tuple(std))
@@ -79,7 +79,7 @@ def decode(
     key: str | None = None,
     progress: Progress | None = None,
 ) -> Pixels:
-    """Read pictures into memory, or take them from the cache.
+    """Read images into memory, or take them from the cache.
 
     Args:
         sources: paths or contents of the files.
@@ -103,7 +103,7 @@ def shapes(n: int, cut: Cut) -> dict[str, tuple[int, ...]]:
 def read_arrays(
     sources: Sequence[Encoded], cut: Cut, decoders: Decoders, progress: Progress | None
 ) -> dict[str, NDArray[Any]]:
-    """Read pictures: what makes up :class:`Pixels`, by name."""
+    """Read images: what makes up :class:`Pixels`, by name."""
     n = len(sources)
     images = np.empty((n, *cut.shape, 3), np.uint8)
     aspect = np.empty(n, np.float32)
@@ -140,7 +140,7 @@ def _run_and_sum(task: Task) -> tuple[Decoded, Moments]:
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """A source whose pictures are in memory; a random crop is left to the device."""
+    """A source whose images are in memory; a random crop is left to the device."""
 
     images: Images
     labels: Labels

@@ -22,7 +22,7 @@ Part = tuple[Pixels, Labels]
 def read(path: Path) -> tuple[Part, Part, tuple[str, ...]]:
     """Read an archive: the training part, the test part, and the names of the classes.
 
-    Its arrays: ``x_train`` and ``x_test``, uint8, (n, height, width, 3), or without the 3 for grey pictures;
+    Its arrays: ``x_train`` and ``x_test``, uint8, (n, height, width, 3), or without the 3 for grey images;
     ``y_train`` and ``y_test``, whole numbers from 0 on, (n,); ``class_names``, texts, optional.
 
     Raises:
@@ -32,7 +32,7 @@ def read(path: Path) -> tuple[Part, Part, tuple[str, ...]]:
     x_train, x_test = (_images(path, name, arrays[name]) for name in ("x_train", "x_test"))
     if x_train.shape[1:] != x_test.shape[1:]:
         raise DataError(
-            f"npz: {path}: pictures of x_train are {x_train.shape[1:]}, those of x_test {x_test.shape[1:]}; "
+            f"npz: {path}: images of x_train are {x_train.shape[1:]}, those of x_test {x_test.shape[1:]}; "
             "they must be alike"
         )
     y_train = _labels(path, "y_train", arrays["y_train"], len(x_train))
@@ -50,7 +50,7 @@ def read(path: Path) -> tuple[Part, Part, tuple[str, ...]]:
         )
     empty = sorted(set(range(len(names))) - set(y_train.tolist()))
     if empty:
-        raise DataError(f"npz: {path}: classes without pictures in x_train: {listing(empty)}")
+        raise DataError(f"npz: {path}: classes without images in x_train: {listing(empty)}")
     return (pixels(x_train), y_train), (pixels(x_test), y_test), names
 
 
@@ -98,7 +98,7 @@ def _images(path: Path, name: str, array: NDArray[Any]) -> Images:
 def _labels(path: Path, name: str, array: NDArray[Any], n: int) -> Labels:
     if array.dtype.kind not in "iu" or array.shape != (n,):
         raise DataError(
-            f"npz: {path}: {name} must be {n} whole numbers, one a picture, got {array.dtype} {array.shape}"
+            f"npz: {path}: {name} must be {n} whole numbers, one an image, got {array.dtype} {array.shape}"
         )
     if array.min() < 0 or array.max() >= 1 << 20:
         wrong = array.min() if array.min() < 0 else array.max()

@@ -16,7 +16,7 @@ from lcnas.errors import DataError, shorten
 
 Rows = NDArray[np.intp]
 
-VALIDATION = 0.2  # share of each class of the training pictures that is kept for validation
+VALIDATION = 0.2  # share of each class of the training images that is kept for validation
 TEST = 0.2  # share of each class that becomes the test set, where a set has none of its own
 _MOST_WORDS = 1 << 64
 
@@ -30,7 +30,7 @@ def permutation(n: int, *entropy: int) -> Rows:
 def stratified(labels: NDArray[np.int32], share: float, *entropy: int) -> tuple[Rows, Rows]:
     """Split 0 to n - 1 in two, each class in the same proportion.
 
-    A class of n pictures gives ``share * n`` to the second part, rounded, but at least one, and keeps at
+    A class of n images gives ``share * n`` to the second part, rounded, but at least one, and keeps at
     least one.
 
     Args:

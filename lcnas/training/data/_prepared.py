@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from lcnas.errors import PictureError
+from lcnas.errors import ImageError
 from lcnas.images import read
 from lcnas.training.data._decode import CHUNK, Decoded, Decoders, Faults
 from lcnas.training.data._order import Rows, padded
@@ -98,7 +98,7 @@ def _run(task: _Task) -> Decoded:
     for i, original in enumerate(task.originals):
         try:
             images[i] = task.preparation.pixels(_opened(original))
-        except PictureError as error:
+        except ImageError as error:
             reasons[i] = str(error)
     return Decoded(images, np.full(n, width / height, np.float32), tuple(reasons))
 

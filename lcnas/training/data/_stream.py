@@ -1,4 +1,4 @@
-"""Pictures that stay in their files, read by worker processes while the device is at work."""
+"""Images that stay in their files, read by worker processes while the device is at work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AHEAD = 2  # batches that are read while one is in use
 
 @dataclass(frozen=True, eq=False)
 class Files:
-    """A source whose pictures are files.
+    """A source whose images are files.
 
     What a batch holds depends on the plan and the view alone, never on the number of processes.
     """
@@ -29,7 +29,7 @@ class Files:
     still: Cut  # of an evaluation
     moving: (
         Cut | None
-    )  # of a random view; None: the picture is squashed, and the device does the rest
+    )  # of a random view; None: the image is squashed, and the device does the rest
     decoders: Decoders = field(repr=False)
     faults: Faults = field(repr=False)
 
@@ -46,7 +46,7 @@ class Files:
         """Yield a batch for each part of the plan.
 
         Raises:
-            DataError: names the damaged pictures, once there are more than allowed.
+            DataError: names the damaged images, once there are more than allowed.
             OSError: if a worker process dies.
         """
         tasks = (self._task(rows, view) for part in plan for rows in _chunks(part))

@@ -1,11 +1,11 @@
-"""Pictures made by rule, whose classes need shape, texture and position together.
+"""Synthetic images, whose classes need shape, texture and position together.
 
 Each shows a textured main shape and a small plain disc beside, above or below it, on a noisy slope. The
 class is the triple (shape, texture, where the disc is). Everything else is drawn at random for each
-picture: place, size, tilt, colours, phase and period of the texture, slope and noise. Shapes cover equal
+image: place, size, tilt, colours, phase and period of the texture, slope and noise. Shapes cover equal
 areas and textures equal shares of them, so colours tell nothing. Shape and disc are brighter than their
 ground: with either sign, as a first version had them, networks stood still for hundreds of steps before they
-learned. So the mean picture of a class tells a little of where the disc is, and no more.
+learned. So the mean image of a class tells a little of where the disc is, and no more.
 "Above", "below" and "beside" survive mirroring and most crops.
 """
 
@@ -25,7 +25,7 @@ from lcnas.training.data._decode import Shape
 from lcnas.training.data._order import Rows
 from lcnas.training.data._types import Batch, Images, Labels, View
 
-VERSION = 2  # of the pictures: another rule is another set
+VERSION = 2  # of the images: another rule is another set
 _AT_ONCE = (
     1 << 15
 )  # pixels made at a time, so that intermediate values stay in the processor's cache
@@ -123,19 +123,19 @@ def class_names(classes: int) -> tuple[str, ...]:
     return tuple(f"{textures[t]}_{shapes[s]}_{PLACES[p]}" for s, t, p in triples(classes))
 
 
-_FIELDS = 20  # random numbers a picture
+_FIELDS = 20  # random numbers an image
 
 
 @dataclass(frozen=True)
 class Maker:
-    """Makes the pictures of a set; each depends on the seed, its row and its class alone."""
+    """Makes the images of a set; each depends on the seed, its row and its class alone."""
 
     shape: Shape  # height, width in pixels
     classes: int
     seed: int
 
     def __call__(self, rows: Rows, labels: Labels) -> Images:
-        """Return the pictures of some rows, (n, height, width, 3)."""
+        """Return the images of some rows, (n, height, width, 3)."""
         out = np.empty((len(rows), *self.shape, 3), np.uint8)
         chunk = max(1, _AT_ONCE // (self.shape[0] * self.shape[1]))
         for i in range(0, len(rows), chunk):
@@ -171,7 +171,7 @@ class Maker:
         return across * cos + down * sin, down * cos - across * sin
 
     def _middle(self, offset: Floats, radius: Floats, draw: Floats, side: int) -> Floats:
-        """Return where along a side the main shape's middle is, in short sides of the picture.
+        """Return where along a side the main shape's middle is, in short sides of the image.
 
         It is uniform where shape and disc are both inside; the disc is off in the direction of ``offset``.
         """
@@ -211,7 +211,7 @@ class Maker:
         return ground
 
 
-_SPARE = 64  # places each way at which a picture's noise may begin
+_SPARE = 64  # places each way at which an image's noise may begin
 
 
 @functools.lru_cache(maxsize=4)
@@ -260,7 +260,7 @@ def _cover(distance: Floats, pixel: Floats) -> Floats:
 def _grouped(
     functions: dict[str, Callable[..., Floats]], which: NDArray[np.intp], *values: Floats
 ) -> Floats:
-    """Return to each picture what the function of its number makes of its values."""
+    """Return to each image what the function of its number makes of its values."""
     out = np.empty_like(values[0])
     for i, function in enumerate(functions.values()):
         rows = np.flatnonzero(which == i)
@@ -271,7 +271,7 @@ def _grouped(
 
 @dataclass(eq=False)
 class Made:
-    """A source that makes a picture when it is first asked for, and keeps it where there is room."""
+    """A source that makes an image when it is first asked for, and keeps it where there is room."""
 
     maker: Maker
     first: int  # the row, of all that the maker could make, that comes first
@@ -301,7 +301,7 @@ class Made:
             yield Batch(self.images(rows), self.labels[rows], aspect > 0, aspect)
 
     def images(self, rows: Rows) -> Images:
-        """Return the pictures of some rows."""
+        """Return the images of some rows."""
         if not self.keep:
             return self._make(rows)
         new = np.unique(rows[~self._done[rows]])

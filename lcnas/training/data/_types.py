@@ -25,7 +25,7 @@ class Normalization:
     """Mean and standard deviation of each channel, of pixels between 0 and 1."""
 
     mean: tuple[float, float, float]  # red, green, blue
-    std: tuple[float, float, float]  # over all pixels of all pictures
+    std: tuple[float, float, float]  # over all pixels of all images
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
@@ -37,18 +37,18 @@ class Normalization:
             raise DataError(f"normalization: std must be above 0, got {self.std}")
 
 
-# What networks published for ImageNet were trained with. These are means over pictures of each picture's own
+# What networks published for ImageNet were trained with. These are means over images of each image's own
 # deviation, so they are lower than the deviation over all pixels (pytorch/vision issue 1439).
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures of one step; n is the same in all batches of an epoch."""
+    """Images of one step; n is the same in all batches of an epoch."""
 
     images: Images  # (n, height, width, 3)
     labels: Labels  # (n,); -1 where the class is not known
-    mask: NDArray[np.bool_]  # (n,); False: filled up, or in place of a picture that cannot be read
+    mask: NDArray[np.bool_]  # (n,); False: filled up, or in place of an image that cannot be read
     aspect: NDArray[
         np.float32
     ]  # (n,): width / height of what each shows (where squashed, not the array's)
@@ -56,15 +56,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class View:
-    """What of a picture is wanted, where that is decided when it is read."""
+    """What of an image is wanted, where that is decided when it is read."""
 
-    random: bool = False  # a random-resized crop, drawn from seed, epoch and the picture's row
+    random: bool = False  # a random-resized crop, drawn from seed, epoch and the image's row
     seed: int = 0
     epoch: int = 0
 
 
 class Source(Protocol):
-    """Where the pictures of a split come from: memory, files, or made on the fly."""
+    """Where the images of a split come from: memory, files, or made on the fly."""
 
     @property
     def labels(self) -> Labels:
@@ -109,7 +109,7 @@ class Train(_Split):
 
     @property
     def cropped(self) -> bool:
-        """Whether :meth:`batches` gives pictures that have been cropped at random already."""
+        """Whether :meth:`batches` gives images that have been cropped at random already."""
         return self.source.cropped
 
     def steps(self, batch: int) -> int:
@@ -117,7 +117,7 @@ class Train(_Split):
         batch = _batch(batch)
         if batch > len(self):
             raise DataError(
-                f"batch: {batch} is more than the {len(self)} training pictures; at most {len(self)}"
+                f"batch: {batch} is more than the {len(self)} training images; at most {len(self)}"
             )
         return len(self) // batch
 
@@ -125,14 +125,14 @@ class Train(_Split):
         """Return the batches of an epoch, shuffled; the last partial one is dropped.
 
         Args:
-            batch: pictures a batch.
+            batch: images a batch.
             seed: with ``epoch``, decides the order, and the crops where they are made in reading.
             epoch: from 0.
             start: the first batch that is wanted, to go on in mid-epoch: what follows is the same as
                 when the epoch runs through.
 
         Raises:
-            DataError: for numbers out of range, or (from the iterator) too many damaged pictures.
+            DataError: for numbers out of range, or (from the iterator) too many damaged images.
         """
         steps = self.steps(batch)
         seed = _order.check_whole("seed", seed, 0)
@@ -143,14 +143,14 @@ class Train(_Split):
         return map(_patched, self.source.read(plan, View(True, seed, epoch)))
 
     def in_order(self, batch: int) -> Iterator[Batch]:
-        """Return all training pictures as an evaluation would see them, the last batch padded."""
+        """Return all training images as an evaluation would see them, the last batch padded."""
         return self._in_order(batch)
 
 
 @dataclass(frozen=True, eq=False)
 class _Held(_Split):
     def batches(self, batch: int) -> Iterator[Batch]:
-        """Return all pictures in order; the last batch is padded, with ``mask`` False."""
+        """Return all images in order; the last batch is padded, with ``mask`` False."""
         return self._in_order(batch)
 
 
@@ -171,9 +171,9 @@ def _batch(batch: int) -> int:
 
 
 def _patched(batch: Batch) -> Batch:
-    """Put a readable picture of the batch, with its label, where one is damaged.
+    """Put a readable image of the batch, with its label, where one is damaged.
 
-    So a loss that forgets the mask still sees a picture that fits its label.
+    So a loss that forgets the mask still sees an image that fits its label.
     """
     if batch.mask.all() or not batch.mask.any():
         return batch

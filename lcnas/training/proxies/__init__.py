@@ -3,8 +3,8 @@
 =============  =====================================================================================
 score          what it is; larger is better
 =============  =====================================================================================
-synflow        log of the synaptic saliency summed over all kernels; sees no picture
-naswot         log determinant of the kernel of activation patterns: how well pictures are told apart
+synflow        log of the synaptic saliency summed over all kernels; sees no image
+naswot         log determinant of the kernel of activation patterns: how well images are told apart
 zico           log of gradients' mean over deviation from batch to batch
 gradient_norm  norms of the kernels' gradients, summed over layers
 swap           number of distinct sample-wise activation patterns
@@ -18,7 +18,7 @@ Formulas and sources are in :mod:`lcnas.training.proxies._formulas`. What the pa
   ReLU6 counts as ReLU. The inner activation of squeeze-and-excite counts, gates and identities do not.
 - **Batch norm** works by the statistics of each batch, as at the first step of a training; for synflow it is
   taken out, as in Abdelfattah et al.'s code (``bn=False``).
-- **synflow** runs on a picture of ones with the kernels' absolute values, in float64. Activations are made
+- **synflow** runs on an image of ones with the kernels' absolute values, in float64. Activations are made
   linear (Tanaka et al. mean ReLU, which then passes all values on; h-swish would not), and a
   squeeze-and-excite passes its input on, since a gate is not linear: its kernels count nothing.
 - **Dropout** does nothing. Re-parameterised convolutions have the branches that they train with.
@@ -42,7 +42,7 @@ from lcnas.training.proxies._network import Pass, drawn
 
 NAMES = ("synflow", "naswot", "zico", "gradient_norm", "swap", "params", "macs")
 TRIVIAL = ("params", "macs")
-BATCHES = 2  # parts of the pictures, as in ZiCo's paper
+BATCHES = 2  # parts of the images, as in ZiCo's paper
 _BY_PATTERNS = frozenset({"naswot", "swap"})
 _BY_GRADIENTS = frozenset({"zico", "gradient_norm"})
 
@@ -60,20 +60,20 @@ def scores(
     """Return zero-cost scores of a network; the trivial ones are always among them.
 
     Args:
-        arch: the network. It is run at the pictures' size; its MACs are those at its own resolution.
+        arch: the network. It is run at the images' size; its MACs are those at its own resolution.
         images: (n, height, width, 3), float32, normalised.
         labels: (n,), classes from 0.
         classes: outputs of the last layer.
         seed: of the initial weights.
         names: the scores that are wanted, of :data:`NAMES`.
-        batches: equal parts of the pictures, each with batch norm's statistics and gradients of its own.
+        batches: equal parts of the images, each with batch norm's statistics and gradients of its own.
 
     Returns:
-        name -> score, in the order of :data:`NAMES`; naswot is -inf where two pictures excite the same units.
+        name -> score, in the order of :data:`NAMES`; naswot is -inf where two images excite the same units.
 
     Raises:
-        TrainingError: an unknown score, or pictures and labels that do not fit.
-        ArchError: the network cannot take pictures of that size.
+        TrainingError: an unknown score, or images and labels that do not fit.
+        ArchError: the network cannot take images of that size.
 
     Example:
         >>> from lcnas import zoo
@@ -98,7 +98,7 @@ def scores(
     if wanted & (_BY_PATTERNS | _BY_GRADIENTS):
         parts = list(zip(np.split(images, batches), np.split(labels, batches), strict=True))
         back = bool(wanted & _BY_GRADIENTS)
-        made |= _by_pictures([_run(here, classes, weights, *part, back) for part in parts], back)
+        made |= _by_images([_run(here, classes, weights, *part, back) for part in parts], back)
     return {name: made[name] for name in NAMES if name in wanted}
 
 
@@ -113,14 +113,14 @@ def _names(names: Iterable[str]) -> tuple[str, ...]:
 def _check(images: NDArray[Any], labels: NDArray[Any], classes: int, batches: int) -> None:
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype.kind != "f":
         raise TrainingError(
-            f"scores: pictures are (n, height, width, 3) of floats, got {images.shape} of {images.dtype}"
+            f"scores: images are (n, height, width, 3) of floats, got {images.shape} of {images.dtype}"
         )
     n = len(images)
     if labels.shape != (n,) or not n or labels.min() < 0 or labels.max() >= classes:
-        raise TrainingError(f"scores: {n} pictures need as many labels from 0 to {classes - 1}")
+        raise TrainingError(f"scores: {n} images need as many labels from 0 to {classes - 1}")
     if isinstance(batches, bool) or not isinstance(batches, int) or batches < 2 or n % batches:
         raise TrainingError(
-            f"scores: batches: {shorten(batches)} is not at least 2 equal parts of {n} pictures"
+            f"scores: batches: {shorten(batches)} is not at least 2 equal parts of {n} images"
         )
 
 
@@ -151,7 +151,7 @@ def _run(
     return made
 
 
-def _by_pictures(parts: Sequence[Pass], gradients: bool) -> dict[str, float]:
+def _by_images(parts: Sequence[Pass], gradients: bool) -> dict[str, float]:
     patterns = [
         np.concatenate(same, axis=1) for same in zip(*(p.patterns for p in parts), strict=True)
     ]

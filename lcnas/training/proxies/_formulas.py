@@ -10,20 +10,20 @@ from numpy.typing import NDArray
 
 from lcnas.training.proxies._maps import Array
 
-Pattern = NDArray[np.bool_]  # of one activation layer, (units, pictures)
+Pattern = NDArray[np.bool_]  # of one activation layer, (units, images)
 
 
 def naswot(patterns: Sequence[Pattern]) -> float:
-    """Return the log determinant of the kernel of binary codes; -inf where two pictures share a code.
+    """Return the log determinant of the kernel of binary codes; -inf where two images share a code.
 
-    The kernel counts for each pair of pictures the units on which both are active or both are not: Mellor et
+    The kernel counts for each pair of images the units on which both are active or both are not: Mellor et
     al., "Neural Architecture Search without Training" (ICML 2021, arXiv 2006.04647), equation 2.
     """
     return float(np.linalg.slogdet(hamming_kernel(patterns))[1])
 
 
 def hamming_kernel(patterns: Sequence[Pattern]) -> NDArray[np.float64]:
-    """Return for each pair of pictures the number of units on which they agree, (pictures, pictures)."""
+    """Return for each pair of images the number of units on which they agree, (images, images)."""
     n = patterns[0].shape[1]
     made = np.zeros((n, n))
     for pattern in patterns:
@@ -34,7 +34,7 @@ def hamming_kernel(patterns: Sequence[Pattern]) -> NDArray[np.float64]:
 
 
 def swap(patterns: Sequence[Pattern]) -> float:
-    """Return the number of distinct sample-wise patterns: rows that say for each picture if a unit is active.
+    """Return the number of distinct sample-wise patterns: rows that say for each image if a unit is active.
 
     Peng et al., "SWAP-NAS: Sample-Wise Activation Patterns for Ultra-fast NAS" (ICLR 2024, arXiv
     2403.04161), definition 3.2, without the regularisation by size.

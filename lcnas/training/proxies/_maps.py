@@ -222,7 +222,7 @@ def flatten(x: Array) -> Step:
 
 
 def pool(x: Array, layer: layers.Pool) -> Step:
-    """Return max or average pooling; an average counts only what lies inside the picture."""
+    """Return max or average pooling; an average counts only what lies inside the image."""
     out = layer.out_shape((*x.shape[1:3], x.shape[0]))[:2]
     windows = Windows(x.shape, layer.kernel, layer.stride, layer.padding, (out[0], out[1]))
     return (_max if layer.mode == "max" else _average)(x, windows)

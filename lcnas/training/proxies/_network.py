@@ -65,7 +65,7 @@ class Pass:
         """Return the logits (n, classes), and what takes their gradient back.
 
         Args:
-            arch: what is computed, at the pictures' size.
+            arch: what is computed, at the images' size.
             classes: outputs of the last layer.
             images: (n, height, width, 3).
         """

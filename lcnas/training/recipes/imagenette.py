@@ -2,7 +2,7 @@
 
 python -m lcnas.train --arch pplcnet_0.5x --data imagefolder:DIR --recipe imagenette --out runs/imagenette
 
-Cost: 40 epochs of some 7,600 pictures; at 96 pixels (``--resolution 96``) some 13 minutes on one core.
+Cost: 40 epochs of some 7,600 images; at 96 pixels (``--resolution 96``) some 13 minutes on one core.
 Outcome: that was run; docs/recipes.md has it.
 Source: our own, a short version of ImageNet's usual recipe: crops of at least 35 % of the area, as in
 fast.ai's examples of this set, since few epochs do not bear stronger ones.

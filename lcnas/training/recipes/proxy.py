@@ -2,7 +2,7 @@
 
 python -m lcnas.train --arch pplcnet_32_0.5x --data cifar10:DIR --recipe proxy --test none --out runs/proxy
 
-Cost: 5 epochs of 40,000 pictures at 32 pixels. Not run here.
+Cost: 5 epochs of 40,000 images at 32 pixels. Not run here.
 It ranks by how fast networks learn; that order need not be the one after a long training.
 Source: our own.
 """

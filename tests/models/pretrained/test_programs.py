@@ -464,7 +464,7 @@ def test_operations_that_no_layer_has(name, kind, tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(-1, 1, 8, 8), (-1, 3, 8), (-1, 8, 8, 3)])
-def test_inputs_that_are_no_pictures(shape, tmp_path):
+def test_inputs_that_are_no_images(shape, tmp_path):
     with pytest.raises(PretrainedError, match="an input of the shape"):
         pretrained.read(tiny(shape=shape).save(tmp_path), TINY)
 

@@ -62,7 +62,7 @@ def test_the_reference(found, folder, engine):
     np.testing.assert_allclose(log_odds(found, x, engine), wanted, rtol=1e-3, atol=1e-3)
 
 
-def picture(file, turned=False):
+def sample_pixels(file, turned=False):
     """Return a file's pixels as inference.yml prepares them: (1, 3, 80, 160)."""
     with Image.open(file) as image:
         pixels = image.convert("RGB").resize((160, 80), Image.Resampling.BILINEAR)
@@ -73,14 +73,14 @@ def picture(file, turned=False):
     return scaled.transpose(2, 0, 1)[None].astype(np.float32)
 
 
-# The first picture is upright in its file, the second upside down.
+# The first image is upright in its file, the second upside down.
 @pytest.mark.parametrize(
     ("name", "stored"),
     [("textline_orientation_test_0_0", UPRIGHT), ("textline_orientation_test_1_0", TURNED)],
 )
 @pytest.mark.parametrize("turned", [False, True])
-def test_the_pictures(found, folder, name, stored, turned):
-    x = picture(folder / "images" / f"{name}.png", turned)
+def test_the_images(found, folder, name, stored, turned):
+    x = sample_pixels(folder / "images" / f"{name}.png", turned)
     answer = UPRIGHT if log_odds(found, x)[0] > 0 else TURNED
     assert answer == stored ^ turned
 

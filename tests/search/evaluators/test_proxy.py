@@ -13,13 +13,13 @@ from lcnas.training import data, proxies
 from search.errors import SearchError
 from search.evaluators import proxy
 from search.evaluators.base import Candidate
-from search.pictures import pack
+from search.packed import pack
 
 CLASSES = 4
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     with data.load(f"synthetic:classes={CLASSES},train=100,test=8", size=16) as found:
         return pack(found)
 
@@ -37,8 +37,8 @@ def candidates(*archs):
     return [Candidate(number, (number,), a) for number, a in enumerate(archs)]
 
 
-def test_accuracy_is_the_score_and_all_scores_are_beside(pictures):
-    first, second = proxy.create(spec(), pictures).evaluate(candidates(arch(), arch(16)))
+def test_accuracy_is_the_score_and_all_scores_are_beside(images):
+    first, second = proxy.create(spec(), images).evaluate(candidates(arch(), arch(16)))
     assert first.accuracy == first.details["scores"]["zico"]
     assert list(first.details["scores"]) == list(proxies.NAMES)
     assert second.details["scores"]["params"] > first.details["scores"]["params"]
@@ -46,15 +46,15 @@ def test_accuracy_is_the_score_and_all_scores_are_beside(pictures):
 
 
 @pytest.mark.parametrize("score", proxies.NAMES)
-def test_scores_are_those_of_the_pictures_drawn(pictures, score):
-    made = proxy.create(spec(score=score, names=()), pictures)
+def test_scores_are_those_of_the_images_drawn(images, score):
+    made = proxy.create(spec(score=score, names=()), images)
     (found,) = made.evaluate(candidates(arch()))
-    images = (made.images * pictures.normalization.std + pictures.normalization.mean) * 255
+    seen = (made.images * images.normalization.std + images.normalization.mean) * 255
     rows = [
-        np.flatnonzero((np.abs(pictures.train_images - image) < 0.01).all(axis=(1, 2, 3)))
-        for image in images
+        np.flatnonzero((np.abs(images.train_images - image) < 0.01).all(axis=(1, 2, 3)))
+        for image in seen
     ]
-    assert [pictures.train_labels[row[0]] for row in rows] == made.labels.tolist()
+    assert [images.train_labels[row[0]] for row in rows] == made.labels.tolist()
     assert len({int(row[0]) for row in rows}) == 8
     assert made.images.dtype == np.float32
     right = proxies.scores(arch(), made.images, made.labels, classes=CLASSES, seed=3)
@@ -62,33 +62,33 @@ def test_scores_are_those_of_the_pictures_drawn(pictures, score):
     assert set(found.details["scores"]) == {score, *proxies.TRIVIAL}
 
 
-def test_the_same_in_every_process_and_for_every_number(pictures):
-    one = proxy.create(spec(), pictures).evaluate(candidates(arch()))[0]
-    made = proxy.create(spec(), pictures).evaluate(candidates(arch(16), arch(), arch()))
+def test_the_same_in_every_process_and_for_every_number(images):
+    one = proxy.create(spec(), images).evaluate(candidates(arch()))[0]
+    made = proxy.create(spec(), images).evaluate(candidates(arch(16), arch(), arch()))
     assert one.accuracy == made[1].accuracy == made[2].accuracy
-    other = proxy.create(spec(seed=4), pictures).evaluate(candidates(arch()))[0]
+    other = proxy.create(spec(seed=4), images).evaluate(candidates(arch()))[0]
     assert other.accuracy != one.accuracy
 
 
-def test_pictures_of_another_size_are_brought_to_it(pictures):
-    made = proxy.create(spec(train_size=8), pictures)
+def test_images_of_another_size_are_brought_to_it(images):
+    made = proxy.create(spec(train_size=8), images)
     assert made.images.shape == (8, 8, 8, 3)
     assert made.evaluate(candidates(arch()))[0].accuracy is not None
 
 
-def test_pictures_may_be_read_only(pictures):
-    frozen = dataclasses.replace(pictures, train_images=pictures.train_images.copy())
+def test_images_may_be_read_only(images):
+    frozen = dataclasses.replace(images, train_images=images.train_images.copy())
     frozen.train_images.setflags(write=False)
     (found,) = proxy.create(spec(), frozen).evaluate(candidates(arch()))
     assert found == dataclasses.replace(
-        proxy.create(spec(), pictures).evaluate(candidates(arch()))[0], seconds=found.seconds
+        proxy.create(spec(), images).evaluate(candidates(arch()))[0], seconds=found.seconds
     )
 
 
-def test_one_that_fails_does_not_keep_the_others_from_theirs(pictures):
+def test_one_that_fails_does_not_keep_the_others_from_theirs(images):
     small = zoo.load("googlenet")  # its poolings do not fit 8 pixels
     headless = Arch.of({"stem": [blocks.ConvNormAct(4)]})
-    made = proxy.create(spec(train_size=8), pictures)
+    made = proxy.create(spec(train_size=8), images)
     found = made.evaluate(candidates(small, arch(), headless))
     assert [f.accuracy is None for f in found] == [True, False, True]
     assert "cannot take" in found[0].reason
@@ -96,10 +96,10 @@ def test_one_that_fails_does_not_keep_the_others_from_theirs(pictures):
     assert not found[1].reason
 
 
-def test_a_score_that_is_no_number_is_a_failure(pictures):
+def test_a_score_that_is_no_number_is_a_failure(images):
     same = dataclasses.replace(
-        pictures,
-        train_images=np.broadcast_to(pictures.train_images[:1], pictures.train_images.shape),
+        images,
+        train_images=np.broadcast_to(images.train_images[:1], images.train_images.shape),
     )
     (found,) = proxy.create(spec(score="naswot"), same).evaluate(candidates(arch()))
     assert found.accuracy is None
@@ -108,14 +108,14 @@ def test_a_score_that_is_no_number_is_a_failure(pictures):
     assert all(map(math.isfinite, found.details["scores"].values()))
 
 
-def test_pictures_without_labels_are_not_drawn(pictures):
-    labels = pictures.train_labels.copy()
+def test_images_without_labels_are_not_drawn(images):
+    labels = images.train_labels.copy()
     labels[6:] = -1
-    few = dataclasses.replace(pictures, train_labels=labels)
+    few = dataclasses.replace(images, train_labels=labels)
     made = proxy.create(spec(), few)
     assert sorted(made.labels.tolist()) == sorted(labels[:6].tolist())
     labels[3:] = -1
-    with pytest.raises(SearchError, match="3 labelled training pictures are too few"):
+    with pytest.raises(SearchError, match="3 labelled training images are too few"):
         proxy.create(spec(), few)
 
 
@@ -133,6 +133,6 @@ def test_a_wrong_spec_is_refused(changes, complaint):
         spec(**changes)
 
 
-def test_more_labels_than_classes_are_refused(pictures):
+def test_more_labels_than_classes_are_refused(images):
     with pytest.raises(SearchError, match="there are 2 classes"):
-        proxy.create(spec(classes=2), pictures)
+        proxy.create(spec(classes=2), images)

@@ -12,7 +12,7 @@ from lcnas.training.augment import Augment
 from lcnas.training.supernet import Trained
 from search.evaluators.base import Candidate
 from search.evaluators.supernet import Spec, create
-from search.pictures import pack
+from search.packed import pack
 from tests.training.tiny import quick_compiling
 
 SPACE = """
@@ -48,7 +48,7 @@ def _quick():
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     data = data_module.load("synthetic:classes=3,train=60,test=10", size=SIDE, workers=0)
     return pack(data)
 
@@ -65,8 +65,8 @@ def spec(space):
 
 
 @pytest.fixture(scope="module")
-def evaluator(spec, pictures):
-    return create(spec, pictures)
+def evaluator(spec, images):
+    return create(spec, images)
 
 
 def candidates(space):
@@ -89,11 +89,11 @@ def test_each_network_gets_an_accuracy_and_nothing_is_compiled_for_it(space, eva
     assert compiling[1:] == [0] * 7  # the first network's programs do for all of them
 
 
-def test_the_same_candidate_gets_the_same_in_another_worker(space, spec, pictures, evaluator):
+def test_the_same_candidate_gets_the_same_in_another_worker(space, spec, images, evaluator):
     frozen = pickle.loads(pickle.dumps(spec))  # as Ray hands it over
     for weight in frozen.weights.values():
         weight.flags.writeable = False
-    other = create(frozen, pictures)
+    other = create(frozen, images)
     some = candidates(space)[2:4]
     for a, b in zip(evaluator.evaluate(some[::-1])[::-1], other.evaluate(some), strict=True):
         found = [{**e.details, "compile_seconds": None, "accuracy": e.accuracy} for e in (a, b)]
@@ -108,10 +108,10 @@ def test_one_that_fails_does_not_keep_the_others_from_theirs(space, evaluator):
     assert made[1].accuracy is not None
 
 
-def test_several_at_once(space, spec, pictures, evaluator):
+def test_several_at_once(space, spec, images, evaluator):
     import dataclasses
 
-    together = create(dataclasses.replace(spec, together=3), pictures)
+    together = create(dataclasses.replace(spec, together=3), images)
     given = candidates(space)
     bad = Candidate(9, (), zoo.load("pplcnet_0.25x"))
     for a, b in zip(evaluator.evaluate(given), together.evaluate(given), strict=True):

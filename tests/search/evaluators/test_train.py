@@ -25,7 +25,7 @@ from search import finals
 from search.evaluators import train
 from search.evaluators.base import Candidate
 from search.evaluators.train import Spec, create, draw_seed, stopping
-from search.pictures import Pictures, pack, unpack
+from search.packed import PackedImages, pack, unpack
 from search.trials import Trial
 from tests.training import tiny
 
@@ -37,7 +37,7 @@ def _quick():
 
 
 @pytest.fixture(scope="module")
-def pictures() -> Pictures:
+def images() -> PackedImages:
     """As they come out of Ray's object store: read-only."""
     packed = pack(tiny.data(train=90))
     for array in vars(packed).values():
@@ -52,7 +52,7 @@ def candidate(number=0, arch=None, stop_below=()):
 
 
 def recipe(**changes):
-    # Without draws for each picture it is compiled in half the time.
+    # Without draws for each image it is compiled in half the time.
     return tiny.recipe(**{"augment.flip": 0.0, **changes})
 
 
@@ -70,17 +70,17 @@ def fixed_head() -> Arch:
 
 
 @pytest.fixture(scope="module")
-def trained(pictures):
+def trained(images):
     """Return two candidates evaluated together by one evaluator."""
-    return create(spec(), pictures).evaluate([candidate(0), candidate(1)])
+    return create(spec(), images).evaluate([candidate(0), candidate(1)])
 
 
-def test_a_training_gives_accuracy_curve_and_times(trained, pictures):
+def test_a_training_gives_accuracy_curve_and_times(trained, images):
     for found in trained:
         details = found.details
         assert found.reason == ""
         assert found.accuracy == details["curve"][-1]
-        held = len(pictures.validation_labels)
+        held = len(images.validation_labels)
         assert all((a * held) == pytest.approx(round(a * held)) for a in details["curve"])
         assert details["epochs"] == len(details["curve"]) == 2
         assert "stopped" not in details
@@ -90,9 +90,9 @@ def test_a_training_gives_accuracy_curve_and_times(trained, pictures):
         assert json.loads(json.dumps(details)) == details
 
 
-def test_the_same_candidate_gives_the_same_in_any_company(trained, pictures):
+def test_the_same_candidate_gives_the_same_in_any_company(trained, images):
     there = pickle.loads(pickle.dumps(spec()))
-    other, first = create(there, pictures).evaluate([candidate(1), candidate(0)])
+    other, first = create(there, images).evaluate([candidate(1), candidate(0)])
     assert first.details["curve"] == trained[0].details["curve"]
     assert other.details["curve"] == trained[1].details["curve"]
 
@@ -103,8 +103,8 @@ def test_draws_depend_on_seed_and_number():
     assert all(0 <= s < 2**31 for s in seeds)
 
 
-def test_validation_counts_as_the_trainings_own_evaluation_does(pictures):
-    data = unpack(pictures)
+def test_validation_counts_as_the_trainings_own_evaluation_does(images):
+    data = unpack(images)
     job = prepared(tiny.arch(), data, recipe(), 3, None, (), None, Devices(None))
     state = job.start()
     for number, batch in enumerate(data.train.batches(16, seed=3, epoch=0)):
@@ -114,8 +114,8 @@ def test_validation_counts_as_the_trainings_own_evaluation_does(pictures):
     assert 0 < found < 1
 
 
-def test_pictures_of_another_size_are_resized_for_both(pictures):
-    small = dataclasses.replace(pictures, size=(6, 6))
+def test_images_of_another_size_are_resized_for_both(images):
+    small = dataclasses.replace(images, size=(6, 6))
     data = unpack(small)
     job = prepared(tiny.arch(), data, recipe(resolution=6), 3, None, (), None, Devices(None))
     state = job.start()
@@ -125,16 +125,16 @@ def test_pictures_of_another_size_are_resized_for_both(pictures):
 # -- what fails ------------------------------------------------------------------------------------
 
 
-def test_one_that_fails_leaves_the_others_alone(pictures, trained):
-    evaluator = create(spec(), pictures)
+def test_one_that_fails_leaves_the_others_alone(images, trained):
+    evaluator = create(spec(), images)
     bad, good = evaluator.evaluate([candidate(5, fixed_head()), candidate(0)])
     assert bad.accuracy is None
     assert "its head does not pool" in bad.reason
     assert good.accuracy == trained[0].accuracy
 
 
-def test_a_loss_that_is_no_number_is_a_failure(pictures):
-    (found,) = create(spec(learning_rate=1e30, warmup_epochs=0), pictures).evaluate([candidate()])
+def test_a_loss_that_is_no_number_is_a_failure(images):
+    (found,) = create(spec(learning_rate=1e30, warmup_epochs=0), images).evaluate([candidate()])
     assert found.accuracy is None
     assert found.reason.startswith("the loss is ")
     assert found.reason.endswith(" in epoch 1")
@@ -155,28 +155,28 @@ class _Failing(train._Course):
 
 
 @pytest.mark.parametrize(("times", "accuracy"), [(0, 0.25), (1, 0.25), (2, None)])
-def test_a_lack_of_memory_is_tried_again_once(pictures, monkeypatch, times, accuracy):
+def test_a_lack_of_memory_is_tried_again_once(images, monkeypatch, times, accuracy):
     monkeypatch.setattr(train, "_Course", _Failing)
     monkeypatch.setattr(_Failing, "left", times)
-    (found,) = create(spec(), pictures).evaluate([candidate()])
+    (found,) = create(spec(), images).evaluate([candidate()])
     assert found.accuracy == accuracy
     assert found.reason == ("" if accuracy else "out of memory, twice")
 
 
-def test_other_faults_of_jax_are_told_in_a_line(pictures, monkeypatch):
+def test_other_faults_of_jax_are_told_in_a_line(images, monkeypatch):
     def run(self, job, stop_below):
         raise jax.errors.JaxRuntimeError("INTERNAL: no such thing\nand more")
 
     monkeypatch.setattr(train._Course, "run", run)
-    (found,) = create(spec(), pictures).evaluate([candidate()])
+    (found,) = create(spec(), images).evaluate([candidate()])
     assert found.reason == "JAX: 'INTERNAL: no such thing'"
 
 
-def test_what_never_can_work_is_refused_at_once(pictures):
+def test_what_never_can_work_is_refused_at_once(images):
     with pytest.raises(DataError, match="batch: 128"):
-        create(spec(batch=128), pictures)
+        create(spec(batch=128), images)
     with pytest.raises(TrainingFailedError, match="needs a teacher"):
-        create(spec(needs_teacher=True), pictures)
+        create(spec(needs_teacher=True), images)
 
 
 # -- what is given up ------------------------------------------------------------------------------
@@ -284,12 +284,12 @@ def test_programs_of_another_processor_are_never_taken(cache, monkeypatch):
     assert len(compiled() - here) == 1
 
 
-def test_finals_that_train_as_long_take_up_the_step_of_the_search(cache, pictures, tmp_path):
+def test_finals_that_train_as_long_take_up_the_step_of_the_search(cache, images, tmp_path):
     recipes = [
-        finals.search_recipe(pictures, 1).override({"evaluate_epochs": 1}),
-        finals.final_recipe(pictures, 1).override({"evaluate_epochs": 1}),
+        finals.search_recipe(images, 1).override({"evaluate_epochs": 1}),
+        finals.final_recipe(images, 1).override({"evaluate_epochs": 1}),
     ]
-    search = create(Spec(tiny.SIDE, recipes[0], 7, str(cache)), pictures)
+    search = create(Spec(tiny.SIDE, recipes[0], 7, str(cache)), images)
     (found,) = search.evaluate([candidate()])
     assert found.accuracy is not None
 
@@ -299,7 +299,7 @@ def test_finals_that_train_as_long_take_up_the_step_of_the_search(cache, picture
     (compiled,) = steps()
     jax.clear_caches()
     arch, size = tiny.arch().at(16), tiny.SIDE
-    finals.train(arch, pictures, recipes[1], tmp_path / "one", 3, train_size=size, cache=str(cache))
+    finals.train(arch, images, recipes[1], tmp_path / "one", 3, train_size=size, cache=str(cache))
     assert steps() == {compiled}
 
 
@@ -310,9 +310,9 @@ def test_no_folder_changes_nothing():
     assert config.jax_compilation_cache_dir == before
 
 
-def test_validation_of_a_network_that_says_nothing_finite(pictures):
+def test_validation_of_a_network_that_says_nothing_finite(images):
     """onnxruntime's classifier refuses it, and the candidate fails in words."""
-    data = unpack(pictures)
+    data = unpack(images)
     job = prepared(tiny.arch(), data, recipe(), 3, None, (), None, Devices(None))
     state = job.start()
     broken = {name: w * math.nan for name, w in state.average.items()}

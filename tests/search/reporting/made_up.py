@@ -11,7 +11,7 @@ from lcnas import cost, spaces, zoo
 from search.outcome import Final, Outcome, Run, Timed
 from search.trials import Trial
 
-PICTURES = 1000
+IMAGES = 1000
 TABLE = "Example CPU (avx2), openvino 1.0, fp32, 1 thread, batch 1"
 # name, role, band, beside, measured ms, predicted ms, probability of a hit, published top-1
 NETWORKS = (
@@ -70,7 +70,7 @@ def outcome(
         measured: whether networks were measured.
         names: of the networks that were trained; None: all.
         shift: added to the finalists' probability of a hit.
-        test: whether the test pictures were read.
+        test: whether the test images were read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     found = trials(n)
@@ -78,7 +78,7 @@ def outcome(
     (folder / "trials.jsonl").write_text("\n".join(lines) + "\n")
     front = front_of(found)
     rng = np.random.default_rng(5)
-    hard = rng.normal(size=PICTURES)
+    hard = rng.normal(size=IMAGES)
     finals = []
     for i, (name, role, band, beside, ms, predicted, share, top1) in enumerate(NETWORKS):
         if names is not None and name not in names:
@@ -128,8 +128,8 @@ def outcome(
 
 
 def _run(folder, rng, hard, name, seed, share, test):
-    taste = 0.5 * rng.normal(size=PICTURES) + 0.02 * rng.normal()
-    z = hard + taste + rng.normal(size=PICTURES)
+    taste = 0.5 * rng.normal(size=IMAGES) + 0.02 * rng.normal()
+    z = hard + taste + rng.normal(size=IMAGES)
     hits = z < np.quantile(z, min(max(share + 0.004 * rng.normal(), 0), 1))
     path = f"finals/{name}/seed{seed}/hits.npy"
     (folder / path).parent.mkdir(parents=True, exist_ok=True)

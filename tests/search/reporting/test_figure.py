@@ -1,4 +1,4 @@
-"""The picture: it is drawn whatever is there, and its names do not lie on one another."""
+"""The figure: it is drawn whatever is there, and its names do not lie on one another."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def material(outcome, trials):
 
 
 def size(png):
-    with Image.open(io.BytesIO(png)) as picture:
-        assert picture.format == "PNG"
-        assert np.asarray(picture.convert("L")).std() > 5  # not empty
-        return picture.size
+    with Image.open(io.BytesIO(png)) as figure:
+        assert figure.format == "PNG"
+        assert np.asarray(figure.convert("L")).std() > 5  # not empty
+        return figure.size
 
 
 @pytest.fixture(scope="module")

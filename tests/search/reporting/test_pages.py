@@ -163,8 +163,8 @@ def test_the_same_again(written, outcome, folder):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Pictures take half a second each: for tests that look at the text."""
-    monkeypatch.setattr(figure, "draw", lambda made: b"a picture")
+    """Figures take half a second each: for tests that look at the text."""
+    monkeypatch.setattr(figure, "draw", lambda made: b"a figure")
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -173,7 +173,7 @@ def test_a_demonstration_calls_itself_one(tmp_path):
     reporting.write(outcome, tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert text.startswith("# Search in pplcnet_tail (demonstration)\n")
-    assert "This is a demonstration: the pictures were made by rule." in text
+    assert "This is a demonstration: its images are synthetic." in text
     assert json.loads((tmp_path / "front.json").read_text())["demonstration"] is True
 
 

@@ -39,7 +39,7 @@ def test_finalists_stand_beside_their_baselines(outcome, folder):
     assert f"  finalist-1: {folder}/networks/finalist-1-s" in text
     assert "\nBetter than the baselines beside it in 2 of 3 latency bands.\n" in text
     assert "\n  band 1: finalist-1 is " in text
-    assert "\n  note: Intervals are of 95 %, over seeds and test pictures.\n" in text
+    assert "\n  note: Intervals are of 95 %, over seeds and test images.\n" in text
     assert "\n  note: finalist-3 was replaced" in text
 
 
@@ -101,7 +101,7 @@ def test_nothing_to_show(outcome):
     text = shown(dataclasses.replace(outcome, finals=(), notes=(), synthetic=True), width=200)
     assert text == (
         "No finalist was trained, so nothing better was found; "
-        "a demonstration on made-up pictures, that says nothing of real ones.\n"
+        "a demonstration on synthetic images, that says nothing of real ones.\n"
     )
 
 

@@ -43,7 +43,7 @@ def test_each_band_is_decided_by_its_winner_and_the_hits(outcome, folder):
         for name in ("finalist-1", "pplcnet_0.35x")
     }
     assert first.comparison == compare(hits["finalist-1"], hits["pplcnet_0.35x"])
-    assert first.comparison.covers == "seeds and pictures"
+    assert first.comparison.covers == "seeds and images"
 
 
 def test_without_the_hits_the_accuracies_of_seeds_decide(outcome):
@@ -156,7 +156,7 @@ def test_the_headline(outcome, folder):
     expected = "Better than the baselines beside it in 2 of 3 latency bands."
     assert verdicts.headline(bands, outcome) == expected
     demonstration = dataclasses.replace(outcome, synthetic=True)
-    assert "a demonstration on made-up pictures" in verdicts.headline(bands, demonstration)
+    assert "a demonstration on synthetic images" in verdicts.headline(bands, demonstration)
     assert "a demonstration" in verdicts.headline([], demonstration)
     partly = verdicts.headline(bands[2:], outcome)
     assert partly == "Nothing better than all baselines beside it was found in 1 latency band."
@@ -165,17 +165,17 @@ def test_the_headline(outcome, folder):
 
 def test_what_a_reader_has_to_know(tmp_path, outcome, folder):
     told = verdicts.caveats(verdicts.bands(outcome, folder))
-    assert told[0] == "Intervals are of 95 %, over seeds and test pictures."
+    assert told[0] == "Intervals are of 95 %, over seeds and test images."
     assert told[1].startswith("There are 6 comparisons")
     assert "over the seeds alone" in verdicts.caveats(verdicts.bands(outcome))[0]
     one = made_up.outcome(tmp_path, n=30, seeds=1, names=("finalist-1", "pplcnet_0.35x"))
     (told_once,) = verdicts.caveats(verdicts.bands(one, tmp_path))
     assert told_once.startswith(
-        "There is one seed: intervals are of 95 % over the test pictures alone;"
+        "There is one seed: intervals are of 95 % over the test images alone;"
     )
     assert "nothing is called better" in verdicts.caveats(verdicts.bands(one))[0]
     unread = made_up.outcome(tmp_path, n=30, test=False, names=("finalist-1", "pplcnet_0.35x"))
     found = verdicts.bands(unread, tmp_path)
     assert found[0].duels[0].split == "validation"
-    assert "The test pictures were not read" in verdicts.caveats(found)[1]
+    assert "The test images were not read" in verdicts.caveats(found)[1]
     assert verdicts.caveats([]) == []

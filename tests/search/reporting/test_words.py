@@ -52,7 +52,7 @@ def test_one_and_many():
     assert words.plural(1200, "trial") == "1,200 trials"
 
 
-def test_accuracy_is_that_of_the_test_pictures_if_all_seeds_read_them(tmp_path):
+def test_accuracy_is_that_of_the_test_images_if_all_seeds_read_them(tmp_path):
     final = made_up.outcome(tmp_path, n=30).finals[0]
     runs = (Run(0, 0.5, 0.71, "a.onnx"), Run(1, 0.6, 0.73, "b.onnx"))
     final = dataclasses.replace(final, runs=runs)

@@ -9,7 +9,7 @@ from lcnas.training.data import _cifar10
 from tests.training.data.test_decode import encoded
 
 
-def pictures(n, seed):
+def images(n, seed):
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8), (np.arange(n) % 10).astype(
         np.int64
@@ -29,7 +29,7 @@ def write_binary(path, images, labels):
     np.concatenate([labels[:, None].astype(np.uint8), planes], 1).tofile(path)
 
 
-TRAIN, TEST = pictures(60, 0), pictures(20, 1)
+TRAIN, TEST = images(60, 0), images(20, 1)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def binary(tmp_path):
 
 
 def everything(loaded):
-    """Row -> (picture, label) of training and validation together, and the test set."""
+    """Row -> (image, label) of training and validation together, and the test set."""
     rows, images, labels = [], [], []
     for split in (loaded.train, loaded.validation):
         batches = list(split.in_order(7) if isinstance(split, data.Train) else split.batches(7))
@@ -93,7 +93,7 @@ def test_the_fingerprint_is_of_contents_and_split(parquet, binary):
         data.load(f"cifar10:{parquet}", seed=1).fingerprint,
         data.load(f"cifar10:{parquet}", permute_labels=True).fingerprint,
     ]
-    write_parquet(parquet / "test-00000-of-00001.parquet", *pictures(20, 2))
+    write_parquet(parquet / "test-00000-of-00001.parquet", *images(20, 2))
     others.append(data.load(f"cifar10:{parquet}").fingerprint)
     assert len({*prints, *others}) == 4
 
@@ -110,8 +110,8 @@ def test_what_is_decoded_is_kept_and_found_again(parquet, cache, monkeypatch):
 
 def test_a_set_that_changed_is_decoded_anew(parquet):
     data.load(f"cifar10:{parquet}")
-    write_parquet(parquet / "test-00000-of-00001.parquet", *pictures(20, 7))
-    assert (everything(data.load(f"cifar10:{parquet}"))[2] == pictures(20, 7)[0]).all()
+    write_parquet(parquet / "test-00000-of-00001.parquet", *images(20, 7))
+    assert (everything(data.load(f"cifar10:{parquet}"))[2] == images(20, 7)[0]).all()
 
 
 def test_constants_are_of_the_training_split(binary):
@@ -135,7 +135,7 @@ def test_damaged_rows_are_left_out_or_too_many(parquet):
     for _ in range(2):  # the second time from the cache
         with pytest.raises(
             DataError,
-            match=r"1 of 80 pictures .* than the 1 % allowed: train.* row 7 \(is not an image",
+            match=r"1 of 80 images .* than the 1 % allowed: train.* row 7 \(is not an image",
         ):
             data.load(f"cifar10:{parquet}")
 
@@ -204,7 +204,7 @@ def test_the_real_set_has_the_known_constants(shared_data, tmp_path):
         pq.write_table(table.take(list(range(0, len(table), step))), tmp_path / f"{name}.parquet")
     loaded = data.load(f"cifar10:{tmp_path}")
     assert (len(loaded.train) + len(loaded.validation), len(loaded.test)) == (2000, 200)
-    # Means of 1,600 pictures, each with a standard deviation of about 0.12 from picture to picture.
+    # Means of 1,600 images, each with a standard deviation of about 0.12 from image to image.
     np.testing.assert_allclose(loaded.normalization.mean, (0.4914, 0.4822, 0.4465), atol=0.01)
     np.testing.assert_allclose(loaded.normalization.std, (0.2470, 0.2435, 0.2616), atol=0.01)
     assert loaded.class_names == tuple(

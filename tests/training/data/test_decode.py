@@ -1,4 +1,4 @@
-"""Reading single pictures, crops, and the processes that read many."""
+"""Reading single images, crops, and the processes that read many."""
 
 import io
 import os
@@ -21,8 +21,8 @@ from lcnas.training.data._decode import Cut, Decoders, Faults, Task
 from tests.training.data.conftest import save
 
 
-def picture(height, width, seed=0):
-    """A smooth random picture."""
+def sample_pixels(height, width, seed=0):
+    """A smooth random image."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
     return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
@@ -75,7 +75,7 @@ def test_a_box_that_never_fits_is_the_largest_in_the_middle():
     assert _decode.random_box(100, 400, (1.0, 1.0), (0.5, 2.0), rng) == (0, 100, 100, 300)
 
 
-def test_the_whole_picture_is_a_random_box_too():
+def test_the_whole_image_is_a_random_box_too():
     rng = np.random.default_rng(0)
     assert _decode.random_box(80, 80, (1.0, 1.0), (1.0, 1.0), rng) == (0, 0, 80, 80)
 
@@ -88,38 +88,38 @@ def test_the_centre_has_the_shape_that_is_asked_for(shape, box):
     assert Cut("centre", shape).box(40, 20, ()) == pytest.approx(box, abs=1e-3)
 
 
-def test_whole_pictures_at_their_own_size_are_unchanged():
-    array = picture(20, 30)
-    found, aspect = _decode.cut_picture(encoded(array), Cut("whole", (20, 30)), ())
+def test_whole_images_at_their_own_size_are_unchanged():
+    array = sample_pixels(20, 30)
+    found, aspect = _decode.cut_image(encoded(array), Cut("whole", (20, 30)), ())
     assert (found == array).all()
     assert aspect == 1.5
 
 
 def test_squashing_tells_the_true_aspect():
-    found, aspect = _decode.cut_picture(encoded(picture(20, 30)), Cut("whole", (16, 16)), ())
+    found, aspect = _decode.cut_image(encoded(sample_pixels(20, 30)), Cut("whole", (16, 16)), ())
     assert found.shape == (16, 16, 3)
     assert aspect == 1.5
 
 
-def test_the_centre_of_a_picture_is_its_middle():
-    array = picture(20, 32)
-    found, aspect = _decode.cut_picture(encoded(array), Cut("centre", (20, 20)), ())
+def test_the_centre_of_an_image_is_its_middle():
+    array = sample_pixels(20, 32)
+    found, aspect = _decode.cut_image(encoded(array), Cut("centre", (20, 20)), ())
     assert (found == array[:, 6:26]).all()
     assert aspect == 1
 
 
 def test_a_random_crop_is_pillows_of_the_same_box():
-    array = picture(60, 80)
+    array = sample_pixels(60, 80)
     cut = Cut("random", (24, 24), (0.2, 0.8))
     for entropy in ((0, 0, 1), (0, 1, 1), (5, 0, 0)):
         box = cut.box(80, 60, entropy)
         wanted = Image.fromarray(array).resize((24, 24), Image.Resampling.BILINEAR, box=box)
-        assert (_decode.cut_picture(encoded(array), cut, entropy)[0] == np.asarray(wanted)).all()
+        assert (_decode.cut_image(encoded(array), cut, entropy)[0] == np.asarray(wanted)).all()
     assert cut.box(80, 60, (0, 0, 1)) != cut.box(80, 60, (0, 1, 1))
 
 
 def test_a_large_jpeg_is_decoded_small_and_looks_the_same():
-    source = encoded(picture(800, 1000), "JPEG", quality=95)
+    source = encoded(sample_pixels(800, 1000), "JPEG", quality=95)
     cut = Cut("random", (50, 50), (0.5, 0.9))
     box = cut.box(1000, 800, (1,))
     with images.opened(source) as image:
@@ -127,13 +127,13 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same():
         assert image.size[0] < 300  # else this tests nothing
     full = Image.open(io.BytesIO(source)).convert("RGB")
     wanted = np.asarray(full.resize((50, 50), Image.Resampling.BILINEAR, box=box)).astype(int)
-    found = _decode.cut_picture(source, cut, (1,))[0].astype(int)
+    found = _decode.cut_image(source, cut, (1,))[0].astype(int)
     assert np.abs(found - wanted).mean() < 1.5
 
 
 @pytest.mark.parametrize("zoom", [1, 2, 3, 7, 8, 20])
 def test_a_small_decode_never_has_fewer_pixels_than_asked_for(zoom):
-    source = encoded(picture(40 * zoom, 56 * zoom), "JPEG")
+    source = encoded(sample_pixels(40 * zoom, 56 * zoom), "JPEG")
     with images.opened(source) as image:
         box = (0.1 * image.size[0], 0.2 * image.size[1], 0.9 * image.size[0], 0.9 * image.size[1])
         width, height = image.size
@@ -156,7 +156,7 @@ def test_orientation_is_applied():
     upright = np.asarray(data.open_rgb(source))
     assert upright.shape == (12, 8, 3)
     assert upright[0, 7, 0] == 255
-    found, aspect = _decode.cut_picture(source, Cut("whole", (12, 8)), ())
+    found, aspect = _decode.cut_image(source, Cut("whole", (12, 8)), ())
     assert (found == upright).all()
     assert aspect == pytest.approx(8 / 12)
 
@@ -181,14 +181,14 @@ def test_other_modes_become_three_channels(mode):
     "content",
     [
         b"",
-        b"no picture",
-        encoded(picture(20, 20))[:60],
-        encoded(picture(90, 90), "JPEG")[:500],
+        b"no image",
+        encoded(sample_pixels(20, 20))[:60],
+        encoded(sample_pixels(90, 90), "JPEG")[:500],
         b"GIF89a",
     ],
 )
-def test_damaged_pictures_are_told_and_black(content):
-    good = encoded(picture(8, 8))
+def test_damaged_images_are_told_and_black(content):
+    good = encoded(sample_pixels(8, 8))
     done = _decode.run(Task((good, content, good), ((),) * 3, Cut("whole", (8, 8))))
     assert [bool(reason) for reason in done.reasons] == [False, True, False]
     assert "\n" not in done.reasons[1]
@@ -196,10 +196,10 @@ def test_damaged_pictures_are_told_and_black(content):
     assert (done.images[0] == done.images[2]).all()
 
 
-def test_every_cut_short_or_altered_file_is_a_picture_or_told():
+def test_every_cut_short_or_altered_file_is_an_image_or_told():
     rng = np.random.default_rng(0)
     for kind in ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM"):
-        whole = encoded(picture(24, 24), kind)
+        whole = encoded(sample_pixels(24, 24), kind)
         for _ in range(30):
             raw = bytearray(whole[: rng.integers(1, len(whole) + 1)])
             raw[rng.integers(len(raw))] ^= int(rng.integers(1, 256))
@@ -209,14 +209,14 @@ def test_every_cut_short_or_altered_file_is_a_picture_or_told():
             assert done.images.shape == (1, 8, 8, 3)
 
 
-def test_the_size_of_a_picture_is_read_from_its_head():
-    assert _decode.open_size(encoded(picture(20, 30))) == (30, 20)
+def test_the_size_of_an_image_is_read_from_its_head():
+    assert _decode.open_size(encoded(sample_pixels(20, 30))) == (30, 20)
     assert _decode.open_size(b"nothing") == (0, 0)
 
 
 def test_reasons_are_one_line_whose_quotes_are_balanced(tmp_path):
     (tmp_path / "it's.png").write_bytes(b"it's no image")
-    (tmp_path / "cut.png").write_bytes(encoded(picture(90, 90))[:500])
+    (tmp_path / "cut.png").write_bytes(encoded(sample_pixels(90, 90))[:500])
     paths = [str(tmp_path / name) for name in ("it's.png", "cut.png", "none.png")]
     done = _decode.run(Task(tuple(paths), ((),) * 3, Cut("whole", (8, 8))))
     assert done.reasons == (
@@ -227,7 +227,7 @@ def test_reasons_are_one_line_whose_quotes_are_balanced(tmp_path):
     with pytest.raises(DataError) as error:
         Faults("imagefolder", 3, 0).add(zip(("a", "b", "c"), done.reasons, strict=True))
     assert str(error.value) == (
-        "imagefolder: 3 of 3 pictures cannot be read, more than the 0 % allowed: "
+        "imagefolder: 3 of 3 images cannot be read, more than the 0 % allowed: "
         f"a ({done.reasons[0]}), b ({done.reasons[1]}), c ({done.reasons[2]}); mend or remove them, or "
         "raise max_bad (--max-bad)"
     )
@@ -256,7 +256,9 @@ def test_a_message_names_ten_at_most():
 
 
 def test_results_come_in_order_whatever_the_processes():
-    tasks = [Task((encoded(picture(8, 8, i)),), ((i,),), Cut("random", (6, 6))) for i in range(40)]
+    tasks = [
+        Task((encoded(sample_pixels(8, 8, i)),), ((i,),), Cut("random", (6, 6))) for i in range(40)
+    ]
     alone = [done.images for done in Decoders(0).map(_decode.run, tasks, 4)]
     many = Decoders(3)
     try:
@@ -288,7 +290,7 @@ def test_no_more_is_read_ahead_than_allowed():
 
 def test_a_process_that_dies_is_told():
     many = Decoders(1)
-    with pytest.raises(OSError, match="a worker process that reads pictures has died"):
+    with pytest.raises(OSError, match="a worker process that reads images has died"):
         list(many.map(os._exit, [1], 2))
     assert list(many.map(abs, [-3], 2)) == [3]  # and a new one starts
     many.close()
@@ -342,5 +344,5 @@ def running(process):
 
 
 def test_saving_and_reading_is_exact(tmp_path):
-    save(tmp_path / "x.png", picture(5, 7))
-    assert (np.asarray(data.open_rgb(str(tmp_path / "x.png"))) == picture(5, 7)).all()
+    save(tmp_path / "x.png", sample_pixels(5, 7))
+    assert (np.asarray(data.open_rgb(str(tmp_path / "x.png"))) == sample_pixels(5, 7)).all()

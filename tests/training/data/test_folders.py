@@ -395,8 +395,8 @@ def test_any_layout_is_used_or_refused_in_one_line(tmp_path):
         "train_set",
     ]
     content = [b"", b"text", b"\xff\xd8\xff", b"GIF89a"]
-    picture = tmp_path / "x.png"
-    save(picture, marked(3))
+    image = tmp_path / "x.png"
+    save(image, marked(3))
     used = 0
     for i in range(150):
         root = tmp_path / f"{i}"
@@ -407,7 +407,7 @@ def test_any_layout_is_used_or_refused_in_one_line(tmp_path):
                 folder = root / top / inner
                 folder.mkdir(parents=True, exist_ok=True)
                 for k in range(rng.integers(0, 7) if inner else rng.integers(0, 7) // 5):
-                    (folder / f"{k}.png").write_bytes(picture.read_bytes())
+                    (folder / f"{k}.png").write_bytes(image.read_bytes())
                 if rng.random() < 0.1:
                     (folder / "odd.jpg").write_bytes(content[rng.integers(len(content))])
         try:

@@ -1,4 +1,4 @@
-"""Folders of pictures, in memory and streamed."""
+"""Folders of images, in memory and streamed."""
 
 import shutil
 
@@ -11,7 +11,7 @@ from lcnas.training import data
 from lcnas.training.data import _decode, _imagefolder
 from lcnas.training.data._decode import Cut
 from tests.training.data.conftest import marked, number_of, numbers_of, save
-from tests.training.data.test_decode import picture
+from tests.training.data.test_decode import sample_pixels
 
 
 def load(root, **options):
@@ -19,7 +19,7 @@ def load(root, **options):
 
 
 def numbers(split):
-    """The numbers of all pictures of a split, in order."""
+    """The numbers of all images of a split, in order."""
     batches = split.in_order(7) if isinstance(split, data.Train) else split.batches(7)
     return [number_of(x) for b in batches for x in b.images[b.mask]]
 
@@ -27,7 +27,7 @@ def numbers(split):
 MODES = [{}, {"memory_mb": 0}]
 
 
-# -- which picture is in which split -----------------------------------------------------------------
+# -- which image is in which split -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("options", MODES)
@@ -46,7 +46,7 @@ def test_test_may_be_called_test(split_folder):
     assert numbers(load(split_folder).test) == list(range(40, 46))
 
 
-def test_imagenets_test_pictures_have_no_labels_and_are_left_alone(split_folder):
+def test_imagenets_test_images_have_no_labels_and_are_left_alone(split_folder):
     before = load(split_folder)
     save(split_folder / "test" / "unknown.png", marked(1))
     after = load(split_folder)
@@ -94,7 +94,7 @@ def test_the_fingerprint_tells_sets_and_splits_apart(plain_folder):
 
 
 def test_hidden_and_other_files_are_left_out(plain_folder):
-    (plain_folder / "ant" / "notes.txt").write_text("no picture")
+    (plain_folder / "ant" / "notes.txt").write_text("no image")
     save(plain_folder / "ant" / ".hidden.png", marked(70))
     save(plain_folder / ".trash" / "x.png", marked(71))
     save(plain_folder / "ant" / "deep" / "er" / "20.PNG", marked(60))
@@ -109,18 +109,18 @@ def test_hidden_and_other_files_are_left_out(plain_folder):
 
 @pytest.fixture
 def wide_folder(tmp_path):
-    """Pictures of 60 x 40 pixels that differ from place to place."""
+    """Images of 60 x 40 pixels that differ from place to place."""
     for name in ("a", "b"):
         for i in range(10):
-            save(tmp_path / "wide" / name / f"{i}.png", picture(40, 60, i))
+            save(tmp_path / "wide" / name / f"{i}.png", sample_pixels(40, 60, i))
     return tmp_path / "wide"
 
 
 def pixels(path, kind, side, entropy=()):
-    return _decode.cut_picture(str(path), Cut(kind, (side, side)), entropy)[0]
+    return _decode.cut_image(str(path), Cut(kind, (side, side)), entropy)[0]
 
 
-def test_in_memory_training_pictures_are_whole_and_others_the_middle(wide_folder):
+def test_in_memory_training_images_are_whole_and_others_the_middle(wide_folder):
     loaded = load(wide_folder, size=28)
     assert loaded.size == (28, 28)
     batch = next(loaded.train.in_order(12))
@@ -135,7 +135,7 @@ def test_in_memory_training_pictures_are_whole_and_others_the_middle(wide_folder
         assert all(any((x == y).all() for y in wanted) for x in images)
 
 
-def test_streamed_training_pictures_are_cropped_from_the_whole(wide_folder):
+def test_streamed_training_images_are_cropped_from_the_whole(wide_folder):
     loaded = load(wide_folder, size=16, memory_mb=0, scale=(0.3, 0.9), ratio=(0.9, 1.1))
     names = loaded.train.source.names
     for epoch in (0, 1):
@@ -144,7 +144,7 @@ def test_streamed_training_pictures_are_cropped_from_the_whole(wide_folder):
             for image, row in zip(batch.images, rows[4 * i : 4 * i + 4], strict=True):
                 cut = Cut("random", (16, 16), (0.3, 0.9), (0.9, 1.1))
                 path = str(wide_folder / names[row])
-                assert (image == _decode.cut_picture(path, cut, (5, epoch, int(row)))[0]).all()
+                assert (image == _decode.cut_image(path, cut, (5, epoch, int(row)))[0]).all()
 
 
 def test_workers_may_be_told_to_crop_nothing(wide_folder):
@@ -159,7 +159,7 @@ def test_workers_may_be_told_to_crop_nothing(wide_folder):
     ("size", "stored"),
     [(8, (10, 10)), (10, (12, 12)), (14, (12, 12)), (None, (12, 12)), ((7, 14), (6, 12))],
 )
-def test_pictures_are_never_kept_larger_than_they_are(plain_folder, size, stored):
+def test_images_are_never_kept_larger_than_they_are(plain_folder, size, stored):
     loaded = load(plain_folder, size=size)
     assert next(loaded.test.batches(4)).images.shape == (4, *stored, 3)
     assert loaded.size == (
@@ -170,7 +170,7 @@ def test_pictures_are_never_kept_larger_than_they_are(plain_folder, size, stored
 def test_the_default_size_is_224(tmp_path):
     for name in ("a", "b"):
         for i in range(3):
-            save(tmp_path / name / f"{i}.jpg", picture(300, 280, i))
+            save(tmp_path / name / f"{i}.jpg", sample_pixels(300, 280, i))
     loaded = load(tmp_path, size=None, memory_mb=0)
     assert loaded.size == (224, 224)
     assert next(loaded.train.batches(1, seed=0, epoch=0)).images.shape == (1, 224, 224, 3)
@@ -178,7 +178,7 @@ def test_the_default_size_is_224(tmp_path):
 
 
 @pytest.mark.parametrize("options", MODES)
-def test_constants_are_those_of_the_training_pictures(plain_folder, options):
+def test_constants_are_those_of_the_training_images(plain_folder, options):
     loaded = load(plain_folder, **options)
     colours = np.stack([marked(n)[0, 0] for n in numbers(loaded.train)]) / 255
     np.testing.assert_allclose(loaded.normalization.mean, colours.mean(0), atol=1e-6)
@@ -186,7 +186,7 @@ def test_constants_are_those_of_the_training_pictures(plain_folder, options):
     assert loaded.normalization.std[2] == 1 / 255  # the blue never changes: nothing is divided by 0
 
 
-def test_real_pictures_have_about_imagenets_constants(shared_data, tmp_path):
+def test_real_images_have_about_imagenets_constants(shared_data, tmp_path):
     for part, n in (("train", 30), ("val", 4)):
         for folder in sorted((shared_data / "imagenette128" / part).iterdir()):
             (tmp_path / part / folder.name).mkdir(parents=True)
@@ -194,7 +194,7 @@ def test_real_pictures_have_about_imagenets_constants(shared_data, tmp_path):
                 (tmp_path / part / folder.name / path.name).symlink_to(path)
     loaded = load(tmp_path, size=64, workers=1)
     assert (len(loaded.train), len(loaded.validation), len(loaded.test)) == (240, 60, 40)
-    # Ten classes are not a thousand; the published deviation is the mean of each picture's own.
+    # Ten classes are not a thousand; the published deviation is the mean of each image's own.
     np.testing.assert_allclose(loaded.normalization.mean, data.IMAGENET.mean, atol=0.06)
     images = np.concatenate([b.images[b.mask] for b in loaded.train.in_order(60)]) / 255
     np.testing.assert_allclose(images.std((1, 2)).mean(0), data.IMAGENET.std, atol=0.03)
@@ -232,7 +232,7 @@ def test_decoding_in_processes_gives_what_decoding_here_gives(tmp_path, monkeypa
     monkeypatch.setattr("lcnas.training.data._memory._FEW", 10)
     for name in ("a", "b"):
         for i in range(30):
-            save(tmp_path / "s" / name / f"{i:02}.png", picture(9, 9, i))
+            save(tmp_path / "s" / name / f"{i:02}.png", sample_pixels(9, 9, i))
     told = []
     with load(tmp_path / "s", workers=2, cache=False, progress=lambda *n: told.append(n)) as shared:
         alone = load(tmp_path / "s", cache=False)
@@ -249,10 +249,10 @@ def test_decoding_in_processes_gives_what_decoding_here_gives(tmp_path, monkeypa
 # -- the cache ---------------------------------------------------------------------------------------
 
 
-def test_decoded_pictures_are_found_again_until_a_file_changes(plain_folder, cache, monkeypatch):
+def test_decoded_images_are_found_again_until_a_file_changes(plain_folder, cache, monkeypatch):
     first = load(plain_folder)
-    assert len(list(cache.glob("pictures-*.npz"))) == 3
-    monkeypatch.setattr("lcnas.training.data._decode.cut_picture", None)
+    assert len(list(cache.glob("images-*.npz"))) == 3
+    monkeypatch.setattr("lcnas.training.data._decode.cut_image", None)
     again = load(plain_folder)
     assert numbers(again.train) == numbers(first.train)
     assert again.normalization == first.normalization
@@ -271,7 +271,7 @@ def damage(root, *names):
         (root / name).write_bytes(b"damaged")
 
 
-def test_damaged_pictures_in_memory_are_left_out_and_move_no_others(plain_folder):
+def test_damaged_images_in_memory_are_left_out_and_move_no_others(plain_folder):
     whole = load(plain_folder)
     before = [set(numbers(s)) for s in (whole.train, whole.validation, whole.test)]
     damage(plain_folder, "ant/03.png", "bee/07.png")  # 3 and 27
@@ -282,7 +282,7 @@ def test_damaged_pictures_in_memory_are_left_out_and_move_no_others(plain_folder
     assert all(loaded.skipped.values())
 
 
-def test_damaged_pictures_streamed_are_masked(plain_folder):
+def test_damaged_images_streamed_are_masked(plain_folder):
     damage(plain_folder, "ant/03.png", "bee/07.png")
     loaded = load(plain_folder, memory_mb=0, max_bad=0.04)
     seen, masked = [], 0
@@ -302,9 +302,9 @@ def test_damaged_pictures_streamed_are_masked(plain_folder):
 
 
 @pytest.mark.parametrize("options", MODES)
-def test_too_many_damaged_pictures_are_an_error_that_names_them(plain_folder, options):
+def test_too_many_damaged_images_are_an_error_that_names_them(plain_folder, options):
     damage(plain_folder, "ant/03.png", "bee/07.png")
-    words = r"\d of 60 pictures cannot be read, more than the 1 % allowed: (ant/03|bee/07)\.png \("
+    words = r"\d of 60 images cannot be read, more than the 1 % allowed: (ant/03|bee/07)\.png \("
     with pytest.raises(DataError, match=words):  # noqa: PT012 - streamed, it shows when it is read
         loaded = load(plain_folder, **options)
         numbers(loaded.train)
@@ -385,14 +385,14 @@ def test_other_layouts_are_refused_with_what_is_needed(tmp_path, make, words):
         load(root)
 
 
-def test_many_pictures_are_probed_evenly(plain_folder):
+def test_many_images_are_probed_evenly(plain_folder):
     shape, stored = _imagefolder._sizes(plain_folder, ["ant/00.png"] * 1000, (10, 10))
     assert (shape, stored) == ((10, 10), (12, 12))
     damage(plain_folder, "ant/00.png")
     assert _imagefolder._sizes(plain_folder, ["ant/00.png"], None) == ((224, 224), (256, 256))
 
 
-def test_a_picture_that_vanishes_is_a_damaged_one(plain_folder):
+def test_an_image_that_vanishes_is_a_damaged_one(plain_folder):
     loaded = load(plain_folder, memory_mb=0, max_bad=0.5)
     (plain_folder / "bee" / "07.png").unlink()
     everything = numbers(loaded.train) + numbers(loaded.validation) + numbers(loaded.test)
@@ -400,7 +400,7 @@ def test_a_picture_that_vanishes_is_a_damaged_one(plain_folder):
     assert "No such file" in loaded.skipped["bee/07.png"]
 
 
-def test_pictures_of_one_class_are_grey_and_small_too(tmp_path):
+def test_images_of_one_class_are_grey_and_small_too(tmp_path):
     for name in ("a", "b"):
         for i in range(4):
             (tmp_path / name).mkdir(exist_ok=True)

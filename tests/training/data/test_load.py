@@ -28,9 +28,7 @@ def test_wrong_specs_are_refused(spec, words):
 
 
 def test_a_folder_without_a_kind_is_recognised(plain_folder):
-    with pytest.raises(
-        DataError, match=f"for a folder of pictures write imagefolder:{plain_folder}"
-    ):
+    with pytest.raises(DataError, match=f"for a folder of images write imagefolder:{plain_folder}"):
         data.load(str(plain_folder))
 
 
@@ -99,7 +97,7 @@ def test_labels_can_be_dealt_out_at_random(plain_folder, options):
     assert 0.2 < np.mean(np.equal(told, true)) < 0.6  # by chance 0.39
 
 
-# -- pictures without labels -------------------------------------------------------------------------
+# -- images without labels -------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -110,7 +108,7 @@ def unlabelled(tmp_path):
 
 
 def training(loaded):
-    """Number -> label of the training pictures."""
+    """Number -> label of the training images."""
     return {
         number_of(x): label
         for b in loaded.train.in_order(8)
@@ -120,7 +118,7 @@ def training(loaded):
 
 
 @pytest.mark.parametrize("options", [{}, {"memory_mb": 0}])
-def test_pictures_without_labels_join_the_training_split_alone(plain_folder, unlabelled, options):
+def test_images_without_labels_join_the_training_split_alone(plain_folder, unlabelled, options):
     asked = {"size": 8, "workers": 0, **options}
     before = data.load(f"imagefolder:{plain_folder}", **asked)
     loaded = data.load(f"imagefolder:{plain_folder}", unlabelled=unlabelled, **asked)
@@ -156,7 +154,7 @@ def test_none_or_too_many_of_them_are_refused(tmp_path, unlabelled):
     with pytest.raises(DataError, match=r"unlabelled: .*empty has no images"):
         data.load("synthetic:100", unlabelled=tmp_path / "empty")
     with pytest.raises(
-        DataError, match=r"10 pictures take 30 MiB, with the others more than memory_mb \(5\)"
+        DataError, match=r"10 images take 30 MiB, with the others more than memory_mb \(5\)"
     ):
         data.load(
             "synthetic:classes=2,train=4,test=2", size=1024, memory_mb=5, unlabelled=unlabelled
@@ -169,5 +167,5 @@ def test_what_they_lack_counts_with_the_others(plain_folder, unlabelled):
     loaded = data.load(spec, size=8, unlabelled=unlabelled, max_bad=0.02)
     assert list(loaded.skipped) == ["1/100.png"]
     assert 100 not in training(loaded)
-    with pytest.raises(DataError, match="1 of 70 pictures"):
+    with pytest.raises(DataError, match="1 of 70 images"):
         data.load(spec, size=8, unlabelled=unlabelled)

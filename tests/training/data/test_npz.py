@@ -50,7 +50,7 @@ def test_labels_of_any_whole_type(tmp_path, dtype):
     assert load(tmp_path, y_train=(np.arange(30) % 3).astype(dtype)).train.labels.dtype == np.int32
 
 
-def test_grey_pictures_become_three_channels(tmp_path):
+def test_grey_images_become_three_channels(tmp_path):
     grey = X[..., 1]
     for x in (grey, grey[..., None]):
         loaded = load(tmp_path, x_train=x[:30], x_test=x[30:])
@@ -73,11 +73,11 @@ def test_grey_pictures_become_three_channels(tmp_path):
         ({"x_train": X[:0], "y_train": np.arange(0)}, r"got \(0, 6, 9, 3\)"),
         (
             {"x_test": X[30:, :5]},
-            r"pictures of x_train are \(6, 9, 3\), those of x_test \(5, 9, 3\)",
+            r"images of x_train are \(6, 9, 3\), those of x_test \(5, 9, 3\)",
         ),
         (
             {"y_train": np.arange(29) % 3},
-            r"y_train must be 30 whole numbers, one a picture, got int64 \(29,\)",
+            r"y_train must be 30 whole numbers, one an image, got int64 \(29,\)",
         ),
         ({"y_train": (np.arange(30) % 3) / 1}, "y_train must be 30 whole numbers"),
         ({"y_train": np.arange(30) % 3 - 1}, "y_train has the label -1; labels go from 0"),
@@ -86,10 +86,10 @@ def test_grey_pictures_become_three_channels(tmp_path):
             "y_train has the label 3; with 3 classes the highest is 2",
         ),
         ({"y_test": np.full(10, 7)}, "y_test has the label 7; with 3 classes the highest is 2"),
-        ({"y_train": np.arange(30) % 2}, "classes without pictures in x_train: 2"),
+        ({"y_train": np.arange(30) % 2}, "classes without images in x_train: 2"),
         (
             {"y_train": np.arange(30) % 3 * 2, "class_names": None},
-            "without pictures in x_train: 1, 3",
+            "without images in x_train: 1, 3",
         ),
         ({"y_train": np.full(30, 1 << 40)}, "label 1099511627776; labels go from 0 to at most"),
         (

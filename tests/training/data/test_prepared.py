@@ -46,7 +46,7 @@ def test_files_are_prepared_as_classify_prepares_them(folder, memory_mb):
     paths = [data.test.source.original(int(row)) for row in data.test.rows]
     assert len(paths) == 14
     for path, image, label in zip(paths, images, labels, strict=True):
-        wanted = PREPARE.of_image(onnx_export.read_picture(path))
+        wanted = PREPARE.of_image(onnx_export.read_image(path))
         np.testing.assert_array_equal(PREPARE.normalized(image), wanted)
         assert path.split("/")[-2] == data.class_names[label]
 

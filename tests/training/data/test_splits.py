@@ -11,7 +11,7 @@ from tests.training.data.conftest import marked, numbers_of
 
 
 def memory(n):
-    """n marked pictures of 3 classes."""
+    """n marked images of 3 classes."""
     images = np.stack([marked(i, (4, 4)) for i in range(n)])
     return Memory(images, np.arange(n, dtype=np.int32) % 3, np.ones(n, np.float32))
 
@@ -21,7 +21,7 @@ def train():
     return data.Train(memory(50), np.arange(3, 50))
 
 
-def test_an_epoch_has_each_picture_at_most_once_with_its_label(train):
+def test_an_epoch_has_each_image_at_most_once_with_its_label(train):
     found = [
         pair
         for b in train.batches(8, seed=1, epoch=0)
@@ -70,7 +70,7 @@ def test_held_splits_come_in_order_and_padded():
     assert split.labels.tolist() == [1, 0, 2, 1, 0]
 
 
-def test_training_pictures_can_be_looked_at_in_order(train):
+def test_training_images_can_be_looked_at_in_order(train):
     batches = list(train.in_order(20))
     assert [n for b in batches for n, ok in zip(numbers_of(b), b.mask, strict=True) if ok] == list(
         range(3, 50)
@@ -81,7 +81,7 @@ def test_training_pictures_can_be_looked_at_in_order(train):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"batch": 48}, "batch: 48 is more than the 47 training pictures"),
+        ({"batch": 48}, "batch: 48 is more than the 47 training images"),
         ({"batch": 0}, "batch: 0"),
         ({"batch": 2.0}, "batch: 2.0"),
         ({"seed": -1}, "seed: -1"),
@@ -119,7 +119,7 @@ def test_what_is_no_split_is_none():
             data.require(value, data.Test)
 
 
-def test_damaged_pictures_are_patched_with_readable_ones_and_their_labels():
+def test_damaged_images_are_patched_with_readable_ones_and_their_labels():
     images = np.stack([marked(i, (2, 2)) for i in range(4)])
     mask = np.array([False, True, False, True])
     batch = _types._patched(

@@ -10,7 +10,7 @@ from lcnas.training.data import _synthetic
 
 
 def arrays(split, batch=500):
-    """All pictures and labels of a split, in order."""
+    """All images and labels of a split, in order."""
     batches = list(split.in_order(batch) if isinstance(split, data.Train) else split.batches(batch))
     images = np.concatenate([b.images[b.mask] for b in batches])
     return images, np.concatenate([b.labels[b.mask] for b in batches])
@@ -37,7 +37,7 @@ def test_sizes_and_balance(some):
     assert loaded.classes == len(loaded.class_names) == len(set(loaded.class_names)) == 12
 
 
-def test_every_picture_depends_on_seed_row_and_class_alone():
+def test_every_image_depends_on_seed_row_and_class_alone():
     maker = _synthetic.Maker((24, 24), 12, seed=5)
     rows, labels = np.arange(40), np.arange(40, dtype=np.int32) % 12
     whole = maker(rows, labels)
@@ -85,7 +85,7 @@ def test_colour_histograms_are_near_chance(some):
         assert accuracy < chance + 4 * deviation, features.__name__
 
 
-def test_the_mean_picture_and_a_linear_model_of_the_pixels_find_little(some):
+def test_the_mean_image_and_a_linear_model_of_the_pixels_find_little(some):
     # A little of the disc's place can be seen in where it is bright, for twice and three times chance.
     _, (images, labels), (tested, truth) = some
     assert nearest_mean(flat(images), labels, flat(tested), truth) < 2 / 12
@@ -119,7 +119,7 @@ def test_shapes_cover_equal_areas_and_textures_equal_shares():
         assert abs(np.mean(values)) < 0.02, name
 
 
-def test_everything_drawn_is_inside_the_picture():
+def test_everything_drawn_is_inside_the_image():
     maker = _synthetic.Maker((48, 48), 60, seed=1)
     labels = np.arange(240, dtype=np.int32) % 60
     images = maker(np.arange(240), labels).astype(float)
@@ -130,7 +130,7 @@ def test_everything_drawn_is_inside_the_picture():
     assert ring.max() < 255 * 0.1
 
 
-def test_permuted_labels_are_the_same_labels_for_other_pictures():
+def test_permuted_labels_are_the_same_labels_for_other_images():
     plain = data.load("synthetic:train=600,test=120", size=16)
     control = data.load("synthetic:train=600,test=120", size=16, permute_labels=True)
     for name in ("train", "test"):
@@ -170,7 +170,7 @@ def test_wrong_options_are_refused(spec, words):
         data.load(spec)
 
 
-def test_a_number_alone_is_that_of_the_training_pictures():
+def test_a_number_alone_is_that_of_the_training_images():
     assert len(data.load("synthetic:240", size=8).train) == 192
 
 

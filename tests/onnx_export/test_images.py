@@ -1,4 +1,4 @@
-"""From pictures to inputs: against closed forms, and Pillow's own two steps."""
+"""From images to inputs: against closed forms, and Pillow's own two steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from lcnas import onnx_export
-from lcnas.errors import PictureError
+from lcnas.errors import ImageError
 from lcnas.onnx_export import Preprocessing
 
 RAW: dict[str, Any] = {
@@ -34,7 +34,7 @@ def test_normalisation():
 
 
 @pytest.mark.parametrize(
-    ("size", "crop", "picture", "box"),
+    ("size", "crop", "image", "box"),
     [
         ((224, 224), 0.875, (256, 512), (144, 16, 368, 240)),
         ((224, 224), 0.875, (512, 256), (16, 144, 240, 368)),
@@ -43,10 +43,10 @@ def test_normalisation():
         ((80, 160), 0.5, (80, 400), (160, 20, 240, 60)),
     ],
 )
-def test_what_the_network_sees(size, crop, picture, box):
-    found = Preprocessing(size, crop=crop).box(*picture)
+def test_what_the_network_sees(size, crop, image, box):
+    found = Preprocessing(size, crop=crop).box(*image)
     assert found == pytest.approx(box)
-    assert Preprocessing(size, squash=True).box(*picture) == (0, 0, picture[1], picture[0])
+    assert Preprocessing(size, squash=True).box(*image) == (0, 0, image[1], image[0])
 
 
 def test_a_cut_without_a_resize_is_a_cut():
@@ -73,13 +73,13 @@ def test_a_resize_and_a_cut_at_once_are_those_of_two_steps():
     np.testing.assert_allclose(made, by_steps, atol=1.01)
 
 
-def test_arrays_are_resized_like_pictures_and_floats_like_whole_numbers():
+def test_arrays_are_resized_like_images_and_floats_like_whole_numbers():
     x = noise(30, 20, n=2)
     prepare = Preprocessing((14, 12), crop=0.9, **RAW)
     made = prepare(x)
     assert made.shape == (2, 14, 12, 3)
-    for picture, one in zip(x, made, strict=True):
-        np.testing.assert_array_equal(one, prepare.of_image(Image.fromarray(picture)))
+    for image, one in zip(x, made, strict=True):
+        np.testing.assert_array_equal(one, prepare.of_image(Image.fromarray(image)))
     np.testing.assert_allclose(prepare(x.astype(np.float32)), made, atol=1.01)
 
 
@@ -92,7 +92,7 @@ def test_arrays_of_the_networks_size_are_cut_too_unless_all_is_kept():
     assert np.abs(prepare(x) - x).max() > 50
 
 
-def test_a_squashed_picture_is_cut_as_it_was_before():
+def test_a_squashed_image_is_cut_as_it_was_before():
     """What is 2 wide and 1 high, in a square: of its width only the half is seen."""
     prepare = Preprocessing((16, 16), crop=1.0, **RAW)
     assert prepare.box(32, 32, 2.0) == (8, 0, 24, 32)
@@ -105,7 +105,7 @@ def test_a_squashed_picture_is_cut_as_it_was_before():
 
 
 @pytest.mark.parametrize(
-    ("pictures", "message"),
+    ("images", "message"),
     [
         (np.zeros((4, 4, 3), np.uint8), r"the shape \(4, 4, 3\) is not \(n, height"),
         (np.zeros((2, 3, 4, 4), np.uint8), r"the shape \(2, 3, 4, 4\)"),
@@ -113,57 +113,57 @@ def test_a_squashed_picture_is_cut_as_it_was_before():
         (np.zeros((2, 4, 4, 3)), "float64 is neither uint8 nor float32"),
     ],
 )
-def test_arrays_that_are_no_pictures(pictures, message):
-    with pytest.raises(PictureError, match=message):
-        Preprocessing((4, 4))(pictures)
+def test_arrays_that_are_no_images(images, message):
+    with pytest.raises(ImageError, match=message):
+        Preprocessing((4, 4))(images)
 
 
 # -- files -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "CMYK", "I;16", "1"])
-def test_pictures_of_any_mode_become_rgb(mode, tmp_path):
+def test_images_of_any_mode_become_rgb(mode, tmp_path):
     suffix = ".tif" if mode == "CMYK" else ".png"
     Image.new(mode, (5, 4)).save(tmp_path / f"a{suffix}")
-    image = onnx_export.read_picture(tmp_path / f"a{suffix}")
+    image = onnx_export.read_image(tmp_path / f"a{suffix}")
     assert (image.mode, image.size) == ("RGB", (5, 4))
 
 
-def test_a_picture_is_turned_as_its_exif_says(tmp_path):
+def test_an_image_is_turned_as_its_exif_says(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise by a quarter
     Image.new("RGB", (6, 4)).save(tmp_path / "a.jpg", exif=exif)
-    assert onnx_export.read_picture(tmp_path / "a.jpg").size == (4, 6)
+    assert onnx_export.read_image(tmp_path / "a.jpg").size == (4, 6)
 
 
-def test_files_that_are_no_pictures(tmp_path):
+def test_files_that_are_no_images(tmp_path):
     whole = tmp_path / "whole.png"
     Image.fromarray(noise(64, 64)[0]).save(whole)
     (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:2000])
-    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "text.png").write_text("not an image")
     (tmp_path / "empty.jpg").write_bytes(b"")
     for name, message in (
         ("none.png", "there is no such file"),
-        ("", "is a folder; name its pictures"),
-        ("text.png", r"is not an image that Pillow can read: it begins with b'not a picture'"),
+        ("", "is a folder; name its images"),
+        ("text.png", r"is not an image that Pillow can read: it begins with b'not an image'"),
         ("empty.jpg", "is not an image that Pillow can read: it is empty"),
         ("cut.png", "cannot be read as an image: image file is truncated"),
         ("x" * 5000, "there is no such file"),
     ):
-        with pytest.raises(PictureError, match=message) as error:
-            onnx_export.read_picture(tmp_path / name)
+        with pytest.raises(ImageError, match=message) as error:
+            onnx_export.read_image(tmp_path / name)
         assert str(tmp_path / name) in str(error.value)
         assert "\n" not in str(error.value)
 
 
-def test_a_picture_of_unreasonable_size(tmp_path, monkeypatch):
+def test_an_image_of_unreasonable_size(tmp_path, monkeypatch):
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(PictureError, match="exceeds limit"):
-        onnx_export.read_picture(tmp_path / "a.png")
+    with pytest.raises(ImageError, match="exceeds limit"):
+        onnx_export.read_image(tmp_path / "a.png")
 
 
-def test_a_picture_whose_header_is_damaged(tmp_path):
+def test_an_image_whose_header_is_damaged(tmp_path):
     """Whatever a decoder raises, it is one line."""
     path = tmp_path / "a.png"
     Image.fromarray(noise(32, 32)[0]).save(path)
@@ -176,8 +176,8 @@ def test_a_picture_whose_header_is_damaged(tmp_path):
             broken[i] ^= 1 << int(rng.integers(8))
         path.write_bytes(broken)
         try:
-            onnx_export.read_picture(path)
-        except PictureError as error:
+            onnx_export.read_image(path)
+        except ImageError as error:
             refused += 1
             assert "\n" not in str(error)
     assert refused > 20
@@ -193,5 +193,5 @@ def test_a_picture_whose_header_is_damaged(tmp_path):
     ],
 )
 def test_constants_that_are_none(values, what, message):
-    with pytest.raises(PictureError, match=message):
+    with pytest.raises(ImageError, match=message):
         onnx_export.constants(values, what)

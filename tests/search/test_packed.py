@@ -13,14 +13,14 @@ from PIL import Image
 from lcnas.errors import DataError
 from lcnas.training import data as data_module
 from lcnas.training.data import IMAGENET, Test
-from search import pictures
-from search.pictures import Pictures, pack, unpack
+from search import packed
+from search.packed import PackedImages, pack, unpack
 
 SPEC = "synthetic:classes=3,train=60,test=9"
 
 
 def made(counts, held=(2, 2, 2), side=4, seed=0):
-    """Return noise with so many training pictures of each class."""
+    """Return noise with so many training images of each class."""
     rng = np.random.default_rng(seed)
 
     def part(numbers):
@@ -36,7 +36,7 @@ def made(counts, held=(2, 2, 2), side=4, seed=0):
         for kind, found in kinds.items()
         for what, array in zip(whats, found, strict=True)
     }
-    return Pictures(
+    return PackedImages(
         **arrays,
         normalization=IMAGENET,
         class_names=names,
@@ -52,7 +52,7 @@ def found():
 
 
 class Forbidden:
-    """A source of pictures that nobody may look at."""
+    """A source of images that nobody may look at."""
 
     @property
     def labels(self):
@@ -72,7 +72,7 @@ def all_of(batches):
     return [np.concatenate(parts) for parts in zip(*kept, strict=True)]
 
 
-def test_all_pictures_but_those_of_the_test(found):
+def test_all_images_but_those_of_the_test(found):
     closed = dataclasses.replace(found, test=Test(Forbidden(), np.arange(9)))
     packed = pack(closed)
     for kind, batches in (
@@ -140,7 +140,7 @@ def test_a_share_has_each_class_in_proportion(most):
     taken = np.bincount(packed.train_labels, minlength=3)
     assert taken.min() >= 1
     assert np.abs(taken - most * counts / 30).max() <= 1
-    # Each picture that was taken is one of the set with its own label and aspect, and none comes twice.
+    # Each image that was taken is one of the set with its own label and aspect, and none comes twice.
     of = {
         i.tobytes(): (label, a) for i, label, a in zip(*all_of(data.train.in_order(8)), strict=True)
     }
@@ -165,13 +165,13 @@ def test_a_share_that_is_all_is_the_set_itself():
     assert pack(data, most=8, most_validation=4).fingerprint != data.fingerprint
 
 
-def test_validation_pictures_are_at_most_as_many():
+def test_validation_images_are_at_most_as_many():
     data = unpack(made((20, 20, 20), held=(10, 10, 10)))
     assert [len(pack(data, most=n).validation_labels) for n in (12, 40)] == [12, 30]
     assert len(pack(data, most=12, most_validation=21).validation_labels) == 21
 
 
-def test_pictures_without_a_label_stay_behind():
+def test_images_without_a_label_stay_behind():
     few = made((4, 4))
     labels = np.where(np.arange(8) == 5, np.int32(-1), few.train_labels)
     packed = pack(unpack(dataclasses.replace(few, train_labels=labels)))
@@ -179,8 +179,8 @@ def test_pictures_without_a_label_stay_behind():
 
 
 @pytest.mark.parametrize("most", [1, 0, -3, 2.5, True])
-def test_a_share_below_a_picture_a_class_is_refused(most):
-    with pytest.raises(DataError, match=r"pictures: .* at least 2, the number of classes"):
+def test_a_share_below_an_image_a_class_is_refused(most):
+    with pytest.raises(DataError, match=r"images: .* at least 2, the number of classes"):
         pack(unpack(made((4, 4))), most=most)
 
 
@@ -204,7 +204,7 @@ def streamed(tmp_path):
     return data_module.load(f"imagefolder:{tmp_path}", size=8, memory_mb=0, workers=0, cache=False)
 
 
-def test_streamed_pictures_are_taken_as_an_evaluation_sees_them(streamed):
+def test_streamed_images_are_taken_as_an_evaluation_sees_them(streamed):
     assert streamed.train.cropped
     packed = pack(streamed)
     images, labels, _ = all_of(streamed.train.in_order(3))
@@ -217,10 +217,10 @@ def test_streamed_pictures_are_taken_as_an_evaluation_sees_them(streamed):
     assert not unpack(packed).train.cropped
 
 
-def test_damaged_pictures_are_left_out(streamed, tmp_path):
+def test_damaged_images_are_left_out(streamed, tmp_path):
     streamed.faults.share = 0.5
     row = streamed.train.source.names[3]
-    (tmp_path / row).write_bytes(b"no picture")
+    (tmp_path / row).write_bytes(b"no image")
     packed = pack(streamed)
     assert len(packed.train_labels) == len(packed.train_images) == len(streamed.train) - 1
     assert list(streamed.skipped) == [row]
@@ -228,23 +228,23 @@ def test_damaged_pictures_are_left_out(streamed, tmp_path):
 
 def test_too_many_for_memory_are_refused_with_a_way_out(streamed):
     _, height, width, _ = pack(streamed).train_images.shape
-    limit = 12 * height * width * 3 / 2**20 + 1e-9  # 12 of 16 + 4 pictures
-    with pytest.raises(DataError, match=r"--train-size\), or on at most 8 pictures \(--pictures\)"):
+    limit = 12 * height * width * 3 / 2**20 + 1e-9  # 12 of 16 + 4 images
+    with pytest.raises(DataError, match=r"--train-size\), or on at most 8 images \(--images\)"):
         pack(streamed, memory_mb=limit)
     assert len(pack(streamed, most=8, memory_mb=limit).train_labels) == 8
     with pytest.raises(DataError, match="a search keeps in memory"):
         pack(streamed, most=9, memory_mb=limit)
-    assert pictures.pack(streamed, memory_mb=1).train_images.nbytes < 2**20
+    assert packed.pack(streamed, memory_mb=1).train_images.nbytes < 2**20
 
 
 def test_what_the_finals_would_train_on_is_counted_without_reading_it(streamed):
     _, height, width, _ = pack(streamed).train_images.shape
     limit = 12 * height * width * 3 / 2**20 + 1e-9  # 12 of 16 + 4 images
-    message = r"\(--resolution\), or on at most 8 pictures \(--final-pictures\)"
+    message = r"\(--resolution\), or on at most 8 images \(--final-images\)"
     with pytest.raises(DataError, match=message):
-        pictures.check_fits(streamed, memory_mb=limit)
-    pictures.check_fits(streamed, most=8, memory_mb=limit)
-    pictures.check_fits(streamed)
+        packed.check_fits(streamed, memory_mb=limit)
+    packed.check_fits(streamed, most=8, memory_mb=limit)
+    packed.check_fits(streamed)
 
 
 @pytest.mark.parametrize(("pages", "mib"), [(2**22, 4096), (2**16, 2048), (None, 2048)])
@@ -255,4 +255,4 @@ def test_a_quarter_of_the_memory_is_taken_at_most(monkeypatch, pages, mib):
         return {"SC_PHYS_PAGES": pages, "SC_PAGE_SIZE": 4096}[name]
 
     monkeypatch.setattr(os, "sysconf", sysconf)
-    assert pictures.memory_mb_here() == mib
+    assert packed.memory_mb_here() == mib

@@ -1,4 +1,4 @@
-"""From pictures to what a network takes: resize, centre crop, normalisation."""
+"""From images to what a network takes: resize, centre crop, normalisation."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lcnas import images
-from lcnas.errors import PictureError, shorten
+from lcnas import images as image_files
+from lcnas.errors import ImageError, shorten
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,7 +41,7 @@ class MeanStd(Protocol):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes a network's input.
+    """How an image becomes a network's input.
 
     It is resized (bilinear, smoothed where it shrinks), the middle of it is cut out, and each channel becomes
     (value / 255 - mean) / std.
@@ -51,18 +51,18 @@ class Preprocessing:
     mean: Constants = IMAGENET_MEAN  # in units of [0, 1]
     std: Constants = IMAGENET_STD
     crop: float = CROP  # share that the cut keeps of the side that limits it, 0 to 1
-    squash: bool = False  # no cut: the whole picture, each side resized on its own
+    squash: bool = False  # no cut: the whole image, each side resized on its own
 
     def __post_init__(self) -> None:
         check_crop(self.crop)
 
     def box(self, height: float, width: float, aspect: float | None = None) -> Box:
-        """Return the part of a picture that the network sees: (left, upper, right, lower), in its pixels.
+        """Return the part of an image that the network sees: (left, upper, right, lower), in its pixels.
 
         Args:
-            height: of the picture, in pixels.
-            width: of the picture, in pixels.
-            aspect: width / height of what is shown, where the picture was squashed or stretched.
+            height: of the image, in pixels.
+            width: of the image, in pixels.
+            aspect: width / height of what is shown, where the image was squashed or stretched.
 
         Example:
             >>> Preprocessing((224, 224)).box(256, 512)
@@ -77,24 +77,24 @@ class Preprocessing:
         return ((width - wide) / 2, (height - tall) / 2, (width + wide) / 2, (height + tall) / 2)
 
     def of_image(self, image: Image.Image) -> Array:
-        """Return one RGB picture of Pillow as input, (height, width, 3)."""
+        """Return one RGB image of Pillow as input, (height, width, 3)."""
         return self.normalized(self.pixels(image))
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """Return what the network sees of one RGB image, (height, width, 3), before normalisation."""
         return np.asarray(self._cut(image))
 
-    def __call__(self, pictures: NDArray[Any], aspects: NDArray[np.float32] | None = None) -> Array:
-        """Return pictures as input, (n, height, width, 3) float32.
+    def __call__(self, images: NDArray[Any], aspects: NDArray[np.float32] | None = None) -> Array:
+        """Return images as input, (n, height, width, 3) float32.
 
         Args:
-            pictures: (n, any height, any width, 3), uint8, or float32 from 0 to 255.
+            images: (n, any height, any width, 3), uint8, or float32 from 0 to 255.
             aspects: (n,), width / height of what each shows, where they were squashed or stretched.
 
         Raises:
-            PictureError: another shape or type.
+            ImageError: another shape or type.
         """
-        given = check_pictures(pictures)
+        given = check_images(images)
         each = [None] * len(given) if aspects is None else [float(a) for a in aspects]
         made = [self._resized(p, a) for p, a in zip(given, each, strict=True)]
         return self.normalized(np.stack(made))
@@ -106,21 +106,21 @@ class Preprocessing:
         box = self.box(image.height, image.width, aspect)
         return image.resize((width, height), Image.Resampling.BILINEAR, box=box)
 
-    def _resized(self, picture: NDArray[Any], aspect: float | None) -> NDArray[Any]:
+    def _resized(self, pixels: NDArray[Any], aspect: float | None) -> NDArray[Any]:
         from PIL import Image
 
-        height, width = picture.shape[:2]
+        height, width = pixels.shape[:2]
         if (height, width) == self.size and self.box(height, width, aspect) == (
             0,
             0,
             width,
             height,
         ):
-            return picture
-        if picture.dtype == np.uint8:
-            return np.asarray(self._cut(Image.fromarray(np.ascontiguousarray(picture)), aspect))
+            return pixels
+        if pixels.dtype == np.uint8:
+            return np.asarray(self._cut(Image.fromarray(np.ascontiguousarray(pixels)), aspect))
         planes = [
-            np.ascontiguousarray(picture[..., c]) for c in range(3)
+            np.ascontiguousarray(pixels[..., c]) for c in range(3)
         ]  # Pillow's floats are grey
         made = [np.asarray(self._cut(Image.fromarray(plane), aspect)) for plane in planes]
         return np.stack(made, axis=-1)
@@ -137,52 +137,50 @@ class Preprocessing:
 def check_crop(crop: object) -> float:
     """Return a crop as a number, or refuse what is none."""
     if isinstance(crop, bool) or not isinstance(crop, int | float) or not 0 < crop <= 1:
-        raise PictureError(
+        raise ImageError(
             f"crop: {shorten(crop)} is not a share above 0 and up to 1, such as {CROP}"
         )
     return float(crop)
 
 
-def check_pictures(pictures: NDArray[Any]) -> NDArray[Any]:
-    """Return pictures as an array (n, height, width, 3), uint8 or float32, or refuse what are none."""
-    given = np.asarray(pictures)
+def check_images(images: NDArray[Any]) -> NDArray[Any]:
+    """Return images as an array (n, height, width, 3), uint8 or float32, or refuse what are none."""
+    given = np.asarray(images)
     if given.ndim != 4 or given.shape[3] != 3 or 0 in given.shape:
-        raise PictureError(f"pictures: the shape {given.shape} is not (n, height, width, 3)")
+        raise ImageError(f"images: the shape {given.shape} is not (n, height, width, 3)")
     if given.dtype not in (np.uint8, np.float32):
-        raise PictureError(f"pictures: {given.dtype} is neither uint8 nor float32")
+        raise ImageError(f"images: {given.dtype} is neither uint8 nor float32")
     return given
 
 
-def read_picture(path: str | Path) -> Image.Image:
-    """Return the picture of a file, upright as its EXIF says, in RGB: see :func:`lcnas.images.read`.
+def read_image(path: str | Path) -> Image.Image:
+    """Return the image of a file, upright as its EXIF says, in RGB: see :func:`lcnas.images.read`.
 
     Raises:
-        PictureError: there is no such file, or it is no picture, is cut off, or is unreasonably large.
+        ImageError: there is no such file, or it is no image, is cut off, or is unreasonably large.
     """
     if os.path.isdir(path):  # noqa: PTH112 - of names too long as well, which pathlib raises for
-        raise PictureError(f"{path}: is a folder; name its pictures, as in {path}/*.jpg")
+        raise ImageError(f"{path}: is a folder; name its images, as in {path}/*.jpg")
     if not os.path.exists(path):  # noqa: PTH110
-        raise PictureError(f"{path}: there is no such file")
+        raise ImageError(f"{path}: there is no such file")
     try:
-        return images.read(path)
-    except PictureError as error:
-        raise PictureError(f"{path}: {error}") from None
+        return image_files.read(path)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from None
 
 
 def constants(values: Iterable[Any], what: str) -> Constants:
     """Return one finite number a channel, or refuse what is something else.
 
     Raises:
-        PictureError: not three finite numbers, or a deviation (``what`` ends in "std") that is not positive.
+        ImageError: not three finite numbers, or a deviation (``what`` ends in "std") that is not positive.
     """
     try:
         made = [float(v) for v in values]
     except (TypeError, ValueError):
         made = []
     if len(made) != 3 or not np.isfinite(made).all():
-        raise PictureError(
-            f"{what}: {shorten(values)} is not one number for each of the 3 channels"
-        )
+        raise ImageError(f"{what}: {shorten(values)} is not one number for each of the 3 channels")
     if what.endswith("std") and min(made) <= 0:
-        raise PictureError(f"{what}: {shorten(made)} is not positive")
+        raise ImageError(f"{what}: {shorten(made)} is not positive")
     return (made[0], made[1], made[2])

@@ -1,4 +1,4 @@
-"""The pictures of a search, as plain arrays that workers share; there are no test pictures among them.
+"""The images of a search, as plain arrays that workers share; there are no test images among them.
 
 :func:`pack` makes them once, Ray's object store hands them to all workers of a machine without copying them,
 and :func:`unpack` makes of them what :mod:`lcnas.training` takes. The arrays may be read-only.
@@ -18,7 +18,7 @@ from lcnas.arch import Resolution, check_resolution, height_width
 from lcnas.errors import DataError, shorten
 from lcnas.training.data import MEMORY_MB, Data, Memory, Normalization, Train, Validation
 
-_READ = 256  # pictures at once
+_READ = 256  # images at once
 _TRAIN, _VALIDATION = range(2)  # what a share's draws are for
 
 S = TypeVar("S", Train, Validation)
@@ -28,7 +28,7 @@ Aspects = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures:
+class PackedImages:
     """What networks are trained and chosen by."""
 
     train_images: Images = field(repr=False)  # (n, height, width, 3)
@@ -68,17 +68,17 @@ def pack(
     most_validation: int | None = None,
     seed: int = 0,
     memory_mb: float | None = None,
-) -> Pictures:
-    """Return the training and validation pictures of a set; its test pictures are not looked at.
+) -> PackedImages:
+    """Return the training and validation images of a set; its test images are not looked at.
 
-    Pictures that are streamed from their files are taken as an evaluation sees them, their middle.
+    Images that are streamed from their files are taken as an evaluation sees them, their middle.
 
     Args:
         data: the set.
         size: pixels that networks are trained at; None: those it was loaded for.
-        most: take at most so many training pictures, drawn by ``seed``, each class in proportion and
+        most: take at most so many training images, drawn by ``seed``, each class in proportion and
             none left out; None: all.
-        most_validation: the same for validation pictures; None: as many as ``most``.
+        most_validation: the same for validation images; None: as many as ``most``.
         seed: of these draws.
         memory_mb: MiB that all may take; None: :func:`memory_mb_here`.
 
@@ -86,13 +86,11 @@ def pack(
         DataError: they take more than that, a share is too small for the classes, or too many are damaged.
     """
     shape = height_width(check_resolution(data.size if size is None else size, "size"))
-    train = _share(data.train, most, data.classes, seed, _TRAIN, "pictures")
+    train = _share(data.train, most, data.classes, seed, _TRAIN, "images")
     held = most if most_validation is None else most_validation
-    validation = _share(
-        data.validation, held, data.classes, seed, _VALIDATION, "validation pictures"
-    )
+    validation = _share(data.validation, held, data.classes, seed, _VALIDATION, "validation images")
     _check_memory(data, train, validation, memory_mb, EVALUATOR)
-    return Pictures(
+    return PackedImages(
         *_read(train),
         *_read(validation),
         normalization=data.normalization,
@@ -110,17 +108,17 @@ def check_fits(
 
     Args:
         data: the set, loaded for the deployment resolution.
-        most, seed, memory_mb: as of :func:`pack`; all validation pictures count.
+        most, seed, memory_mb: as of :func:`pack`; all validation images count.
 
     Raises:
         DataError: as by :func:`pack`.
     """
-    train = _share(data.train, most, data.classes, seed, _TRAIN, "pictures")
+    train = _share(data.train, most, data.classes, seed, _TRAIN, "images")
     _check_memory(data, train, data.validation, memory_mb, FINALS)
 
 
 def memory_mb_here() -> float:
-    """Return the MiB that pictures may take: a quarter of this machine's memory, at least 2048."""
+    """Return the MiB that images may take: a quarter of this machine's memory, at least 2048."""
     try:
         pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # no such call: Windows
@@ -128,13 +126,13 @@ def memory_mb_here() -> float:
     return max(MEMORY_MB, pages * size / 2**22)
 
 
-# What lowers the memory of either: the option for fewer pixels, and that for fewer pictures.
-EVALUATOR, FINALS = ("--train-size", "--pictures"), ("--resolution", "--final-pictures")
+# What lowers the memory of either: the option for fewer pixels, and that for fewer images.
+EVALUATOR, FINALS = ("--train-size", "--images"), ("--resolution", "--final-images")
 
 
-def unpack(pictures: Pictures) -> Data:
-    """Return pictures as a set to train on, whose test split is empty; no array is copied."""
-    p = pictures
+def unpack(images: PackedImages) -> Data:
+    """Return images as a set to train on, whose test split is empty; no array is copied."""
+    p = images
     return Data.without_test(
         Memory(p.train_images, p.train_labels, p.train_aspect),
         Memory(p.validation_images, p.validation_labels, p.validation_aspect),
@@ -187,7 +185,7 @@ def _fingerprint(data: Data, train: Train, validation: Validation) -> str:
 
 
 def _read(split: Train | Validation) -> tuple[Images, Labels, Aspects]:
-    """Return the pictures of a split that can be read, their labels and their aspects."""
+    """Return the images of a split that can be read, their labels and their aspects."""
     found = split.in_order(_READ) if isinstance(split, Train) else split.batches(_READ)
     images: Images | None = None
     labels, aspects = np.empty(len(split), np.int32), np.empty(len(split), np.float32)
@@ -202,9 +200,7 @@ def _read(split: Train | Validation) -> tuple[Images, Labels, Aspects]:
             batch.aspect[batch.mask],
         )
     if images is None or not end:
-        raise DataError(
-            f"data: not one picture of the {type(split).__name__.lower()} split is there"
-        )
+        raise DataError(f"data: not one image of the {type(split).__name__.lower()} split is there")
     return images[:end], labels[:end], aspects[:end]
 
 
@@ -227,8 +223,8 @@ def _check_memory(
         fits = max(room - len(validation), room // 2, data.classes)
         side = int(min(data.size) * (memory_mb / mib) ** 0.5)
         raise DataError(
-            f"data: {len(train):,} pictures to train and {len(validation):,} to validate, kept at "
+            f"data: {len(train):,} images to train and {len(validation):,} to validate, kept at "
             f"{height}x{width} pixels, take {mib:,.0f} MiB, more than the {memory_mb:,.0f} that a search "
             f"keeps in memory; train at {side} pixels or less ({options[0]}), or on at most "
-            f"{fits:,} pictures ({options[1]})"
+            f"{fits:,} images ({options[1]})"
         )
