@@ -137,7 +137,7 @@ def test_weights_inside_attributes_are_found_as_well(tmp_path, monkeypatch):
 
 def test_a_model_that_is_too_large_in_one_piece(tmp_path, monkeypatch):
     path = scaled(3.0, tmp_path / "ours" / "net.onnx")
-    monkeypatch.setattr(_others, "MOST_BYTES", 100)
+    monkeypatch.setattr(_others, "MAX_BYTES", 100)
     with pytest.raises(EngineError, match=r"net\.onnx: has \d+ bytes of weights; 2 GB can be"):
         models.open_fresh(path, MLAS)
 
