@@ -292,7 +292,7 @@ TENSOR = helper.make_tensor_type_proto(TensorProto.FLOAT, [1, 8])
         (doubled([1, 8], TensorProto.UINT8), "its input 'input' is uint8, not float32"),
         (doubled([1, 8], TensorProto.BFLOAT16), "its input 'input' is bfloat16, not float32"),
         (doubled([1, "length", 8]), r"its input 'input' is 1x\?x8; only height and width of"),
-        (doubled([1, "c", "h", "w"]), r"its input is 1x\?x\?x\?, which does not tell"),
+        (doubled([1, "c", "h", "w"]), r"its input is 1x\?x\?x\?, which leaves the position"),
     ],
 )
 def test_inputs_that_cannot_be_measured(model, complaint, tmp_path):
