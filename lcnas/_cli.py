@@ -1,14 +1,12 @@
-"""What the command lines share: one-line errors with exit code 2, and networks by name or file."""
+"""Shared parts of the command lines: parser, exit codes, one-line errors, types of options."""
 
 from __future__ import annotations
 
 import argparse
 import errno
-import importlib.util
 import math
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,12 +20,13 @@ from lcnas.errors import (
     nearest,
     not_among,
     shorten,
+    shorten_path,
 )
 
 BAD_ARGUMENT = 2
 FAILURE = 1
-LONGEST_NAME = 255  # bytes of a file or folder name, on all common systems
-LONGEST_PATH = 2048
+MAX_NAME_BYTES = 255  # of a file or folder name, on all common systems
+MAX_PATH_LENGTH = 2048
 
 
 class Parser(argparse.ArgumentParser):
@@ -44,15 +43,15 @@ class Parser(argparse.ArgumentParser):
     def parse_args(  # type: ignore[override]
         self, args: list[str], namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
-        """Return the arguments; an unknown option is told with the nearest one."""
-        parsed, rest = self.parse_known_args(args, namespace)
-        if rest:
+        """Return the arguments; the error of an unknown option names the nearest one."""
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
             options = [text for action in self._actions for text in action.option_strings]
-            self.error(f"unknown argument {shorten(rest[0])}{nearest(rest[0], options)}")
+            self.error(f"unknown argument {shorten(unknown[0])}{nearest(unknown[0], options)}")
         return parsed
 
     def error(self, message: str) -> None:  # type: ignore[override]
-        """Print the error and leave with code 2."""
+        """Print the error and exit with code 2."""
         print(f"{self.prog}: {message} (--help lists the options)", file=sys.stderr)
         raise SystemExit(BAD_ARGUMENT)
 
@@ -62,25 +61,26 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default is None or action.default is False or action.default == []:
-            return action.help  # "(default: None)" tells nobody anything
+            return action.help  # without "(default: None)"
         return super()._get_help_string(action)
 
 
 def run(prog: str, main: Callable[[list[str]], int]) -> None:
-    """Run a command on ``sys.argv`` and leave with its exit code: 0, 2 for bad arguments, 1 for failure.
+    """Run a command on ``sys.argv`` and exit with its code: 0, 2 for bad arguments, 1 for failures.
 
-    Stdout and stderr take any text in any encoding, and may be closed: see :func:`lcnas._terminal.prepare`.
+    stdout and stderr accept any text in any encoding, and may be closed; see
+    :func:`lcnas._terminal.prepare_streams`.
     """
-    _terminal.prepare()
+    _terminal.prepare_streams()
     try:
-        _home.settle()
+        _home.ensure_user()
         code = _code(main)
         sys.stdout.flush()
     except LcnasError as error:
         print(f"python -m {prog}: {error}", file=sys.stderr)
         failed = isinstance(error, WriteError | TrainingFailedError)
         code = FAILURE if failed else BAD_ARGUMENT
-    except BrokenPipeError:  # the reader of something else than stdout, whose end is forgiven
+    except BrokenPipeError:  # of another pipe than stdout, whose errors are ignored
         code = 0
     except OSError as error:  # a full disk, or a name too long for the file system
         print(f"python -m {prog}: {error}", file=sys.stderr)
@@ -88,51 +88,39 @@ def run(prog: str, main: Callable[[list[str]], int]) -> None:
     except KeyboardInterrupt:
         print(f"python -m {prog}: stopped", file=sys.stderr)
         code = 130
-    _terminal.leave()
+    _terminal.flush_stdout()
     raise SystemExit(code)
 
 
 def _code(main: Callable[[list[str]], int]) -> int:
-    """Return the exit code of a command, that of its parser too: what --help printed is not yet written."""
+    """Return the exit code of a command or of its parser, whose --help is not yet flushed."""
     try:
         return main(sys.argv[1:])
-    except SystemExit as left:
-        if not isinstance(left.code, int):
+    except SystemExit as error:
+        if not isinstance(error.code, int):
             raise
-        return left.code
+        return error.code
 
 
 def network(text: str) -> Arch:
     """Return the network of a zoo name or of a JSON file."""
     if text.endswith(".json"):
         if not is_file(text):
-            raise ZooError(f"network: there is no file {cut(text)}")
+            raise ZooError(f"network: there is no file {shorten_path(text)}")
         return Arch.load(text)
     return zoo.load(text)
 
 
 def is_file(text: str) -> bool:
-    """Return whether there is a file of that name; a name that no file can have is none."""
+    """Return whether there is a file of that name; False for invalid names."""
     try:
         return Path(text).is_file()
     except (OSError, ValueError):
         return False
 
 
-def cut(text: str, limit: int = 160) -> str:
-    """Return a name as messages show it; of a long one the middle is left out, since a path's end tells most.
-
-    >>> cut("/home/somebody/images/cat.jpg", 20)
-    '/home/so...s/cat.jpg'
-    """
-    if len(text) <= limit:
-        return text
-    kept = limit - 3
-    return f"{text[: kept // 2]}...{text[-(kept - kept // 2) :]}"
-
-
-def whole(low: int, high: int) -> Callable[[str], int]:
-    """Return what reads an option that is a whole number from low to high."""
+def integer(low: int, high: int) -> Callable[[str], int]:
+    """Return the type of an option that is a whole number from low to high."""
 
     def read(text: str) -> int:
         digits = text.isascii() and text.isdigit() and len(text) <= len(str(high))
@@ -146,7 +134,7 @@ def whole(low: int, high: int) -> Callable[[str], int]:
 
 
 def number(low: float, high: float) -> Callable[[str], float]:
-    """Return what reads an option that is a number from low to high."""
+    """Return the type of an option that is a number from low to high."""
 
     def read(text: str) -> float:
         try:
@@ -163,22 +151,22 @@ def number(low: float, high: float) -> Callable[[str], float]:
 
 
 def check_folder(text: str, what: str) -> Path:
-    """Return a folder to write into, there already or not.
+    """Return a folder to write into, which need not exist.
 
     Raises:
-        LcnasError: a name that no folder can have, something that is no folder, or one that is read-only.
+        LcnasError: the name is invalid, it is not a folder, or it is read-only.
     """
     folder = Path(text)
     longest = max((len(os.fsencode(part)) for part in folder.parts), default=0)
-    if not text or "\0" in text or longest > LONGEST_NAME or len(text) > LONGEST_PATH:
+    if not text or "\0" in text or longest > MAX_NAME_BYTES or len(text) > MAX_PATH_LENGTH:
         raise LcnasError(
-            f"{what}: {shorten(text)} names no folder (names have 1 to {LONGEST_NAME} bytes)"
+            f"{what}: {shorten(text)} names no folder (names have 1 to {MAX_NAME_BYTES} bytes)"
         )
     first = next((p for p in (folder, *folder.parents) if p.exists()), folder)
     if not first.is_dir():
-        raise LcnasError(f"{what}: {cut(str(first))} is not a folder")
+        raise LcnasError(f"{what}: {shorten_path(str(first))} is not a folder")
     if not os.access(first, os.W_OK | os.X_OK):
-        raise LcnasError(f"{what}: {cut(str(first))} is read-only")
+        raise LcnasError(f"{what}: {shorten_path(str(first))} is read-only")
     return folder
 
 
@@ -196,7 +184,7 @@ def resolution(text: str) -> Resolution:
 
 
 def classes(text: str) -> int:
-    """Return the number of classes of a text."""
+    """Return the number of classes in an option's text."""
     if (
         not (text.isascii() and text.isdigit())
         or not 1 <= int(text[:9]) <= 1 << 20
@@ -207,41 +195,16 @@ def classes(text: str) -> int:
 
 
 def add_blocks_option(parser: argparse.ArgumentParser) -> None:
-    """Add --blocks."""
+    """Add the option --blocks."""
     parser.add_argument(
         "--blocks",
         metavar="FILE",
         action="append",
         default=[],
-        help="Python file with blocks of your own, may be repeated",
+        help="Python file with additional blocks; repeatable",
     )
 
 
-def load_blocks(files: list[str]) -> None:
-    """Run Python files that add blocks to the vocabulary."""
-    for i, name in enumerate(files):
-        path = Path(name)
-        if not is_file(name):
-            raise LcnasError(f"blocks: there is no file {cut(name)}")
-        spec = importlib.util.spec_from_file_location(f"lcnas_user_blocks_{i}_{path.stem}", path)
-        if spec is None or spec.loader is None:
-            raise LcnasError(f"blocks: {name} is not a Python file (.py)")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # dataclasses look their annotations up there
-        try:
-            spec.loader.exec_module(module)
-        except Exception as error:  # noqa: BLE001 - whatever a user's file may raise
-            raise LcnasError(_blame(name, spec.origin, error)) from None
-
-
-def _blame(name: str, origin: str | None, error: Exception) -> str:
-    """Return file, line and reason of what went wrong in a user's file, in one line."""
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == origin]
-    line = error.lineno if isinstance(error, SyntaxError) else next(reversed(lines), None)
-    where = f"{name}, line {line}" if line else name
-    return f"blocks: {where}: {type(error).__name__}: {' '.join(str(error).split())}"
-
-
 def unknown(text: str, names: tuple[str, ...]) -> LcnasError:
-    """Return the error for a word that names nothing."""
+    """Return the error for an unknown name."""
     return LcnasError(not_among("network or space", text, names))

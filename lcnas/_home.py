@@ -1,7 +1,7 @@
-"""A name and a home for whom the system knows neither: `docker --user 12345`, a cron job, a service.
+"""A user name and a home for users that the system does not know: `docker --user 12345`, cron jobs, services.
 
-Libraries ask for them when they are imported (Ray Tune) or where they keep caches (JAX, Matplotlib), and end
-in a traceback where there are none. What the user has set stays as it is.
+Libraries ask for both when they are imported (Ray Tune) or create caches (JAX, Matplotlib), and fail without
+them. Variables that the user has set are not changed.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ import tempfile
 from pathlib import Path
 
 
-def settle() -> None:
-    """Give this process, and those that it starts, what a user of the system has.
+def ensure_user() -> None:
+    """Make sure that this process, and its child processes, have a user name and a home.
 
-    Without a name, it is called after its number. Without a home, that is a folder of its own among the
-    temporary files. A home that cannot be written (Docker's ``/``) stays, but for what libraries keep there.
+    A missing name is derived from the user's number. A missing home becomes a folder among the temporary
+    files. A home that is read-only (Docker's ``/``) stays, but caches go to that folder.
     """
-    if not _has_name():
-        os.environ["USER"] = f"uid{_number()}"
+    if not _has_user_name():
+        os.environ["USER"] = f"uid{_user_id()}"
     home = _home()
     if home is None:
-        os.environ["HOME"] = str(_own_folder() or Path("/"))
-    elif not _writable(home / ".cache") and (own := _own_folder()) is not None:
-        os.environ.setdefault("XDG_CACHE_HOME", str(own / ".cache"))
-        os.environ.setdefault("MPLCONFIGDIR", str(own / "matplotlib"))
+        os.environ["HOME"] = str(_temporary_home() or Path("/"))
+    elif not _writable(home / ".cache") and (temporary_home := _temporary_home()) is not None:
+        os.environ.setdefault("XDG_CACHE_HOME", str(temporary_home / ".cache"))
+        os.environ.setdefault("MPLCONFIGDIR", str(temporary_home / "matplotlib"))
 
 
-def _has_name() -> bool:
+def _has_user_name() -> bool:
     try:
         return bool(getpass.getuser())
-    except (KeyError, OSError, ImportError):  # Python before 3.13 lets the look-up's own error out
+    except (KeyError, OSError, ImportError):  # KeyError: Python before 3.13
         return False
 
 
@@ -48,7 +48,7 @@ def _home() -> Path | None:
 
 
 def _writable(folder: Path) -> bool:
-    """Return whether a folder can be written or made; one that is not there is as its parent is."""
+    """Return whether a folder can be written or created; a missing folder counts as its parent does."""
     with contextlib.suppress(OSError):
         first = next((p for p in (folder, *folder.parents) if p.exists()), folder)
         return first.is_dir() and os.access(first, os.W_OK | os.X_OK)
@@ -56,26 +56,26 @@ def _writable(folder: Path) -> bool:
 
 
 @functools.cache
-def _own_folder() -> Path | None:
-    """Return this user's folder among the temporary files, where the next process finds it again.
+def _temporary_home() -> Path | None:
+    """Return this user's folder among the temporary files, if possible the same in every process.
 
-    Anybody may have made a folder of that name. Only one that is this user's and nobody else's is taken:
-    compiled programs are read from it. None where there is no place for temporary files at all.
+    Other users can create a folder of that name. It is used only if it belongs to this user and is private,
+    because compiled programs are read from it. None: there is no place for temporary files.
     """
     try:
-        folder = Path(tempfile.gettempdir()) / f"lcnas-{_number()}"
+        folder = Path(tempfile.gettempdir()) / f"lcnas-{_user_id()}"
     except FileNotFoundError:
         return None
     with contextlib.suppress(OSError):
         folder.mkdir(mode=0o700, exist_ok=True)
-        about = folder.lstat()
-        private = not about.st_mode & 0o077 and about.st_uid == _number()
-        if stat.S_ISDIR(about.st_mode) and private and os.access(folder, os.W_OK | os.X_OK):
+        status = folder.lstat()
+        is_private = not status.st_mode & 0o077 and status.st_uid == _user_id()
+        if stat.S_ISDIR(status.st_mode) and is_private and os.access(folder, os.W_OK | os.X_OK):
             return folder
-    made = Path(tempfile.mkdtemp(prefix="lcnas-"))
-    atexit.register(shutil.rmtree, made, ignore_errors=True)
-    return made
+    fallback = Path(tempfile.mkdtemp(prefix="lcnas-"))
+    atexit.register(shutil.rmtree, fallback, ignore_errors=True)
+    return fallback
 
 
-def _number() -> int:
+def _user_id() -> int:
     return os.geteuid() if hasattr(os, "geteuid") else 0

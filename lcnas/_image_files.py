@@ -1,4 +1,4 @@
-"""The image files that a command was given: by name, or in folders; and what keeps one from being read."""
+"""Image files of a command line, by name or in folders, and reasons why a file cannot be read."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from lcnas import _cli, images
+from lcnas import images
+from lcnas.errors import shorten_path
 
-_OTHERS = {  # besides files and folders
+_OTHER_KINDS = {  # other than files and folders
     stat.S_ISFIFO: "a pipe",
     stat.S_ISSOCK: "a socket",
     stat.S_ISCHR: "a device",
@@ -22,41 +23,41 @@ _OTHERS = {  # besides files and folders
 
 
 @dataclass(frozen=True)
-class Found:
-    """A file that was asked for, or was found in a folder."""
+class ImageFile:
+    """A file that is named on the command line, or found in a folder."""
 
     file: str
-    problem: str = ""  # why it cannot be read, a line; empty: nothing is known against it
+    problem: str = ""  # why it cannot be read, one line; empty: no problem is known
 
 
 @dataclass(frozen=True)
-class Gathered:
-    """All files, in the order of the names given; those of a folder sorted."""
+class ImageFiles:
+    """All files in the order of the command line; those of a folder are sorted."""
 
-    files: tuple[Found, ...]
-    notes: tuple[str, ...]  # a line about each folder of which something was left out
+    files: tuple[ImageFile, ...]
+    notes: tuple[str, ...]  # one line for each folder with files that are left out
 
 
-def gathered(names: Sequence[str]) -> Gathered:
-    """Return the files that names stand for: a file for itself, a folder for all images anywhere in it.
+def find_files(names: Sequence[str]) -> ImageFiles:
+    """Return the files of the given names; a folder stands for all images anywhere in it.
 
-    What is an image is told by its content; a file that is named like one and holds something else counts
-    too, since that will be a damaged one. Files and folders that begin with a dot are left out.
+    A file is an image by its content. A file with the suffix of an image but other content counts too, as a
+    damaged image. Files and folders that begin with a dot are left out.
     """
-    files: list[Found] = []
+    files: list[ImageFile] = []
     notes: list[str] = []
     for name in names:
         if not is_folder(name):
-            files.append(Found(name))
+            files.append(ImageFile(name))
             continue
-        here = _walked(name)
-        files += here.files
-        notes += here.notes
-    return Gathered(tuple(files), tuple(notes))
+        in_folder = _images_in(name)
+        files += in_folder.files
+        notes += in_folder.notes
+    return ImageFiles(tuple(files), tuple(notes))
 
 
 def is_folder(name: str) -> bool:
-    """Return whether there is a folder of that name; a name that no folder can have is none."""
+    """Return whether there is a folder of that name; False for invalid names."""
     try:
         return stat.S_ISDIR(os.stat(name).st_mode)  # noqa: PTH116 - Path("") would be "."
     except (OSError, ValueError):
@@ -64,70 +65,74 @@ def is_folder(name: str) -> bool:
 
 
 def problem_of(file: str) -> str:
-    """Return why a file cannot be read as an image, as far as its name and kind tell; empty: it may be."""
-    shown = _cli.cut(file)
+    """Return why a file cannot be read as an image, by its name and kind; empty: no reason is known."""
+    name = shorten_path(file)
     try:
         state = os.stat(file)  # noqa: PTH116
     except FileNotFoundError:
-        return f"{shown or repr(file)}: there is no such file"
+        return f"{name or repr(file)}: there is no such file"
     except OSError as error:
-        return f"{shown}: cannot be read: {error.strerror}"
+        return f"{name}: cannot be read: {error.strerror}"
     except ValueError:  # a NUL byte
-        return f"{shown}: names no file"
-    for test, what in _OTHERS.items():
+        return f"{name}: names no file"
+    for test, kind in _OTHER_KINDS.items():
         if test(state.st_mode):
-            return f"{shown}: is {what}, not an image file"
-    return "" if state.st_size or stat.S_ISDIR(state.st_mode) else f"{shown}: is an empty file"
+            return f"{name}: is {kind}, not an image file"
+    return "" if state.st_size or stat.S_ISDIR(state.st_mode) else f"{name}: is an empty file"
 
 
 # -- folders ---------------------------------------------------------------------------------------
 
 
-def _walked(root: str) -> Gathered:
-    """Return the images anywhere in a folder, sorted, and what else is there."""
-    found: list[Found] = []
-    others: Counter[str] = Counter()  # suffix -> files that are no images
+def _images_in(root: str) -> ImageFiles:
+    """Return the images anywhere in a folder, sorted, with a note about other files."""
+    items: list[ImageFile] = []
+    others: Counter[str] = Counter()  # suffix -> number of files that are not images
     hidden = 0
-    for here, files, closed in _folders(root):
-        if closed:
-            found.append(Found(here, f"{_cli.cut(here)}: cannot be read: {closed}"))
+    for folder, files, error in _folders(root):
+        if error:
+            items.append(ImageFile(folder, f"{shorten_path(folder)}: cannot be read: {error}"))
         for file in files:
-            path = os.path.join(here, file)  # noqa: PTH118 - Path would drop a leading "./"
+            path = os.path.join(folder, file)  # noqa: PTH118 - Path would drop a leading "./"
             if file.startswith("."):
                 hidden += 1
             elif _is_image(path):
-                found.append(Found(path))
+                items.append(ImageFile(path))
             else:
                 others[os.path.splitext(file)[1].lower() or "no suffix"] += 1  # noqa: PTH122
-    left = _left_out(others, hidden)
-    if not found:
-        found = [Found(root, f"{_cli.cut(root)}: has no image in it{left and f' ({left})'}")]
-        return Gathered(tuple(found), ())
-    count = sum(not item.problem for item in found)
-    note = f"{_cli.cut(root)}: {count} image{'s' * (count != 1)}; left out: {left}"
-    return Gathered(tuple(sorted(found, key=lambda item: item.file)), (note,) if left else ())
+    omitted = _omitted_text(others, hidden)
+    if not items:
+        items = [
+            ImageFile(
+                root, f"{shorten_path(root)}: has no image in it{omitted and f' ({omitted})'}"
+            )
+        ]
+        return ImageFiles(tuple(items), ())
+    count = sum(not item.problem for item in items)
+    note = f"{shorten_path(root)}: {count} image{'s' * (count != 1)}; left out: {omitted}"
+    return ImageFiles(tuple(sorted(items, key=lambda item: item.file)), (note,) if omitted else ())
 
 
 def _folders(root: str) -> Iterator[tuple[str, list[str], str]]:
-    """Yield (folder, its files, why it cannot be read) for a folder and those in it, each once."""
+    """Yield (folder, its files, why it cannot be read) for a folder and its subfolders, each once."""
     seen = set()
     errors: list[OSError] = []
-    for here, inner, files in os.walk(root, onerror=errors.append, followlinks=True):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
-        if (real := os.path.realpath(here)) in seen:  # by a link, which may lead around for ever
-            inner.clear()
+    for folder, subfolders, files in os.walk(root, onerror=errors.append, followlinks=True):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        if (real_path := os.path.realpath(folder)) in seen:  # reached by a link, maybe in a loop
+            subfolders.clear()
             continue
-        seen.add(real)
-        yield here, files, ""
+        seen.add(real_path)
+        yield folder, files, ""
     for error in errors:
         yield str(error.filename), [], str(error.strerror)
 
 
-def _left_out(others: Counter[str], hidden: int) -> str:
+def _omitted_text(other_suffixes: Counter[str], hidden: int) -> str:
     parts = []
-    if total := sum(others.values()):
-        kinds = ", ".join(f"{suffix} {n}" for suffix, n in others.most_common(_SHOWN))
-        more = ", ..." if len(others) > _SHOWN else ""
+    if total := sum(other_suffixes.values()):
+        kinds = ", ".join(f"{suffix} {n}" for suffix, n in other_suffixes.most_common(_SHOWN))
+        more = ", ..." if len(other_suffixes) > _SHOWN else ""
         files = "file that is no image" if total == 1 else "files that are no images"
         parts.append(f"{total} {files} ({kinds}{more})")
     if hidden:
@@ -135,59 +140,59 @@ def _left_out(others: Counter[str], hidden: int) -> str:
     return ", ".join(parts)
 
 
-_SHOWN = 5  # suffixes that a line names
+_SHOWN = 5  # maximum suffixes in a note
 
 
 def _is_image(path: str) -> bool:
-    """Return whether a file is an image by its head, or at least by its name."""
+    """Return whether a file is an image by its header, or at least by its suffix."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
-            return False  # a pipe would keep us waiting
+            return False  # reading a pipe would block
     except OSError:
-        return _named_like_one(path)
-    return images.is_image(path) or _named_like_one(path)
+        return _has_image_suffix(path)
+    return images.is_image(path) or _has_image_suffix(path)
 
 
-def _named_like_one(path: str) -> bool:
+def _has_image_suffix(path: str) -> bool:
     return os.path.splitext(path)[1].lower() in images.suffixes()  # noqa: PTH122
 
 
-# -- what Pillow says ------------------------------------------------------------------------------
+# -- Pillow's warnings ------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def heard() -> Iterator[list[str]]:
-    """Give a list that then holds what Pillow warned of: its lines name no file.
+def pillow_warnings() -> Iterator[list[str]]:
+    """Collect Pillow's warnings in a list, one line each, without the file's name.
 
     Example:
-        >>> with heard() as said:
+        >>> with pillow_warnings() as messages:
         ...     warnings.warn("Corrupt EXIF data")
-        >>> said
+        >>> messages
         ['Corrupt EXIF data']
     """
-    said: list[str] = []
-    handler = _Listener(said)
+    messages: list[str] = []
+    handler = _WarningHandler(messages)
     logs = (logging.getLogger("PIL"), images.LOG)
     for log in logs:
         log.addHandler(handler)
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            warnings.simplefilter("ignore", DeprecationWarning)  # those are ours to mend
-            yield said
+            warnings.simplefilter("ignore", DeprecationWarning)  # concerns our code, not the file
+            yield messages
     finally:
         for log in logs:
             log.removeHandler(handler)
         lines = [" ".join(str(warning.message).split()) for warning in caught]
-        said[:] = dict.fromkeys([*said, *lines])
+        messages[:] = dict.fromkeys([*messages, *lines])
 
 
-class _Listener(logging.Handler):
-    """Keeps what is logged as a warning or an error."""
+class _WarningHandler(logging.Handler):
+    """Collects logged warnings and errors."""
 
-    def __init__(self, said: list[str]) -> None:
+    def __init__(self, messages: list[str]) -> None:
         super().__init__(logging.WARNING)
-        self._said = said
+        self._messages = messages
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._said.append(" ".join(record.getMessage().split()))
+        self._messages.append(" ".join(record.getMessage().split()))

@@ -1,4 +1,4 @@
-"""What commands print on: any encoding, readers who leave early, closed streams, few columns."""
+"""Output of the commands: any encoding, closed pipes and streams, narrow terminals."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any, TextIO
 
-ERRORS = "lcnas.escape"  # what an encoding lacks is written as \xe9, \u4e2d; bytes that are not UTF-8 as \xe9
-NARROW = 60  # columns below which a row that does not fit is written a line a cell
+# Characters that an encoding lacks become \xe9, \u4e2d; bytes that are not UTF-8 become \xe9.
+ENCODING_ERRORS = "lcnas.escape"
+NARROW = 60  # columns; below, a table that does not fit has one line per cell
 
 
-def _escaped(error: UnicodeError) -> tuple[str, int]:
-    """Escape what cannot be encoded; of names that are not UTF-8 the bytes, as lcnas.errors.spelt does."""
+def _escape_unencodable(error: UnicodeError) -> tuple[str, int]:
+    """Escape what cannot be encoded; in names that are not UTF-8 the bytes, as lcnas.errors does."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     characters = error.object[error.start : error.end]
@@ -31,101 +32,105 @@ def _escape(character: str) -> str:
     return character.encode("ascii", "backslashreplace").decode("ascii")
 
 
-codecs.register_error(ERRORS, _escaped)
+codecs.register_error(ENCODING_ERRORS, _escape_unencodable)
 
 
-def prepare() -> None:
-    """Make stdout and stderr of this process take any text, whatever becomes of their readers.
+def prepare_streams() -> None:
+    """Make stdout and stderr of this process accept any text, even after their readers have closed.
 
-    What their encoding cannot express is escaped. Where the reader of a pipe has left ("| head") the rest is
-    thrown away and the work goes on, so that exit codes and files are what they would be. A stream that was
-    closed from the start (">&-") leads nowhere; its number is taken, so that no file gets it.
+    Characters that the encoding lacks are escaped. If the reader of a pipe has closed it ("| head"), further
+    output is dropped and the process continues, so that exit codes and files do not change. A stream that is
+    closed from the start (">&-") becomes the null device, under its own number, so that no file gets this
+    number.
     """
-    sys.stdout = _lasting(sys.stdout, 1, (BrokenPipeError,))
-    sys.stderr = _lasting(sys.stderr, 2, (OSError,))  # there is no other place to say it
+    sys.stdout = _robust(sys.stdout, 1, (BrokenPipeError,))
+    sys.stderr = _robust(sys.stderr, 2, (OSError,))  # errors on stderr cannot be reported
 
 
-def _lasting(stream: TextIO | None, number: int, forgiven: tuple[type[OSError], ...]) -> TextIO:
+def _robust(
+    stream: TextIO | None, number: int, ignored_errors: tuple[type[OSError], ...]
+) -> TextIO:
     if stream is None:
-        return _nowhere(number)
+        return _null_stream(number)
     if not isinstance(stream, io.TextIOWrapper):
-        return stream  # somebody's own: a test's, a notebook's
-    stream.reconfigure(errors=ERRORS)
+        return stream  # replaced by a test or a notebook
+    stream.reconfigure(errors=ENCODING_ERRORS)
     buffer: Any = stream.buffer
     raw = getattr(buffer, "raw", buffer)  # with python -u there is no buffer
     if not isinstance(raw, io.FileIO) or raw.fileno() != number:
         return stream
-    with contextlib.suppress(*forgiven):
+    with contextlib.suppress(*ignored_errors):
         stream.flush()
-    made: Any = _Patient(number, forgiven)
+    robust_raw: Any = _ForgivingFile(number, ignored_errors)
     return io.TextIOWrapper(
-        made if raw is buffer else io.BufferedWriter(made),
+        robust_raw if raw is buffer else io.BufferedWriter(robust_raw),
         encoding=stream.encoding,
-        errors=ERRORS,
+        errors=ENCODING_ERRORS,
         line_buffering=stream.line_buffering,
         write_through=stream.write_through,
     )
 
 
-def _nowhere(number: int) -> TextIO:
-    """Return a stream that leads nowhere, under that number if it is free."""
-    opened = os.open(os.devnull, os.O_WRONLY)
-    if opened != number:
+def _null_stream(number: int) -> TextIO:
+    """Return a stream to the null device, under that number if it is free."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    if null != number:
         try:
             os.fstat(number)
         except OSError:
-            os.dup2(opened, number)
-    os.set_inheritable(opened, opened == number)
-    return open(opened, "w", encoding="utf-8", errors=ERRORS, closefd=False)
+            os.dup2(null, number)
+    os.set_inheritable(null, null == number)
+    return open(null, "w", encoding="utf-8", errors=ENCODING_ERRORS, closefd=False)
 
 
-class _Patient(io.FileIO):
-    """A stream of the process that leads nowhere once it fails in a forgiven way."""
+class _ForgivingFile(io.FileIO):
+    """A stream of the process that becomes the null device at the first ignored error."""
 
-    def __init__(self, number: int, forgiven: tuple[type[OSError], ...]) -> None:
+    def __init__(self, number: int, ignored_errors: tuple[type[OSError], ...]) -> None:
         super().__init__(number, "w", closefd=False)
-        self._forgiven = forgiven
+        self._ignored_errors = ignored_errors
 
     def write(self, data: Any) -> int | None:  # type: ignore[override]
-        """Write bytes; returns how many."""
+        """Write bytes; returns their number."""
         try:
             return super().write(data)
-        except self._forgiven:
-            self.silence()
+        except self._ignored_errors:
+            self.redirect_to_null()
             return memoryview(data).nbytes
 
-    def silence(self) -> None:
-        """Lead nowhere from now on."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.fileno())
-        os.close(nowhere)
+    def redirect_to_null(self) -> None:
+        """Redirect further output to the null device."""
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self.fileno())
+        os.close(null)
 
 
-def leave() -> None:
-    """Write what was printed; what cannot be written is dropped: Python would complain of it at its end."""
+def flush_stdout() -> None:
+    """Flush stdout; drop output that cannot be written, of which Python would warn at exit."""
     try:
         sys.stdout.flush()
     except OSError:
         buffer: Any = getattr(sys.stdout, "buffer", None)
         raw = getattr(buffer, "raw", buffer)
-        if isinstance(raw, _Patient):
-            raw.silence()
+        if isinstance(raw, _ForgivingFile):
+            raw.redirect_to_null()
 
 
-def plain(text: str, stream: TextIO | None = None) -> str:
-    """Return a text as a terminal shows it: nothing that it would obey, and in its encoding.
+def printable(text: str, stream: TextIO | None = None) -> str:
+    """Return a text that is safe to print: without control characters, and within the stream's encoding.
 
     Args:
-        text: such as a name from somebody's file. Bytes that are not UTF-8 (lone surrogates) are escaped.
-        stream: whose encoding counts; None: stdout's.
+        text: untrusted text, such as a name from a file. Bytes that are not UTF-8 (lone surrogates) are
+            escaped.
+        stream: stream whose encoding is used; None: stdout.
     """
     encoding = getattr(stream or sys.stdout, "encoding", None) or "utf-8"
     safe = "".join(c if c.isprintable() or "\ud800" <= c <= "\udfff" else "?" for c in text)
-    return safe.encode(encoding, ERRORS).decode(encoding)
+    return safe.encode(encoding, ENCODING_ERRORS).decode(encoding)
 
 
 def columns() -> int | None:
-    """Return how many columns the output has: COLUMNS, or the terminal's; None: neither tells."""
+    """Return the columns of the output, of COLUMNS or of the terminal; None: unknown."""
     return shutil.get_terminal_size((0, 0)).columns or None
 
 
@@ -137,23 +142,23 @@ def table(
     columns: int | None = None,
     head: bool = True,
 ) -> list[str]:
-    """Return the lines of a table; where there are few columns, a line a cell.
+    """Return the lines of a table; in a narrow output, one line per cell.
 
     Args:
-        rows: cells, as many in each.
-        right: which columns are aligned to the right.
-        rule_before: rows with a line above.
-        columns: of the output; None: any number.
-        head: whether the first row says what the cells are.
+        rows: rows of cells, all of the same length.
+        right: columns that are aligned to the right.
+        rule_before: rows with a rule above.
+        columns: columns of the output; None: unlimited.
+        head: whether the first row holds the names of the columns.
     """
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    whole = sum(widths) + 2 * (len(widths) - 1)
-    if columns is not None and columns < min(whole, NARROW):
+    total = sum(widths) + 2 * (len(widths) - 1)
+    if columns is not None and columns < min(total, NARROW):
         return stacked(rows[1:], columns, rows[0]) if head else stacked(rows, columns)
     lines = []
     for n, row in enumerate(rows):
         if n in rule_before:
-            lines.append("-" * whole)
+            lines.append("-" * total)
         cells = [
             cell.rjust(widths[i]) if i in right else cell.ljust(widths[i])
             for i, cell in enumerate(row)
@@ -163,7 +168,7 @@ def table(
 
 
 def stacked(rows: Sequence[Sequence[str]], columns: int, head: Sequence[str] = ()) -> list[str]:
-    """Return rows for few columns: the first cell, and below it a line for each of the others.
+    """Return the rows of a table for a narrow output: the first cell, then one line for each other cell.
 
     Example:
         >>> stacked([["stem", "conv", "232", "0.1"]], 20, ["block", "type", "params", "%"])
@@ -173,22 +178,22 @@ def stacked(rows: Sequence[Sequence[str]], columns: int, head: Sequence[str] = (
     for first, *others in rows:
         indent = first[: len(first) - len(first.lstrip())]
         lines += _wrapped(first, columns, indent, f"{indent}  ")
-        for cell in _named(others, head[1:]):
+        for cell in _labelled(others, head[1:]):
             lines += _wrapped(cell, columns, f"{indent}  ", f"{indent}    ")
     return lines
 
 
-def _named(cells: Sequence[str], head: Sequence[str]) -> list[str]:
-    """Return "name: cell" of those that are not empty; a share stands behind what it is a share of."""
+def _labelled(cells: Sequence[str], head: Sequence[str]) -> list[str]:
+    """Return "name: cell" for cells that are not empty; a percentage is appended to the cell before it."""
     if not head:
         return [cell for cell in cells if cell]
-    out: list[str] = []
+    lines: list[str] = []
     for cell, name in zip(cells, head, strict=True):
-        if cell and name == "%" and out:
-            out[-1] += f" ({cell}%)"
+        if cell and name == "%" and lines:
+            lines[-1] += f" ({cell}%)"
         elif cell:
-            out.append(f"{name}: {cell}")
-    return out
+            lines.append(f"{name}: {cell}")
+    return lines
 
 
 def _wrapped(text: str, columns: int, first: str, later: str) -> list[str]:
@@ -197,6 +202,6 @@ def _wrapped(text: str, columns: int, first: str, later: str) -> list[str]:
         max(columns, len(later) + 1),
         initial_indent=first,
         subsequent_indent=later,
-        break_long_words=False,  # what a name is stays in one piece; the terminal folds it
+        break_long_words=False,  # names are not split; the terminal wraps them
         break_on_hyphens=False,
     )

@@ -192,3 +192,15 @@ def shorten(value: object, limit: int = 80) -> str:
         text = f"a {type(value).__name__} too large to print"
     text = text.replace("\n", " ")
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def shorten_path(path: str, limit: int = 160) -> str:
+    """Return a path for a message; the middle of a long one is left out, since its end matters most.
+
+    >>> shorten_path("/home/somebody/images/cat.jpg", 20)
+    '/home/so...s/cat.jpg'
+    """
+    if len(path) <= limit:
+        return path
+    kept = limit - 3
+    return f"{path[: kept // 2]}...{path[-(kept - kept // 2) :]}"

@@ -1,4 +1,4 @@
-"""Command line: how accurate ONNX classifiers are on labelled images, side by side.
+"""Command line: accuracy of ONNX classifiers on labelled images, side by side.
 
 python -m lcnas.evaluate network.onnx --data imagefolder:DIR
 python -m lcnas.evaluate fp32.onnx int8.onnx --data cifar10:DIR --engine openvino
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from lcnas import _cli, onnx_export
 from lcnas.arch import check_resolution, height_width
-from lcnas.errors import LcnasError
+from lcnas.errors import LcnasError, shorten_path
 from lcnas.latency import engines
 
 if TYPE_CHECKING:
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 PROG = "lcnas.evaluate"
 LEVEL = 0.95  # of intervals
 SPLITS = ("test", "validation", "train")
-_OPEN = (224, 224)  # pixels, where a file leaves its size open and none is given
+_DEFAULT_SIZE = (224, 224)  # (height, width) in pixels where a file leaves them open
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A share or a difference of shares, with its interval."""
+    """A share or a difference of shares, with its confidence interval."""
 
     value: float
     low: float
@@ -49,31 +49,33 @@ def main(argv: list[str]) -> int:
     from lcnas.training import deployed
     from lcnas.training.data import load
 
-    files = named(args.models)
+    files = short_names(args.models)
     engine = engines.engine(args.engine, threads=args.threads, precision=args.precision)
-    size = None if args.size is None else _size(args.size)
-    # Images come from their originals, so none is kept; synthetic ones are made as large as they are seen.
-    made_at = _input(files, size) if args.data.partition(":")[0] == "synthetic" else None
+    size = None if args.size is None else _parse_size(args.size)
+    # Images are read from their originals, so none is kept in memory; synthetic ones have the input's size.
+    generated_size = (
+        _input_size(files, size) if args.data.partition(":")[0] == "synthetic" else None
+    )
     options: dict[str, Any] = {
         "seed": args.seed,
         "max_bad": args.max_bad,
-        "size": made_at,
+        "size": generated_size,
         "memory_mb": 0,
     }
     with load(args.data, **options) as data:
         split = getattr(data, args.split)
-        found = deployed.hits(files, data, split, engine=engine, size=size or _OPEN)
+        results = deployed.hits(files, data, split, engine=engine, size=size or _DEFAULT_SIZE)
         for name, path in files.items():
-            _warn(path, found[name].engine)
+            _print_warnings(path, results[name].engine)
         if args.json:
-            print(json.dumps(to_data(args, found, data), indent=1))
+            print(json.dumps(to_data(args, results, data), indent=1))
         else:
-            show(args, found, data)
+            print_table(args, results, data)
     return 0
 
 
-def _warn(path: Path, engine: engines.Engine) -> None:
-    """Say what makes a file's accuracy here another than where it was made."""
+def _print_warnings(path: Path, engine: engines.Engine) -> None:
+    """Print why a file's accuracy here may differ from the reported one."""
     for text in (
         onnx_export.int8_warning(path, engine.isa),
         onnx_export.resolution_warning(path),
@@ -86,76 +88,80 @@ def _warn(path: Path, engine: engines.Engine) -> None:
 def _parser() -> _cli.Parser:
     parser = _cli.Parser(
         PROG,
-        "Accuracy of ONNX classifiers on labelled images: each image is read from its file, prepared as the\n"
-        "ONNX file records (ImageNet's way where it does not), and run by the engine. Files of any kind,\n"
-        "fp32 or int8; several are compared on the same images.",
+        "Evaluate ONNX classifiers on labelled images. Each image is read from its file, preprocessed as\n"
+        "the ONNX file records (default: as for ImageNet), and run by the engine. Files may be of any\n"
+        "origin, in fp32 or int8; several are compared on the same images.",
     )
-    parser.add_argument("models", metavar="MODEL.onnx", nargs="+", help="classifiers")
+    parser.add_argument("models", metavar="MODEL.onnx", nargs="+", help="ONNX classifiers")
     parser.add_argument(
         "--data",
         metavar="SET",
         required=True,
-        help="imagefolder:DIR, cifar10:DIR, npz:FILE or synthetic[:...]",
+        help="data set: imagefolder:DIR, cifar10:DIR, npz:FILE or synthetic[:...]",
     )
+    parser.add_argument("--split", choices=SPLITS, default="test", help="split of the data set")
     parser.add_argument(
-        "--split", choices=SPLITS, default="test", help="images that count, of the set's splits"
-    )
-    parser.add_argument(
-        "--seed", type=_cli.whole(0, 2**31 - 1), default=0, metavar="N", help="seed of the splits"
+        "--seed", type=_cli.integer(0, 2**31 - 1), default=0, metavar="N", help="seed of the splits"
     )
     names = ", ".join(engines.names())
-    parser.add_argument("--engine", metavar="E", default=engines.default(), help=names)
+    parser.add_argument(
+        "--engine", metavar="E", default=engines.default(), help=f"inference engine: {names}"
+    )
     parser.add_argument(
         "--precision",
         choices=("fp32", "bf16"),
         default="fp32",
         help="precision of files that are not quantised; int8 files run in int8",
     )
-    parser.add_argument("--threads", type=int, metavar="N", default=1, help="threads that compute")
+    parser.add_argument("--threads", type=int, metavar="N", default=1, help="number of threads")
     parser.add_argument(
         "--size",
         metavar="R",
-        help="input of files that leave it open, pixels: a side or HEIGHTxWIDTH (default: 224)",
+        help="height and width of the input if a file leaves them open, pixels, a side or HEIGHTxWIDTH "
+        "(default: 224)",
     )
     parser.add_argument(
         "--max-bad",
         type=_cli.number(0, 1),
         default=0.01,
         metavar="S",
-        help="share of images that may be damaged",
+        help="maximum share of damaged images, 0 to 1",
     )
-    parser.add_argument("--json", action="store_true", help="JSON instead of a table")
+    parser.add_argument("--json", action="store_true", help="JSON output instead of a table")
     return parser
 
 
-def named(paths: Sequence[str]) -> dict[str, Path]:
-    """Return files by names that tell them apart: what their paths do not share.
+def short_names(paths: Sequence[str]) -> dict[str, Path]:
+    """Return unique name -> path: a name is the path without the folders that all paths share.
 
-    >>> list(named(["runs/a/network.onnx", "runs/b/network.onnx"]))
+    >>> list(short_names(["runs/a/network.onnx", "runs/b/network.onnx"]))
     ['a/network.onnx', 'b/network.onnx']
     """
     if len(set(paths)) < len(paths):
-        again = next(path for path in paths if paths.count(path) > 1)
-        raise LcnasError(f"models: {_cli.cut(again)} is given twice")
-    parts = [Path(path).parts for path in paths]
+        duplicate = next(path for path in paths if paths.count(path) > 1)
+        raise LcnasError(f"models: {shorten_path(duplicate)} is given twice")
+    path_parts = [Path(path).parts for path in paths]
     shared = 0
-    while len(paths) > 1 and len({part[: shared + 1] for part in parts}) == 1:
+    while len(paths) > 1 and len({parts[: shared + 1] for parts in path_parts}) == 1:
         shared += 1
     if len(paths) == 1:
-        shared = len(parts[0]) - 1
-    return {str(Path(*part[shared:])): Path(path) for part, path in zip(parts, paths, strict=True)}
+        shared = len(path_parts[0]) - 1
+    return {
+        str(Path(*parts[shared:])): Path(path)
+        for parts, path in zip(path_parts, paths, strict=True)
+    }
 
 
-def _size(text: str) -> tuple[int, int]:
+def _parse_size(text: str) -> tuple[int, int]:
     return height_width(check_resolution(_cli.resolution(text), "--size"))
 
 
-def _input(files: Mapping[str, Path], size: tuple[int, int] | None) -> tuple[int, int]:
-    """Return the pixels of the first file's input."""
+def _input_size(files: Mapping[str, Path], size: tuple[int, int] | None) -> tuple[int, int]:
+    """Return (height, width) of the first file's input, pixels."""
     first = onnx_export.read(next(iter(files.values())))
     height, width = onnx_export.interface(first).size
-    given = size or _OPEN
-    return height or given[0], width or given[1]
+    default = size or _DEFAULT_SIZE
+    return height or default[0], width or default[1]
 
 
 # -- intervals -------------------------------------------------------------------------------------
@@ -167,22 +173,20 @@ def _z() -> float:
     return float(norm.ppf((1 + LEVEL) / 2))
 
 
-def share(right: NDArray[np.bool_]) -> Interval:
+def accuracy_interval(hits: NDArray[np.bool_]) -> Interval:
     """Return an accuracy with its 95 % interval (Wilson's score, J. Am. Stat. Assoc. 22, 1927)."""
-    n, p, z = len(right), float(right.mean()), _z()
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    n, p, z = len(hits), float(hits.mean()), _z()
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    low = (
-        max(0.0, middle - half) if p > 0 else 0.0
-    )  # 0 and 1 themselves, whatever rounding makes of them
-    return Interval(p, low, min(1.0, middle + half) if p < 1 else 1.0)
+    low = max(0.0, centre - half) if p > 0 else 0.0  # exactly 0 and 1, without rounding errors
+    return Interval(p, low, min(1.0, centre + half) if p < 1 else 1.0)
 
 
-def difference(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Interval:
-    """Return by how much the first is more accurate on the same images, with its 95 % interval.
+def difference_interval(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Interval:
+    """Return the accuracy of the first minus that of the second on the same images, with its 95 % interval.
 
-    Wald's interval of paired shares with half an image added to each cell of the table (Agresti and Min,
-    Stat. Med. 24, 2005), so that files which agree on all images have no interval of width 0.
+    Wald's interval for paired shares with half an image added to each cell of the table (Agresti and Min,
+    Stat. Med. 24, 2005), so that the interval has a width even if two files agree on all images.
     """
     n = len(first) + 2.0
     only_first = float((first & ~second).sum()) + 0.5
@@ -193,16 +197,16 @@ def difference(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Interval:
     return Interval(value, max(-1.0, d - half), min(1.0, d + half))
 
 
-# -- what is printed -------------------------------------------------------------------------------
+# -- output ----------------------------------------------------------------------------------------
 
 
-def show(args: argparse.Namespace, found: Mapping[str, Hits], data: Data) -> None:
-    """Print a table of the accuracies, and how the others differ from the first file."""
+def print_table(args: argparse.Namespace, results: Mapping[str, Hits], data: Data) -> None:
+    """Print a table of the accuracies, and the difference of each other file to the first."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    first = next(iter(found.values()))
+    first = next(iter(results.values()))
     print(
         f"{data.spec}, {args.split}: {first.images:,} images, {data.classes} classes; "
         f"intervals of {LEVEL:.0%} over images"
@@ -210,8 +214,8 @@ def show(args: argparse.Namespace, found: Mapping[str, Hits], data: Data) -> Non
     table = Table("file", "top-1 %", "", "top-5 %", "run by", box=None, padding=(0, 1, 0, 0))
     for i in (1, 3):
         table.columns[i].justify = "right"
-    for name, hits in found.items():
-        top1 = share(hits.right)
+    for name, hits in results.items():
+        top1 = accuracy_interval(hits.right)
         table.add_row(
             Text(name, overflow="fold"),
             f"{top1.value:.2%}"[:-1],
@@ -220,24 +224,24 @@ def show(args: argparse.Namespace, found: Mapping[str, Hits], data: Data) -> Non
             f"{hits.engine.name} {hits.engine.precision}",
         )
     Console(soft_wrap=False, highlight=False).print(table)
-    for name, text in _against(found).items():
-        print(f"{name} against {next(iter(found))}: {text}")
+    for name, text in _differences(results).items():
+        print(f"{name} against {next(iter(results))}: {text}")
     if data.skipped:
         print(f"{len(data.skipped)} damaged images are left out", file=sys.stderr)
 
 
-def _against(found: Mapping[str, Hits]) -> dict[str, str]:
-    names = list(found)
-    out = {}
+def _differences(results: Mapping[str, Hits]) -> dict[str, str]:
+    names = list(results)
+    texts = {}
     for name in names[1:]:
-        d = difference(found[name].right, found[names[0]].right)
-        out[name] = f"{100 * d.value:+.2f} points ({100 * d.low:+.2f} to {100 * d.high:+.2f})"
-    return out
+        d = difference_interval(results[name].right, results[names[0]].right)
+        texts[name] = f"{100 * d.value:+.2f} points ({100 * d.low:+.2f} to {100 * d.high:+.2f})"
+    return texts
 
 
-def to_data(args: argparse.Namespace, found: Mapping[str, Hits], data: Data) -> dict[str, Any]:
-    """Return everything as plain data."""
-    names = list(found)
+def to_data(args: argparse.Namespace, results: Mapping[str, Hits], data: Data) -> dict[str, Any]:
+    """Return all results as plain data."""
+    names = list(results)
     return {
         "data": data.spec,
         "split": args.split,
@@ -248,14 +252,14 @@ def to_data(args: argparse.Namespace, found: Mapping[str, Hits], data: Data) -> 
                 "file": name,
                 "images": hits.images,
                 "right": int(hits.right.sum()),
-                "top1": dataclasses.asdict(share(hits.right)),
+                "top1": dataclasses.asdict(accuracy_interval(hits.right)),
                 "top5": hits.top5,
                 "engine": dataclasses.asdict(hits.engine),
                 "difference": None
                 if name == names[0]
-                else dataclasses.asdict(difference(hits.right, found[names[0]].right)),
+                else dataclasses.asdict(difference_interval(hits.right, results[names[0]].right)),
             }
-            for name, hits in found.items()
+            for name, hits in results.items()
         ],
     }
 

@@ -1,19 +1,19 @@
-"""Image files: the one way of reading them, for training, test, calibration and deployment alike.
+"""Reading image files, in the same way for training, test, calibration and deployment.
 
-Whatever the format, the mode and the depth of a file, what comes out is upright, in RGB, with 8 bits a
-channel. Contents decide what a file is, not its suffix.
+Images of any format, mode and depth are returned upright, in RGB, with 8 bits per channel. The content of a
+file determines its format, not its suffix.
 
-| mode | becomes |
+| mode | result |
 |---|---|
 | RGB, L, 1 | the same; black and white are 0 and 255 |
 | P, PA | the colours of the palette |
 | LA, RGBA, La, RGBa, RGBX | their colours, without the transparency |
 | CMYK, YCbCr, LAB, HSV | Pillow's conversion |
-| I;16 and its byte orders | the upper 8 of the 16 bits; of a TIFF file of 12 bits, the upper 8 of these |
-| I | as 16 bits, if all values are 0 to 65,535; else refused |
-| F | refused: nothing says which value is black and which is white |
+| I;16 and its byte orders | the upper 8 of the 16 bits; of a 12-bit TIFF file the upper 8 of the 12 |
+| I | as 16 bits if all values are 0 to 65,535, otherwise an error |
+| F | an error: the values of black and white are unknown |
 
-Of several frames or pages the first is taken, of an icon the largest.
+Of several frames or pages the first is read, of an icon the largest.
 
 Example:
     >>> import io
@@ -38,141 +38,142 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lcnas import _renamed
 from lcnas.errors import ImageError, shorten
 
 if TYPE_CHECKING:
     from PIL import Image
 
 LOG = logging.getLogger(__name__)
-# Without a handler Python prints what is logged of damaged files, and no name with it.
+# Without a handler Python prints log messages about damaged files, without the file's name.
 for _log in (LOG, logging.getLogger("PIL")):
     _log.addHandler(logging.NullHandler())
 
-Source = str | Path | bytes  # the path of a file, or its content
+ImageSource = str | Path | bytes  # path of a file, or its content
 
-# Pillow's names. Each is told by its first bytes, so those met most come first: then the others cost a common
-# file nothing, and a file that is none of them 40 us.
+# Pillow's names. The first bytes of a file identify its format. Common formats come first, so that the others
+# cost a common file nothing; a file of none of them costs 40 us.
 FORMATS = (
     *("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF", "AVIF", "JPEG2000"),
     *("BLP", "CUR", "DCX", "DDS", "DIB", "FLI", "FTEX", "GBR", "ICNS", "ICO", "MCIDAS", "MSP"),
     *("PCX", "PIXAR", "PSD", "QOI", "SGI", "SUN", "XBM", "XPM", "XVTHUMB"),
 )
-BY_SUFFIX = ("IM", "PCD", "TGA")  # nothing at their beginning tells them: their suffix has to
-# What else Pillow registers, and why it is not read.
+BY_SUFFIX = ("IM", "PCD", "TGA")  # without a signature at their beginning: identified by suffix
+# Other formats of Pillow, and why they are not read.
 NOT_READ = {
     "BUFR": "weather data that Pillow cannot decode",
     "EPS": "a program, which Ghostscript would run",
     "FITS": "measurements whose scale Pillow ignores",
     "GRIB": "weather data that Pillow cannot decode",
     "HDF5": "arrays that Pillow cannot decode",
-    "IMT": "told by nothing",
+    "IMT": "a format without a signature",
     "IPTC": "a wrapper around a file of any format",
-    "MPEG": "a film that Pillow cannot decode",
-    "SPIDER": "floats, told by nothing",
+    "MPEG": "a video that Pillow cannot decode",
+    "SPIDER": "floats, in a format without a signature",
     "WMF": "drawings, not pixels",
 }
 
 _ORIENTATION = 0x0112  # the EXIF tag
-_LAZY = ("JPEG", "MPO")  # these can be decoded at a half, a quarter or an eighth
+_LAZY = ("JPEG", "MPO")  # can be decoded at a half, a quarter or an eighth of the size
 _BITS = 258  # the TIFF tag: bits of each sample
-_PREFIX = 16  # bytes from which Pillow tells a format
-_MOST = (1 << 16) - 1  # of the values of 16 bits
+_PREFIX_BYTES = 16  # bytes by which Pillow identifies a format
+_MAX_16_BIT = (1 << 16) - 1  # largest value of 16 bits
 
 
-def read(source: Source) -> Image.Image:
-    """Return the image of a file, upright, in RGB, 8 bits a channel.
+def read(source: ImageSource) -> Image.Image:
+    """Return the image of a file, upright, in RGB, 8 bits per channel.
 
     Args:
-        source: the path of the file, or its content.
+        source: path of the file, or its content.
 
     Raises:
-        ImageError: the file cannot be read, is no image, is damaged, or is refused; says why in a line.
+        ImageError: the file cannot be read, is not an image, is damaged, or has a mode that is not read; the
+            message is one line.
     """
-    with opened(source) as image:
+    with open_image(source) as image:
         return to_rgb(image)
 
 
 @contextlib.contextmanager
-def opened(source: Source) -> Iterator[Image.Image]:
-    """Give the image of a file, upright; a JPEG is decoded only if it had to be turned; see :func:`to_rgb`.
+def open_image(source: ImageSource) -> Iterator[Image.Image]:
+    """Open the image of a file, upright; a JPEG is decoded only if it has to be turned; see :func:`to_rgb`.
 
     Raises:
-        ImageError: as :func:`read`, also from what is done with the image inside.
+        ImageError: as :func:`read`; errors within the ``with`` block become one too.
     """
-    with _head(source) as image:
-        yield _upright(image)
+    with _open_header(source) as image:
+        yield _turn_upright(image)
 
 
-def size(source: Source) -> tuple[int, int]:
-    """Return (width, height) of the image of a file as stored, from its head alone.
+def size(source: ImageSource) -> tuple[int, int]:
+    """Return (width, height) of the image of a file as stored, from its header alone.
 
     Raises:
-        ImageError: as :func:`read`, as far as the head tells.
+        ImageError: as :func:`read`, for errors in the header.
     """
-    with _head(source) as image:
+    with _open_header(source) as image:
         return image.size
 
 
 @contextlib.contextmanager
-def _head(source: Source) -> Iterator[Image.Image]:
-    """Give the image of a file, not yet decoded; what is raised inside becomes a ImageError.
+def _open_header(source: ImageSource) -> Iterator[Image.Image]:
+    """Open the image of a file without decoding it; errors within the ``with`` block become ImageErrors.
 
-    What Pillow warns of goes to this module's log, which is silent unless somebody listens: it is of
-    metadata, or of sizes that are read all the same, and pixels are right in spite of it. (What makes pixels
-    wrong is an error.)
+    Pillow's warnings go to this module's log, which is silent unless you add a handler. They are about
+    metadata, or about sizes that are read all the same, and the pixels are correct nevertheless; wrong pixels
+    are an error.
     """
     from PIL import Image, UnidentifiedImageError
 
     file = io.BytesIO(source) if isinstance(source, bytes) else source
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            with Image.open(file, formats=_formats(source)) as image:
+            with Image.open(file, formats=_formats_of(source)) as image:
                 yield image
         except (MemoryError, ImageError):
             raise
         except UnidentifiedImageError:
-            raise ImageError(_unknown(source, [str(w.message) for w in told])) from None
-        except Exception as error:  # noqa: BLE001 - decoders of broken files raise whatever they meet
+            raise ImageError(_why_unknown(source, [str(w.message) for w in caught])) from None
+        except Exception as error:  # noqa: BLE001 - decoders of broken files raise errors of all kinds
             raise ImageError(f"cannot be read as an image: {_reason(error)}") from None
         finally:
-            for warning in told:
+            for warning in caught:
                 LOG.warning(shorten_text(str(warning.message)))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Return an image in RGB, 8 bits a channel, decoded; the module's table says what becomes of a mode.
+    """Return an image decoded, in RGB, 8 bits per channel; the module's table lists the modes.
 
     Raises:
-        ImageError: 32-bit values of which nothing says how dark they are.
+        ImageError: the pixels are floats, or 32-bit values that do not fit 16 bits.
     """
     if image.mode == "RGB":
         image.load()
         return image
     if image.mode == "F":
         raise ImageError(
-            "has floats as pixels, and nothing says which is black and which is white; convert it to 8 or "
-            "16 bits"
+            "has floats as pixels, whose values of black and white are unknown; convert it to 8 or 16 bits"
         )
     if image.mode.startswith("I"):  # Pillow would clip at 255
-        return _upper_bits(image).convert("RGB")
-    if (through := _THROUGH.get(image.mode)) is not None:
-        image = image.convert(through)
+        return _keep_upper_bits(image).convert("RGB")
+    if (via := _VIA_MODE.get(image.mode)) is not None:
+        image = image.convert(via)
     return image.convert("RGB")
 
 
-# Straight to RGB, Pillow warns of a palette's transparency, and leaves colours multiplied by theirs.
-_THROUGH = {"P": "RGBA", "PA": "RGBA", "RGBa": "RGBA", "La": "LA"}
+# Converted directly to RGB, Pillow warns of a palette's transparency, and leaves premultiplied colours.
+_VIA_MODE = {"P": "RGBA", "PA": "RGBA", "RGBa": "RGBA", "La": "LA"}
 
 
-def _upper_bits(image: Image.Image) -> Image.Image:
+def _keep_upper_bits(image: Image.Image) -> Image.Image:
     from PIL import Image
 
     values = np.asarray(image)
-    if image.mode == "I" and not 0 <= values.min() <= values.max() <= _MOST:
+    if image.mode == "I" and not 0 <= values.min() <= values.max() <= _MAX_16_BIT:
         raise ImageError(
-            f"has values from {values.min()} to {values.max()}; of 32-bit pixels only 0 to {_MOST} are read: "
-            "convert it to 8 or 16 bits"
+            f"has values from {values.min()} to {values.max()}; of 32-bit pixels only 0 to "
+            f"{_MAX_16_BIT} are read: convert it to 8 or 16 bits"
         )
     tags = getattr(image, "tag_v2", {})
     bits = 12 if tuple(tags.get(_BITS, ())) == (12,) else 16
@@ -182,19 +183,19 @@ def _upper_bits(image: Image.Image) -> Image.Image:
 # -- upright ---------------------------------------------------------------------------------------
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Return an image turned as its camera says; a JPEG that needs no turn is not decoded."""
+def _turn_upright(image: Image.Image) -> Image.Image:
+    """Return an image upright, as its EXIF says; a JPEG that is upright already is not decoded."""
     if image.format not in _LAZY:
-        image.load()  # a PNG would do it when it is asked for EXIF, where its errors were hidden
-    turn = _orientation(image)
-    if turn == 1:
+        image.load()  # reading a PNG's EXIF would decode it, and hide its errors
+    orientation = _orientation(image)
+    if orientation == 1:
         return image
-    made, method = to_rgb(image), _turns().get(turn)
-    return made if method is None else made.transpose(method)
+    rgb, method = to_rgb(image), _transpositions().get(orientation)
+    return rgb if method is None else rgb.transpose(method)
 
 
-def _turns() -> dict[int, Image.Transpose]:
-    """Return what brings an image upright, by what EXIF says."""
+def _transpositions() -> dict[int, Image.Transpose]:
+    """Return EXIF orientation -> transposition that turns the image upright."""
     from PIL.Image import Transpose
 
     return {
@@ -209,34 +210,35 @@ def _turns() -> dict[int, Image.Transpose]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return what EXIF or XMP say, 2 to 8 to be turned; 1 where they say nothing or are damaged."""
+    """Return the orientation in EXIF or XMP, 2 to 8 if not upright; 1 if it is missing or damaged."""
     try:
-        told = image.getexif().get(_ORIENTATION, 1)
+        value = image.getexif().get(_ORIENTATION, 1)
     except MemoryError:
         raise
-    except Exception:  # noqa: BLE001 - damaged metadata of whatever kind
+    except Exception:  # noqa: BLE001 - damaged metadata raise errors of all kinds
         return 1
-    return told if isinstance(told, int) else 1
+    return value if isinstance(value, int) else 1
 
 
-# -- which files -----------------------------------------------------------------------------------
+# -- formats -----------------------------------------------------------------------------------------
 
 
 @functools.cache
 def suffixes() -> frozenset[str]:
-    """Return the suffixes of the formats that are read, in lower case, with their dots."""
+    """Return the suffixes of the formats that are read, in lower case, with a dot."""
     from PIL import Image
 
     Image.init()
-    return frozenset(s for s, of in Image.EXTENSION.items() if of in (*FORMATS, *BY_SUFFIX))
+    read_formats = (*FORMATS, *BY_SUFFIX)
+    return frozenset(suffix for suffix, name in Image.EXTENSION.items() if name in read_formats)
 
 
 def is_image(path: str) -> bool:
-    """Return whether a file is an image by its beginning, whatever its name; no pixel is decoded."""
+    """Return whether a file is an image, by its header alone; its name does not matter."""
     try:
         with Path(path).open("rb") as file:
-            prefix = file.read(_PREFIX)
-        if not any(_begins(prefix, name) for name in _known()):
+            prefix = file.read(_PREFIX_BYTES)
+        if not any(_has_prefix_of(prefix, name) for name in _installed_formats()):
             return False
         size(path)
     except (OSError, ImageError):
@@ -245,68 +247,71 @@ def is_image(path: str) -> bool:
 
 
 @functools.cache
-def _known() -> tuple[str, ...]:
-    """Return the formats that this Pillow has; one built without a library says so when it is met."""
+def _installed_formats() -> tuple[str, ...]:
+    """Return the formats of the installed Pillow; a format without its library fails when it is read."""
     from PIL import Image
 
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _formats(source: Source) -> tuple[str, ...]:
+def _formats_of(source: ImageSource) -> tuple[str, ...]:
     if isinstance(source, bytes):
-        return _known()
+        return _installed_formats()
     from PIL import Image
 
-    own = Image.EXTENSION.get(os.path.splitext(source)[1].lower())  # noqa: PTH122 - also of odd names
-    return (*_known(), own) if own in BY_SUFFIX else _known()
+    by_suffix = Image.EXTENSION.get(os.path.splitext(source)[1].lower())  # noqa: PTH122 - for any name
+    return (*_installed_formats(), by_suffix) if by_suffix in BY_SUFFIX else _installed_formats()
 
 
-def _begins(prefix: bytes, name: str) -> bool:
-    """Return whether bytes are the beginning of a file of a format."""
+def _has_prefix_of(prefix: bytes, name: str) -> bool:
+    """Return whether bytes are the beginning of a file of that format."""
     from PIL import Image
 
     _, accept = Image.OPEN[name]
     try:
         return accept is not None and bool(accept(prefix))
-    except Exception:  # noqa: BLE001 - fewer bytes than the test takes for granted
+    except Exception:  # noqa: BLE001 - the test may need more bytes
         return False
 
 
-# -- why not ---------------------------------------------------------------------------------------
+# -- reasons -----------------------------------------------------------------------------------------
 
 
-def _unknown(source: Source, told: list[str]) -> str:
-    """Return why a file is none of the formats, with what Pillow told of it."""
+def _why_unknown(source: ImageSource, pillow_warnings: list[str]) -> str:
+    """Return the reason why a file is of no known format, with Pillow's first warning."""
     from PIL import Image
 
-    prefix = source[:_PREFIX] if isinstance(source, bytes) else _prefix(source)
+    prefix = source[:_PREFIX_BYTES] if isinstance(source, bytes) else _prefix(source)
     if not prefix:
         return "is not an image that Pillow can read: it is empty"
-    if told:  # such as "... AVIF support not installed"
-        return f"is not an image that Pillow can read: {shorten_text(told[0])}"
-    for name in _known():
-        if _begins(prefix, name):
-            return f"is damaged: it begins as {name} files do, and does not go on so"
-    for name, why in NOT_READ.items():
-        if name in Image.OPEN and _begins(prefix, name):
-            return f"is not read: {name}, {why}"
+    if pillow_warnings:  # such as "... AVIF support not installed"
+        return f"is not an image that Pillow can read: {shorten_text(pillow_warnings[0])}"
+    for name in _installed_formats():
+        if _has_prefix_of(prefix, name):
+            return f"is damaged: it begins like a {name} file, but its rest is not one"
+    for name, reason in NOT_READ.items():
+        if name in Image.OPEN and _has_prefix_of(prefix, name):
+            return f"is not read: {name}, {reason}"
     return f"is not an image that Pillow can read: it begins with {shorten(prefix)}"
 
 
 def _prefix(path: str | Path) -> bytes:
     with contextlib.suppress(OSError), Path(path).open("rb") as file:
-        return file.read(_PREFIX)
+        return file.read(_PREFIX_BYTES)
     return b""
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror  # without the path, which whoever tells it names
+        return error.strerror  # without the path, which the caller adds
     return shorten_text(str(error)) or type(error).__name__
 
 
 def shorten_text(text: str, limit: int = 120) -> str:
-    """Return a text in one line, printable and cut."""
+    """Return a text as one printable line, shortened to ``limit`` characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+__getattr__ = _renamed.in_module(__name__, {"Source": "ImageSource", "opened": "open_image"})

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lcnas import _cli, _terminal, latency, onnx_export
+from lcnas import _cli, _terminal, blocks, latency, onnx_export
 from lcnas.arch import Arch, check_resolution, height_width
-from lcnas.errors import LcnasError, OnnxError, TableError, listing, shorten
+from lcnas.errors import LcnasError, OnnxError, TableError, listing, shorten, shorten_path
 from lcnas.latency import Engine, Measurement, Plan, engines, timing
 from lcnas.latency.commandline import add_engine_options, engine_of
 from lcnas.latency.models import OnnxFile, Source, onnx_bytes
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
     _add_plan_options(parser)
     parser.add_argument(
         "--seed",
-        type=_cli.whole(0, 2**32 - 1),
+        type=_cli.integer(0, 2**32 - 1),
         metavar="N",
         default=0,
         help="of the order of visits",
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--json", metavar="FILE", help="also write everything to this file")
     _cli.add_blocks_option(parser)
     args = parser.parse_args(argv)
-    _cli.load_blocks(args.blocks)
+    blocks.load_files(args.blocks)
     target = None if args.json is None else _target(args.json)
     engine = engine_of(args)
     size = None if args.resolution is None else _cli.resolution(args.resolution)
@@ -104,7 +104,7 @@ def main(argv: list[str]) -> int:
 def _tell_of_files(sources: Mapping[str, Source]) -> None:
     """Say which networks --resolution does not change."""
     files = [
-        _cli.cut(str(source.path))
+        shorten_path(str(source.path))
         for source in sources.values()
         if isinstance(source, OnnxFile) and not onnx_export.takes_any_size(source.path)
     ]
@@ -136,28 +136,28 @@ def _tell_of_overflows(sources: Mapping[str, Source], engine: Engine, classes: i
         with contextlib.suppress(OnnxError):  # no ONNX model: the engine says so
             text = onnx_export.int8_warning(onnx_bytes(source, engine, classes), engine.isa)
             if text is not None:
-                print(f"python -m {PROG}: {_cli.cut(str(path))}: {text}", file=sys.stderr)
+                print(f"python -m {PROG}: {shorten_path(str(path))}: {text}", file=sys.stderr)
 
 
 def _add_plan_options(parser: _cli.Parser) -> None:
     """Add the options that say how thoroughly to measure."""
     parser.add_argument(
         "--sessions",
-        type=_cli.whole(1, 1000),
+        type=_cli.integer(1, 1000),
         metavar="N",
         default=2,
         help="fresh loads of each network, in each of the two measurements",
     )
     parser.add_argument(
         "--rounds",
-        type=_cli.whole(1, 10_000),
+        type=_cli.integer(1, 10_000),
         metavar="N",
         default=8,
         help="visits in each session, at least",
     )
     parser.add_argument(
         "--most-rounds",
-        type=_cli.whole(1, 10_000),
+        type=_cli.integer(1, 10_000),
         metavar="N",
         help="visits in each session, at most, where the target is missed (default: twice --rounds)",
     )
@@ -275,11 +275,13 @@ def _sources(text: str) -> list[_Found]:
     if not _cli.is_file(text) and _is_folder(path):
         files = sorted(p for p in path.iterdir() if p.suffix in (".json", ".onnx"))
         if not files:
-            raise LcnasError(f"network: the folder {_cli.cut(text)} has no .json and no .onnx file")
+            raise LcnasError(
+                f"network: the folder {shorten_path(text)} has no .json and no .onnx file"
+            )
         return [found for file in files for found in _sources(str(file))]
     if path.suffix == ".onnx":
         if not _cli.is_file(text):
-            raise LcnasError(f"network: there is no file {_cli.cut(text)}")
+            raise LcnasError(f"network: there is no file {shorten_path(text)}")
         return [_Found(path.stem, path, path)]
     if path.suffix == ".json":
         return [_Found(path.stem, _cli.network(text), path)]

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
-from lcnas import _cli, spaces
+from lcnas import _cli, blocks, spaces
 from lcnas.latency.commandline import add_engine_options, engine_of
 from lcnas.latency.fitting import FEWEST
 from lcnas.latency.profile import Builder, Settings, Step
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
     )
     _cli.add_blocks_option(parser)
     args = parser.parse_args(argv)
-    _cli.load_blocks(args.blocks)
+    blocks.load_files(args.blocks)
     builder = _builder(args)
     started = time.monotonic()
     try:
@@ -79,14 +79,14 @@ def _add_amount_options(parser: _cli.Parser) -> None:
     """Add the options that say how much is measured."""
     parser.add_argument(
         "--validate",
-        type=_cli.whole(0, MOST_NETWORKS),
+        type=_cli.integer(0, MOST_NETWORKS),
         default=40,
         metavar="N",
         help="held-out networks of each space",
     )
     parser.add_argument(
         "--calibrate",
-        type=_cli.whole(0, MOST_NETWORKS),
+        type=_cli.integer(0, MOST_NETWORKS),
         default=240,
         metavar="N",
         help="networks of each space to fit, at most",
@@ -100,7 +100,7 @@ def _add_amount_options(parser: _cli.Parser) -> None:
     )
     parser.add_argument(
         "--seed",
-        type=_cli.whole(0, 2**32 - 1),
+        type=_cli.integer(0, 2**32 - 1),
         default=0,
         metavar="N",
         help="of draws and of the order of visits",

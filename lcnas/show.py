@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if not args.what and not args.diff and not args.list:
         parser.error("name a network or a space, or give --diff A B or --list")
-    _cli.load_blocks(args.blocks)
+    blocks.load_files(args.blocks)
     size = None if args.resolution is None else _cli.resolution(args.resolution)
     classes = _cli.classes(args.classes)
     parts = [listing()] if args.list else []

@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lcnas import _cli, cost
+from lcnas import _cli, blocks, cost
 from lcnas.arch import Arch, height_width
-from lcnas.errors import TrainingError, TrainingFailedError, spelt
+from lcnas.errors import TrainingError, TrainingFailedError, shorten_path, spelt
 from lcnas.latency.machine import pinned, usable_cores
 from lcnas.training import interrupts, recipes
 from lcnas.training.recipes import Recipe
@@ -53,7 +53,7 @@ def main(argv: list[str], keep_memory: bool = False) -> int:
 
 
 def _run(args: argparse.Namespace, keep_memory: bool) -> int:
-    _cli.load_blocks(args.blocks)
+    blocks.load_files(args.blocks)
     if keep_memory:
         from lcnas.models import memory
 
@@ -146,7 +146,7 @@ def _teacher(args: argparse.Namespace) -> TeacherFile | None:
         normalization = Normalization(mean, std)
     size = None if said["size"] is None else _cli.resolution(said["size"])
     if not _cli.is_file(args.teacher):
-        raise TrainingError(f"teacher: there is no file {_cli.cut(args.teacher)}")
+        raise TrainingError(f"teacher: there is no file {shorten_path(args.teacher)}")
     return TeacherFile(args.teacher, normalization, size)
 
 
@@ -200,7 +200,7 @@ def _parser(argv: list[str]) -> _cli.Parser:
         help=f"{', '.join(recipes.names())}, or a .json file",
     )
     add("--out", metavar="FOLDER", help="of the run (default: runs/ARCH-RECIPE-sSEED)")
-    seeds = _cli.whole(0, (1 << 31) - 1)
+    seeds = _cli.integer(0, (1 << 31) - 1)
     add("--seed", type=seeds, default=0, help="of the weights, the order and all draws")
     add("--data-seed", type=seeds, default=0, help="of the split into training and validation")
     add(
@@ -235,14 +235,14 @@ def _parser(argv: list[str]) -> _cli.Parser:
     )
     add(
         "--keep",
-        type=_cli.whole(1, 10**6),
+        type=_cli.integer(1, 10**6),
         default=2,
         metavar="N",
         help="newest states to keep, beside the best",
     )
     minutes = _cli.number(0, 10**6)
     add("--save-minutes", type=minutes, default=10.0, metavar="M", help="at most this long is lost")
-    cores = _cli.whole(1, len(usable_cores()))
+    cores = _cli.integer(1, len(usable_cores()))
     add("--threads", type=cores, metavar="N", help="cores to use (default: all)")
     add("--workers", type=int, metavar="N", help="processes that decode images")
     add(
@@ -267,9 +267,13 @@ def _parser(argv: list[str]) -> _cli.Parser:
     )
     add("--coordinator", metavar="ADDRESS:PORT", help="of the first of several hosts")
     add(
-        "--hosts", type=_cli.whole(1, 10**6), default=1, metavar="N", help="how many train together"
+        "--hosts",
+        type=_cli.integer(1, 10**6),
+        default=1,
+        metavar="N",
+        help="how many train together",
     )
-    add("--host", type=_cli.whole(0, 10**6), default=0, metavar="I", help="which of them this is")
+    add("--host", type=_cli.integer(0, 10**6), default=0, metavar="I", help="which of them this is")
     add(
         "--blocks",
         action="append",

@@ -2,4 +2,4 @@
 
 from lcnas import _home
 
-_home.settle()  # Ray Tune looks for a home as soon as it is imported
+_home.ensure_user()  # Ray Tune looks for a home as soon as it is imported

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lcnas import _cli
-from lcnas.errors import TrainingFailedError, shorten
+from lcnas.errors import TrainingFailedError, shorten, shorten_path
 from search.errors import SearchError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def load(folder: Path) -> Outcome:
     from search.folder import CONFIG
     from search.outcome import Outcome
 
-    shown = _cli.cut(str(folder))
+    shown = shorten_path(str(folder))
     path = folder / OUTCOME
     if not _cli.is_file(str(path)):
         if not _is_folder(folder):

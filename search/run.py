@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lcnas import _cli, _renamed
+from lcnas import _cli, _renamed, blocks
 from lcnas.errors import LcnasError, TrainingFailedError, WriteError, shorten
 from search.errors import SearchError, SearchFailedError
 from search.folder import Folder, new_name
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
         given["blocks"] = tuple(str(Path(name).resolve()) for name in args.blocks)
     given |= _places(given)
     folder, asked = _what(args, given)
-    _cli.load_blocks(list(asked.blocks))
+    blocks.load_files(list(asked.blocks))
     from search import steps
 
     _tell_of_ray(args.address)
@@ -158,7 +158,7 @@ def _add_space(parser: argparse.ArgumentParser) -> None:
     from lcnas.latency import engines
 
     add = _Options(parser, "space and latency")
-    whole = _cli.whole(1, _MOST)
+    whole = _cli.integer(1, _MOST)
     add("--space", "name, or .toml file (default: pplcnet_tail)", metavar="NAME")
     add(
         "--resolution",
@@ -217,7 +217,7 @@ def _by_preset(name: str) -> str:
 
 def _add_learning(parser: argparse.ArgumentParser) -> None:
     add = _Options(parser, "data and training")
-    whole = _cli.whole(1, _MOST)
+    whole = _cli.integer(1, _MOST)
     caps = "; ".join(f"{name} {values['evaluator_pixels']}" for name, values in PRESETS.items())
     add(
         "--data",
@@ -275,7 +275,7 @@ def _add_learning(parser: argparse.ArgumentParser) -> None:
 
 def _add_search(parser: argparse.ArgumentParser) -> None:
     add = _Options(parser, "search")
-    whole = _cli.whole(1, _MOST)
+    whole = _cli.integer(1, _MOST)
     add("--searcher", f"{', '.join(SEARCHERS)} (default: nsga2)", metavar="S")
     add("--trials", f"networks to evaluate {_by_preset('trials')}", type=whole)
     add(
@@ -308,7 +308,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         "--bands", f"latency bands, each with a winner of its own {_by_preset('bands')}", type=whole
     )
     add("--workers", "processes of one thread (default: one a core)", type=whole)
-    add("--seed", "of all draws (default: 0)", type=_cli.whole(0, 2**31 - 1))
+    add("--seed", "of all draws (default: 0)", type=_cli.integer(0, 2**31 - 1))
     add(
         "--preset",
         f"{', '.join(PRESETS)}: minutes or an hour on two cores, or a night (default: quick)",

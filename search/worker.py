@@ -41,11 +41,11 @@ def prepare(setup: Setup, cores: int = 1) -> None:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
     take_cores(cores)
-    from lcnas import _cli
+    from lcnas import blocks
     from lcnas.models import memory
 
     memory.keep_freed_memory()
-    _cli.load_blocks(list(setup.blocks))
+    blocks.load_files(list(setup.blocks))
 
 
 def take_cores(most: int = 1) -> set[int]:

@@ -16,33 +16,33 @@ __all__ = ["folder"]  # the fixture
 @pytest.fixture
 def files(tmp_path):
     names = {"good": sorted(COLOURS), "bad": ["blue", "green", "red"]}
-    made = {name: colour_file(order) for name, order in names.items()}
-    # "bad" takes red for blue: its rows are those of "good", renamed
-    for prop in made["bad"].metadata_props:
+    models = {name: colour_file(order) for name, order in names.items()}
+    # "bad" confuses red with blue: it is "good" with other class names
+    for prop in models["bad"].metadata_props:
         if prop.key == "lcnas.class_names":
             prop.value = '["red", "green", "blue"]'
-    for name, model in made.items():
+    for name, model in models.items():
         onnx_export.save(model, tmp_path / f"{name}.onnx")
-    return [str(tmp_path / f"{name}.onnx") for name in made]
+    return [str(tmp_path / f"{name}.onnx") for name in models]
 
 
-def told(capsys, *arguments):
+def printed(capsys, *arguments):
     assert evaluate.main(list(arguments)) == 0
     return capsys.readouterr().out
 
 
 def test_files_stand_side_by_side(files, folder, capsys):
-    said = told(capsys, *files, "--data", f"imagefolder:{folder}", "--engine", "mlas")
-    assert "test: 12 images, 3 classes" in said
-    assert "83.33" in said
-    assert "33.33" in said
-    assert "bad.onnx against good.onnx: -50.00 points (" in said
+    output = printed(capsys, *files, "--data", f"imagefolder:{folder}", "--engine", "mlas")
+    assert "test: 12 images, 3 classes" in output
+    assert "83.33" in output
+    assert "33.33" in output
+    assert "bad.onnx against good.onnx: -50.00 points (" in output
 
 
 def test_json_has_counts_intervals_and_engine(files, folder, capsys):
     command = [*files, "--data", f"imagefolder:{folder}", "--engine", "mlas", "--json"]
-    made = json.loads(told(capsys, *command))
-    good, bad = made["files"]
+    output = json.loads(printed(capsys, *command))
+    good, bad = output["files"]
     assert (good["file"], good["images"], good["right"]) == ("good.onnx", 12, 10)
     assert good["top1"]["low"] < 10 / 12 == good["top1"]["value"] < good["top1"]["high"]
     assert good["difference"] is None
@@ -51,7 +51,7 @@ def test_json_has_counts_intervals_and_engine(files, folder, capsys):
     assert bad["engine"]["name"] == "mlas"
 
 
-def test_what_makes_an_accuracy_another_than_the_reported_is_told(files, folder, capsys):
+def test_warnings_if_an_accuracy_may_differ_from_the_reported_one(files, folder, capsys):
     model = onnx_export.read(files[0])
     for key, value in (("lcnas.training_resolution", "16"), ("lcnas.precision", "bf16")):
         model.metadata_props.add(key=key, value=value)
@@ -64,12 +64,12 @@ def test_what_makes_an_accuracy_another_than_the_reported_is_told(files, folder,
 
 def test_the_split_can_be_chosen(files, folder, capsys):
     command = [files[0], "--data", f"imagefolder:{folder}", "--engine", "mlas", "--json"]
-    made = json.loads(told(capsys, *command, "--split", "validation"))
-    assert (made["files"][0]["right"], made["files"][0]["images"]) == (3, 3)
+    output = json.loads(printed(capsys, *command, "--split", "validation"))
+    assert (output["files"][0]["right"], output["files"][0]["images"]) == (3, 3)
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("options", "message"),
     [
         (["--data", "imagefolder:nowhere"], "nowhere"),
         (["--data", "imagefoldr:x"], "did you mean 'imagefolder'"),
@@ -77,14 +77,14 @@ def test_the_split_can_be_chosen(files, folder, capsys):
         (["--data", "synthetic:classes=4"], "lacks classes of the images"),
     ],
 )
-def test_what_cannot_be_is_told_in_one_line(files, more, said):
+def test_errors_are_one_line(files, options, message):
     with pytest.raises(LcnasError) as caught:
-        evaluate.main([files[0], *more])
-    assert said in str(caught.value)
+        evaluate.main([files[0], *options])
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_given_twice_or_missing_is_told(files, folder):
+def test_duplicate_and_missing_files_are_errors(files, folder):
     with pytest.raises(LcnasError, match=r"models: .* is given twice"):
         evaluate.main([files[0], files[0], "--data", f"imagefolder:{folder}"])
     with pytest.raises(LcnasError, match=r"none\.onnx: cannot be read"):
@@ -100,24 +100,24 @@ def test_a_file_given_twice_or_missing_is_told(files, folder):
         (["/x/n.onnx", "y/n.onnx"], ["/x/n.onnx", "y/n.onnx"]),
     ],
 )
-def test_names_are_what_paths_do_not_share(paths, names):
-    assert list(evaluate.named(paths)) == names
+def test_names_omit_the_folders_that_all_paths_share(paths, names):
+    assert list(evaluate.short_names(paths)) == names
 
 
 def test_wilsons_interval():
-    """Of 10 in 100: Wilson (1927); the figures are those of the closed form, by hand."""
-    right = np.arange(100) < 10
-    made = evaluate.share(right)
+    """10 of 100: the closed form of Wilson (1927)."""
+    hits = np.arange(100) < 10
+    interval = evaluate.accuracy_interval(hits)
     z2 = 1.959963984540054**2
-    middle = (0.1 + z2 / 200) / (1 + z2 / 100)
+    centre = (0.1 + z2 / 200) / (1 + z2 / 100)
     half = math.sqrt(z2 * (0.1 * 0.9 / 100 + z2 / 40000)) / (1 + z2 / 100)
-    assert (made.low, made.high) == pytest.approx((middle - half, middle + half))
-    assert evaluate.share(np.ones(50, bool)).high == 1.0
-    assert evaluate.share(np.zeros(50, bool)).low == 0.0
+    assert (interval.low, interval.high) == pytest.approx((centre - half, centre + half))
+    assert evaluate.accuracy_interval(np.ones(50, bool)).high == 1.0
+    assert evaluate.accuracy_interval(np.zeros(50, bool)).low == 0.0
 
 
 def test_the_interval_of_a_difference_covers_the_truth():
-    """Of simulated pairs of files whose accuracies differ by 3 points, correlated over images."""
+    """Simulated pairs of files whose accuracies differ by 3 points, correlated over images."""
     rng = np.random.default_rng(0)
     covered = 0
     for _ in range(400):
@@ -125,13 +125,13 @@ def test_the_interval_of_a_difference_covers_the_truth():
         both = u[:, 0] < 0.6
         first = both | (u[:, 1] < 0.15)
         second = both | (u[:, 1] > 1 - 0.075)
-        made = evaluate.difference(first, second)
-        covered += made.low <= 0.4 * 0.075 <= made.high
+        interval = evaluate.difference_interval(first, second)
+        covered += interval.low <= 0.4 * 0.075 <= interval.high
     assert 0.92 <= covered / 400 <= 0.98
 
 
 def test_files_that_agree_on_all_images_still_have_an_interval():
-    same = np.ones(100, bool)
-    made = evaluate.difference(same, same)
-    assert made.value == 0
-    assert -0.05 < made.low < 0 < made.high < 0.05
+    hits = np.ones(100, bool)
+    interval = evaluate.difference_interval(hits, hits)
+    assert interval.value == 0
+    assert -0.05 < interval.low < 0 < interval.high < 0.05

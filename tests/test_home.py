@@ -1,4 +1,4 @@
-"""A user whom the system does not know, as in `docker --user 12345`: without a name and a home."""
+"""A user that the system does not know, as in `docker --user 12345`: without name and home."""
 
 import os
 import pwd
@@ -32,7 +32,7 @@ pwd.getpwuid = getpwuid
 
 @pytest.fixture
 def system(monkeypatch, tmp_path):
-    """Make a system that does not know this user; gives what sets its environment."""
+    """Simulate a system that does not know this user; returns a function that sets the environment."""
 
     def unknown(number):
         raise KeyError(number)
@@ -44,74 +44,74 @@ def system(monkeypatch, tmp_path):
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(os, "access", lambda path, mode: _writable_for_others(path))
-    _home._own_folder.cache_clear()
+    _home._temporary_home.cache_clear()
     yield surrounded
-    _home._own_folder.cache_clear()
+    _home._temporary_home.cache_clear()
 
 
 def _writable_for_others(path):
-    """Root may write everywhere; the tests mean what the mode says."""
+    """Root can write everywhere; the tests go by the mode."""
     return bool(Path(path).stat().st_mode & stat.S_IWUSR)
 
 
-def _own(tmp_path):
+def _temporary_home(tmp_path):
     return tmp_path / f"lcnas-{os.geteuid()}"
 
 
-def test_without_name_and_home_there_are_ones_of_the_users_own(system, tmp_path):
-    found = system()
-    _home.settle()
-    own = _own(tmp_path)
-    assert found == {"USER": f"uid{os.geteuid()}", "HOME": str(own)}
-    assert own.stat().st_mode & 0o777 == 0o700
-    _home.settle()  # the next command
-    assert found["HOME"] == str(own)
+def test_without_name_and_home_the_user_gets_both(system, tmp_path):
+    environment = system()
+    _home.ensure_user()
+    temporary_home = _temporary_home(tmp_path)
+    assert environment == {"USER": f"uid{os.geteuid()}", "HOME": str(temporary_home)}
+    assert temporary_home.stat().st_mode & 0o777 == 0o700
+    _home.ensure_user()  # the next command
+    assert environment["HOME"] == str(temporary_home)
 
 
-def test_what_the_user_has_set_stays(system, tmp_path):
-    given = {"LOGNAME": "me", "HOME": str(tmp_path / "home")}
-    found = system(**given)
-    _home.settle()
-    assert found == given
-    assert not _own(tmp_path).exists()
+def test_variables_that_the_user_has_set_are_kept(system, tmp_path):
+    before = {"LOGNAME": "me", "HOME": str(tmp_path / "home")}
+    environment = system(**before)
+    _home.ensure_user()
+    assert environment == before
+    assert not _temporary_home(tmp_path).exists()
 
 
-def test_a_home_that_cannot_be_written_keeps_all_but_the_caches(system, tmp_path):
-    """Docker sets HOME to / for a user whom the image does not know."""
+def test_a_read_only_home_is_kept_but_for_the_caches(system, tmp_path):
+    """Docker sets HOME to / for a user that the image does not know."""
     home = tmp_path / "home"
     home.mkdir(mode=0o500)
-    found = system(USER="me", HOME=str(home))
-    _home.settle()
-    own = _own(tmp_path)
-    assert found == {
+    environment = system(USER="me", HOME=str(home))
+    _home.ensure_user()
+    temporary_home = _temporary_home(tmp_path)
+    assert environment == {
         "USER": "me",
         "HOME": str(home),
-        "XDG_CACHE_HOME": str(own / ".cache"),
-        "MPLCONFIGDIR": str(own / "matplotlib"),
+        "XDG_CACHE_HOME": str(temporary_home / ".cache"),
+        "MPLCONFIGDIR": str(temporary_home / "matplotlib"),
     }
-    found = system(USER="me", HOME=str(home), XDG_CACHE_HOME="/kept", MPLCONFIGDIR="/too")
-    _home.settle()
-    assert (found["XDG_CACHE_HOME"], found["MPLCONFIGDIR"]) == ("/kept", "/too")
+    environment = system(USER="me", HOME=str(home), XDG_CACHE_HOME="/kept", MPLCONFIGDIR="/too")
+    _home.ensure_user()
+    assert (environment["XDG_CACHE_HOME"], environment["MPLCONFIGDIR"]) == ("/kept", "/too")
 
 
 @pytest.mark.parametrize("kind", ["open to all", "a link", "a file"])
-def test_a_folder_that_others_may_have_laid_there_is_not_taken(system, tmp_path, kind):
+def test_a_folder_that_others_may_have_created_is_not_used(system, tmp_path, kind):
     """Compiled programs are read from it."""
-    own = _own(tmp_path)
+    temporary_home = _temporary_home(tmp_path)
     if kind == "open to all":
-        own.mkdir()
-        own.chmod(0o777)
+        temporary_home.mkdir()
+        temporary_home.chmod(0o777)
     elif kind == "a link":
         (tmp_path / "theirs").mkdir(mode=0o700)
-        own.symlink_to(tmp_path / "theirs")
+        temporary_home.symlink_to(tmp_path / "theirs")
     else:
-        own.write_text("")
-    found = system()
-    _home.settle()
-    made = Path(found["HOME"])
-    assert made.parent == tmp_path
-    assert made.name not in (own.name, "theirs")
-    assert made.stat().st_mode & 0o777 == 0o700
+        temporary_home.write_text("")
+    environment = system()
+    _home.ensure_user()
+    fallback = Path(environment["HOME"])
+    assert fallback.parent == tmp_path
+    assert fallback.name not in (temporary_home.name, "theirs")
+    assert fallback.stat().st_mode & 0o777 == 0o700
 
 
 def test_without_any_place_for_temporary_files_the_root_is_the_home(system, monkeypatch):
@@ -119,9 +119,9 @@ def test_without_any_place_for_temporary_files_the_root_is_the_home(system, monk
         raise FileNotFoundError(2, "No usable temporary directory found")
 
     monkeypatch.setattr(tempfile, "gettempdir", none)
-    found = system(USER="me")
-    _home.settle()
-    assert found == {"USER": "me", "HOME": "/"}
+    environment = system(USER="me")
+    _home.ensure_user()
+    assert environment == {"USER": "me", "HOME": "/"}
 
 
 # -- commands --------------------------------------------------------------------------------------
@@ -129,21 +129,21 @@ def test_without_any_place_for_temporary_files_the_root_is_the_home(system, monk
 
 @pytest.fixture
 def place():
-    """A folder that anybody may use; pytest's own are for this user alone."""
-    made = Path(tempfile.mkdtemp(prefix="lcnas-test-"))
-    for folder in (made, made / "tmp"):
+    """A folder that every user can use; pytest's own are private."""
+    root = Path(tempfile.mkdtemp(prefix="lcnas-test-"))
+    for folder in (root, root / "tmp"):
         folder.mkdir(exist_ok=True)
         folder.chmod(0o777)
-    yield made
-    shutil.rmtree(made)
+    yield root
+    shutil.rmtree(root)
 
 
 def run(place, *words, unknown=True, user=None, **environment):
-    """Run Python in an environment that holds next to nothing."""
+    """Run Python in a nearly empty environment."""
     hooks = place / "hooks"
     hooks.mkdir(exist_ok=True)
     (hooks / "sitecustomize.py").write_text(UNKNOWN if unknown else "")
-    more = {} if user is None else {"user": user, "group": user, "extra_groups": []}
+    as_user = {} if user is None else {"user": user, "group": user, "extra_groups": []}
     return subprocess.run(
         [sys.executable, *words],
         cwd=place,
@@ -158,12 +158,12 @@ def run(place, *words, unknown=True, user=None, **environment):
         text=True,
         capture_output=True,
         timeout=300,
-        **more,
+        **as_user,
     )
 
 
 @pytest.mark.parametrize("home", [{}, {"HOME": "/proc"}], ids=["no home", "read-only home"])
-def test_ray_tune_is_imported_by_a_user_whom_the_system_does_not_know(place, home):
+def test_an_unknown_user_imports_ray_tune(place, home):
     code = "import search.searchers, ray.tune, getpass; print(getpass.getuser())"
     done = run(place, "-c", code, **home)
     assert (done.returncode, done.stdout.strip()) == (0, f"uid{os.geteuid()}"), done.stderr
@@ -178,7 +178,7 @@ def train_words(place):
     return ["-m", "lcnas.train", *words.split()]
 
 
-def test_a_training_by_a_user_whom_the_system_does_not_know(place):
+def test_an_unknown_user_trains(place):
     done = run(place, *train_words(place))
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
@@ -188,8 +188,8 @@ def test_a_training_by_a_user_whom_the_system_does_not_know(place):
 
 
 @pytest.mark.parametrize("home", [{}, {"HOME": "/"}], ids=["no home", "home of root"])
-def test_a_training_and_a_measurement_under_a_number_that_nobody_has(place, home):
-    """Truly another user, where the tests may become one."""
+def test_a_user_number_without_a_name_trains_and_measures(place, home):
+    """With another user id, if the tests may switch to it."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to become another user")
     try:

@@ -1,4 +1,4 @@
-"""The accuracy script that knows nothing of lcnas: it sees and counts what lcnas does."""
+"""The accuracy script that does not import lcnas gives the same predictions and accuracies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COLOURS = {
     "sea": (20, 60, 190),
     "sun": (240, 210, 40),
 }
-# (height, width), resize, images at once
+# (height, width), resize, batch size
 SETTINGS: dict[str, tuple[Any, Any, Any]] = {
     "crop": ((32, 32), {"crop": 0.875}, 1),
     "whole": ((24, 32), {"crop": 1.0}, None),
@@ -36,7 +36,7 @@ SETTINGS: dict[str, tuple[Any, Any, Any]] = {
 
 
 def exported(path, setting, seed=0):
-    """Write a network with random weights; answers of seed 0 and 1 are of several classes."""
+    """Write a network with random weights; seeds 0 and 1 predict several classes."""
     size, resize, batch = SETTINGS[setting]
     arch = Arch.of(
         {
@@ -68,7 +68,7 @@ def noisy(rng, colour, height, width):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Images of all kinds of shapes, formats and modes, one of them turned, in val/."""
+    """Images of various shapes, formats and modes, one of them turned, in val/."""
     root = tmp_path_factory.mktemp("set")
     rng = np.random.default_rng(5)
     turned = Image.Exif()
@@ -92,8 +92,8 @@ def folder(tmp_path_factory):
 
 def printed(capsys, *argv):
     assert study.main([str(arg) for arg in argv]) == 0
-    said = capsys.readouterr()
-    return [json.loads(line) for line in said.out.splitlines()], said.err
+    output = capsys.readouterr()
+    return [json.loads(line) for line in output.out.splitlines()], output.err
 
 
 def test_the_labels_of_a_control_are_those_that_lcnas_permutes(tmp_path):
@@ -116,24 +116,26 @@ def test_the_labels_of_a_control_are_those_that_lcnas_permutes(tmp_path):
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_each_image_is_taken_for_what_classify_takes_it_for(setting, folder, tmp_path, capsys):
-    seen = set()
+def test_each_prediction_is_that_of_classify(setting, folder, tmp_path, capsys):
+    classes = set()
     for seed in (0, 1):
         path = exported(tmp_path / f"{seed}.onnx", setting, seed)
         network = study.opened(path, "CPUExecutionProvider", 1)
-        found = study.items([folder])
-        assert len(found) == 24
-        own = [NAMES[k] for k in network.predictions([study.decoded(i.source) for i in found])]
-        files = [str(item.source) for item in found]
+        items = study.items([folder])
+        assert len(items) == 24
+        predictions = [
+            NAMES[k] for k in network.predictions([study.decoded(i.source) for i in items])
+        ]
+        files = [str(item.source) for item in items]
         assert classify.main([path, *files, "--engine", "mlas", "--top", "1", "--json"]) == 0
-        theirs = json.loads(capsys.readouterr().out)["pictures"]
-        assert own == [image["guesses"][0]["name"] for image in theirs]
-        seen |= set(own)
-    assert len(seen) > 1
+        entries = json.loads(capsys.readouterr().out)["pictures"]
+        assert predictions == [image["guesses"][0]["name"] for image in entries]
+        classes |= set(predictions)
+    assert len(classes) > 1
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_an_image_is_prepared_to_the_last_bit_as_lcnas_does(setting, folder, tmp_path):
+def test_preprocessing_is_that_of_lcnas_to_the_last_bit(setting, folder, tmp_path):
     path = exported(tmp_path / "a.onnx", setting)
     network = study.opened(path, "CPUExecutionProvider", 1)
     prepare = onnx_export.interface(onnx_export.read(path)).preprocessing()
@@ -145,40 +147,40 @@ def test_an_image_is_prepared_to_the_last_bit_as_lcnas_does(setting, folder, tmp
 
 def test_the_accuracy_of_several_files_on_a_folder(folder, tmp_path, capsys):
     paths = [exported(tmp_path / f"{name}.onnx", name) for name in SETTINGS]
-    made, err = printed(capsys, "--data", folder, *paths)
+    lines, err = printed(capsys, "--data", folder, *paths)
     assert err == ""
-    assert [line["file"] for line in made] == paths
-    for line in made:
-        own = onnx_export.interface(onnx_export.read(line["file"])).preprocessing()
+    assert [line["file"] for line in lines] == paths
+    for line in lines:
+        preprocessing = onnx_export.interface(onnx_export.read(line["file"])).preprocessing()
         batches = [
             (
-                own.of_image(onnx_export.read_image(item.source))[None],
+                preprocessing.of_image(onnx_export.read_image(item.source))[None],
                 np.array([NAMES.index(item.label)]),
                 np.ones(1, bool),
             )
             for item in study.items([folder])
         ]
-        wanted = onnx_export.accuracy(line["file"], batches)
+        expected = onnx_export.accuracy(line["file"], batches)
         assert line == {
             "file": line["file"],
-            "images": wanted.images,
-            "correct": round(wanted.top1 * wanted.images),
-            "accuracy": wanted.top1,
+            "images": expected.images,
+            "correct": round(expected.top1 * expected.images),
+            "accuracy": expected.top1,
         }
-        assert wanted.images == 24
+        assert expected.images == 24
 
 
 def parquet(path, labels, rng, side=32):
-    """Write a parquet file of images as the hub has CIFAR-10; returns the pixels (n, side, side, 3)."""
+    """Write a parquet file of images like CIFAR-10 on the hub; returns pixels (n, side, side, 3)."""
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")
     pixels = [np.asarray(noisy(rng, list(COLOURS.values())[k % 4], side, side)) for k in labels]
-    rows = []
+    encoded = []
     for array in pixels:
         file = io.BytesIO()
         Image.fromarray(array).save(file, "PNG")
-        rows.append({"bytes": file.getvalue(), "path": None})
-    pq.write_table(pa.table({"img": rows, "label": list(labels)}), path)
+        encoded.append({"bytes": file.getvalue(), "path": None})
+    pq.write_table(pa.table({"img": encoded, "label": list(labels)}), path)
     return np.stack(pixels)
 
 
@@ -192,62 +194,62 @@ def test_the_accuracy_on_parquet_files(tmp_path, capsys):
     parquet(tmp_path / "train-0.parquet", [0, 1], rng)
     path = exported(tmp_path / "a.onnx", "whole")
     split = (np.concatenate(pixels), labels, np.ones(150, bool))
-    wanted = onnx_export.accuracy(path, [split])
-    (made,), _ = printed(capsys, path, "--data", tmp_path)
+    expected = onnx_export.accuracy(path, [split])
+    (result,), _ = printed(capsys, path, "--data", tmp_path)
     files = sorted(tmp_path.glob("test-*.parquet"))
-    (same,), _ = printed(capsys, *(word for file in files for word in ("--data", file)), path)
-    assert made == same
-    assert (made["images"], made["accuracy"]) == (150, wanted.top1)
+    (of_files,), _ = printed(capsys, *(word for file in files for word in ("--data", file)), path)
+    assert result == of_files
+    assert (result["images"], result["accuracy"]) == (150, expected.top1)
     parquet(tmp_path / "test-2.parquet", [4], rng)
     assert study.main([path, "--data", str(tmp_path)]) == 2
     assert "a.onnx: has 4 classes, an image the label 4\n" in capsys.readouterr().err
 
 
-def test_what_is_no_image_is_left_out_and_counted(tmp_path, capsys):
+def test_files_that_are_not_images_are_left_out_and_counted(tmp_path, capsys):
     for name, colour in COLOURS.items():
         (tmp_path / name).mkdir()
         Image.new("RGB", (20, 20), colour).save(tmp_path / name / "a.png")
     (tmp_path / "sea" / "broken.jpg").write_bytes(b"\xff\xd8no")
     (tmp_path / "sea" / "notes.txt").write_text("no image")
     path = exported(tmp_path / "a.onnx", "crop")
-    (made,), err = printed(capsys, path, "--data", tmp_path)
-    assert made["images"] == 4
+    (result,), err = printed(capsys, path, "--data", tmp_path)
+    assert result["images"] == 4
     assert err == "2 files that are no readable images are left out\n"
 
 
 def test_deeper_grey_keeps_its_upper_8_bits(tmp_path):
     values = np.array([[0, 255, 256, 51200, 65535]], np.uint16)
     Image.fromarray(values).save(tmp_path / "a.png")
-    made = np.asarray(study.decoded(tmp_path / "a.png"))
-    assert made[0, :, 0].tolist() == [0, 0, 1, 200, 255]
+    pixels = np.asarray(study.decoded(tmp_path / "a.png"))
+    assert pixels[0, :, 0].tolist() == [0, 0, 1, 200, 255]
 
 
-def test_what_cannot_be_used_is_one_line_and_code_2(folder, tmp_path, capsys):
-    ours = exported(tmp_path / "a.onnx", "crop")
-    bare = onnx_export.read(ours)
-    del bare.metadata_props[:]
-    onnx_export.save(bare, tmp_path / "bare.onnx")
+def test_errors_are_one_line_and_code_2(folder, tmp_path, capsys):
+    model = exported(tmp_path / "a.onnx", "crop")
+    without_metadata = onnx_export.read(model)
+    del without_metadata.metadata_props[:]
+    onnx_export.save(without_metadata, tmp_path / "bare.onnx")
     (tmp_path / "text.onnx").write_text("no model")
     (tmp_path / "other" / "moon").mkdir(parents=True)
     (tmp_path / "half" / "train").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "other" / "moon" / "a.png")
-    for file, data, words in (
+    for file, data, message in (
         (str(tmp_path / "bare.onnx"), folder, "its metadata do not say how images are prepared"),
         (str(tmp_path / "text.onnx"), folder, "onnxruntime refuses it"),
-        (ours, tmp_path / "none", "there is no such file or folder"),
-        (ours, tmp_path / "other", "does not know the class 'moon'"),
-        (ours, tmp_path / "half", "has train, but none of test, testing, val"),
-        (ours, tmp_path / "text.onnx", "is no parquet file with img and label"),
+        (model, tmp_path / "none", "there is no such file or folder"),
+        (model, tmp_path / "other", "does not know the class 'moon'"),
+        (model, tmp_path / "half", "has train, but none of test, testing, val"),
+        (model, tmp_path / "text.onnx", "is no parquet file with img and label"),
     ):
         assert study.main([file, "--data", str(data)]) == 2
-        said = capsys.readouterr()
-        assert said.out == ""
-        assert words in said.err
-        assert said.err.count("\n") == 1
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert message in output.err
+        assert output.err.count("\n") == 1
 
 
-def test_it_knows_nothing_of_lcnas(folder, tmp_path, checkout):
-    """Neither in its text, nor once it ran; it runs from anywhere, as a file."""
+def test_it_does_not_import_lcnas(folder, tmp_path, checkout):
+    """Neither in its source nor at run time; it runs from any folder, as a file."""
     script = checkout / "results" / "independent_accuracy.py"
     tree = ast.parse(script.read_text())
     nodes = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]

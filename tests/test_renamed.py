@@ -2,7 +2,7 @@
 
 import pytest
 
-from lcnas import errors, onnx_export
+from lcnas import classify, errors, images, onnx_export
 from search import run
 from search.settings import Settings
 
@@ -14,6 +14,20 @@ def test_old_names_of_a_module_warn_and_are_the_new_ones():
         assert errors.PictureError is errors.ImageError
     with pytest.warns(DeprecationWarning, match=r"use lcnas\.onnx_export\.read_image$"):
         assert onnx_export.read_picture is onnx_export.read_image
+    with pytest.warns(DeprecationWarning, match=r"use lcnas\.onnx_export\.ModelRunner$"):
+        assert onnx_export.Run is onnx_export.ModelRunner
+    with pytest.warns(DeprecationWarning, match=r"use lcnas\.onnx_export\.RunnerFactory$"):
+        assert onnx_export.Start is onnx_export.RunnerFactory
+    with pytest.warns(DeprecationWarning, match=r"use lcnas\.onnx_export\.NetworkOrBlocks$"):
+        assert onnx_export.Source is onnx_export.NetworkOrBlocks
+    with pytest.warns(DeprecationWarning, match=r"use lcnas\.images\.open_image$"):
+        assert images.opened is images.open_image
+    with pytest.warns(DeprecationWarning, match=r"use lcnas\.images\.ImageSource$"):
+        assert images.Source is images.ImageSource
+    with pytest.warns(DeprecationWarning, match=r"use lcnas\.classify\.Prediction$"):
+        assert classify.Guess is classify.Prediction
+    with pytest.warns(DeprecationWarning, match=r"use lcnas\.classify\.Classification$"):
+        assert classify.Answer is classify.Classification
     with pytest.raises(AttributeError, match=r"module 'lcnas\.errors' has no attribute 'Other'"):
         _ = errors.Other
 

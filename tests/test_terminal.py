@@ -1,4 +1,4 @@
-"""What commands print on: other encodings, readers who leave, closed streams, few columns."""
+"""Output of the commands: other encodings, closed pipes and streams, narrow terminals."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
 
 @pytest.fixture
 def shell(checkout, monkeypatch):
-    """Runs a line of sh, in which $PY is Python; returns (exit code, stdout, stderr) as bytes."""
+    """Runs a line of sh in which $PY is Python; returns (exit code, stdout, stderr) as bytes."""
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     monkeypatch.delenv("COLUMNS", raising=False)
 
@@ -48,7 +48,7 @@ def shell(checkout, monkeypatch):
 
 @posix
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_reader_that_has_left_is_no_error(shell, command):
+def test_a_closed_pipe_is_not_an_error(shell, command):
     gone = f'{{ sleep 0.3; "$PY" -m {command} --help; echo $? >&2; }} | true'
     assert shell(gone)[2] == b"0\n"
 
@@ -63,24 +63,24 @@ def test_a_stdout_that_is_closed_changes_no_exit_code(shell):
 
 @posix
 @pytest.mark.parametrize("flag", ["", "-u"])
-def test_work_goes_on_when_nobody_reads(shell, flag, tmp_path):
-    """What is printed is lost; the file that is made, and the exit code, are as ever."""
+def test_work_continues_when_the_output_is_closed(shell, flag, tmp_path):
+    """The output is lost; the file and the exit code are the usual ones."""
     (tmp_path / "job.py").write_text(JOB)
-    made = tmp_path / "made"
-    job = f'"$PY" {flag} {tmp_path / "job.py"} {made}'
+    file = tmp_path / "made"
+    job = f'"$PY" {flag} {tmp_path / "job.py"} {file}'
     for line in (
         f"{{ {job}; echo $? >&2; }} | true",
-        f"{{ {job} 2>&1; echo $? >{made}2; }} | true",
+        f"{{ {job} 2>&1; echo $? >{file}2; }} | true",
     ):
         shell(line)
-        assert made.read_text() == "done"
-        made.unlink()
+        assert file.read_text() == "done"
+        file.unlink()
     assert (tmp_path / "made2").read_text() == "2\n"
     for closed in (">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"):
         code, out, err = shell(f"{job} {closed}")
         assert code == 2
-        assert made.read_text() == "done"  # nothing that is printed got into it
-        made.unlink()
+        assert file.read_text() == "done"  # without any output in it
+        file.unlink()
         assert (out == b"") == (closed != "2>&-")
         assert b"Traceback" not in err
 
@@ -105,7 +105,7 @@ _cli.run("job", main)
 
 
 @posix
-def test_a_closed_stderr_does_not_put_errors_among_the_results(shell):
+def test_a_closed_stderr_does_not_move_errors_to_stdout(shell):
     code, out, err = shell('"$PY" -m lcnas.show nonesuch 2>&-')
     assert (code, out, err) == (2, b"", b"")
 
@@ -121,7 +121,7 @@ def test_a_full_disk_behind_stdout_is_one_line_and_exit_code_1(shell, argument):
 
 @posix
 @pytest.mark.parametrize("encoding", ["ascii", "ascii:strict", "latin-1", "cp1252"])
-def test_what_an_encoding_lacks_is_escaped(shell, encoding, tmp_path):
+def test_characters_that_an_encoding_lacks_are_escaped(shell, encoding, tmp_path):
     (tmp_path / "job.py").write_text(WORDS)
     line = f'"$PY" {tmp_path / "job.py"} "$(printf "caf\\351")"'
     code, out, err = shell(line, PYTHONIOENCODING=encoding)
@@ -133,7 +133,7 @@ def test_what_an_encoding_lacks_is_escaped(shell, encoding, tmp_path):
     assert out.splitlines()[-2].isascii()  # and its frame too
 
 
-def test_utf8_is_left_as_it_is(shell, tmp_path):
+def test_utf8_is_not_changed(shell, tmp_path):
     (tmp_path / "job.py").write_text(WORDS)
     code, out, err = shell(f'"$PY" {tmp_path / "job.py"} ok', PYTHONIOENCODING="utf-8")
     assert (code, err.decode()) == (0, "é 蓝\n")
@@ -160,22 +160,23 @@ _cli.run("job", main)
 """
 
 
-def test_plain_text_is_what_a_terminal_shows_as_it_is():
+def test_printable_text_has_no_control_characters():
     assert (
-        _terminal.plain("a\x1b[2J\nb\u202e", io.TextIOWrapper(io.BytesIO(), "utf-8")) == "a?[2J?b?"
+        _terminal.printable("a\x1b[2J\nb\u202e", io.TextIOWrapper(io.BytesIO(), "utf-8"))
+        == "a?[2J?b?"
     )
-    made = {
-        encoding: _terminal.plain("é蓝\udce9", io.TextIOWrapper(io.BytesIO(), encoding))
+    texts = {
+        encoding: _terminal.printable("é蓝\udce9", io.TextIOWrapper(io.BytesIO(), encoding))
         for encoding in ("utf-8", "latin-1", "ascii")
     }
-    assert made == {
+    assert texts == {
         "utf-8": "é蓝\\xe9",
         "latin-1": "é\\u84dd\\xe9",
         "ascii": "\\xe9\\u84dd\\xe9",
     }
 
 
-# -- few columns -----------------------------------------------------------------------------------
+# -- narrow terminals ------------------------------------------------------------------------------
 
 
 def test_columns_are_those_of_the_environment(monkeypatch):
@@ -213,7 +214,7 @@ def test_a_table_is_stacked_where_it_does_not_fit():
         "  params: 1,234",
     ]
     long = [("name", "value"), ("a", "b" * 100)]
-    assert len(_terminal.table(long, columns=80)) == 2  # a terminal of a usual width folds it
+    assert len(_terminal.table(long, columns=80)) == 2  # a terminal of a usual width wraps it
     assert _terminal.table(long, columns=59)[0] == "a"
 
 
@@ -222,15 +223,15 @@ def words_of(text):
 
 
 @pytest.mark.parametrize("name", ["pplcnet_0.25x", "pplcnet_tail"])
-def test_show_at_20_columns_lacks_nothing_and_keeps_words_whole(name):
-    what = show.find(name)
-    narrow = show.describe(what, columns=20)
-    part = 1 if isinstance(what, Arch) else 2  # of a space, under a title
+def test_show_at_20_columns_is_complete_and_keeps_words_whole(name):
+    described = show.find(name)
+    narrow = show.describe(described, columns=20)
+    part = 1 if isinstance(described, Arch) else 2  # of a space, under a title
     table = narrow.split("\n\n")[part].removeprefix("what may vary (24 genes)\n")
-    for line in table.splitlines():  # a word that is too long is not cut
+    for line in table.splitlines():  # words that are too long are not split
         assert len(line) <= 20 or max(map(len, line.split())) > 12
-    rows = show.describe(what).split("\n\n")[part]
-    missing = set(words_of(rows)) - set(words_of(table))
+    full_table = show.describe(described).split("\n\n")[part]
+    missing = set(words_of(full_table)) - set(words_of(table))
     assert missing <= {"block", "what", "may", "vary", "24", "genes"}  # the first head, the title
 
 
@@ -246,11 +247,11 @@ def test_a_difference_at_20_columns():
     ]
 
 
-def test_show_looks_at_the_columns(monkeypatch, capsys):
-    made = {}
+def test_show_fits_the_columns(monkeypatch, capsys):
+    outputs = {}
     for columns in ("20", "200"):
         monkeypatch.setenv("COLUMNS", columns)
         assert show.main(["pplcnet_0.25x"]) == 0
-        made[columns] = capsys.readouterr().out
-    assert made["200"].rstrip("\n") == show.describe(show.find("pplcnet_0.25x"))
-    assert made["20"].rstrip("\n") == show.describe(show.find("pplcnet_0.25x"), columns=20)
+        outputs[columns] = capsys.readouterr().out
+    assert outputs["200"].rstrip("\n") == show.describe(show.find("pplcnet_0.25x"))
+    assert outputs["20"].rstrip("\n") == show.describe(show.find("pplcnet_0.25x"), columns=20)

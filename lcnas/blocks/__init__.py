@@ -33,6 +33,7 @@ from lcnas.blocks._base import (
     to_data,
     types,
 )
+from lcnas.blocks._files import load_files
 from lcnas.blocks._parts import chain, depthwise, pointwise, reparam, with_shortcut
 from lcnas.blocks.classic import BasicBlock, HGBlock, HGStem, Inception
 from lcnas.blocks.conv import ConvNormAct, ConvStem, LocalResponseNorm, Pool
@@ -93,6 +94,7 @@ __all__ = [
     "field_names",
     "find",
     "from_data",
+    "load_files",
     "make_divisible",
     "pair",
     "pointwise",

@@ -1,12 +1,13 @@
-"""ONNX graphs of networks, blocks and chains of blocks, and what is done with ONNX files.
+"""ONNX graphs of networks, blocks and chains of blocks, and tools for ONNX files.
 
-The input is called ``input``, (batch, channels, height, width) in float32, the output ``output``. Batch
-norms are folded into convolutions and re-parameterised branches merged into one. Equal arguments give
-equal bytes (:func:`to_bytes`), so that files can be compared by hash.
+The input is named ``input``, (batch, channels, height, width) in float32, the output ``output``. Batch norms
+are folded into convolutions, and re-parameterised branches are merged. Equal arguments give equal bytes
+(:func:`to_bytes`), so you can compare files by hash.
 
-:func:`export` writes networks with their weights, :func:`quantise` makes int8 files, :func:`compare` reports
-the accuracy of both, and :class:`Classifier` runs anybody's. :func:`names` says which weights a network has,
-:func:`init` draws some, :func:`fold` gives what is left of them outside training.
+:func:`export` writes networks with their weights, :func:`quantise` makes int8 files, :func:`compare` gives
+the accuracy of several files, and :class:`Classifier` runs ONNX classifiers of any origin. :func:`names`
+lists the weights of a network, :func:`init` draws random ones, and :func:`fold` returns the weights that
+remain outside training.
 
 Example:
     >>> from lcnas import zoo
@@ -34,7 +35,7 @@ from lcnas.arch import Arch, PlacedBlock, Resolution, check_resolution
 from lcnas.errors import ExportError, ExportWriteError, ImageError, not_among, shorten
 from lcnas.onnx_export._accuracy import Accuracy, accuracy, compare
 from lcnas.onnx_export._agreement import TOLERANCE, Model, check_agreement, is_model
-from lcnas.onnx_export._classifier import Classifier, Run, Start
+from lcnas.onnx_export._classifier import Classifier, ModelRunner, RunnerFactory
 from lcnas.onnx_export._file import (
     File,
     Interface,
@@ -44,7 +45,7 @@ from lcnas.onnx_export._file import (
     single_input,
     takes_any_size,
 )
-from lcnas.onnx_export._fold import fold, fold_conv, fold_norm, fold_plan, merge
+from lcnas.onnx_export._fold import fold, fold_blocks, fold_conv, fold_norm, merge
 from lcnas.onnx_export._graph import build, value_shape
 from lcnas.onnx_export._images import (
     CROP,
@@ -65,15 +66,15 @@ from lcnas.onnx_export._weights import (
     CLASSES,
     EPSILON,
     Array,
-    Plan,
-    Source,
+    NamedBlocks,
+    NetworkOrBlocks,
     Weights,
     block_names,
-    checked,
-    drawn,
+    checked_weights,
     init,
+    named_blocks,
     names,
-    plan,
+    random_weights,
 )
 
 __all__ = [
@@ -95,9 +96,9 @@ __all__ = [
     "MeanStd",
     "Model",
     "Preprocessing",
-    "Run",
-    "Source",
-    "Start",
+    "ModelRunner",
+    "NetworkOrBlocks",
+    "RunnerFactory",
     "Weights",
     "accuracy",
     "block_names",
@@ -131,11 +132,11 @@ __all__ = [
 Normalization = MeanStd | Mapping[str, Sequence[float]]  # ``mean`` and ``std`` of each channel
 
 OPSETS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10}  # operator set -> version of the file format (IR)
-OPSET = 17  # all that is needed; what every engine of the last years reads
+OPSET = 17  # has all operators in use; every engine of the last years reads it
 
 
 def export(
-    source: Source | Model,
+    source: NetworkOrBlocks | Model,
     path: str | Path | None = None,
     *,
     weights: Weights | None = None,
@@ -155,69 +156,75 @@ def export(
 ) -> onnx.ModelProto:
     """Return the ONNX model of a network, and write it to ``path``.
 
-    The metadata carry what a reader needs to use the model: ``lcnas.version``; of an arch ``lcnas.arch``
-    (its JSON), ``lcnas.id``; of placed blocks ``lcnas.blocks``; ``lcnas.classes`` where the outputs are
-    classes, ``lcnas.class_names`` where they were given, ``lcnas.normalization`` and ``lcnas.resize`` (JSON)
-    where ``normalization`` was given, ``lcnas.training_resolution`` where that was given.
+    The metadata hold everything that a reader needs to use the model:
 
-    A model with weights of its own is run on ``inputs`` beside the finished file (in onnxruntime), before
-    anything is written: export is refused where they differ.
+    - ``lcnas.version``; for an arch ``lcnas.arch`` (its JSON) and ``lcnas.id``; for placed blocks
+      ``lcnas.blocks``;
+    - ``lcnas.classes`` if the outputs are classes, and ``lcnas.class_names`` if ``class_names`` is given;
+    - ``lcnas.normalization`` and ``lcnas.resize`` (JSON) if ``normalization`` is given;
+    - ``lcnas.training_resolution`` if ``training_resolution`` is given.
+
+    If you export a model, the finished file is compared with it in onnxruntime before anything is written:
+    export fails if their outputs on ``inputs`` differ.
 
     Args:
-        source: a network, a placed block, placed blocks of which each takes what the one before gives, or a
-            model that brings an arch, classes and weights and can be called; see :class:`Model`.
-        path: file to write, beside first and then renamed; None: none.
-        weights: name -> float32 array, as :func:`names` lists them; None: random ones, see :func:`init`.
-        classes: outputs of an arch's last layer; a model brings its own.
-        resolution: pixels, of an arch or a model, a side or (height, width); None: its own.
-        batch: images at once; None: any number.
+        source: a network; a placed block; a chain of placed blocks, each of which takes the output of the
+            previous one; or a callable model with arch, classes and weights, see :class:`Model`.
+        path: file to write, atomically; None: no file.
+        weights: name -> float32 array, as listed by :func:`names`; None: random weights, see :func:`init`.
+        classes: outputs of an arch's last layer; a model has its own.
+        resolution: resolution of an arch or a model, pixels, a side or (height, width); None: its own.
+        batch: batch size; None: any.
         opset: version of the operator set, one of OPSETS.
-        seed: of the random weights.
-        class_names: the name of each class, in order.
+        seed: seed of the random weights.
+        class_names: name of each class, in order.
         normalization: ``mean`` and ``std`` of each channel: the input is (value / 255 - mean) / std.
-        crop: share of the limiting side that the centre crop keeps when images are prepared; 1 for data
-            sets that are used at their own size. Recorded beside the normalisation.
-        squash: images are resized as a whole, with no crop, whatever their proportions. Recorded too.
-        training_resolution: pixels that the network was trained and validated at. Recorded, so that a reader
-            is warned where it is not what the file takes (:func:`resolution_warning`).
-        check: run ONNX's checker and its inference of shapes over the result, and compare with a model.
+        crop: share of the limiting side that the centre crop keeps in preprocessing; 1 for data sets that are
+            used at their own size. Recorded beside the normalisation.
+        squash: whether preprocessing resizes the whole image, without a crop, regardless of its proportions.
+            Recorded too.
+        training_resolution: resolution that the network was trained and validated at, pixels. Recorded, so
+            that :func:`resolution_warning` can warn if the file takes another one.
+        check: whether to run ONNX's checker and shape inference over the result, and compare with a model.
         inputs: images on which the file must agree with a model, normalised, (n, height, width, 3) float32;
-            None: two of seeded noise.
+            None: two images of seeded noise.
         tolerance: largest difference, as a share of the model's largest logit.
 
     Raises:
-        ExportError: arguments or weights that do not fit, a layer that ONNX cannot express, a path that
-            cannot be written, a file that differs from the model.
-        ArchError: the blocks of the arch do not fit each other.
+        ExportError: arguments or weights do not fit, ONNX cannot express a layer, the path cannot be written,
+            or the file differs from the model.
+        ArchError: the blocks of the arch do not fit together.
     """
     _check_settings(batch, opset)
     model = source if is_model(source) else None
     if model is not None:
-        weights, classes = _unpacked(model, weights, classes)
+        weights, classes = _weights_and_classes(model, weights, classes)
     elif inputs is not None:
         raise ExportError("inputs: there is no model to compare with, only a network")
-    network = cast("Source", source) if model is None else model.arch
-    made = plan(network, classes, resolution)
+    network = cast("NetworkOrBlocks", source) if model is None else model.arch
+    named = named_blocks(network, classes, resolution)
     if weights is None:
-        arrays = drawn(made, np.random.default_rng(seed))
+        arrays = random_weights(named, np.random.default_rng(seed))
     else:
-        arrays = checked(made, weights)
-    about = {"lcnas.version": lcnas.__version__} | _about(network, made, resolution)
-    about |= _about_classes(made, class_names) | _about_input(normalization, crop, squash)
-    about |= _about_training(training_resolution)
-    file = _file_of(made, arrays, batch, opset, about)
+        arrays = checked_weights(named, weights)
+    metadata = {"lcnas.version": lcnas.__version__} | _network_metadata(network, named, resolution)
+    metadata |= _class_metadata(named, class_names) | _input_metadata(normalization, crop, squash)
+    metadata |= _training_metadata(training_resolution)
+    exported = _build_model(named, arrays, batch, opset, metadata)
     if check:
-        _check_model(file, made, batch)
+        _check_model(exported, named, batch)
     if check and model is not None:
-        size = made.in_shape[:2]
-        check_agreement(to_bytes(file), model, inputs, (size[0], size[1]), batch, tolerance)
+        size = named.in_shape[:2]
+        check_agreement(to_bytes(exported), model, inputs, (size[0], size[1]), batch, tolerance)
     if path is not None:
-        save(file, path)
-    return file
+        save(exported, path)
+    return exported
 
 
-def _unpacked(model: Model, weights: Weights | None, classes: int) -> tuple[Weights, int]:
-    """Return a model's weights and the number of its classes."""
+def _weights_and_classes(
+    model: Model, weights: Weights | None, classes: int
+) -> tuple[Weights, int]:
+    """Return the weights of a model and the number of its classes."""
     if weights is not None:
         raise ExportError("weights: the model brings its own")
     if classes not in (CLASSES, model.classes):
@@ -225,17 +232,21 @@ def _unpacked(model: Model, weights: Weights | None, classes: int) -> tuple[Weig
     return model.weights(), model.classes
 
 
-def _file_of(
-    made: Plan, arrays: Mapping[str, Array], batch: int | None, opset: int, about: dict[str, str]
+def _build_model(
+    named: NamedBlocks,
+    arrays: Mapping[str, Array],
+    batch: int | None,
+    opset: int,
+    metadata: dict[str, str],
 ) -> onnx.ModelProto:
     model = helper.make_model(
-        build(made, fold_plan(made, arrays), batch, opset),
+        build(named, fold_blocks(named, arrays), batch, opset),
         opset_imports=[helper.make_opsetid("", opset)],
         ir_version=OPSETS[opset],
         producer_name="lcnas",
         producer_version=lcnas.__version__,
     )
-    helper.set_model_props(model, about)
+    helper.set_model_props(model, metadata)
     return model
 
 
@@ -261,25 +272,25 @@ def graph(
 
 
 def to_bytes(model: onnx.ModelProto) -> bytes:
-    """Return a model as the bytes of its file, the same for equal models."""
-    made: bytes = model.SerializeToString(deterministic=True)
-    return made
+    """Return a model as the bytes of its file; equal models give equal bytes."""
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
 
 
 def save(model: onnx.ModelProto, path: str | Path) -> None:
-    """Write a model to a file: beside it first, then renamed.
+    """Write a model to a file atomically: to a temporary file beside it, which is then renamed.
 
     Raises:
         ExportError: the file cannot be written.
     """
     target = Path(path)
-    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         try:
-            beside.write_bytes(to_bytes(model))
-            beside.replace(target)
+            temporary.write_bytes(to_bytes(model))
+            temporary.replace(target)
         finally:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise ExportWriteError(f"{path}: cannot be written: {error.strerror}") from None
 
@@ -294,85 +305,100 @@ def _check_settings(batch: int | None, opset: int) -> None:
         raise ExportError(not_among("opset", opset, OPSETS))
 
 
-def _check_model(model: onnx.ModelProto, made: Plan, batch: int | None) -> None:
-    """Check the model, and that ONNX infers the output shape that the walk has."""
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
-    bare.graph.output[0].type.tensor_type.ClearField("shape")
+def _check_model(model: onnx.ModelProto, named: NamedBlocks, batch: int | None) -> None:
+    """Check the model, and that ONNX infers the same output shape as the walk."""
+    unshaped = onnx.ModelProto()
+    unshaped.CopyFrom(model)
+    unshaped.graph.output[0].type.tensor_type.ClearField("shape")
     try:
         onnx.checker.check_model(model)
-        inferred = onnx.shape_inference.infer_shapes(bare, strict_mode=True, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(unshaped, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise ExportError(f"ONNX's checker refuses the graph: {first}") from None
+        reason = str(error).strip().partition("\n")[0]
+        raise ExportError(f"ONNX's checker refuses the graph: {reason}") from None
     dims = inferred.graph.output[0].type.tensor_type.shape.dim
     shape = [dim.dim_param or dim.dim_value for dim in dims]
-    if shape != value_shape(made.out_shape, batch):
+    if shape != value_shape(named.out_shape, batch):
         raise ExportError(
-            f"the graph gives {shape}, the network {value_shape(made.out_shape, batch)}"
+            f"the graph gives {shape}, the network {value_shape(named.out_shape, batch)}"
         )
 
 
-def _about(source: Source, made: Plan, resolution: Resolution | None) -> dict[str, str]:
+def _network_metadata(
+    source: NetworkOrBlocks, named: NamedBlocks, resolution: Resolution | None
+) -> dict[str, str]:
     if isinstance(source, Arch):
         arch = source if resolution is None else source.at(resolution)
         return {"lcnas.arch": arch.to_json(), "lcnas.id": arch.id}
     placed = [
-        {"block": vocabulary.to_data(p.block), "in_shape": list(p.in_shape)} for p in made.placed
+        {"block": vocabulary.to_data(p.block), "in_shape": list(p.in_shape)} for p in named.placed
     ]
     return {"lcnas.blocks": json.dumps(placed)}
 
 
-def _about_classes(made: Plan, class_names: Sequence[str] | None) -> dict[str, str]:
-    if not made.has_classes:
+def _class_metadata(named: NamedBlocks, class_names: Sequence[str] | None) -> dict[str, str]:
+    if not named.has_classes:
         if class_names is not None:
             raise ExportError("class_names: the outputs are not classes")
         return {}
-    (classes,) = made.out_shape
-    about = {"lcnas.classes": str(classes)}
+    (classes,) = named.out_shape
+    metadata = {"lcnas.classes": str(classes)}
     if class_names is not None:
         if isinstance(class_names, str) or not all(isinstance(n, str) for n in class_names):
             raise ExportError(f"class_names: {shorten(class_names)} is not a list of texts")
         if len(class_names) != classes:
             raise ExportError(f"class_names: {len(class_names)} names for {classes} classes")
-        about["lcnas.class_names"] = json.dumps(list(class_names), ensure_ascii=False)
-    return about
+        metadata["lcnas.class_names"] = json.dumps(list(class_names), ensure_ascii=False)
+    return metadata
 
 
-def _about_training(resolution: Resolution | None) -> dict[str, str]:
+def _training_metadata(resolution: Resolution | None) -> dict[str, str]:
     if resolution is None:
         return {}
     side = check_resolution(resolution, "training_resolution")
     return {"lcnas.training_resolution": json.dumps(side)}
 
 
-def _about_input(normalization: Normalization | None, crop: float, squash: bool) -> dict[str, str]:
+def _input_metadata(
+    normalization: Normalization | None, crop: float, squash: bool
+) -> dict[str, str]:
     if normalization is None:
         if squash or crop != CROP:
             raise ExportError("crop, squash: are recorded beside a normalization; give that too")
         return {}
     try:
-        made = {key: list(values) for key, values in _constants(normalization).items()}
+        recorded = {
+            key: list(channel_values) for key, channel_values in _constants(normalization).items()
+        }
         resize = {"squash": True} if squash else {"crop": check_crop(crop)}
     except ImageError as error:
         raise ExportError(str(error)) from None
     return {
-        "lcnas.normalization": json.dumps(made),
+        "lcnas.normalization": json.dumps(recorded),
         "lcnas.resize": json.dumps({**resize, "filter": "bilinear"}),
     }
 
 
 def _constants(normalization: Normalization) -> dict[str, Sequence[float]]:
-    given: dict[str, Iterable[float]]
+    channel_values: dict[str, Iterable[float]]
     if isinstance(normalization, Mapping):
-        given = dict(normalization)
+        channel_values = dict(normalization)
     else:
-        given = {"mean": normalization.mean, "std": normalization.std}
-    if set(given) != {"mean", "std"}:
-        raise ExportError(f"normalization: its keys are mean and std, got {shorten(list(given))}")
-    return {key: constants(given[key], f"normalization: {key}") for key in ("mean", "std")}
+        channel_values = {"mean": normalization.mean, "std": normalization.std}
+    if set(channel_values) != {"mean", "std"}:
+        raise ExportError(
+            f"normalization: its keys are mean and std, got {shorten(list(channel_values))}"
+        )
+    return {key: constants(channel_values[key], f"normalization: {key}") for key in ("mean", "std")}
 
 
 __getattr__ = _renamed.in_module(
-    __name__, {"check_pictures": "check_images", "read_picture": "read_image"}
+    __name__,
+    {
+        "Run": "ModelRunner",
+        "Source": "NetworkOrBlocks",
+        "Start": "RunnerFactory",
+        "check_pictures": "check_images",
+        "read_picture": "read_image",
+    },
 )

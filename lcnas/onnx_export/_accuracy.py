@@ -1,4 +1,4 @@
-"""How accurate ONNX files are on labelled images, side by side."""
+"""Accuracy of ONNX files on labelled images, side by side."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcnas.errors import OnnxError
-from lcnas.onnx_export._classifier import Classifier, start
-from lcnas.onnx_export._file import File, called
+from lcnas.onnx_export._classifier import Classifier, mlas_runner
+from lcnas.onnx_export._file import File, display_name
 
 
-class Batch(Protocol):
-    """Labelled images."""
+class LabelledBatch(Protocol):
+    """A batch of labelled images."""
 
     @property
     def images(self) -> NDArray[Any]:
@@ -23,19 +23,19 @@ class Batch(Protocol):
 
     @property
     def labels(self) -> NDArray[Any]:
-        """(n,), whole numbers; -1 where the class is not known."""
+        """(n,), whole numbers; -1 for an unknown class."""
 
     @property
     def mask(self) -> NDArray[Any]:
-        """(n,), False where the row only fills the batch."""
+        """(n,) bool; False for images that only fill the batch."""
 
 
-Labelled = Batch | tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
+LabelledImages = LabelledBatch | tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How often a file was right."""
+    """Top-1 and top-5 accuracy of a file."""
 
     images: int
     top1: float  # share of images whose highest logit is the label's
@@ -45,24 +45,24 @@ class Accuracy:
         return f"top-1 {self.top1:.2%}, top-5 {self.top5:.2%} of {self.images:,} images"
 
 
-def accuracy(source: File, batches: Iterable[Labelled], *, threads: int = 1) -> Accuracy:
+def accuracy(source: File, batches: Iterable[LabelledImages], *, threads: int = 1) -> Accuracy:
     """Return the accuracy of a file on labelled images, computed by onnxruntime's own kernels.
 
     Args:
         source: a file, its bytes, or a model.
-        batches: each with ``images``, ``labels`` and ``mask``, or tuples of the three. The images are uint8,
-            prepared as the file records (ImageNet's way where it does not), or float32, taken as they are.
-            Where a batch has ``aspect`` too (width / height of what squashed images show), that counts.
-        threads: that compute.
+        batches: objects with ``images``, ``labels`` and ``mask``, or tuples of the three. uint8 images are
+            preprocessed as the file records (by default as for ImageNet); float32 images are taken as they
+            are. If a batch has ``aspect`` (the original width / height of squashed images), it is used too.
+        threads: number of threads.
 
     Raises:
-        OnnxError: no classifier, labels beyond its classes, or no image.
+        OnnxError: the file is not a classifier, labels exceed its classes, or there is no image.
     """
-    return compare({called(source): source}, batches, threads=threads)[called(source)]
+    return compare({display_name(source): source}, batches, threads=threads)[display_name(source)]
 
 
 def compare(
-    sources: Mapping[str, File], batches: Iterable[Labelled], *, threads: int = 1
+    sources: Mapping[str, File], batches: Iterable[LabelledImages], *, threads: int = 1
 ) -> dict[str, Accuracy]:
     """Return the accuracy of several files on the same images, side by side; see :func:`accuracy`.
 
@@ -76,28 +76,28 @@ def compare(
         >>> [a.images for a in compare({"fp32": model, "int8": int8}, split).values()]
         [8, 8]
     """
-    opened = {
-        name: Classifier.of(source, begin=lambda data, _: start(data, threads))
+    classifiers = {
+        name: Classifier.of(source, begin=lambda data, _: mlas_runner(data, threads))
         for name, source in sources.items()
     }
-    right = {name: np.zeros(3, np.int64) for name in sources}  # images, top-1, top-5
+    hits = {name: np.zeros(3, np.int64) for name in sources}  # images, top-1, top-5
     for batch in batches:
-        images, labels, mask = _parts(batch)
+        images, labels, mask = _unpacked_batch(batch)
         aspects = getattr(batch, "aspect", None)
-        kept = None if aspects is None else np.asarray(aspects)[mask]
-        for name, classifier in opened.items():
-            right[name] += _right(classifier, images[mask], labels[mask], kept)
-    if not all(counts[0] for counts in right.values()):
+        kept_aspects = None if aspects is None else np.asarray(aspects)[mask]
+        for name, classifier in classifiers.items():
+            hits[name] += _hits(classifier, images[mask], labels[mask], kept_aspects)
+    if not all(counts[0] for counts in hits.values()):
         raise OnnxError("accuracy: there is no image")
     return {
-        name: Accuracy(int(n), float(one / n), float(five / n))
-        for name, (n, one, five) in right.items()
+        name: Accuracy(int(n), float(top1 / n), float(top5 / n))
+        for name, (n, top1, top5) in hits.items()
     }
 
 
-def _parts(batch: Labelled) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    parts = batch if isinstance(batch, tuple) else (batch.images, batch.labels, batch.mask)
-    images, labels, mask = (np.asarray(part) for part in parts)
+def _unpacked_batch(batch: LabelledImages) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    fields = batch if isinstance(batch, tuple) else (batch.images, batch.labels, batch.mask)
+    images, labels, mask = (np.asarray(field) for field in fields)
     if not len(images) == len(labels) == len(mask) or mask.dtype != bool:
         raise OnnxError(
             f"accuracy: {len(images)} images, {len(labels)} labels and a mask of {len(mask)} {mask.dtype}"
@@ -105,13 +105,13 @@ def _parts(batch: Labelled) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     return images, labels, mask & (labels != -1)
 
 
-def _right(
+def _hits(
     classifier: Classifier,
     images: NDArray[Any],
     labels: NDArray[Any],
     aspects: NDArray[np.float32] | None,
 ) -> NDArray[np.int64]:
-    """Return (images, right at once, right among five)."""
+    """Return (images, top-1 hits, top-5 hits)."""
     if not len(images):
         return np.zeros(3, np.int64)
     if labels.min() < 0 or labels.max() >= classifier.classes:
@@ -121,9 +121,9 @@ def _right(
         )
     if images.dtype == np.uint8:
         images = classifier.interface.preprocessing(classifier.size)(images, aspects)
-    # The rank of the label's logit; among equal ones the lower class comes first, as in argmax.
+    # The rank of the label's logit; of equal logits the lower class comes first, as in argmax.
     logits = classifier.logits(images)
-    own = np.take_along_axis(logits, labels[:, None].astype(np.int64), axis=1)
+    label_logits = np.take_along_axis(logits, labels[:, None].astype(np.int64), axis=1)
     earlier = np.arange(logits.shape[1]) < labels[:, None]
-    rank = ((logits > own) | ((logits == own) & earlier)).sum(axis=1)
+    rank = ((logits > label_logits) | ((logits == label_logits) & earlier)).sum(axis=1)
     return np.array([len(labels), (rank < 1).sum(), (rank < 5).sum()], np.int64)

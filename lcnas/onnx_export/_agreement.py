@@ -1,4 +1,4 @@
-"""A trained model as a source, and the check that what was exported computes the same."""
+"""Trained models as sources of an export, and the check that the file computes the same."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 from lcnas.arch import Arch, Resolution, height_width
 from lcnas.errors import ExportError, reason
-from lcnas.onnx_export._classifier import start
+from lcnas.onnx_export._classifier import mlas_runner
 
 Array = NDArray[np.float32]
 TOLERANCE = 1e-4  # largest difference over largest logit
-_IMAGES = 2  # of noise, where no images are given
+_IMAGES = 2  # of noise, if no images are given
 
 
 class Model(Protocol):
-    """What can be exported with its weights: :func:`lcnas.models.build` makes such, and others may."""
+    """A model that can be exported with its weights, such as those of :func:`lcnas.models.build`."""
 
     @property
     def arch(self) -> Arch:
@@ -26,17 +26,17 @@ class Model(Protocol):
 
     @property
     def classes(self) -> int:
-        """The number of its outputs."""
+        """Number of outputs."""
 
     def weights(self) -> Mapping[str, Array]:
-        """Return its weights, as :func:`lcnas.onnx_export.names` lists them."""
+        """Return the weights, as listed by :func:`lcnas.onnx_export.names`."""
 
     def __call__(self, x: Array, /) -> Any:
         """Return logits (n, classes) for normalised images (n, height, width, 3), as in evaluation."""
 
 
 def is_model(source: object) -> TypeGuard[Model]:
-    """Return whether a source brings weights of its own."""
+    """Return whether a source has weights of its own."""
     return callable(source) and all(hasattr(source, n) for n in ("arch", "classes", "weights"))
 
 
@@ -48,21 +48,21 @@ def check_agreement(
     batch: int | None,
     tolerance: float,
 ) -> None:
-    """Check that a file computes what the model computes.
+    """Check that a file computes the same as the model.
 
     Raises:
-        ExportError: inputs of another shape, logits that are not finite, or a difference beyond
-            ``tolerance`` times the largest logit.
+        ExportError: inputs have another shape, logits are not finite, or the difference exceeds ``tolerance``
+            times the largest logit.
     """
-    x = _inputs(inputs, height_width(resolution))
+    x = _check_inputs(inputs, height_width(resolution))
     expected = np.asarray(model(x), np.float64)
-    found = _run(data, x, batch)
-    if expected.shape != found.shape:
-        raise ExportError(f"the model gives {expected.shape}, its export {found.shape}")
+    actual = _run_file(data, x, batch)
+    if expected.shape != actual.shape:
+        raise ExportError(f"the model gives {expected.shape}, its export {actual.shape}")
     largest = np.abs(expected).max()
     if not np.isfinite(expected).all() or largest == 0:
         raise ExportError("the model's logits are not finite, or all 0; there is nothing to check")
-    difference = float(np.abs(found - expected).max() / largest)
+    difference = float(np.abs(actual - expected).max() / largest)
     if not difference <= tolerance:
         raise ExportError(
             f"the export differs from the model by {difference:.2g} of the largest logit, more than "
@@ -70,7 +70,7 @@ def check_agreement(
         )
 
 
-def _inputs(inputs: Array | None, size: tuple[int, int]) -> Array:
+def _check_inputs(inputs: Array | None, size: tuple[int, int]) -> Array:
     if inputs is None:
         shape = (_IMAGES, *size, 3)
         return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
@@ -82,13 +82,14 @@ def _inputs(inputs: Array | None, size: tuple[int, int]) -> Array:
     return x
 
 
-def _run(data: bytes, x: Array, batch: int | None) -> NDArray[np.float64]:
-    """Return the outputs of a file of ours for images (n, height, width, 3)."""
-    run, size = start(data), batch or len(x)
+def _run_file(data: bytes, x: Array, batch: int | None) -> NDArray[np.float64]:
+    """Return the outputs of an exported file for images (n, height, width, 3)."""
+    run, batch_size = mlas_runner(data), batch or len(x)
     images = np.ascontiguousarray(x.transpose(0, 3, 1, 2))
-    rows = np.arange(-(-len(x) // size) * size) % len(x)  # whole batches: the first ones come again
+    # Full batches: the last one repeats the first images.
+    order = np.arange(-(-len(x) // batch_size) * batch_size) % len(x)
     try:
-        made = [run(images[rows[i : i + size]]) for i in range(0, len(rows), size)]
+        outputs = [run(images[order[i : i + batch_size]]) for i in range(0, len(order), batch_size)]
     except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions have no base of their own
         raise ExportError(f"onnxruntime does not run the export: {reason(error)}") from None
-    return np.concatenate(made)[: len(x)].astype(np.float64)
+    return np.concatenate(outputs)[: len(x)].astype(np.float64)

@@ -1,4 +1,4 @@
-"""Batch norms folded into convolutions, parallel branches merged into one: pure functions of weights."""
+"""Batch norms folded into convolutions, and parallel branches merged: pure functions of weights."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from lcnas.onnx_export._weights import (
     CLASSES,
     EPSILON,
     Array,
-    Plan,
-    Source,
+    NamedBlocks,
+    NetworkOrBlocks,
     Weights,
-    checked,
+    checked_weights,
     conv_shapes,
     layer_shapes,
-    plan,
+    named_blocks,
 )
 
 Floats = NDArray[np.float64]
@@ -31,16 +31,16 @@ _AFFINE = ("gain", "offset")
 
 
 def _under(weights: Weights, path: str) -> dict[str, Array]:
-    """Return the weights below a path, by the rest of their names."""
+    """Return the weights below a path; names are relative to it."""
     start = f"{path}/"
-    return {name[len(start) :]: w for name, w in weights.items() if name.startswith(start)}
+    return {name[len(start) :]: array for name, array in weights.items() if name.startswith(start)}
 
 
 def fold_norm(norm: Mapping[str, ArrayLike]) -> tuple[Floats, Floats]:
-    """Return batch norm as (factor, summand) of each channel, both (channels,).
+    """Return batch norm as (factor, summand) for each channel, both (channels,).
 
     Args:
-        norm: ``scale``, ``shift``, ``mean`` and ``var``, each (channels,); others are ignored.
+        norm: ``scale``, ``shift``, ``mean`` and ``var``, each (channels,); other keys are ignored.
     """
     scale, shift, mean, var = (
         np.asarray(norm[key], np.float64) for key in ("scale", "shift", "mean", "var")
@@ -54,7 +54,7 @@ def fold_conv(conv: layers.Conv, weights: Weights) -> Folded:
 
     Args:
         conv: the layer.
-        weights: its weights by their last names: ``kernel``, ``bias``, ``scale``, ...
+        weights: its weights by the last part of their names: ``kernel``, ``bias``, ``scale``, ...
     """
     kernel: Floats = np.asarray(weights["kernel"], np.float64)
     bias = np.asarray(weights["bias"], np.float64) if conv.bias else None
@@ -65,27 +65,27 @@ def fold_conv(conv: layers.Conv, weights: Weights) -> Folded:
 
 
 def _norm_kernel(merged: layers.Conv, channels: int, factor: Floats) -> Floats:
-    """Return batch norm as a 1x1 kernel: each channel from itself."""
-    share = channels // merged.groups
-    kernel = np.zeros((1, 1, share, channels))
-    outs = np.arange(channels)
-    kernel[0, 0, outs % share, outs] = factor
+    """Return batch norm as a 1x1 kernel that maps each channel to itself."""
+    group_size = channels // merged.groups
+    kernel = np.zeros((1, 1, group_size, channels))
+    outputs = np.arange(channels)
+    kernel[0, 0, outputs % group_size, outputs] = factor
     return kernel
 
 
 def merge(layer: layers.Reparam, channels: int, branches: Sequence[Weights]) -> Folded:
-    """Return the one kernel and bias that compute the sum of the branches.
+    """Return the single kernel and bias that compute the sum of the branches.
 
-    A branch's kernel lies in the merged one where both read the same pixel: offset by the difference of
-    their paddings.
+    A branch's kernel is added to the merged kernel where both read the same pixel: its offset is the
+    difference of their paddings.
 
     Args:
         layer: the re-parameterised convolution.
-        channels: of its input.
-        branches: the weights of each branch, by their last names.
+        channels: channels of its input.
+        branches: weights of each branch, by the last part of their names.
 
     Raises:
-        ExportError: a branch reads pixels that the merged convolution does not, or steps otherwise.
+        ExportError: a branch reads pixels that the merged convolution does not read, or has another stride.
     """
     merged = layer.merged
     total = np.zeros(conv_shapes(merged, channels)["kernel"])
@@ -107,11 +107,11 @@ def merge(layer: layers.Reparam, channels: int, branches: Sequence[Weights]) -> 
 def _window(
     total: Floats, kernel: Floats, merged: layers.Conv, branch: layers.Conv | layers.BatchNorm
 ) -> Floats | None:
-    """Return the part of the merged kernel that a branch's kernel adds to, or None where there is none."""
+    """Return the part of the merged kernel that a branch's kernel adds to; None if it does not fit."""
     if isinstance(branch, layers.BatchNorm):  # a 1x1 convolution of stride 1
         branch = layers.Conv(merged.width, groups=merged.groups)
-    steps = (branch.stride, branch.groups) == (merged.stride, merged.groups)
-    if not steps or branch.act != "identity" or branch.affine:
+    same_steps = (branch.stride, branch.groups) == (merged.stride, merged.groups)
+    if not same_steps or branch.act != "identity" or branch.affine:
         return None
     top, left = (merged.padding[side] - branch.padding[side] for side in (0, 2))
     height, width = branch.kernel
@@ -119,49 +119,49 @@ def _window(
     return window if min(top, left) >= 0 and window.shape == kernel.shape else None
 
 
-def _fold_layer(layer: Layer, shape: Shape, own: dict[str, Array]) -> dict[str, Array]:
-    """Return the weights that the layer has outside training, by their last names."""
+def _fold_layer(layer: Layer, shape: Shape, weights: dict[str, Array]) -> dict[str, Array]:
+    """Return the weights of the layer outside training, by the last part of their names."""
     match layer:
         case layers.Conv():
-            kernel, bias = fold_conv(layer, own)
+            kernel, bias = fold_conv(layer, weights)
         case layers.Reparam():
-            branches = [_under(own, f"branch{i}") for i in range(len(layer.branches))]
+            branches = [_under(weights, f"branch{i}") for i in range(len(layer.branches))]
             kernel, bias = merge(layer, shape[2], branches)
         case layers.BatchNorm():
-            factor, summand = fold_norm(own)
+            factor, summand = fold_norm(weights)
             return {"scale": factor.astype(np.float32), "shift": summand.astype(np.float32)}
         case _:
-            return own
-    made = {"kernel": kernel.astype(np.float32)}
+            return weights
+    folded = {"kernel": kernel.astype(np.float32)}
     if bias is not None:
-        made["bias"] = bias.astype(np.float32)
-    return made | {name: own[name] for name in _AFFINE if name in own}
+        folded["bias"] = bias.astype(np.float32)
+    return folded | {name: weights[name] for name in _AFFINE if name in weights}
 
 
-def fold_plan(made: Plan, weights: Weights) -> dict[str, Array]:
-    """Return the weights outside training of a plan; those given are not checked."""
+def fold_blocks(named: NamedBlocks, weights: Weights) -> dict[str, Array]:
+    """Return the weights of named blocks outside training; the given weights are not checked."""
     folded: dict[str, Array] = {}
-    for path, layer, shape in made.leaves():
-        own = {name: weights[f"{path}/{name}"] for name in layer_shapes(layer, shape)}
-        for name, array in _fold_layer(layer, shape, own).items():
+    for path, layer, shape in named.leaves():
+        layer_weights = {name: weights[f"{path}/{name}"] for name in layer_shapes(layer, shape)}
+        for name, array in _fold_layer(layer, shape, layer_weights).items():
             folded[f"{path}/{name}"] = array
     return folded
 
 
 def fold(
-    source: Source,
+    source: NetworkOrBlocks,
     weights: Weights,
     classes: int = CLASSES,
     resolution: Resolution | None = None,
 ) -> dict[str, Array]:
-    """Return the weights of the network as it is outside training: the initializers of its ONNX graph.
+    """Return the weights of a network outside training: the initializers of its ONNX graph.
 
-    Every convolution then has a ``kernel`` and, where it had a bias or batch norm, a ``bias``, also where
-    it trained as branches; batch norm alone has ``scale`` and ``shift``; all else is as it was. Computed
+    Every convolution has a ``kernel`` and, if it had a bias or batch norm, a ``bias``; branches are merged.
+    A separate batch norm has ``scale`` and ``shift``. Other layers keep their weights. Results are computed
     in float64 and rounded once.
 
     Raises:
-        ExportError: the weights do not fit, see :func:`lcnas.onnx_export.names`.
+        ExportError: the weights do not fit; see :func:`lcnas.onnx_export.names`.
     """
-    made = plan(source, classes, resolution)
-    return fold_plan(made, checked(made, weights))
+    named = named_blocks(source, classes, resolution)
+    return fold_blocks(named, checked_weights(named, weights))

@@ -1,4 +1,4 @@
-"""The interpreter of the primitive layers for ONNX: a plan and its weights become a graph."""
+"""The ONNX interpreter of the primitive layers: builds a graph from named blocks and their weights."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from onnx import TensorProto, helper
 from lcnas import layers
 from lcnas.errors import ExportError
 from lcnas.layers import Layer, Padding, Pair, Shape
-from lcnas.onnx_export._weights import Array, Plan
+from lcnas.onnx_export._weights import Array, NamedBlocks
 
 INPUT, OUTPUT = "input", "output"
 
 
 def value_shape(shape: Shape, batch: int | None) -> list[int | str]:
-    """Return a layer's shape as ONNX has it: (batch, channels, height, width), or (batch, features)."""
+    """Return a layer's shape in ONNX order: (batch, channels, height, width) or (batch, features)."""
     first: int | str = "batch" if batch is None else batch
     if len(shape) == 3:
         height, width, channels = shape
@@ -28,7 +28,7 @@ def value_shape(shape: Shape, batch: int | None) -> list[int | str]:
 
 
 def _tensor(name: str, array: NDArray[Any]) -> TensorProto:
-    """Return an initializer; the bytes are little-endian everywhere."""
+    """Return an initializer; its bytes are little-endian on every machine."""
     floating = array.dtype == np.float32
     tensor = TensorProto()
     tensor.name = name
@@ -39,20 +39,20 @@ def _tensor(name: str, array: NDArray[Any]) -> TensorProto:
 
 
 def _pads(padding: Padding) -> list[int]:
-    """Return (top, bottom, left, right) in ONNX's order: begins, then ends."""
+    """Return (top, bottom, left, right) in ONNX's order: top and left, then bottom and right."""
     top, bottom, left, right = padding
     return [top, left, bottom, right]
 
 
-def _window(kernel: Pair, stride: Pair, padding: Padding, **more: int) -> dict[str, Any]:
-    return {"kernel_shape": kernel, "strides": stride, "pads": _pads(padding), **more}
+def _window(kernel: Pair, stride: Pair, padding: Padding, **others: int) -> dict[str, Any]:
+    return {"kernel_shape": kernel, "strides": stride, "pads": _pads(padding), **others}
 
 
 def _floored(pool: layers.Pool, shape: Shape) -> Padding:
-    """Return the padding at which rounding down gives the pool's windows.
+    """Return the padding with which rounding down gives the pool's windows.
 
-    A ceil window may stick out behind, or be dropped; engines have differed in both. The padding behind
-    is what the last window that exists needs.
+    With ceil, a window may reach beyond the padding at the end, or be dropped, and engines have differed in
+    both. So the padding at the end is set to what the last window needs.
     """
     if not pool.ceil:
         return pool.padding
@@ -64,8 +64,8 @@ def _floored(pool: layers.Pool, shape: Shape) -> Padding:
     return (*sides[0], *sides[1])
 
 
-class Graph:
-    """Nodes and initializers in the making; the methods of the layers return the name of their output."""
+class GraphBuilder:
+    """Collects nodes and initializers; the method of a layer returns the name of the layer's output."""
 
     def __init__(self, weights: Mapping[str, Array], opset: int) -> None:
         self.weights = weights
@@ -74,30 +74,30 @@ class Graph:
         self.initializers: dict[str, TensorProto] = {}
         self._taken = {INPUT, OUTPUT, *weights}
 
-    def _free(self, name: str) -> str:
-        made, i = name, 2
-        while made in self._taken:
-            made, i = f"{name}_{i}", i + 1
-        self._taken.add(made)
-        return made
+    def _unique_name(self, name: str) -> str:
+        free, i = name, 2
+        while free in self._taken:
+            free, i = f"{name}_{i}", i + 1
+        self._taken.add(free)
+        return free
 
     def node(self, op: str, inputs: Sequence[str], path: str, **attributes: Any) -> str:
-        """Add a node, named after its path and operator, and return the name of its output."""
-        name = self._free(f"{path}/{op}")
+        """Add a node that is named after its path and operator; returns the name of its output."""
+        name = self._unique_name(f"{path}/{op}")
         self.nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
         return name
 
     def weight(self, name: str, array: Array | None = None) -> str:
-        """Add a weight, rearranged as ``array`` says, and return its name."""
+        """Add a weight, with the values of ``array`` if it is given; returns its name."""
         self.initializers[name] = _tensor(name, self.weights[name] if array is None else array)
         return name
 
     def number(self, value: float) -> str:
-        """Return the name of a constant scalar; equal ones are shared."""
+        """Return the name of a constant scalar; equal constants are shared."""
         return self._constant(f"constant/{value}", np.asarray(value, np.float32))
 
     def integers(self, values: Sequence[int]) -> str:
-        """Return the name of a constant row of int64."""
+        """Return the name of a constant int64 vector."""
         name = "constant/" + "x".join(map(str, values))
         return self._constant(f"{name}/int64", np.asarray(values, np.int64))
 
@@ -131,7 +131,7 @@ class Graph:
         """Add GELU with the exact error function: x * (1 + erf(x / sqrt 2)) / 2."""
         if self.opset >= 20:
             return self.node("Gelu", [x], path)
-        # The pattern that onnxruntime and OpenVINO know as one operation.
+        # onnxruntime and OpenVINO recognise this pattern as one operation.
         scaled = self.node("Div", [x, self.number(2**0.5)], path)
         shifted = self.node("Add", [self.node("Erf", [scaled], path), self.number(1)], path)
         return self.node("Mul", [self.node("Mul", [x, shifted], path), self.number(0.5)], path)
@@ -139,21 +139,21 @@ class Graph:
     # -- layers --------------------------------------------------------------------------------------
 
     def layer(self, layer: Layer, x: str, shape: Shape, path: str) -> str:
-        """Add a layer over the value ``x`` of ``shape`` and return the name of its output."""
+        """Add a layer over the value ``x`` of ``shape``; returns the name of its output."""
         handler = _HANDLERS.get(type(layer))
         if handler is None:
             raise ExportError(f"the ONNX export does not know the layer {type(layer).__name__}")
         return handler(self, layer, x, shape, path)
 
-    def passed(self, _layer: Layer, x: str, _shape: Shape, _path: str) -> str:
+    def pass_through(self, _layer: Layer, x: str, _shape: Shape, _path: str) -> str:
         return x
 
     def conv(self, conv: layers.Conv, x: str, _shape: Shape, path: str) -> str:
-        made = self.act(conv.act, self._convolved(conv, x, path), path)
+        y = self.act(conv.act, self._convolved(conv, x, path), path)
         if not conv.affine:
-            return made
-        made = self.node("Mul", [made, self.weight(f"{path}/gain")], path)
-        return self.node("Add", [made, self.weight(f"{path}/offset")], path)
+            return y
+        y = self.node("Mul", [y, self.weight(f"{path}/gain")], path)
+        return self.node("Add", [y, self.weight(f"{path}/offset")], path)
 
     def _convolved(self, conv: layers.Conv, x: str, path: str) -> str:
         kernel = self.weights[f"{path}/kernel"].transpose(3, 2, 0, 1)
@@ -207,7 +207,7 @@ class Graph:
     ) -> str:
         if (
             layer.size % 2 == 0
-        ):  # onnxruntime refuses them, and where the middle lies is a convention
+        ):  # onnxruntime refuses even sizes, and their centre is a matter of convention
             raise ExportError(
                 f"local response norm: ONNX engines take odd sizes only, got {layer.size}"
             )
@@ -238,18 +238,18 @@ class Graph:
             total = self.node("Add", [total, term], path)
         return self.act(add.act, total, path)
 
-    def joined(self, layer: layers.Concat | layers.Split, x: str, shape: Shape, path: str) -> str:
+    def concat(self, layer: layers.Concat | layers.Split, x: str, shape: Shape, path: str) -> str:
         parts = self._parts(layer, x, shape, path)
         return self.node("Concat", parts, path, axis=1) if len(parts) > 1 else parts[0]
 
     def _parts(self, layer: Layer, x: str, shape: Shape, path: str) -> list[str]:
-        """Return the values that, joined, are the layer's output: nested joins become one."""
+        """Return the values whose concatenation is the layer's output; nested ones become one."""
         match layer:
             case layers.Concat():
                 work = [(branch, x, shape) for branch in layer.branches]
             case layers.Split():
-                cut = self._cut(layer, x, path)
-                work = list(zip(layer.branches, cut, layer.parts(shape), strict=True))
+                pieces = self._split(layer, x, path)
+                work = list(zip(layer.branches, pieces, layer.parts(shape), strict=True))
             case layers.Chain(layers=(*before, last)) if isinstance(last, _JOINS):
                 x = self.chain(layers.Chain(tuple(before)), x, shape, path)
                 shape = layers.Chain(tuple(before)).out_shape(shape)
@@ -261,63 +261,63 @@ class Graph:
             parts += self._parts(branch, part, part_shape, f"{path}/{i}")
         return parts
 
-    def _cut(self, split: layers.Split, x: str, path: str) -> list[str]:
+    def _split(self, split: layers.Split, x: str, path: str) -> list[str]:
         if len(split.sizes) == 1:
             return [x]
-        name = self._free(f"{path}/Split")
-        made = [self._free(f"{name}:{i}") for i in range(len(split.sizes))]
+        name = self._unique_name(f"{path}/Split")
+        outputs = [self._unique_name(f"{name}:{i}") for i in range(len(split.sizes))]
         inputs = [x, self.integers(split.sizes)]
-        self.nodes.append(helper.make_node("Split", inputs, made, name=name, axis=1))
-        return made
+        self.nodes.append(helper.make_node("Split", inputs, outputs, name=name, axis=1))
+        return outputs
 
-    # -- the end -------------------------------------------------------------------------------------
+    # -- finished graph ------------------------------------------------------------------------------
 
-    def finish(self, made: Plan, x: str, batch: int | None) -> onnx.GraphProto:
-        """Return the graph, with the value ``x`` as its output."""
+    def finish(self, named: NamedBlocks, x: str, batch: int | None) -> onnx.GraphProto:
+        """Return the graph with the value ``x`` as its output."""
         producer = next((n for n in self.nodes if x in n.output), None)
         if producer is None:
             self.nodes.append(helper.make_node("Identity", [x], [OUTPUT], name="Identity"))
         else:
             producer.output[list(producer.output).index(x)] = OUTPUT
-        ends = [
+        values = [
             helper.make_tensor_value_info(name, TensorProto.FLOAT, value_shape(shape, batch))
-            for name, shape in ((INPUT, made.in_shape), (OUTPUT, made.out_shape))
+            for name, shape in ((INPUT, named.in_shape), (OUTPUT, named.out_shape))
         ]
         return helper.make_graph(
-            self.nodes, "lcnas", ends[:1], ends[1:], list(self.initializers.values())
+            self.nodes, "lcnas", values[:1], values[1:], list(self.initializers.values())
         )
 
 
 _JOINS = (layers.Concat, layers.Split)
 
-Handler = Callable[[Graph, Any, str, Shape, str], str]
+Handler = Callable[[GraphBuilder, Any, str, Shape, str], str]
 _HANDLERS: dict[type[Layer], Handler] = {
-    layers.Identity: Graph.passed,
-    layers.Dropout: Graph.passed,
-    layers.Conv: Graph.conv,
-    layers.Reparam: Graph.reparam,
-    layers.BatchNorm: Graph.batch_norm,
-    layers.Act: Graph.activation,
-    layers.SqueezeExcite: Graph.squeeze_excite,
-    layers.Pool: Graph.pool,
-    layers.GlobalPool: Graph.global_pool,
-    layers.Flatten: Graph.flatten,
-    layers.Linear: Graph.linear,
-    layers.LocalResponseNorm: Graph.local_response_norm,
-    layers.ChannelShuffle: Graph.channel_shuffle,
-    layers.Chain: Graph.chain,
-    layers.Add: Graph.add,
-    layers.Concat: Graph.joined,
-    layers.Split: Graph.joined,
+    layers.Identity: GraphBuilder.pass_through,
+    layers.Dropout: GraphBuilder.pass_through,
+    layers.Conv: GraphBuilder.conv,
+    layers.Reparam: GraphBuilder.reparam,
+    layers.BatchNorm: GraphBuilder.batch_norm,
+    layers.Act: GraphBuilder.activation,
+    layers.SqueezeExcite: GraphBuilder.squeeze_excite,
+    layers.Pool: GraphBuilder.pool,
+    layers.GlobalPool: GraphBuilder.global_pool,
+    layers.Flatten: GraphBuilder.flatten,
+    layers.Linear: GraphBuilder.linear,
+    layers.LocalResponseNorm: GraphBuilder.local_response_norm,
+    layers.ChannelShuffle: GraphBuilder.channel_shuffle,
+    layers.Chain: GraphBuilder.chain,
+    layers.Add: GraphBuilder.add,
+    layers.Concat: GraphBuilder.concat,
+    layers.Split: GraphBuilder.concat,
 }
 
 
 def build(
-    made: Plan, weights: Mapping[str, Array], batch: int | None, opset: int
+    named: NamedBlocks, weights: Mapping[str, Array], batch: int | None, opset: int
 ) -> onnx.GraphProto:
-    """Return the ONNX graph of a plan with its weights outside training."""
-    graph = Graph(weights, opset)
+    """Return the ONNX graph of named blocks with their weights outside training."""
+    builder = GraphBuilder(weights, opset)
     x = INPUT
-    for name, placed in zip(made.names, made.placed, strict=True):
-        x = graph.layer(placed.layer, x, placed.in_shape, name)
-    return graph.finish(made, x, batch)
+    for name, placed in zip(named.names, named.placed, strict=True):
+        x = builder.layer(placed.layer, x, placed.in_shape, name)
+    return builder.finish(named, x, batch)

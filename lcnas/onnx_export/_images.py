@@ -1,4 +1,4 @@
-"""From images to what a network takes: resize, centre crop, normalisation."""
+"""Preprocessing of images for a network: resize, centre crop, normalisation."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float32]
 Box = tuple[float, float, float, float]  # (left, upper, right, lower)
-Constants = tuple[float, float, float]  # one of each channel: red, green, blue
+Constants = tuple[float, float, float]  # one value per channel: red, green, blue
 
-CROP = 0.875  # 224 of 256: the paper's, and what most published networks were evaluated with
-# Of ImageNet's training set, as torchvision, timm and PaddleClas have them.
+CROP = 0.875  # 224 of 256: of the paper, and of the evaluation of most published networks
+# Constants of ImageNet's training set, as in torchvision, timm and PaddleClas.
 IMAGENET_MEAN: Constants = (0.485, 0.456, 0.406)
 IMAGENET_STD: Constants = (0.229, 0.224, 0.225)
 
 
 class MeanStd(Protocol):
-    """Normalisation constants, in units of [0, 1], one of each channel."""
+    """Normalisation constants in units of [0, 1], one per channel."""
 
     @property
     def mean(self) -> Sequence[float] | NDArray[Any]:
-        """What is subtracted."""
+        """Subtracted from the pixels."""
 
     @property
     def std(self) -> Sequence[float] | NDArray[Any]:
-        """What is divided by."""
+        """Divisor of the difference."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """How an image becomes a network's input.
 
-    It is resized (bilinear, smoothed where it shrinks), the middle of it is cut out, and each channel becomes
-    (value / 255 - mean) / std.
+    The image is resized (bilinear, with antialiasing when it shrinks), its centre is cropped, and each
+    channel becomes (value / 255 - mean) / std.
     """
 
-    size: tuple[int, int]  # pixels of the network's input, (height, width)
+    size: tuple[int, int]  # (height, width) of the network's input, pixels
     mean: Constants = IMAGENET_MEAN  # in units of [0, 1]
     std: Constants = IMAGENET_STD
-    crop: float = CROP  # share that the cut keeps of the side that limits it, 0 to 1
-    squash: bool = False  # no cut: the whole image, each side resized on its own
+    crop: float = CROP  # share that the crop keeps of the side that limits it, 0 to 1
+    squash: bool = False  # no crop: the whole image is resized, regardless of its proportions
 
     def __post_init__(self) -> None:
         check_crop(self.crop)
@@ -60,9 +60,9 @@ class Preprocessing:
         """Return the part of an image that the network sees: (left, upper, right, lower), in its pixels.
 
         Args:
-            height: of the image, in pixels.
-            width: of the image, in pixels.
-            aspect: width / height of what is shown, where the image was squashed or stretched.
+            height: height of the image, pixels.
+            width: width of the image, pixels.
+            aspect: original width / height, if the image was squashed or stretched.
 
         Example:
             >>> Preprocessing((224, 224)).box(256, 512)
@@ -70,43 +70,53 @@ class Preprocessing:
         """
         if self.squash:
             return (0.0, 0.0, width, height)
-        shown = height * aspect if aspect else width  # the width that it would have
-        scale = self.crop * min(height / self.size[0], shown / self.size[1])
-        tall = min(height, scale * self.size[0])
-        wide = min(width, scale * self.size[1] * width / shown)
-        return ((width - wide) / 2, (height - tall) / 2, (width + wide) / 2, (height + tall) / 2)
+        shown_width = height * aspect if aspect else width  # the width in its original proportions
+        scale = self.crop * min(height / self.size[0], shown_width / self.size[1])
+        crop_height = min(height, scale * self.size[0])
+        crop_width = min(width, scale * self.size[1] * width / shown_width)
+        return (
+            (width - crop_width) / 2,
+            (height - crop_height) / 2,
+            (width + crop_width) / 2,
+            (height + crop_height) / 2,
+        )
 
     def of_image(self, image: Image.Image) -> Array:
-        """Return one RGB image of Pillow as input, (height, width, 3)."""
+        """Return a Pillow image in RGB as input, (height, width, 3)."""
         return self.normalized(self.pixels(image))
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Return what the network sees of one RGB image, (height, width, 3), before normalisation."""
-        return np.asarray(self._cut(image))
+        """Return the pixels that the network sees of an RGB image, (height, width, 3), not yet normalised."""
+        return np.asarray(self._crop(image))
 
     def __call__(self, images: NDArray[Any], aspects: NDArray[np.float32] | None = None) -> Array:
         """Return images as input, (n, height, width, 3) float32.
 
         Args:
             images: (n, any height, any width, 3), uint8, or float32 from 0 to 255.
-            aspects: (n,), width / height of what each shows, where they were squashed or stretched.
+            aspects: (n,), original width / height of each, if they were squashed or stretched.
 
         Raises:
-            ImageError: another shape or type.
+            ImageError: the images have another shape or type.
         """
-        given = check_images(images)
-        each = [None] * len(given) if aspects is None else [float(a) for a in aspects]
-        made = [self._resized(p, a) for p, a in zip(given, each, strict=True)]
-        return self.normalized(np.stack(made))
+        checked = check_images(images)
+        image_aspects = (
+            [None] * len(checked) if aspects is None else [float(aspect) for aspect in aspects]
+        )
+        resized = [
+            self._resize(image, aspect)
+            for image, aspect in zip(checked, image_aspects, strict=True)
+        ]
+        return self.normalized(np.stack(resized))
 
-    def _cut(self, image: Image.Image, aspect: float | None = None) -> Image.Image:
+    def _crop(self, image: Image.Image, aspect: float | None = None) -> Image.Image:
         from PIL import Image
 
         height, width = self.size
         box = self.box(image.height, image.width, aspect)
         return image.resize((width, height), Image.Resampling.BILINEAR, box=box)
 
-    def _resized(self, pixels: NDArray[Any], aspect: float | None) -> NDArray[Any]:
+    def _resize(self, pixels: NDArray[Any], aspect: float | None) -> NDArray[Any]:
         from PIL import Image
 
         height, width = pixels.shape[:2]
@@ -118,24 +128,23 @@ class Preprocessing:
         ):
             return pixels
         if pixels.dtype == np.uint8:
-            return np.asarray(self._cut(Image.fromarray(np.ascontiguousarray(pixels)), aspect))
-        planes = [
-            np.ascontiguousarray(pixels[..., c]) for c in range(3)
-        ]  # Pillow's floats are grey
-        made = [np.asarray(self._cut(Image.fromarray(plane), aspect)) for plane in planes]
-        return np.stack(made, axis=-1)
+            return np.asarray(self._crop(Image.fromarray(np.ascontiguousarray(pixels)), aspect))
+        # Pillow has no floats in RGB: each channel is a grey image.
+        planes = [np.ascontiguousarray(pixels[..., channel]) for channel in range(3)]
+        resized = [np.asarray(self._crop(Image.fromarray(plane), aspect)) for plane in planes]
+        return np.stack(resized, axis=-1)
 
     def normalized(self, pixels: NDArray[Any]) -> Array:
-        """Return pixels (..., 3) from 0 to 255 as the network takes them, float32."""
+        """Return pixels (..., 3) from 0 to 255 normalised, float32."""
         mean, std = np.asarray(self.mean, np.float64), np.asarray(self.std, np.float64)
-        made = pixels.astype(np.float32)
-        made *= (1 / (255 * std)).astype(np.float32)
-        made -= (mean / std).astype(np.float32)
-        return made
+        normalized = pixels.astype(np.float32)
+        normalized *= (1 / (255 * std)).astype(np.float32)
+        normalized -= (mean / std).astype(np.float32)
+        return normalized
 
 
 def check_crop(crop: object) -> float:
-    """Return a crop as a number, or refuse what is none."""
+    """Return a crop as a float, or raise an error if it is not a share."""
     if isinstance(crop, bool) or not isinstance(crop, int | float) or not 0 < crop <= 1:
         raise ImageError(
             f"crop: {shorten(crop)} is not a share above 0 and up to 1, such as {CROP}"
@@ -144,20 +153,20 @@ def check_crop(crop: object) -> float:
 
 
 def check_images(images: NDArray[Any]) -> NDArray[Any]:
-    """Return images as an array (n, height, width, 3), uint8 or float32, or refuse what are none."""
-    given = np.asarray(images)
-    if given.ndim != 4 or given.shape[3] != 3 or 0 in given.shape:
-        raise ImageError(f"images: the shape {given.shape} is not (n, height, width, 3)")
-    if given.dtype not in (np.uint8, np.float32):
-        raise ImageError(f"images: {given.dtype} is neither uint8 nor float32")
-    return given
+    """Return images as an array (n, height, width, 3), uint8 or float32, or raise an error."""
+    checked = np.asarray(images)
+    if checked.ndim != 4 or checked.shape[3] != 3 or 0 in checked.shape:
+        raise ImageError(f"images: the shape {checked.shape} is not (n, height, width, 3)")
+    if checked.dtype not in (np.uint8, np.float32):
+        raise ImageError(f"images: {checked.dtype} is neither uint8 nor float32")
+    return checked
 
 
 def read_image(path: str | Path) -> Image.Image:
     """Return the image of a file, upright as its EXIF says, in RGB: see :func:`lcnas.images.read`.
 
     Raises:
-        ImageError: there is no such file, or it is no image, is cut off, or is unreasonably large.
+        ImageError: there is no such file, or it is not an image, truncated or unreasonably large.
     """
     if os.path.isdir(path):  # noqa: PTH112 - of names too long as well, which pathlib raises for
         raise ImageError(f"{path}: is a folder; name its images, as in {path}/*.jpg")
@@ -170,17 +179,18 @@ def read_image(path: str | Path) -> Image.Image:
 
 
 def constants(values: Iterable[Any], what: str) -> Constants:
-    """Return one finite number a channel, or refuse what is something else.
+    """Return one finite number per channel.
 
     Raises:
-        ImageError: not three finite numbers, or a deviation (``what`` ends in "std") that is not positive.
+        ImageError: the values are not three finite numbers, or are standard deviations (``what`` ends in
+            "std") that are not positive.
     """
     try:
-        made = [float(v) for v in values]
+        numbers = [float(v) for v in values]
     except (TypeError, ValueError):
-        made = []
-    if len(made) != 3 or not np.isfinite(made).all():
+        numbers = []
+    if len(numbers) != 3 or not np.isfinite(numbers).all():
         raise ImageError(f"{what}: {shorten(values)} is not one number for each of the 3 channels")
-    if what.endswith("std") and min(made) <= 0:
-        raise ImageError(f"{what}: {shorten(made)} is not positive")
-    return (made[0], made[1], made[2])
+    if what.endswith("std") and min(numbers) <= 0:
+        raise ImageError(f"{what}: {shorten(numbers)} is not positive")
+    return (numbers[0], numbers[1], numbers[2])

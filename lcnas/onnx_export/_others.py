@@ -1,4 +1,4 @@
-"""ONNX files of others, made such that an engine takes them: in one piece, and of versions that it knows."""
+"""Makes ONNX files of other exporters loadable: embeds external weights, lowers too new versions."""
 
 from __future__ import annotations
 
@@ -12,81 +12,80 @@ from onnx import TensorProto, defs, helper, inliner, version_converter
 
 from lcnas.errors import OnnxError, listing, reason, shorten
 
-MOST_BYTES = 2**31 - 1  # of a model in one piece: protobuf's limit
-# Every onnxruntime that is supported takes these; whether it takes more is tried out.
-_SURE_IR, _SURE_OPSET = 10, 21
+MAX_BYTES = 2**31 - 1  # of a model with its weights: protobuf's limit
+# Every supported onnxruntime loads these versions; newer ones are probed.
+_SAFE_IR, _SAFE_OPSET = 10, 21
 _DOMAINS = ("", "ai.onnx")
 
 
-def prepared(model: onnx.ModelProto, folder: Path, what: str) -> onnx.ModelProto:
-    """Return a model with its weights inside, of versions that the installed onnxruntime takes.
+def loadable(model: onnx.ModelProto, folder: Path, what: str) -> onnx.ModelProto:
+    """Return a model with its weights inside, of versions that the installed onnxruntime loads.
 
-    It is the given one where nothing had to be done.
+    Returns ``model`` itself if nothing has to be done.
 
     Args:
-        model: as it was read; it may be changed.
-        folder: where it lies, and where other files with its weights are looked for, nowhere else.
-        what: how messages call it.
+        model: the model of a file; it may be changed.
+        folder: folder of the file, the only place where other files with its weights are looked for.
+        what: name of the model in messages.
 
     Raises:
-        OnnxError: its weights are not there, lie elsewhere or are too many; or its versions are newer than
-            can be lowered.
+        OnnxError: its weights are missing, elsewhere or too large, or its versions are too new to be lowered.
     """
-    return lowered(in_one_piece(model, folder, what), what)
+    return lower_versions(with_embedded_weights(model, folder, what), what)
 
 
-# -- weights in other files ------------------------------------------------------------------------
+# -- external weights ------------------------------------------------------------------------------
 
 
-def in_one_piece(model: onnx.ModelProto, folder: Path, what: str) -> onnx.ModelProto:
-    """Return a model with the weights that it keeps in other files, which are looked for beside it alone.
+def with_embedded_weights(model: onnx.ModelProto, folder: Path, what: str) -> onnx.ModelProto:
+    """Return a model with the weights that it keeps in other files, which must be in its folder.
 
-    An engine that is given bytes does not know the file's folder, and would take a file of that name from
-    the current one.
+    An engine that loads bytes does not know the file's folder, and would read a file of that name in the
+    current one.
     """
-    outside = [t for t in _tensors(model) if t.data_location == TensorProto.EXTERNAL]
-    if not outside:
+    external = [t for t in _tensors(model) if t.data_location == TensorProto.EXTERNAL]
+    if not external:
         return model
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
+    embedded = onnx.ModelProto()
+    embedded.CopyFrom(model)
     try:
-        size = model.ByteSize() + sum(_outside_bytes(t, folder, what) for t in outside)
-        if size > MOST_BYTES:
+        size = model.ByteSize() + sum(_external_bytes(t, folder, what) for t in external)
+        if size > MAX_BYTES:
             raise OnnxError(f"{what}: has {size:,} bytes of weights; 2 GB can be read at most")
-        onnx.load_external_data_for_model(made, str(folder))
+        onnx.load_external_data_for_model(embedded, str(folder))
     except OnnxError:
         raise
     except Exception as error:  # noqa: BLE001 - onnx's checker, the system, or protobuf
         raise OnnxError(
             f"{what}: its weights in other files cannot be read: {reason(error, 200)}"
         ) from None
-    if any(t.data_location == TensorProto.EXTERNAL for t in _tensors(made)):
+    if any(t.data_location == TensorProto.EXTERNAL for t in _tensors(embedded)):
         raise OnnxError(f"{what}: keeps sparse weights in another file; save it as one file")
-    return made
+    return embedded
 
 
-def _outside_bytes(tensor: TensorProto, folder: Path, what: str) -> int:
-    """Return how many bytes a tensor takes from another file, which has to be in the model's folder."""
-    told = {entry.key: entry.value for entry in tensor.external_data}
-    name = told.get("location", "")
-    place = (folder / name).resolve()
-    if not name or not place.is_relative_to(folder.resolve()):
+def _external_bytes(tensor: TensorProto, folder: Path, what: str) -> int:
+    """Return the number of bytes of a tensor in another file, which must be in the model's folder."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    name = entries.get("location", "")
+    path = (folder / name).resolve()
+    if not name or not path.is_relative_to(folder.resolve()):
         raise OnnxError(
             f"{what}: its weights in other files cannot be read: {shorten(name)} is not in its folder, "
             "and files elsewhere are not looked at; put it there, and save the model anew"
         )
-    if not place.is_file():
+    if not path.is_file():
         raise OnnxError(
             f"{what}: its weights in other files cannot be read: there is no {shorten(name)} beside it"
         )
-    if "length" in told:
-        return int(told["length"])
-    size: int = place.stat().st_size
-    return size - int(told.get("offset", 0))
+    if "length" in entries:
+        return int(entries["length"])
+    size: int = path.stat().st_size
+    return size - int(entries.get("offset", 0))
 
 
 def _tensors(part: Any) -> Iterator[Any]:
-    """Yield all tensors of a model, graph, function or attribute, those of inner graphs included."""
+    """Yield all tensors of a model, graph, function or attribute, including those of inner graphs."""
     for field, value in part.ListFields():
         if field.message_type is None:
             continue
@@ -100,63 +99,65 @@ def _tensors(part: Any) -> Iterator[Any]:
 # -- versions --------------------------------------------------------------------------------------
 
 
-def lowered(model: onnx.ModelProto, what: str = "model") -> onnx.ModelProto:
-    """Return a model whose versions the installed onnxruntime takes: the given one where it does.
+def lower_versions(model: onnx.ModelProto, what: str = "model") -> onnx.ModelProto:
+    """Return a model whose versions the installed onnxruntime loads; ``model`` itself if it does already.
 
-    The version of the format (IR) is a number; what a newer one brought, such as types of few bits, is
-    refused by the engine where it is used. The operators' (opset) is a number too where none that is used
-    has changed since; else onnx converts them.
+    The version of the format (IR) is only a number: the engine refuses newer features, such as types of few
+    bits, where they are used. The operator set (opset) too is only a number if none of the operators in use
+    has changed since; otherwise onnx converts them.
 
     Raises:
-        OnnxError: newer than onnx here knows, or with operators that older sets lack.
+        OnnxError: the model is newer than the installed onnx, or has operators that older sets lack.
     """
     opset = _opset(model)
-    if model.ir_version <= _SURE_IR and opset <= _SURE_OPSET:
+    if model.ir_version <= _SAFE_IR and opset <= _SAFE_OPSET:
         return model
-    ir, most = newest_ir(), newest_opset()
-    if model.ir_version <= ir and opset <= most:
+    max_ir, max_opset = newest_ir(), newest_opset()
+    if model.ir_version <= max_ir and opset <= max_opset:
         return model
     if model.ir_version > onnx.IR_VERSION or opset > defs.onnx_opset_version():
         raise OnnxError(
             f"{what}: is of IR version {model.ir_version} and opset {opset}; known here are those up to "
             f"{onnx.IR_VERSION} and {defs.onnx_opset_version()}: export it again with an older opset, "
-            f"such as {most}"
+            f"such as {max_opset}"
         )
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    if opset > most:
-        made = _of_opset(made, opset, most, what)
-    made.ir_version = min(made.ir_version, ir)
-    return made
+    lowered = onnx.ModelProto()
+    lowered.CopyFrom(model)
+    if opset > max_opset:
+        lowered = _converted(lowered, opset, max_opset, what)
+    lowered.ir_version = min(lowered.ir_version, max_ir)
+    return lowered
 
 
 def _opset(model: onnx.ModelProto) -> int:
     return max((o.version for o in model.opset_import if o.domain in _DOMAINS), default=1)
 
 
-def _of_opset(model: onnx.ModelProto, opset: int, most: int, what: str) -> onnx.ModelProto:
-    if model.functions:  # they have operator sets of their own
+def _converted(model: onnx.ModelProto, opset: int, max_opset: int, what: str) -> onnx.ModelProto:
+    if model.functions:  # functions have operator sets of their own
         model = inliner.inline_local_functions(model)
     nodes = list(_nodes(model.graph))
-    if all(_since(node.op_type, opset) <= most for node in nodes):
+    if all(_since_version(node.op_type, opset) <= max_opset for node in nodes):
         for entry in model.opset_import:
             if entry.domain in _DOMAINS:
-                entry.version = most
+                entry.version = max_opset
         return model
     try:
-        made: onnx.ModelProto = version_converter.convert_version(model, most)
+        converted: onnx.ModelProto = version_converter.convert_version(model, max_opset)
     except Exception as error:  # noqa: BLE001 - the converter's errors have no base of their own
-        newer = [shorten(n.op_type) for n in nodes if _since(n.op_type, most) > most]
-        why = f"it has no {listing(dict.fromkeys(newer))}" if newer else reason(error, 200)
+        newer = [
+            shorten(n.op_type) for n in nodes if _since_version(n.op_type, max_opset) > max_opset
+        ]
+        problem = f"it has no {listing(dict.fromkeys(newer))}" if newer else reason(error, 200)
         raise OnnxError(
-            f"{what}: is of opset {opset}; onnxruntime here takes up to {most}, and it cannot be "
-            f"lowered to that: {why}. Export it again with opset {most} or below"
+            f"{what}: is of opset {opset}; onnxruntime here takes up to {max_opset}, and it cannot be "
+            f"lowered to that: {problem}. Export it again with opset {max_opset} or below"
         ) from None
-    return made
+    return converted
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Yield the nodes of onnx's own operators, those of inner graphs included."""
+    """Yield the nodes of standard operators, including those of inner graphs."""
     for node in graph.node:
         if node.domain in _DOMAINS:
             yield node
@@ -165,8 +166,8 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
                 yield from _nodes(inner)
 
 
-def _since(op_type: str, opset: int) -> int:
-    """Return the operator set that brought an operator as ``opset`` has it, or a later one that has it."""
+def _since_version(op_type: str, opset: int) -> int:
+    """Return the operator set of an operator's version in ``opset``; a later one if it is newer."""
     try:
         return int(defs.get_schema(op_type, opset, "").since_version)
     except defs.SchemaError:
@@ -175,20 +176,20 @@ def _since(op_type: str, opset: int) -> int:
 
 @functools.cache
 def newest_ir() -> int:
-    """Return the newest version of the format that the installed onnxruntime takes."""
-    return _newest(_SURE_IR, onnx.IR_VERSION, lambda version: _probe(version, _SURE_OPSET))
+    """Return the newest version of the format that the installed onnxruntime loads."""
+    return _newest(_SAFE_IR, onnx.IR_VERSION, lambda version: _probe(version, _SAFE_OPSET))
 
 
 @functools.cache
 def newest_opset() -> int:
-    """Return the newest operator set that the installed onnxruntime takes."""
+    """Return the newest operator set that the installed onnxruntime loads."""
     return _newest(
-        _SURE_OPSET, defs.onnx_opset_version(), lambda version: _probe(_SURE_IR, version)
+        _SAFE_OPSET, defs.onnx_opset_version(), lambda version: _probe(_SAFE_IR, version)
     )
 
 
-def _newest(sure: int, known: int, probe: Callable[[int], bytes]) -> int:
-    return next((v for v in range(known, sure, -1) if _taken(probe(v))), sure)
+def _newest(safe: int, known: int, probe: Callable[[int], bytes]) -> int:
+    return next((v for v in range(known, safe, -1) if _loads(probe(v))), safe)
 
 
 def _probe(ir: int, opset: int) -> bytes:
@@ -204,7 +205,7 @@ def _probe(ir: int, opset: int) -> bytes:
     return data
 
 
-def _taken(data: bytes) -> bool:
+def _loads(data: bytes) -> bool:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -1,4 +1,4 @@
-"""Whether the 8-bit weights of a file, ours or anybody's, overflow where a processor has no VNNI."""
+"""Whether the 8-bit weights of an ONNX file of any origin overflow on processors without VNNI."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from onnx import TensorProto, numpy_helper
 
 from lcnas.onnx_export._file import File, read
 
-MOST = 64  # of a weight: 255 x 64 x 2 is 32,640 and fits signed 16 bits; 255 x 65 x 2 is 33,150
+MAX_WEIGHT = 64  # 255 x 64 x 2 is 32,640 and fits signed 16 bits; 255 x 65 x 2 is 33,150
 _EIGHT_BITS = (TensorProto.UINT8, TensorProto.INT8)
-_PASSING = ("Transpose", "Reshape", "Squeeze", "Unsqueeze")  # between a weight and where it is used
+_PASSING = ("Transpose", "Reshape", "Squeeze", "Unsqueeze")  # between a weight and its use
 
-# What multiplies 8-bit values: two that are dequantised, or as they are (the inputs that may be weights).
+# Operators that multiply 8-bit values: dequantised ones, or directly (with the inputs that may be weights).
 _DEQUANTISED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_WHOLE = {
+_INTEGER_OPERATORS = {
     "ConvInteger": (0, 1),
     "MatMulInteger": (0, 1),
     "QLinearConv": (0, 3),
     "QLinearMatMul": (0, 3),
-    "QGemm": (0, 3),  # this and the rest are onnxruntime's own
+    "QGemm": (0, 3),  # this one and those below are onnxruntime's own
     "MatMulIntegerToFloat": (0, 1),
     "DynamicQuantizeMatMul": (1,),
     "QAttention": (1,),
@@ -32,27 +32,30 @@ _WHOLE = {
 
 
 def has_vnni(isa: str) -> bool:
-    """Return whether products of 8 bits are added in 32 bits: x86 with VNNI, and other architectures.
+    """Return whether 8-bit products are added in 32 bits: on x86 with VNNI, and on other architectures.
 
     Args:
-        isa: an instruction set as :mod:`lcnas.latency.machine` names it.
+        isa: instruction set, as named by :mod:`lcnas.latency.machine`.
     """
-    left = isa.rpartition("-")[2]  # behind "-" stands what a cap leaves
-    if left.startswith(("amx", "avx512bf16", "avx512fp16", "avx512vnni", "avxvnni")):
+    usable = isa.rpartition("-")[2]  # after "-": what a cap leaves
+    if usable.startswith(("amx", "avx512bf16", "avx512fp16", "avx512vnni", "avxvnni")):
         return True
-    return not left.startswith(("avx", "sse", "x86_64", "amd64"))
+    return not usable.startswith(("avx", "sse", "x86_64", "amd64"))
 
 
 def int8_warning(source: File, isa: str) -> str | None:
-    """Return one line where a file's 8-bit weights overflow on a processor, so that its answers are wrong.
+    """Return a warning if a file's 8-bit weights overflow on a processor, so that its outputs are wrong.
 
-    Told by the weights themselves, of files of others too. Without VNNI, kernels multiply activations of 0 to
-    255 (signed ones are shifted there) with signed weights and add two products in signed 16 bits, which
-    weights beyond 64 may overflow. None where all is well.
+    The check looks at the weights themselves, so it works for files of any origin. Without VNNI, kernels
+    multiply activations of 0 to 255 (signed ones are shifted to that range) with signed weights and add two
+    products in signed 16 bits, which weights beyond 64 may overflow.
 
     Args:
         source: a file, its bytes, or a model.
-        isa: the instruction set that the engine uses, as :attr:`lcnas.latency.Engine.isa` names it.
+        isa: instruction set that the engine uses, as in :attr:`lcnas.latency.Engine.isa`.
+
+    Returns:
+        The warning, one line; None if nothing overflows.
 
     Raises:
         OnnxError: the file cannot be read.
@@ -65,101 +68,108 @@ def int8_warning(source: File, isa: str) -> str | None:
     """
     if has_vnni(isa):
         return None
-    largest = [int(np.abs(found).max(initial=0)) for found in eight_bit_weights(read(source))]
-    over = sum(most > MOST for most in largest)
-    if not over:
+    largest = [int(np.abs(weights).max(initial=0)) for weights in int8_weights(read(source))]
+    overflowing = sum(value > MAX_WEIGHT for value in largest)
+    if not overflowing:
         return None
     return (
-        f"8-bit weights of the full range in {over} of {len(largest)} layers: without VNNI (here: {isa}) "
-        "sums of their products overflow 16 bits, and answers may be wrong; quantise it with 7-bit weights "
-        f"(-{MOST} to {MOST})"
+        f"8-bit weights of the full range in {overflowing} of {len(largest)} layers: "
+        f"without VNNI (here: {isa}) sums of their products overflow 16 bits, and predictions may be wrong; "
+        "quantise it with 7-bit weights "
+        f"(-{MAX_WEIGHT} to {MAX_WEIGHT})"
     )
 
 
-def eight_bit_weights(model: onnx.ModelProto) -> Iterator[NDArray[np.int32]]:
+def int8_weights(model: onnx.ModelProto) -> Iterator[NDArray[np.int32]]:
     """Yield the signed 8-bit weights that are multiplied with 8-bit activations, as int32."""
-    graph = _Graph.of(model)
+    producers = _Producers.of(model)
     for node in model.graph.node:
         if node.op_type in _DEQUANTISED:
             first, second = node.input[:2]
             pairs = [(second, first), (first, second)]
-            found = [graph.weights(one) for one, other in pairs if graph.is_eight_bits(other)]
+            arrays = [
+                producers.dequantised_weights(weight)
+                for weight, activation in pairs
+                if producers.is_eight_bits(activation)
+            ]
         else:
-            places = _WHOLE.get(node.op_type, ())
-            found = [graph.whole(node.input[i]) for i in places if i < len(node.input)]
-        yield from (weights.astype(np.int32) for weights in found if weights is not None)
+            positions = _INTEGER_OPERATORS.get(node.op_type, ())
+            arrays = [
+                producers.int8_constant(node.input[i]) for i in positions if i < len(node.input)
+            ]
+        yield from (weights.astype(np.int32) for weights in arrays if weights is not None)
 
 
 @dataclass(frozen=True)
-class _Graph:
-    """What makes the values of a graph."""
+class _Producers:
+    """The nodes and constants that produce the values of a graph."""
 
-    makers: Mapping[str, onnx.NodeProto]
+    nodes: Mapping[str, onnx.NodeProto]
     constants: Mapping[str, TensorProto]
 
     @classmethod
-    def of(cls, model: onnx.ModelProto) -> _Graph:
-        makers = {output: node for node in model.graph.node for output in node.output}
+    def of(cls, model: onnx.ModelProto) -> _Producers:
+        nodes = {output: node for node in model.graph.node for output in node.output}
         constants = {tensor.name: tensor for tensor in model.graph.initializer}
         for node in model.graph.node:
             if node.op_type == "Constant" and node.attribute[0].name == "value":
                 constants[node.output[0]] = node.attribute[0].t
-        return cls(makers, constants)
+        return cls(nodes, constants)
 
-    def whole(self, name: str) -> NDArray[Any] | None:
-        """Return a constant of signed 8 bits, or one that is quantised to such when the file is loaded."""
-        tensor, maker = self.constants.get(name), self._maker(name)
+    def int8_constant(self, name: str) -> NDArray[Any] | None:
+        """Return a constant of signed 8 bits, also one that is quantised to it when the file is loaded."""
+        tensor, node = self.constants.get(name), self._producer(name)
         if tensor is not None:
             return numpy_helper.to_array(tensor) if tensor.data_type == TensorProto.INT8 else None
-        if maker is None or maker.op_type != "QuantizeLinear":
+        if node is None or node.op_type != "QuantizeLinear":
             return None
-        parts = [self.constants[x] for x in maker.input if x in self.constants]
+        parts = [self.constants[x] for x in node.input if x in self.constants]
         if len(parts) < 3 or parts[2].data_type != TensorProto.INT8:
             return None
         values, scale, zero = (numpy_helper.to_array(part) for part in parts)
-        return _quantised(values, scale, zero, axis_of(maker))
+        return _quantise_constant(values, scale, zero, axis_of(node))
 
-    def weights(self, name: str) -> NDArray[Any] | None:
-        """Return the signed 8-bit constant behind a dequantised value."""
-        maker = self._dequantiser(name)
-        return None if maker is None else self.whole(maker.input[0])
+    def dequantised_weights(self, name: str) -> NDArray[Any] | None:
+        """Return the signed 8-bit constant of a dequantised value."""
+        node = self._dequantiser(name)
+        return None if node is None else self.int8_constant(node.input[0])
 
     def is_eight_bits(self, name: str) -> bool:
         """Return whether a value is dequantised from 8 bits."""
-        maker = self._dequantiser(name)
-        if maker is None:
+        node = self._dequantiser(name)
+        if node is None:
             return False
-        zero = self.constants.get(maker.input[2]) if len(maker.input) > 2 else None
+        zero = self.constants.get(node.input[2]) if len(node.input) > 2 else None
         return zero is None or zero.data_type in _EIGHT_BITS
 
     def _dequantiser(self, name: str) -> onnx.NodeProto | None:
-        maker = self._maker(name)
-        return maker if maker is not None and maker.op_type == "DequantizeLinear" else None
+        node = self._producer(name)
+        return node if node is not None and node.op_type == "DequantizeLinear" else None
 
-    def _maker(self, name: str) -> onnx.NodeProto | None:
-        """Return what makes a value, before it was turned."""
-        maker = self.makers.get(name)
-        while maker is not None and maker.op_type in _PASSING:
-            maker = self.makers.get(maker.input[0])
-        return maker
+    def _producer(self, name: str) -> onnx.NodeProto | None:
+        """Return the node that produces a value, before transposing and reshaping."""
+        node = self.nodes.get(name)
+        while node is not None and node.op_type in _PASSING:
+            node = self.nodes.get(node.input[0])
+        return node
 
 
 def axis_of(node: onnx.NodeProto) -> int:
-    """Return the axis along which a (de)quantisation has its scales."""
+    """Return the axis of the scales of a (de)quantisation."""
     return next((int(a.i) for a in node.attribute if a.name == "axis"), 1)
 
 
 def along(values: NDArray[Any], dims: int, axis: int) -> NDArray[Any]:
-    """Return scales or zero points so that they go with an array of as many dimensions."""
+    """Return scales or zero points, reshaped to broadcast against an array of ``dims`` dimensions."""
     if values.size == 1:
         return values.reshape(())
     return values.reshape([-1 if i == axis % dims else 1 for i in range(dims)])
 
 
-def _quantised(
+def _quantise_constant(
     values: NDArray[Any], scale: NDArray[Any], zero: NDArray[Any], axis: int
 ) -> NDArray[Any]:
-    """Return what QuantizeLinear makes of a constant, in signed 8 bits."""
+    """Return a constant after QuantizeLinear, in signed 8 bits."""
     scale, zero = (along(part, values.ndim, axis) for part in (scale, zero))
-    made: NDArray[Any] = np.clip(np.round(values / scale) + zero, -128, 127)
-    return made
+    quantised: NDArray[Any] = np.clip(np.round(values / scale) + zero, -128, 127)
+    return quantised

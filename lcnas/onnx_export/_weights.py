@@ -1,4 +1,4 @@
-"""The names of a network's weights, random weights, and the check of given ones."""
+"""The names of a network's weights, random weights, and the check of weights from outside."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from lcnas.arch import Arch, PlacedBlock, Resolution, labels, walk
 from lcnas.errors import ExportError, listing, nearest, shorten
 from lcnas.layers import Layer, Shape, format_shape
 
-CLASSES = 1000  # of an arch, unless told otherwise
-EPSILON = 1e-5  # of every batch norm, added to the variance
+CLASSES = 1000  # default number of an arch's classes
+EPSILON = 1e-5  # added to the variance in every batch norm
 
 Array = NDArray[np.float32]
 Weights = Mapping[str, NDArray[np.float32]]
-Source = Arch | PlacedBlock | Sequence[PlacedBlock]  # a network, a block, or blocks that fit
+NetworkOrBlocks = Arch | PlacedBlock | Sequence[PlacedBlock]  # blocks: a chain
 
-# -- which block has which name --------------------------------------------------------------------
+# -- names of blocks -------------------------------------------------------------------------------
 
 
 def block_names(arch: Arch) -> tuple[str, ...]:
-    """Return the name of each block in the names of weights and of ONNX nodes, in the order of the walk.
+    """Return the names of the blocks in the order of the walk, as weights and ONNX nodes use them.
 
-    It is the block's label with "_" for whatever is neither a letter nor a digit nor one of "_.-":
-    "stage4_block_2". Where two blocks would then share a name, all are called by their index.
+    A name is the block's label, such as "stage4_block_2"; characters other than letters, digits and "_.-"
+    become "_". If two blocks would share a name, all are named by their index.
 
     Example:
         >>> from lcnas import zoo
         >>> block_names(zoo.load("pplcnet_0.5x"))[:3]
         ('stem', 'stage1', 'stage2_block_1')
     """
-    named = tuple(re.sub(r"[^\w.-]", "_", label) for label in labels(arch))
-    return named if len(set(named)) == len(named) else _indexes(len(named))
+    all_names = tuple(re.sub(r"[^\w.-]", "_", label) for label in labels(arch))
+    return all_names if len(set(all_names)) == len(all_names) else _indexes(len(all_names))
 
 
 def _indexes(count: int) -> tuple[str, ...]:
@@ -48,8 +48,8 @@ def _indexes(count: int) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Placed blocks and the name of each."""
+class NamedBlocks:
+    """Placed blocks and their names."""
 
     placed: tuple[PlacedBlock, ...]
     names: tuple[str, ...]
@@ -64,43 +64,45 @@ class Plan:
 
     @property
     def has_classes(self) -> bool:
-        """Whether the outputs are classes."""
+        """Whether the outputs are logits of classes."""
         return self.placed[-1].depends_on_classes
 
     def leaves(self) -> Iterator[tuple[str, Layer, Shape]]:
-        """Yield (path, layer, input shape) of each layer that computes, in order of execution."""
+        """Yield (path, layer, input shape) of each primitive layer, in order of execution."""
         for name, placed in zip(self.names, self.placed, strict=True):
             yield from _leaves(placed.layer, placed.in_shape, name)
 
 
-def plan(source: Source, classes: int = CLASSES, resolution: Resolution | None = None) -> Plan:
-    """Return the placed blocks of a network, or those given, each with its name.
+def named_blocks(
+    source: NetworkOrBlocks, classes: int = CLASSES, resolution: Resolution | None = None
+) -> NamedBlocks:
+    """Return the placed blocks of a network or chain, with their names.
 
     Raises:
-        ArchError: the blocks of an arch do not fit.
-        ExportError: no blocks, blocks that do not fit, or a resolution for blocks that are placed.
+        ArchError: the blocks of an arch do not fit together.
+        ExportError: no blocks, blocks that do not fit together, or a resolution for placed blocks.
     """
     if isinstance(source, Arch):
-        return Plan(walk(source, resolution, classes), block_names(source))
+        return NamedBlocks(walk(source, resolution, classes), block_names(source))
     if resolution is not None:
         raise ExportError(
             f"resolution: {shorten(resolution)} is only for an Arch; placed blocks have their shapes"
         )
-    placed = (source,) if isinstance(source, PlacedBlock) else tuple(source)
-    if not placed:
+    chain = (source,) if isinstance(source, PlacedBlock) else tuple(source)
+    if not chain:
         raise ExportError("there is no block to export")
-    made = Plan(placed, _indexes(len(placed)))
-    for i, (before, block) in enumerate(itertools.pairwise(placed)):
-        if before.out_shape != block.in_shape:
+    named = NamedBlocks(chain, _indexes(len(chain)))
+    for i, (before, after) in enumerate(itertools.pairwise(chain)):
+        if before.out_shape != after.in_shape:
             raise ExportError(
                 f"block {i} gives {format_shape(before.out_shape)}, "
-                f"block {i + 1} ({block}) takes {format_shape(block.in_shape)}"
+                f"block {i + 1} ({after}) takes {format_shape(after.in_shape)}"
             )
-    if made.has_classes and classes not in (CLASSES, *made.out_shape):
+    if named.has_classes and classes not in (CLASSES, *named.out_shape):
         raise ExportError(
-            f"classes: {shorten(classes)}, but the last block gives {made.out_shape[0]}"
+            f"classes: {shorten(classes)}, but the last block gives {named.out_shape[0]}"
         )
-    return made
+    return named
 
 
 def _leaves(layer: Layer, shape: Shape, path: str) -> Iterator[tuple[str, Layer, Shape]]:
@@ -120,7 +122,7 @@ def _leaves(layer: Layer, shape: Shape, path: str) -> Iterator[tuple[str, Layer,
             yield path, layer, shape
 
 
-# -- which weights a layer has ---------------------------------------------------------------------
+# -- weights of a layer ----------------------------------------------------------------------------
 
 
 def _norm_shapes(channels: int) -> dict[str, Shape]:
@@ -128,7 +130,7 @@ def _norm_shapes(channels: int) -> dict[str, Shape]:
 
 
 def conv_shapes(conv: layers.Conv, channels: int) -> dict[str, Shape]:
-    """Return name -> shape of a convolution's weights, without its affine."""
+    """Return name -> shape of a convolution's weights, without those of its affine."""
     shapes: dict[str, Shape] = {"kernel": (*conv.kernel, channels // conv.groups, conv.width)}
     if conv.bias:
         shapes["bias"] = (conv.width,)
@@ -157,10 +159,10 @@ def layer_shapes(layer: Layer, shape: Shape) -> dict[str, Shape]:
         case layers.Conv():
             return conv_shapes(layer, shape[2]) | _affine_shapes(layer)
         case layers.Reparam():
-            made: dict[str, Shape] = {}
+            shapes: dict[str, Shape] = {}
             for i, branch in enumerate(layer.branches):
-                made |= _prefixed(f"branch{i}", _branch_shapes(branch, shape[2]))
-            return made | _affine_shapes(layer.merged)
+                shapes |= _prefixed(f"branch{i}", _branch_shapes(branch, shape[2]))
+            return shapes | _affine_shapes(layer.merged)
         case layers.BatchNorm():
             return _norm_shapes(shape[2])
         case layers.SqueezeExcite():
@@ -177,31 +179,32 @@ def layer_shapes(layer: Layer, shape: Shape) -> dict[str, Shape]:
     return {}
 
 
-def plan_shapes(made: Plan) -> dict[str, Shape]:
-    """Return name -> shape of all weights of a plan."""
+def weight_shapes(named: NamedBlocks) -> dict[str, Shape]:
+    """Return name -> shape of all weights of named blocks."""
     shapes: dict[str, Shape] = {}
-    for path, layer, shape in made.leaves():
+    for path, layer, shape in named.leaves():
         shapes |= _prefixed(path, layer_shapes(layer, shape))
     return shapes
 
 
 def names(
-    source: Source, classes: int = CLASSES, resolution: Resolution | None = None
+    source: NetworkOrBlocks, classes: int = CLASSES, resolution: Resolution | None = None
 ) -> dict[str, Shape]:
     """Return name -> shape of every weight, in order of execution.
 
-    A name is ``block/path/weight``: the block as in :func:`block_names` (its index where placed blocks
-    are given), the indices of the layers that lead to it in the block's tree, each followed by "/", and
+    A name is ``block/path/weight``. The block is named as in :func:`block_names` (by its index in a chain of
+    placed blocks). The path holds the indices of the layers that lead to the weight in the block's tree, each
+    followed by "/". The weights are
 
-    - of a convolution ``kernel`` (height, width, in / groups, out), ``bias`` (out,), of its batch norm
+    - of a convolution ``kernel`` (height, width, in / groups, out) and ``bias`` (out,), of its batch norm
       ``scale``, ``shift``, ``mean`` and ``var`` (out,), of its affine ``gain`` and ``offset`` ();
-    - of a re-parameterised one the same for each branch under ``branch0/``, ``branch1/`` ..., and the
-      affine behind their sum without that;
-    - of batch norm alone ``scale``, ``shift``, ``mean``, ``var``;
+    - of a re-parameterised convolution the same under ``branch0/``, ``branch1/`` ... for each branch, and the
+      affine after their sum without that prefix;
+    - of a separate batch norm ``scale``, ``shift``, ``mean``, ``var``;
     - of squeeze-and-excite ``reduce/kernel``, ``reduce/bias``, ``expand/kernel``, ``expand/bias``;
     - of a linear layer ``kernel`` (in, out) and ``bias`` (out,).
 
-    All but ``mean`` and ``var``, the running statistics, are trained.
+    All weights are trained but ``mean`` and ``var``, which are running statistics.
 
     Example:
         >>> from lcnas import blocks
@@ -211,10 +214,10 @@ def names(
         ... ]
         (3, 3, 1, 2)
     """
-    return plan_shapes(plan(source, classes, resolution))
+    return weight_shapes(named_blocks(source, classes, resolution))
 
 
-# -- the check of given weights --------------------------------------------------------------------
+# -- check of weights ------------------------------------------------------------------------------
 
 
 def _array(name: str, value: object) -> NDArray[Any]:
@@ -224,13 +227,14 @@ def _array(name: str, value: object) -> NDArray[Any]:
         raise ExportError(f"weights: {name!r} is not an array of numbers") from None
 
 
-def checked(made: Plan, weights: Weights) -> dict[str, Array]:
-    """Return the weights as arrays in the order of their names.
+def checked_weights(named: NamedBlocks, weights: Weights) -> dict[str, Array]:
+    """Return the weights as arrays in the order of :func:`names`.
 
     Raises:
-        ExportError: one is missing, unexpected, of another shape or type, not finite, or a negative variance.
+        ExportError: a weight is missing, unexpected, not finite, or has another shape or type; or a variance
+            is negative.
     """
-    shapes = plan_shapes(made)
+    shapes = weight_shapes(named)
     unexpected = [name for name in weights if name not in shapes]
     missing = [name for name in shapes if name not in weights]
     if unexpected:
@@ -256,27 +260,28 @@ def checked(made: Plan, weights: Weights) -> dict[str, Array]:
 
 @functools.cache
 def _power_after(act: str, power: float) -> float:
-    """Return the mean square behind an activation of a variable with mean 0 and mean square ``power``.
+    """Return the mean square of an activation's output; its input has mean 0 and mean square ``power``.
 
-    It is taken to be Laplacian: few kernels are alike, so that maps have heavier tails than normal ones.
+    The input is assumed to be Laplacian: few kernels are alike, so feature maps have heavier tails than a
+    normal distribution.
     """
-    unit = np.linspace(-8, 8, 1001)
-    density = np.exp(-(2**0.5) * np.abs(unit))
-    z = unit * sqrt(power)
-    sigmoid = 1 / (1 + np.exp(-np.clip(z, -80, 80)))
-    hard = np.clip(z / 6 + 0.5, 0, 1)
+    samples = np.linspace(-8, 8, 1001)
+    density = np.exp(-(2**0.5) * np.abs(samples))
+    x = samples * sqrt(power)
+    sigmoid = 1 / (1 + np.exp(-np.clip(x, -80, 80)))
+    hard = np.clip(x / 6 + 0.5, 0, 1)
     value = {
-        "identity": z,
-        "relu": np.maximum(z, 0),
-        "relu6": np.clip(z, 0, 6),
-        "hard_swish": z * hard,
+        "identity": x,
+        "relu": np.maximum(x, 0),
+        "relu6": np.clip(x, 0, 6),
+        "hard_swish": x * hard,
         "hard_sigmoid": hard,
         "sigmoid": sigmoid,
-        "silu": z * sigmoid,
-        "gelu": z / (1 + np.exp(-np.clip(1.702 * z, -80, 80))),  # nearly
+        "silu": x * sigmoid,
+        "gelu": x / (1 + np.exp(-np.clip(1.702 * x, -80, 80))),  # approximate
     }[act]
-    made = float((value**2 * density).sum() / density.sum())
-    return float(f"{made:.6e}")  # the same weights on every processor
+    mean_square = float((value**2 * density).sum() / density.sum())
+    return float(f"{mean_square:.6e}")  # rounded: the same weights on every processor
 
 
 def _after(act: str, power: float) -> float:
@@ -284,7 +289,7 @@ def _after(act: str, power: float) -> float:
 
 
 class _Init:
-    """Draws weights, and follows the mean square ("power") of the maps to give norms fitting statistics."""
+    """Draws weights; tracks the mean square ("power") of feature maps so that the norms' statistics fit."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
@@ -320,7 +325,7 @@ class _Init:
     def _leaf(self, layer: Layer, shape: Shape, path: str, power: float) -> float:
         match layer:
             case layers.Conv():
-                return self._behind(layer, path, self._conv(layer, shape[2], path, power))
+                return self._affine(layer, path, self._conv(layer, shape[2], path, power))
             case layers.Reparam():
                 return self._reparam(layer, shape, path, power)
             case layers.BatchNorm():
@@ -336,10 +341,10 @@ class _Init:
         return power
 
     def _uniform(self, shape: Shape, limit: float) -> Array:
-        made: Array = self.rng.random(shape, dtype=np.float32)
-        made -= np.float32(0.5)
-        made *= np.float32(2 * limit)
-        return made
+        array: Array = self.rng.random(shape, dtype=np.float32)
+        array -= np.float32(0.5)
+        array *= np.float32(2 * limit)
+        return array
 
     def _kernel(self, path: str, shape: Shape, fan_in: int, power: float) -> float:
         """He et al. (arXiv 1502.01852): uniform, with the variance 2 / fan in."""
@@ -352,7 +357,7 @@ class _Init:
         return power
 
     def _norm(self, path: str, channels: int, power: float) -> float:
-        """Statistics near those of the map, scale and shift near 1 and 0."""
+        """Draw statistics near those of the feature map, scale near 1 and shift near 0."""
         size, deviation = (channels,), sqrt(power)
         self.weights[f"{path}/scale"] = 1 + self._uniform(size, 0.3)
         self.weights[f"{path}/shift"] = self._uniform(size, 0.4)
@@ -366,7 +371,7 @@ class _Init:
         power = draw(path, shape, prod(shape[:3]), power)
         return self._norm(path, conv.width, power) if conv.norm else power
 
-    def _behind(self, conv: layers.Conv, path: str, power: float) -> float:
+    def _affine(self, conv: layers.Conv, path: str, power: float) -> float:
         if conv.affine:
             self.weights[f"{path}/gain"] = np.asarray(1 + self._uniform((), 0.2), np.float32)
             self.weights[f"{path}/offset"] = np.asarray(self._uniform((), 0.2), np.float32)
@@ -380,7 +385,7 @@ class _Init:
                 total += self._conv(branch, shape[2], inner, power)
             else:
                 total += self._norm(inner, shape[2], power)
-        return self._behind(layer.merged, path, total)
+        return self._affine(layer.merged, path, total)
 
     def _squeeze(
         self, layer: layers.SqueezeExcite, channels: int, path: str, power: float
@@ -391,31 +396,32 @@ class _Init:
         return power * _after(layer.gate, 1.0)
 
 
-def drawn(made: Plan, rng: np.random.Generator) -> dict[str, Array]:
-    """Return random weights of a plan."""
+def random_weights(named: NamedBlocks, rng: np.random.Generator) -> dict[str, Array]:
+    """Return random weights of named blocks."""
     init = _Init(rng)
     power = 1.0
-    for name, placed in zip(made.names, made.placed, strict=True):
+    for name, placed in zip(named.names, named.placed, strict=True):
         power = init.run(placed.layer, placed.in_shape, name, power)
     return init.weights
 
 
 def init(
-    source: Source,
+    source: NetworkOrBlocks,
     rng: np.random.Generator,
     classes: int = CLASSES,
     resolution: Resolution | None = None,
 ) -> dict[str, Array]:
     """Return random weights for a standard normal input, named and shaped as in :func:`names`.
 
-    They stand in for trained ones where only time or structure count: kernels after He et al., batch
-    norms with statistics that fit the maps roughly, everything else near where training starts it, but
-    nothing exactly 0 or 1. Signals stay finite and alive at the depth of any published network.
+    Use them instead of trained weights where only latency or structure matter. Kernels are drawn after He et
+    al., batch norms get statistics that roughly fit their feature maps, and everything else is near its usual
+    initial value, but nothing is exactly 0 or 1. Signals neither vanish nor overflow at the depth of any
+    published network.
 
     Args:
-        source: the network, or blocks.
-        rng: where the numbers come from.
+        source: network, placed block, or chain of placed blocks.
+        rng: source of randomness.
         classes: outputs of an arch's last layer.
-        resolution: pixels, of an arch; None: its own.
+        resolution: resolution of an arch, pixels; None: its own.
     """
-    return drawn(plan(source, classes, resolution), rng)
+    return random_weights(named_blocks(source, classes, resolution), rng)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lcnas.errors import EngineError, OnnxError, listing, nearest
 from lcnas.latency import engines
 from lcnas.latency.engines import Engine
-from lcnas.onnx_export import Classifier, File, Interface, Preprocessing, Run, Start
+from lcnas.onnx_export import Classifier, File, Interface, ModelRunner, Preprocessing, RunnerFactory
 from lcnas.training.data import Data, Test, Train, Validation
 
 _TOP = 5
@@ -128,7 +128,7 @@ class _Opened:
         return Hits(ranks < 1, ranks < _TOP, self.engine)
 
 
-def begin(engine: Engine, used: list[Engine]) -> Start:
+def begin(engine: Engine, used: list[Engine]) -> RunnerFactory:
     """Return what opens files on an engine: a quantised one in int8, at the file's own batch.
 
     Args:
@@ -136,7 +136,7 @@ def begin(engine: Engine, used: list[Engine]) -> Start:
         used: gets the engine as it is for each file.
     """
 
-    def start(data: bytes, told: Interface) -> Run:
+    def start(data: bytes, told: Interface) -> ModelRunner:
         from lcnas.onnx_export import is_quantised, read
 
         otherwise = "fp32" if engine.precision == "int8" else engine.precision

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from lcnas import _cli, blocks, cost, layers, spaces
+from lcnas import blocks, cost, layers, spaces
 from lcnas.arch import Arch, place, walk
 from lcnas.blocks import _base
 from lcnas.errors import BlockError, LcnasError
@@ -33,7 +33,7 @@ def folder(page, tmp_path, monkeypatch):
 
 @pytest.fixture
 def sandglass(folder):
-    _cli.load_blocks(["my_block.py"])
+    blocks.load_files(["my_block.py"])
     return blocks.find("sandglass")
 
 
@@ -110,7 +110,7 @@ def test_annotations_as_texts_work_too(folder):
     (folder / "late.py").write_text(
         "from __future__ import annotations\n" + source.replace('"sandglass"', '"late_sandglass"')
     )
-    _cli.load_blocks(["late.py"])
+    blocks.load_files(["late.py"])
     late = blocks.from_data({"type": "late_sandglass", "width": 8})
     assert place(late, (4, 4, 48)).out_shape == (4, 4, 8)
 
@@ -118,4 +118,4 @@ def test_annotations_as_texts_work_too(folder):
 def test_a_second_block_of_that_name_is_refused(sandglass, folder):
     shutil.copy("my_block.py", "copy.py")
     with pytest.raises(LcnasError, match=r"^blocks: copy\.py, line \d+: BlockError: .* is taken"):
-        _cli.load_blocks(["copy.py"])
+        blocks.load_files(["copy.py"])

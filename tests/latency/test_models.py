@@ -137,7 +137,7 @@ def test_weights_inside_attributes_are_found_as_well(tmp_path, monkeypatch):
 
 def test_a_model_that_is_too_large_in_one_piece(tmp_path, monkeypatch):
     path = scaled(3.0, tmp_path / "ours" / "net.onnx")
-    monkeypatch.setattr(_others, "MOST_BYTES", 100)
+    monkeypatch.setattr(_others, "MAX_BYTES", 100)
     with pytest.raises(EngineError, match=r"net\.onnx: has \d+ bytes of weights; 2 GB can be"):
         models.open_fresh(path, MLAS)
 
@@ -292,7 +292,7 @@ TENSOR = helper.make_tensor_type_proto(TensorProto.FLOAT, [1, 8])
         (doubled([1, 8], TensorProto.UINT8), "its input 'input' is uint8, not float32"),
         (doubled([1, 8], TensorProto.BFLOAT16), "its input 'input' is bfloat16, not float32"),
         (doubled([1, "length", 8]), r"its input 'input' is 1x\?x8; only height and width of"),
-        (doubled([1, "c", "h", "w"]), r"its input is 1x\?x\?x\?, which does not tell"),
+        (doubled([1, "c", "h", "w"]), r"its input is 1x\?x\?x\?, which leaves the position"),
     ],
 )
 def test_inputs_that_cannot_be_measured(model, complaint, tmp_path):

@@ -1,4 +1,4 @@
-"""Networks run in a process of their own in which oneDNN is capped, as on an older processor."""
+"""Runs networks in a subprocess in which oneDNN is capped, as on an older processor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-# The variable must be there before OpenVINO is loaded. Arguments: the file, inputs, outputs.
+# OpenVINO reads the variable when it is loaded. Arguments: model, file of inputs, file of outputs.
 _RUN = """
 import sys, numpy, onnxruntime
 options = onnxruntime.SessionOptions()
@@ -27,10 +27,10 @@ numpy.save(sys.argv[3], session.run(None, {session.get_inputs()[0].name: numpy.l
 
 def outputs(file: Path, x: Any, isa: str) -> Any:
     """Return the first output of a file for ``x`` by openvino, whose oneDNN is capped to ``isa``."""
-    given, made = file.with_suffix(".in.npy"), file.with_suffix(".out.npy")
-    np.save(given, np.ascontiguousarray(x, np.float32))
+    input_file, output_file = file.with_suffix(".in.npy"), file.with_suffix(".out.npy")
+    np.save(input_file, np.ascontiguousarray(x, np.float32))
     env = {**os.environ, "ONEDNN_MAX_CPU_ISA": isa}
-    command = [sys.executable, "-c", _RUN, str(file), str(given), str(made)]
+    command = [sys.executable, "-c", _RUN, str(file), str(input_file), str(output_file)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    return np.load(made)
+    return np.load(output_file)

@@ -1,4 +1,4 @@
-"""Blocks that between them have every type of the vocabulary and every way to lower."""
+"""Blocks that together cover every type of the vocabulary and every branch of their lowering."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def available(engine: str) -> bool:
 
 
 def run(model: Any, x: Any, engine: str = "mlas") -> Any:
-    """Return the output of a model for the input ``x``, computed by that engine and no other."""
+    """Return the output of a model for the input ``x``, computed by that engine alone."""
     provider, settings = ENGINES[engine]
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1

@@ -1,7 +1,7 @@
-"""Networks run in NumPy, in float64, from the weights of training: norms and branches as they are.
+"""Reference in NumPy, in float64, with the weights of training: norms and branches are not merged.
 
-It knows the primitive layers from their docstrings and the weights from the docstring of
-`onnx_export.names`, and shares no code with the exporter. Images are (height, width, channels).
+It follows the docstrings of the primitive layers and of `onnx_export.names`, and shares no code with the
+exporter. Images are (height, width, channels).
 """
 
 from __future__ import annotations
@@ -31,12 +31,14 @@ def convolve(x, kernel, stride, padding, groups):
     """Return a convolution of (height, width, channels) with a (kh, kw, in / groups, out) kernel."""
     top, bottom, left, right = padding
     x = np.pad(x, ((top, bottom), (left, right), (0, 0)))
-    kh, kw, share, width = kernel.shape
+    kh, kw, group_size, width = kernel.shape
     windows = sliding_window_view(x, (kh, kw), axis=(0, 1))[:: stride[0], :: stride[1]]
     oh, ow = windows.shape[:2]  # windows: (oh, ow, channels, kh, kw)
-    rows = windows.reshape(oh * ow, groups, share * kh * kw).swapaxes(0, 1)
-    columns = kernel.transpose(2, 0, 1, 3).reshape(share * kh * kw, groups, width // groups)
-    out = rows @ columns.swapaxes(0, 1)  # (groups, oh * ow, out / groups)
+    flat_windows = windows.reshape(oh * ow, groups, group_size * kh * kw).swapaxes(0, 1)
+    flat_kernel = kernel.transpose(2, 0, 1, 3).reshape(
+        group_size * kh * kw, groups, width // groups
+    )
+    out = flat_windows @ flat_kernel.swapaxes(0, 1)  # (groups, oh * ow, out / groups)
     return out.swapaxes(0, 1).reshape(oh, ow, width)
 
 
@@ -63,7 +65,7 @@ class Reference:
             y = y + self.get(path, "bias")[0]
         return self.batchnorm(None, y, path) if layer.norm else y
 
-    def behind(self, layer, y, path):
+    def after_conv(self, layer, y, path):
         y = ACTIVATIONS[layer.act](y)
         if not layer.affine:
             return y
@@ -71,7 +73,7 @@ class Reference:
         return y * gain + offset
 
     def conv(self, layer, x, path):
-        return self.behind(layer, self.before_act(layer, x, path), path)
+        return self.after_conv(layer, self.before_act(layer, x, path), path)
 
     def reparam(self, layer, x, path):
         total: Any = 0
@@ -79,7 +81,7 @@ class Reference:
             is_conv = type(branch).__name__ == "Conv"
             run = self.before_act if is_conv else self.batchnorm
             total = total + run(branch, x, f"{path}/branch{i}")
-        return self.behind(layer.merged, total, path)
+        return self.after_conv(layer.merged, total, path)
 
     def squeezeexcite(self, layer, x, path):
         v = x.mean(axis=(0, 1))
@@ -105,9 +107,9 @@ class Reference:
         return np.array([[reduce(window, axis=(0, 1)) for window in row] for row in cut])
 
     @staticmethod
-    def starts(size, kernel, stride, before, behind, ceil):
-        """Where each window starts, relative to the image."""
-        last = size + behind - kernel  # the last start at which a window fits
+    def starts(size, kernel, stride, before, after, ceil):
+        """Return the start of each window, relative to the image."""
+        last = size + after - kernel  # the last start at which a window fits
         starts = list(range(-before, last + 1, stride))
         following = starts[-1] + stride
         if ceil and last > starts[-1] and following < size:
@@ -150,12 +152,12 @@ class Reference:
         return [self.run(branch, x, f"{path}/{i}") for i, (branch, x) in work]
 
     def add(self, layer, x, path):
-        made = self.branches(layer, [x] * len(layer.branches), path)
-        return ACTIVATIONS[layer.act](sum(made))
+        outputs = self.branches(layer, [x] * len(layer.branches), path)
+        return ACTIVATIONS[layer.act](sum(outputs))
 
     def concat(self, layer, x, path):
-        made = self.branches(layer, [x] * len(layer.branches), path)
-        return np.concatenate(made, axis=2)
+        outputs = self.branches(layer, [x] * len(layer.branches), path)
+        return np.concatenate(outputs, axis=2)
 
     def split(self, layer, x, path):
         parts = np.split(x, np.cumsum(layer.sizes)[:-1], axis=2)
@@ -165,11 +167,11 @@ class Reference:
 def run(
     placed: Sequence[PlacedBlock], names: Sequence[str], weights: Mapping[str, Any], images: Any
 ) -> Any:
-    """Return the outputs for (batch, channels, height, width) images, laid out as ONNX does."""
-    reference, made = Reference(weights), []
+    """Return the outputs for images (batch, channels, height, width), in the layout of ONNX."""
+    reference, outputs = Reference(weights), []
     for image in images:
         x = np.asarray(image, np.float64).transpose(1, 2, 0)
         for name, block in zip(names, placed, strict=True):
             x = reference.run(block.layer, x, name)
-        made.append(x.transpose(2, 0, 1) if x.ndim == 3 else x)
-    return np.stack(made)
+        outputs.append(x.transpose(2, 0, 1) if x.ndim == 3 else x)
+    return np.stack(outputs)

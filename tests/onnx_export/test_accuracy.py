@@ -1,4 +1,4 @@
-"""Accuracies whose answers are known."""
+"""Accuracies that are known by hand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lcnas.errors import OnnxError
 
 from . import tiny
 
-# Six classes of which class i is the likelier the more the i-th of these is in the mean colour.
+# Six classes: the logit of class i is the product of the mean colour and the i-th of these.
 COLOURS = np.array(
     [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.5, 0.5, 0], [0, 0.5, 0.5], [-1, -1, -1]], np.float32
 ).T
@@ -24,15 +24,15 @@ def by_colour(**settings):
     )
 
 
-def labelled(rows):
-    """Return a batch of (colour, label, whether it counts)."""
-    colours, labels, mask = zip(*rows, strict=True)
+def labelled(examples):
+    """Return a batch of (colour, label, mask)."""
+    colours, labels, mask = zip(*examples, strict=True)
     return tiny.constant(*colours), np.array(labels, np.int32), np.array(mask)
 
 
 RED, GREEN, BLUE = (200, 20, 10), (20, 200, 10), (10, 20, 200)
 # In order of the logits: red 0, 3, 1, 4, 2, 5.
-ROWS = [
+EXAMPLES = [
     (RED, 0, True),
     (RED, 3, True),
     (RED, 2, True),
@@ -46,28 +46,32 @@ ROWS = [
 
 @pytest.mark.parametrize("batch", [1, 4, None])
 def test_accuracy_by_hand(batch):
-    found = onnx_export.accuracy(by_colour(batch=batch), [labelled(ROWS[:3]), labelled(ROWS[3:])])
-    assert found == onnx_export.Accuracy(6, 3 / 6, 5 / 6)
-    assert str(found) == "top-1 50.00%, top-5 83.33% of 6 images"
+    accuracy = onnx_export.accuracy(
+        by_colour(batch=batch), [labelled(EXAMPLES[:3]), labelled(EXAMPLES[3:])]
+    )
+    assert accuracy == onnx_export.Accuracy(6, 3 / 6, 5 / 6)
+    assert str(accuracy) == "top-1 50.00%, top-5 83.33% of 6 images"
 
 
-def test_batches_as_the_data_give_them_and_floats():
-    images, labels, mask = labelled(ROWS)
+def test_batches_of_a_data_set_and_float_images():
+    images, labels, mask = labelled(EXAMPLES)
     batch = types.SimpleNamespace(images=images, labels=labels, mask=mask)
-    prepared = (images.astype(np.float32) / 255, labels, mask)
-    for one in (batch, prepared):
-        assert onnx_export.accuracy(by_colour(), [one]) == onnx_export.Accuracy(6, 3 / 6, 5 / 6)
+    preprocessed = (images.astype(np.float32) / 255, labels, mask)
+    for labelled_images in (batch, preprocessed):
+        assert onnx_export.accuracy(by_colour(), [labelled_images]) == onnx_export.Accuracy(
+            6, 3 / 6, 5 / 6
+        )
 
 
-def test_images_of_another_size_are_prepared_as_recorded():
-    images, labels, mask = labelled(ROWS)
+def test_images_of_another_size_are_preprocessed_as_recorded():
+    images, labels, mask = labelled(EXAMPLES)
     large = images.repeat(3, axis=1).repeat(3, axis=2)
-    found = onnx_export.accuracy(by_colour(), [(large, labels, mask)])
-    assert found == onnx_export.Accuracy(6, 3 / 6, 5 / 6)
+    accuracy = onnx_export.accuracy(by_colour(), [(large, labels, mask)])
+    assert accuracy == onnx_export.Accuracy(6, 3 / 6, 5 / 6)
 
 
-def test_the_aspect_of_a_batch_counts():
-    """Red in the middle third and blue outside: of what was 2 wide only the middle half is seen."""
+def test_the_aspect_of_a_batch_is_used():
+    """Red in the middle third, blue outside: of an original of aspect 2 only the middle half is seen."""
     images = tiny.constant(BLUE, size=(8, 12))
     images[:, :, 4:8] = RED
     recorded = tiny.recorded((0, 0, 0), (1, 1, 1), crop=0.9)
@@ -82,19 +86,21 @@ def test_the_aspect_of_a_batch_counts():
         assert onnx_export.accuracy(model, [batch]).top1 == top1
 
 
-def test_among_equal_logits_the_first_class_is_the_answer():
-    """Of six equal ones class 0 is right, and class 5 not among five."""
-    rows = [((0, 0, 0), label, True) for label in range(6)]
-    found = onnx_export.accuracy(by_colour(), [labelled(rows)])
-    assert found == onnx_export.Accuracy(6, 1 / 6, 5 / 6)
+def test_of_equal_logits_the_first_class_is_predicted():
+    """Of six equal logits class 0 is the top-1, and class 5 is not among the top-5."""
+    examples = [((0, 0, 0), label, True) for label in range(6)]
+    accuracy = onnx_export.accuracy(by_colour(), [labelled(examples)])
+    assert accuracy == onnx_export.Accuracy(6, 1 / 6, 5 / 6)
 
 
 def test_fp32_and_int8_side_by_side():
-    images, labels, mask = labelled(ROWS)
+    images, labels, mask = labelled(EXAMPLES)
     int8 = onnx_export.quantise(by_colour(), [images])
-    found = onnx_export.compare({"fp32": by_colour(), "int8": int8}, iter([(images, labels, mask)]))
-    assert list(found) == ["fp32", "int8"]
-    assert found["fp32"] == found["int8"] == onnx_export.Accuracy(6, 3 / 6, 5 / 6)
+    accuracies = onnx_export.compare(
+        {"fp32": by_colour(), "int8": int8}, iter([(images, labels, mask)])
+    )
+    assert list(accuracies) == ["fp32", "int8"]
+    assert accuracies["fp32"] == accuracies["int8"] == onnx_export.Accuracy(6, 3 / 6, 5 / 6)
 
 
 @pytest.mark.parametrize(

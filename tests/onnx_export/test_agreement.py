@@ -1,4 +1,4 @@
-"""What engines compute from the graphs is what NumPy computes from the weights of training."""
+"""Engines compute the same from the graphs as the NumPy reference from the weights of training."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_block(block, engine):
 
 @pytest.mark.parametrize("opset", onnx_export.OPSETS)
 def test_every_opset(opset, engine):
-    """One chain of all that is written differently or that the sets have changed."""
+    """One chain of all layers that depend on the opset or whose operators have changed."""
     chain = [
         blocks.ConvNormAct(8, act="gelu", kernel=1),
         blocks.Pool(3, mode="avg", ceil=True),
@@ -70,10 +70,10 @@ def test_every_opset(opset, engine):
 
 
 def placed_chain(chain, shape=SHAPE, classes=5):
-    made: list[PlacedBlock] = []
+    placed: list[PlacedBlock] = []
     for block in chain:
-        made.append(place(block, made[-1].out_shape if made else shape, classes))
-    return made
+        placed.append(place(block, placed[-1].out_shape if placed else shape, classes))
+    return placed
 
 
 @pytest.mark.parametrize("length", [1, 2, 20])
@@ -132,7 +132,7 @@ def test_the_output_depends_on_the_image_through_all_of_a_network():
 # -- pooling ---------------------------------------------------------------------------------------
 
 
-def holds(layer, shape):
+def placed_layer(layer, shape):
     return PlacedBlock(
         blocks.GhostModule(2), shape, layer.out_shape(shape), layer, depends_on_classes=False
     )
@@ -153,7 +153,7 @@ POOLS = [
 @pytest.mark.parametrize("size", [(4, 5), (5, 7), (6, 6)], ids=str)
 def test_pools_round_and_pad_as_the_layer_says(size):
     for pool in POOLS:
-        compare(holds(pool, (*size, 2)), "mlas")
+        compare(placed_layer(pool, (*size, 2)), "mlas")
 
 
 def test_a_window_that_starts_in_the_padding_behind_is_dropped(engine):
@@ -161,11 +161,11 @@ def test_a_window_that_starts_in_the_padding_behind_is_dropped(engine):
         pool = layers.Pool(mode, (2, 2), (2, 2), (1, 1, 1, 1), ceil=True)
         assert pool.out_shape((4, 4, 2)) == (3, 3, 2)
         assert pool.out_shape((5, 5, 2)) == (3, 3, 2)  # 4 windows, of which the last is padding
-        compare(holds(pool, (4, 4, 2)), engine)
-        compare(holds(pool, (5, 5, 2)), engine)
+        compare(placed_layer(pool, (4, 4, 2)), engine)
+        compare(placed_layer(pool, (5, 5, 2)), engine)
 
 
-# -- layers that no block of the vocabulary puts there ---------------------------------------------
+# -- trees of layers that no block of the vocabulary has --------------------------------------------
 
 IDENTITY = layers.Identity()
 TREES = [
@@ -193,7 +193,7 @@ TREES = [
 
 @pytest.mark.parametrize("tree", TREES, ids=lambda t: str(TREES.index(t)))
 def test_a_tree_of_layers(tree, engine):
-    compare(holds(tree, (4, 3, 8)), engine)
+    compare(placed_layer(tree, (4, 3, 8)), engine)
 
 
 def test_nested_joins_are_one_node():

@@ -1,4 +1,4 @@
-"""Anybody's classifiers behind one call: the mean colour times a matrix, in every dress."""
+"""Classifiers of any origin behind one call: the mean colour times a matrix, in every layout."""
 
 from __future__ import annotations
 
@@ -22,48 +22,48 @@ def images(n, size=(8, 6), seed=0):
 @pytest.mark.parametrize("batch", [1, 3, None])
 @pytest.mark.parametrize("end", tiny.ENDS)
 def test_every_layout_batch_and_end(layout, batch, end):
-    """Behind a softmax logits are known up to a constant; any number of images fits any batch."""
-    found = Classifier.of(tiny.classifier(layout, batch, end=end))
-    assert (found.interface.layout, found.interface.batch) == (layout, batch)
-    assert (found.classes, found.size) == (4, (8, 6))
-    assert found.softmax == (end != "logits")
+    """After a softmax logits are known up to a constant; any number of images fits any batch."""
+    classifier = Classifier.of(tiny.classifier(layout, batch, end=end))
+    assert (classifier.interface.layout, classifier.interface.batch) == (layout, batch)
+    assert (classifier.classes, classifier.size) == (4, (8, 6))
+    assert classifier.softmax == (end != "logits")
     for n in (1, 2, 3, 7, 40):
         x = images(n)
         expected = tiny.expected(x)
         if end != "logits":
             expected -= np.log(np.exp(expected).sum(axis=1, keepdims=True))
-        made = found.logits(x)
-        assert made.dtype == np.float32
-        np.testing.assert_allclose(made, expected, atol=1e-5)
+        logits = classifier.logits(x)
+        assert logits.dtype == np.float32
+        np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
-def test_an_open_size_is_what_is_asked_for():
+def test_an_open_size_is_the_requested_one():
     for layout in ("NCHW", "NHWC"):
         model = tiny.classifier(layout, None, (None, None))
         with pytest.raises(OnnxError, match="takes any height and width; give a size"):
             Classifier.of(model)
-        found = Classifier.of(model, (5, 9))
+        classifier = Classifier.of(model, (5, 9))
         x = images(2, (5, 9))
-        np.testing.assert_allclose(found.logits(x), tiny.expected(x), atol=1e-5)
+        np.testing.assert_allclose(classifier.logits(x), tiny.expected(x), atol=1e-5)
     half_open = Classifier.of(tiny.classifier("NCHW", 1, (None, 6)), (8, 99))
     assert half_open.size == (8, 6)
 
 
-def test_a_size_that_the_file_has_goes_before_the_one_asked_for():
+def test_the_size_of_a_file_takes_precedence_over_the_requested_one():
     assert Classifier.of(tiny.classifier(), (99, 99)).size == (8, 6)
 
 
-def test_an_unlikely_class_is_finite_behind_a_softmax():
+def test_an_unlikely_class_is_finite_after_a_softmax():
     model = tiny.classifier(end="softmax", weights=1000 * tiny.WEIGHTS)
     x = images(4)
-    made = Classifier.of(model).logits(x)
-    assert np.isfinite(made).all()
-    np.testing.assert_array_equal(made.argmax(axis=1), (x.mean((1, 2)) @ tiny.WEIGHTS).argmax(1))
+    logits = Classifier.of(model).logits(x)
+    assert np.isfinite(logits).all()
+    np.testing.assert_array_equal(logits.argmax(axis=1), (x.mean((1, 2)) @ tiny.WEIGHTS).argmax(1))
 
 
 @pytest.mark.parametrize("value", [-1, 0])
 def test_batches_of_minus_1_or_0_are_open(value):
-    """Paddle and old converters write those."""
+    """Paddle and old converters write these."""
     model = tiny.classifier(batch=None)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = value
     x = images(5)
@@ -84,12 +84,12 @@ def test_files_bytes_and_models_are_the_same(tmp_path):
     model, x = tiny.classifier(), images(2)
     path = tmp_path / "a.onnx"
     onnx_export.save(model, path)
-    made = [Classifier.of(s).logits(x) for s in (model, onnx_export.to_bytes(model), path)]
-    np.testing.assert_array_equal(made[0], made[1])
-    np.testing.assert_array_equal(made[0], made[2])
+    logits = [Classifier.of(s).logits(x) for s in (model, onnx_export.to_bytes(model), path)]
+    np.testing.assert_array_equal(logits[0], logits[1])
+    np.testing.assert_array_equal(logits[0], logits[2])
 
 
-def test_where_both_ends_have_3_the_first_node_tells_the_layout():
+def test_if_both_ends_have_3_the_first_node_determines_the_layout():
     def model(perm):
         nodes = [
             helper.make_node("Transpose", ["x"], ["t"], perm=perm),
@@ -109,19 +109,19 @@ def test_where_both_ends_have_3_the_first_node_tells_the_layout():
 
 
 def test_images_of_another_size_are_refused():
-    found = Classifier.of(tiny.classifier())
+    classifier = Classifier.of(tiny.classifier())
     for x in (images(1, (6, 8)), images(1).transpose(0, 3, 1, 2), images(1)[:0]):
         with pytest.raises(OnnxError, match=r"takes \(n, 8, 6, 3\), got"):
-            found.logits(x)
+            classifier.logits(x)
 
 
-def test_values_that_are_not_finite_are_told():
-    found = Classifier.of(tiny.classifier())
+def test_values_that_are_not_finite_are_an_error():
+    classifier = Classifier.of(tiny.classifier())
     with pytest.raises(OnnxError, match="gives values that are not finite"):
-        found.logits(images(1) * np.float32(np.inf))
+        classifier.logits(images(1) * np.float32(np.inf))
 
 
-# -- what is no classifier of images -------------------------------------------------------------
+# -- files that are not image classifiers --------------------------------------------------------
 
 
 def changed(change, **settings):
@@ -150,7 +150,7 @@ def as_bytes(graph):
 
 
 def sequence(graph):
-    """End as classifiers of scikit-learn do, in a list."""
+    """End in a list, as classifiers of scikit-learn do."""
     graph.node.append(helper.make_node("SequenceConstruct", ["y"], ["s"]))
     tensor = helper.make_tensor_type_proto(TensorProto.FLOAT, None)
     kind = helper.make_sequence_type_proto(tensor)
@@ -181,7 +181,7 @@ def arg_max(graph):
     [
         (lambda g: dims_of(g, 1, 1, 8, 6), "its input is 1x1x8x6; colour images have 3 channels"),
         (lambda g: dims_of(g, 1, 8, 6, 4), "its input is 1x8x6x4; colour images have 3 channels"),
-        (lambda g: dims_of(g, 1, 0, 8, 0), r"its input is 1x\?x8x\?, which does not tell"),
+        (lambda g: dims_of(g, 1, 0, 8, 0), r"its input is 1x\?x8x\?, which leaves the position"),
         (lambda g: dims_of(g, 1, 3), "its input has 2 dimensions; a batch of images has 4"),
         (second_input, r"has 2 inputs, not one: \['x', 'z'\]"),
         (half, "onnxruntime refuses the model: .*float16"),
@@ -195,13 +195,13 @@ def arg_max(graph):
         (lambda g: g.node[1].input.__setitem__(1, "b"), "onnxruntime refuses the model"),
     ],
 )
-def test_what_is_no_classifier(change, message):
+def test_files_that_are_not_classifiers(change, message):
     with pytest.raises(OnnxError, match=message) as error:
         Classifier.of(changed(change))
     assert "\n" not in str(error.value)
 
 
-def test_trailing_ones_are_passed_over():
+def test_trailing_ones_are_ignored():
     """Some classifiers end in a global mean: (n, classes, 1, 1)."""
     model = tiny.classifier()
     model.graph.node.append(helper.make_node("Reshape", ["y", "four"], ["r"]))
@@ -226,19 +226,19 @@ def test_files_that_are_not_onnx(tmp_path):
             onnx_export.read(path)
 
 
-def test_any_cut_file_is_refused_or_runs():
-    """No prefix of a file, and no file with a few bits turned, brings anything but our error."""
+def test_any_truncated_file_is_refused_or_runs():
+    """A prefix of a file, or a file with flipped bits, raises no error but ours."""
     data = onnx_export.to_bytes(tiny.classifier())
     rng = np.random.default_rng(0)
     broken = [data[:n] for n in range(0, len(data), 7)]
     for _ in range(60):
-        turned = bytearray(data)
-        turned[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
-        broken.append(bytes(turned))
+        flipped = bytearray(data)
+        flipped[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
+        broken.append(bytes(flipped))
     refused = 0
-    for one in broken:
+    for file in broken:
         try:
-            Classifier.of(one, (8, 6)).logits(images(1))
+            Classifier.of(file, (8, 6)).logits(images(1))
         except OnnxError as error:
             refused += 1
             assert "\n" not in str(error)
@@ -252,18 +252,20 @@ def interface(metadata):
     return onnx_export.interface(tiny.classifier(metadata=metadata), "a.onnx")
 
 
-def test_what_a_file_records_and_what_it_does_not():
-    told = interface(tiny.recorded(names=["a", "b", "c", "ö"], crop=0.75))
-    assert told.preprocessing() == Preprocessing((8, 6), (0.5, 0.4, 0.3), (0.2, 0.25, 0.5), 0.75)
-    assert told.class_names == ("a", "b", "c", "ö")
-    assert told.has_normalization
+def test_recorded_and_missing_metadata():
+    recorded = interface(tiny.recorded(names=["a", "b", "c", "ö"], crop=0.75))
+    assert recorded.preprocessing() == Preprocessing(
+        (8, 6), (0.5, 0.4, 0.3), (0.2, 0.25, 0.5), 0.75
+    )
+    assert recorded.class_names == ("a", "b", "c", "ö")
+    assert recorded.has_normalization
     squashed = interface(tiny.recorded(squash=True)).preprocessing()
     assert squashed.squash
-    bare = interface({})
-    assert bare.preprocessing() == Preprocessing((8, 6))
-    assert bare.class_names is None
-    assert not bare.has_normalization
-    assert bare.preprocessing().mean == onnx_export.IMAGENET_MEAN
+    empty = interface({})
+    assert empty.preprocessing() == Preprocessing((8, 6))
+    assert empty.class_names is None
+    assert not empty.has_normalization
+    assert empty.preprocessing().mean == onnx_export.IMAGENET_MEAN
 
 
 @pytest.mark.parametrize(
@@ -288,7 +290,7 @@ def test_what_a_file_records_and_what_it_does_not():
     ],
 )
 def test_broken_metadata_are_named(metadata, message):
-    told = interface(metadata)
+    broken = interface(metadata)
     with pytest.raises(OnnxError, match=f"a.onnx: metadata: {message}") as error:
-        _ = told.preprocessing(), told.class_names
+        _ = broken.preprocessing(), broken.class_names
     assert "\n" not in str(error.value)

@@ -33,7 +33,7 @@ def shape_of(value):
     return [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
 
 
-def props(model):
+def metadata_of(model):
     return {p.key: p.value for p in model.metadata_props}
 
 
@@ -68,7 +68,7 @@ def test_another_resolution_and_any_batch():
     model = onnx_export.export(ARCH, resolution=24, batch=None)
     assert shape_of(model.graph.input[0]) == ["batch", 3, 24, 24]
     assert shape_of(model.graph.output[0]) == ["batch", 1000]
-    assert props(model)["lcnas.id"] == ARCH.at(24).id
+    assert metadata_of(model)["lcnas.id"] == ARCH.at(24).id
 
 
 def test_metadata_of_a_network():
@@ -78,17 +78,17 @@ def test_metadata_of_a_network():
         class_names=["Katze", "Hund ö"],
         normalization={"mean": (0.5, 0.4, 0.3), "std": [0.2, 0.2, 0.1]},
     )
-    made = props(model)
-    assert Arch.from_json(made["lcnas.arch"]) == ARCH
-    assert made["lcnas.version"] == lcnas.__version__
-    assert made["lcnas.id"] == ARCH.id
-    assert made["lcnas.classes"] == "2"
-    assert json.loads(made["lcnas.class_names"]) == ["Katze", "Hund ö"]
-    assert json.loads(made["lcnas.normalization"]) == {
+    metadata = metadata_of(model)
+    assert Arch.from_json(metadata["lcnas.arch"]) == ARCH
+    assert metadata["lcnas.version"] == lcnas.__version__
+    assert metadata["lcnas.id"] == ARCH.id
+    assert metadata["lcnas.classes"] == "2"
+    assert json.loads(metadata["lcnas.class_names"]) == ["Katze", "Hund ö"]
+    assert json.loads(metadata["lcnas.normalization"]) == {
         "mean": [0.5, 0.4, 0.3],
         "std": [0.2, 0.2, 0.1],
     }
-    assert set(props(onnx_export.export(ARCH))) == {
+    assert set(metadata_of(onnx_export.export(ARCH))) == {
         "lcnas.version",
         "lcnas.arch",
         "lcnas.id",
@@ -97,21 +97,21 @@ def test_metadata_of_a_network():
 
 
 def test_metadata_of_blocks():
-    made = props(onnx_export.graph([BLOCK, BLOCK]))
-    assert set(made) == {"lcnas.version", "lcnas.blocks"}
-    (first, _) = json.loads(made["lcnas.blocks"])
+    metadata = metadata_of(onnx_export.graph([BLOCK, BLOCK]))
+    assert set(metadata) == {"lcnas.version", "lcnas.blocks"}
+    (first, _) = json.loads(metadata["lcnas.blocks"])
     assert blocks.from_data(first["block"]) == BLOCK.block
     assert tuple(first["in_shape"]) == BLOCK.in_shape
     head = place(blocks.Classifier(8), (4, 4, 8), 7)
-    assert props(onnx_export.graph([BLOCK, head]))["lcnas.classes"] == "7"
+    assert metadata_of(onnx_export.graph([BLOCK, head]))["lcnas.classes"] == "7"
 
 
 # -- bytes and files -------------------------------------------------------------------------------
 
 
 def test_equal_arguments_give_equal_bytes():
-    made = [onnx_export.to_bytes(onnx_export.export(ARCH, seed=seed)) for seed in (0, 0, 1)]
-    assert made[0] == made[1] != made[2]
+    files = [onnx_export.to_bytes(onnx_export.export(ARCH, seed=seed)) for seed in (0, 0, 1)]
+    assert files[0] == files[1] != files[2]
 
 
 def test_the_bytes_are_the_same_in_another_process(checkout):
@@ -124,11 +124,11 @@ def test_the_bytes_are_the_same_in_another_process(checkout):
         [sys.executable, "-c", code], cwd=checkout, capture_output=True, text=True
     )
     arch = zoo.load("mobilenet_v3_small_0.35x", resolution=32)
-    here = onnx_export.to_bytes(onnx_export.export(arch, classes=3))
-    assert done.stdout.strip() == hashlib.sha256(here).hexdigest(), done.stderr
+    data = onnx_export.to_bytes(onnx_export.export(arch, classes=3))
+    assert done.stdout.strip() == hashlib.sha256(data).hexdigest(), done.stderr
 
 
-def test_a_file_is_written_whole(tmp_path):
+def test_a_file_is_written_atomically(tmp_path):
     path = tmp_path / "tiny.onnx"
     path.write_bytes(b"an older file")
     model = onnx_export.export(ARCH, path)
@@ -137,7 +137,7 @@ def test_a_file_is_written_whole(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["tiny.onnx"]
 
 
-def test_a_file_that_cannot_be_written_is_told(tmp_path):
+def test_a_file_that_cannot_be_written_is_an_error(tmp_path):
     for path in (tmp_path / "none" / "a.onnx", tmp_path):
         with pytest.raises(ExportError, match="cannot be written: ") as error:
             onnx_export.export(ARCH, path)
@@ -188,7 +188,7 @@ def test_wrong_blocks():
         onnx_export.export(BLOCK, class_names=["a"])
 
 
-def test_what_onnx_cannot_express():
+def test_layers_that_onnx_cannot_express():
     with pytest.raises(ExportError, match="odd sizes only, got 4"):
         onnx_export.graph(place(blocks.LocalResponseNorm(4), (4, 4, 8)))
 
@@ -205,7 +205,7 @@ def test_what_onnx_cannot_express():
             onnx_export.graph(placed, weights={})
 
 
-def test_a_shape_that_is_not_the_walks_is_told():
+def test_a_shape_other_than_the_walks_is_an_error():
     wrong = PlacedBlock(BLOCK.block, (4, 4, 8), (4, 5, 8), BLOCK.layer, depends_on_classes=False)
     with pytest.raises(ExportError, match=r"gives \[1, 8, 4, 4\], the network \[1, 8, 4, 5\]"):
         onnx_export.graph(wrong, check=True)

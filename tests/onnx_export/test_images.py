@@ -1,4 +1,4 @@
-"""From images to inputs: against closed forms, and Pillow's own two steps."""
+"""Preprocessing of images, compared with closed forms and with two steps of Pillow."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def noise(height, width, n=1, seed=0) -> Any:
 
 def test_normalisation():
     prepare = Preprocessing((4, 5), (0.5, 0.4, 0.3), (0.2, 0.25, 0.5), crop=1.0)
-    x = noise(4, 5, n=3)
-    by_hand = (x / 255 - np.array([0.5, 0.4, 0.3])) / np.array([0.2, 0.25, 0.5])
-    made = prepare(x)
-    assert made.dtype == np.float32
-    np.testing.assert_allclose(made, by_hand, atol=2e-6)
-    np.testing.assert_array_equal(prepare(x.astype(np.float32)), made)
+    pixels = noise(4, 5, n=3)
+    expected = (pixels / 255 - np.array([0.5, 0.4, 0.3])) / np.array([0.2, 0.25, 0.5])
+    x = prepare(pixels)
+    assert x.dtype == np.float32
+    np.testing.assert_allclose(x, expected, atol=2e-6)
+    np.testing.assert_array_equal(prepare(pixels.astype(np.float32)), x)
 
 
 @pytest.mark.parametrize(
@@ -44,46 +44,48 @@ def test_normalisation():
     ],
 )
 def test_what_the_network_sees(size, crop, image, box):
-    found = Preprocessing(size, crop=crop).box(*image)
-    assert found == pytest.approx(box)
+    seen = Preprocessing(size, crop=crop).box(*image)
+    assert seen == pytest.approx(box)
     assert Preprocessing(size, squash=True).box(*image) == (0, 0, image[1], image[0])
 
 
-def test_a_cut_without_a_resize_is_a_cut():
+def test_a_crop_without_a_resize_is_a_slice():
     x = noise(256, 256)[0]
-    made = Preprocessing((224, 224), **RAW).of_image(Image.fromarray(x))
-    np.testing.assert_allclose(made, x[16:240, 16:240], atol=1e-3)
+    cropped = Preprocessing((224, 224), **RAW).of_image(Image.fromarray(x))
+    np.testing.assert_allclose(cropped, x[16:240, 16:240], atol=1e-3)
 
 
-def test_halving_weighs_neighbours_1_3_3_1():
-    """The triangle of a resize by half reaches two pixels to each side."""
+def test_halving_weights_neighbours_1_3_3_1():
+    """The triangle filter of a resize by half spans two pixels on each side."""
     x = noise(24, 24)[0].astype(np.float64)
-    made = Preprocessing((12, 12), squash=True, **RAW).of_image(Image.fromarray(x.astype(np.uint8)))
+    halved = Preprocessing((12, 12), squash=True, **RAW).of_image(
+        Image.fromarray(x.astype(np.uint8))
+    )
     taps = np.array([1, 3, 3, 1]) / 8
-    rows = sum(t * x[i + 1 : i + 20 : 2] for i, t in enumerate(taps))
-    both = sum(t * rows[:, i + 1 : i + 20 : 2] for i, t in enumerate(taps))
-    np.testing.assert_allclose(made[1:-1, 1:-1], both, atol=1.01)  # rounded twice
+    by_rows = sum(t * x[i + 1 : i + 20 : 2] for i, t in enumerate(taps))
+    expected = sum(t * by_rows[:, i + 1 : i + 20 : 2] for i, t in enumerate(taps))
+    np.testing.assert_allclose(halved[1:-1, 1:-1], expected, atol=1.01)  # rounded twice
 
 
-def test_a_resize_and_a_cut_at_once_are_those_of_two_steps():
+def test_resize_and_crop_at_once_are_the_same_as_in_two_steps():
     x = noise(64, 80)[0]
-    made = Preprocessing((28, 28), **RAW).of_image(Image.fromarray(x))
+    at_once = Preprocessing((28, 28), **RAW).of_image(Image.fromarray(x))
     resized = Image.fromarray(x).resize((40, 32), Image.Resampling.BILINEAR)  # 28 / 0.875 = 32
     by_steps = np.asarray(resized)[2:30, 6:34]
-    np.testing.assert_allclose(made, by_steps, atol=1.01)
+    np.testing.assert_allclose(at_once, by_steps, atol=1.01)
 
 
 def test_arrays_are_resized_like_images_and_floats_like_whole_numbers():
     x = noise(30, 20, n=2)
     prepare = Preprocessing((14, 12), crop=0.9, **RAW)
-    made = prepare(x)
-    assert made.shape == (2, 14, 12, 3)
-    for image, one in zip(x, made, strict=True):
-        np.testing.assert_array_equal(one, prepare.of_image(Image.fromarray(image)))
-    np.testing.assert_allclose(prepare(x.astype(np.float32)), made, atol=1.01)
+    resized = prepare(x)
+    assert resized.shape == (2, 14, 12, 3)
+    for image, array in zip(x, resized, strict=True):
+        np.testing.assert_array_equal(array, prepare.of_image(Image.fromarray(image)))
+    np.testing.assert_allclose(prepare(x.astype(np.float32)), resized, atol=1.01)
 
 
-def test_arrays_of_the_networks_size_are_cut_too_unless_all_is_kept():
+def test_arrays_of_the_networks_size_are_cropped_too_unless_all_is_kept():
     x = noise(16, 16, n=2)
     np.testing.assert_allclose(Preprocessing((16, 16), crop=1.0, **RAW)(x), x, atol=1e-3)
     np.testing.assert_allclose(Preprocessing((16, 16), squash=True, **RAW)(x), x, atol=1e-3)
@@ -92,16 +94,16 @@ def test_arrays_of_the_networks_size_are_cut_too_unless_all_is_kept():
     assert np.abs(prepare(x) - x).max() > 50
 
 
-def test_a_squashed_image_is_cut_as_it_was_before():
-    """What is 2 wide and 1 high, in a square: of its width only the half is seen."""
+def test_a_squashed_image_is_cropped_in_its_original_proportions():
+    """An image of aspect 2 in a square: only half of its width is seen."""
     prepare = Preprocessing((16, 16), crop=1.0, **RAW)
     assert prepare.box(32, 32, 2.0) == (8, 0, 24, 32)
     assert prepare.box(32, 32, 0.5) == (0, 8, 32, 24)
     x = noise(32, 32, n=2)
-    made = prepare(x, np.array([2.0, 1.0], np.float32))
+    cropped = prepare(x, np.array([2.0, 1.0], np.float32))
     narrow = Image.fromarray(x[0, :, 8:24]).resize((16, 16), Image.Resampling.BILINEAR)
-    np.testing.assert_allclose(made[0, :, 1:-1], np.asarray(narrow)[:, 1:-1], atol=1.01)
-    np.testing.assert_array_equal(made[1], prepare(x)[1])
+    np.testing.assert_allclose(cropped[0, :, 1:-1], np.asarray(narrow)[:, 1:-1], atol=1.01)
+    np.testing.assert_array_equal(cropped[1], prepare(x)[1])
 
 
 @pytest.mark.parametrize(
@@ -113,7 +115,7 @@ def test_a_squashed_image_is_cut_as_it_was_before():
         (np.zeros((2, 4, 4, 3)), "float64 is neither uint8 nor float32"),
     ],
 )
-def test_arrays_that_are_no_images(images, message):
+def test_arrays_that_are_not_images(images, message):
     with pytest.raises(ImageError, match=message):
         Preprocessing((4, 4))(images)
 
@@ -129,17 +131,17 @@ def test_images_of_any_mode_become_rgb(mode, tmp_path):
     assert (image.mode, image.size) == ("RGB", (5, 4))
 
 
-def test_an_image_is_turned_as_its_exif_says(tmp_path):
+def test_an_image_is_turned_upright_by_its_exif(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    exif[0x0112] = 6  # turn clockwise by a quarter
     Image.new("RGB", (6, 4)).save(tmp_path / "a.jpg", exif=exif)
     assert onnx_export.read_image(tmp_path / "a.jpg").size == (4, 6)
 
 
-def test_files_that_are_no_images(tmp_path):
-    whole = tmp_path / "whole.png"
-    Image.fromarray(noise(64, 64)[0]).save(whole)
-    (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:2000])
+def test_files_that_are_not_images(tmp_path):
+    intact = tmp_path / "whole.png"
+    Image.fromarray(noise(64, 64)[0]).save(intact)
+    (tmp_path / "cut.png").write_bytes(intact.read_bytes()[:2000])
     (tmp_path / "text.png").write_text("not an image")
     (tmp_path / "empty.jpg").write_bytes(b"")
     for name, message in (
@@ -163,8 +165,8 @@ def test_an_image_of_unreasonable_size(tmp_path, monkeypatch):
         onnx_export.read_image(tmp_path / "a.png")
 
 
-def test_an_image_whose_header_is_damaged(tmp_path):
-    """Whatever a decoder raises, it is one line."""
+def test_an_image_with_a_damaged_header(tmp_path):
+    """Every error of a decoder becomes one line."""
     path = tmp_path / "a.png"
     Image.fromarray(noise(32, 32)[0]).save(path)
     data = path.read_bytes()
@@ -192,6 +194,6 @@ def test_an_image_whose_header_is_damaged(tmp_path):
         ((1, 0, 1), "std", r"std: \[1.0, 0.0, 1.0\] is not positive"),
     ],
 )
-def test_constants_that_are_none(values, what, message):
+def test_invalid_constants(values, what, message):
     with pytest.raises(ImageError, match=message):
         onnx_export.constants(values, what)

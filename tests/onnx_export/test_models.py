@@ -1,4 +1,4 @@
-"""Export of models that bring their weights: folded, merged, and checked against the model itself."""
+"""Export of models with weights: folded, merged, and compared with the model itself."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_file_computes_what_the_model_computes(name, batch):
     np.testing.assert_allclose(y, model(x), rtol=0, atol=1e-4 * np.abs(model(x)).max())
 
 
-def test_a_model_brings_arch_weights_and_classes():
+def test_a_model_has_arch_weights_and_classes():
     model = tiny.Fake(ARCH, classes=7)
     file = onnx_export.export(model, class_names=[f"c{i}" for i in range(7)])
     by_hand = onnx_export.export(
@@ -54,14 +54,14 @@ def test_a_model_brings_arch_weights_and_classes():
     assert onnx_export.to_bytes(file) == onnx_export.to_bytes(by_hand)
 
 
-def test_the_images_that_are_given_are_the_ones_compared_in_batches_of_the_file():
+def test_the_passed_images_are_compared_in_batches_of_the_file():
     model, x = tiny.Fake(ARCH), images(5)
     onnx_export.export(model, inputs=x, batch=2)
     (seen,) = model.calls
     np.testing.assert_array_equal(seen, x)
 
 
-def test_without_images_noise_of_the_same_seed_is_taken():
+def test_without_images_noise_of_the_same_seed_is_used():
     model = tiny.Fake(ARCH)
     for _ in range(2):
         onnx_export.export(model)
@@ -79,7 +79,7 @@ def test_another_resolution():
 
 @pytest.mark.parametrize(("factor", "passes"), [(1 + 0.7e-4, True), (1 + 1.4e-4, False)])
 def test_the_difference_is_relative_to_the_largest_logit(factor, passes, tmp_path):
-    """Logits that are all larger by a share differ by just that share of the largest."""
+    """If all logits are larger by a share, they differ by that share of the largest."""
     model = tiny.Fake(ARCH, factor=factor)
     path = tmp_path / "a.onnx"
     if passes:
@@ -147,7 +147,7 @@ def test_importing_the_export_loads_neither_an_engine_nor_pillow(checkout):
     assert done.stdout == "set()\n", done.stderr
 
 
-# -- the recorded preparation of images ----------------------------------------------------------
+# -- recorded preprocessing ----------------------------------------------------------------------
 
 NORMALIZATION = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.1)}
 
@@ -159,10 +159,10 @@ class MeanStd:
 
 @pytest.mark.parametrize("normalization", [NORMALIZATION, MeanStd()])
 @pytest.mark.parametrize("resize", [{}, {"crop": 1.0}, {"crop": 0.9}, {"squash": True}], ids=str)
-def test_a_reader_prepares_images_as_the_export_was_told(normalization, resize):
+def test_a_reader_preprocesses_images_as_exported(normalization, resize):
     file = onnx_export.export(ARCH, classes=2, normalization=normalization, **resize)
-    told = onnx_export.interface(file)
-    assert told.preprocessing() == onnx_export.Preprocessing(
+    recorded = onnx_export.interface(file)
+    assert recorded.preprocessing() == onnx_export.Preprocessing(
         (12, 16), (0.5, 0.4, 0.3), (0.2, 0.2, 0.1), **resize
     )
     props = {p.key: p.value for p in file.metadata_props}
@@ -179,6 +179,6 @@ def test_a_reader_prepares_images_as_the_export_was_told(normalization, resize):
         ({"squash": True}, "are recorded beside a normalization"),
     ],
 )
-def test_preparations_that_are_none(arguments, message):
+def test_invalid_preprocessing(arguments, message):
     with pytest.raises(ExportError, match=message):
         onnx_export.export(ARCH, **arguments)

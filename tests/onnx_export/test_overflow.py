@@ -1,4 +1,4 @@
-"""No pair of 8-bit products overflows 16 bits, and files in which some do are told."""
+"""No pair of 8-bit products overflows 16 bits; files in which one does get a warning."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def test_which_instruction_sets_add_products_in_32_bits():
     assert onnx_export.has_vnni("amd64-avx512vnni")
 
 
-# -- what is exported ------------------------------------------------------------------------------
+# -- exported files --------------------------------------------------------------------------------
 
 
 def kernels(model):
-    """Yield each int8 weight as (outputs, what each multiplies), read with NumPy alone."""
+    """Yield each int8 weight as (outputs, inputs of an output), read with NumPy alone."""
     arrays = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     makers = {output: node for node in model.graph.node for output in node.output}
     for node in model.graph.node:
@@ -39,8 +39,10 @@ def kernels(model):
         weights = arrays.get(maker.input[0])
         if weights is None or weights.dtype != np.int8:
             continue
-        turned = any(a.name == "transB" and a.i for a in node.attribute)
-        if node.op_type in ("ConvTranspose", "MatMul") or (node.op_type == "Gemm" and not turned):
+        transposed = any(a.name == "transB" and a.i for a in node.attribute)
+        if node.op_type in ("ConvTranspose", "MatMul") or (
+            node.op_type == "Gemm" and not transposed
+        ):
             weights = np.moveaxis(weights, 1, 0)
         yield weights.reshape(len(weights), -1).astype(np.int64)
 
@@ -52,7 +54,7 @@ def extremes(weights):
 
 
 def other_layers():
-    """A file of others: a grouped and a transposed convolution, a product of matrices."""
+    """A file of another exporter: a grouped and a transposed convolution, a matrix product."""
     rng = np.random.default_rng(0)
     arrays = {
         "w1": rng.normal(size=(8, 2, 3, 3)),
@@ -83,7 +85,7 @@ def other_layers():
 
 @pytest.fixture(scope="module")
 def sources():
-    """A network of ours, and one of others, with what they are calibrated with."""
+    """A network of ours and one of another exporter, each with calibration images."""
     rng = np.random.default_rng(0)
     ours = onnx_export.export(zoo.load("pplcnet_0.25x", resolution=32), classes=10, batch=None)
     images = rng.normal(size=(4, 32, 32, 3)).astype(np.float32)
@@ -96,14 +98,14 @@ def test_no_pair_of_products_overflows_16_bits(sources, source, scheme):
     model, images = sources[source]
     highest, lowest = {}, {}
     for weights in onnx_export.WEIGHTS:
-        made = onnx_export.quantise(model, [images], scheme=scheme, weights=weights)
-        found = [extremes(kernel) for kernel in kernels(onnx.load_from_string(made))]
-        assert len(found) >= 3
-        highest[weights] = max(high for high, _ in found)
-        lowest[weights] = min(low for _, low in found)
+        quantised = onnx_export.quantise(model, [images], scheme=scheme, weights=weights)
+        sums = [extremes(kernel) for kernel in kernels(onnx.load_from_string(quantised))]
+        assert len(sums) >= 3
+        highest[weights] = max(high for high, _ in sums)
+        lowest[weights] = min(low for _, low in sums)
     assert highest["7bit"] <= 32767
     assert lowest["7bit"] >= -32768
-    assert highest["8bit"] > 32767  # what it is about
+    assert highest["8bit"] > 32767  # the overflow in question
     assert lowest["8bit"] < -32768
 
 
@@ -128,24 +130,24 @@ def one_convolution():
     platform.machine().lower() not in ("x86_64", "amd64"), reason="oneDNN is capped on x86-64 alone"
 )
 @pytest.mark.parametrize("scheme", onnx_export.SCHEMES)
-def test_an_int8_file_is_right_where_onednn_is_capped_to_avx2(tmp_path, scheme):
-    """8 bits are off by half of the result there, so the cap is at work; 7 bits are exact."""
+def test_an_int8_file_is_correct_with_onednn_capped_to_avx2(tmp_path, scheme):
+    """8 bits are off by half of the result there, so the cap works; 7 bits are exact."""
     model, x, exact = one_convolution()
-    found = {}
+    errors = {}
     for weights in onnx_export.WEIGHTS:
         path = tmp_path / f"{weights}.onnx"
         path.write_bytes(onnx_export.quantise(model, [x], scheme=scheme, weights=weights))
-        found[weights] = np.abs(capped.outputs(path, x, "AVX2") - exact).max()
+        errors[weights] = np.abs(capped.outputs(path, x, "AVX2") - exact).max()
         assert (onnx_export.int8_warning(path, "avx2") is None) == (weights == "7bit")
     step = 0 if scheme == "dense" else np.ptp(exact) / 255  # outputs are float32, or of 256 values
-    assert found["7bit"] < 0.51 * step + 0.05
-    assert found["8bit"] > 0.4 * exact.max()
+    assert errors["7bit"] < 0.51 * step + 0.05
+    assert errors["8bit"] > 0.4 * exact.max()
 
 
 # -- warnings --------------------------------------------------------------------------------------
 
 
-def test_warnings_name_the_processor_and_the_way_out(sources):
+def test_warnings_name_the_processor_and_the_solution(sources):
     model, images = sources["ours"]
     full = onnx_export.quantise(model, [images], weights="8bit")
     layers = sum(1 for _ in kernels(onnx.load_from_string(full)))
@@ -162,7 +164,7 @@ def test_warnings_name_the_processor_and_the_way_out(sources):
 
 
 def foreign(form, weights, activation=np.uint8, zero=None):
-    """A linear layer as other tools write it, with given weights (12, 3)."""
+    """A linear layer in the forms of other exporters, with weights (12, 3)."""
     arrays = {
         "w": weights,
         "one": np.array(1, np.float32),
@@ -173,27 +175,27 @@ def foreign(form, weights, activation=np.uint8, zero=None):
         "turned": np.ascontiguousarray(weights.T),
     }
     node = helper.make_node
-    taken = [node("QuantizeLinear", ["x", "one", "zero"], ["q"])]
-    taken += [node("DequantizeLinear", ["q", "one", "zero"], ["d"])]
-    given = node("DequantizeLinear", ["w", "scale", "wzero"], ["v"])
+    quantised_input = [node("QuantizeLinear", ["x", "one", "zero"], ["q"])]
+    quantised_input += [node("DequantizeLinear", ["q", "one", "zero"], ["d"])]
+    dequantise = node("DequantizeLinear", ["w", "scale", "wzero"], ["v"])
     forms = {
-        "qdq": [*taken, given, node("MatMul", ["d", "v"], ["y"])],
-        "first": [*taken, given, node("MatMul", ["v", "d"], ["y"])],
-        "weights alone": [given, node("MatMul", ["x", "v"], ["y"])],
+        "qdq": [*quantised_input, dequantise, node("MatMul", ["d", "v"], ["y"])],
+        "first": [*quantised_input, dequantise, node("MatMul", ["v", "d"], ["y"])],
+        "weights alone": [dequantise, node("MatMul", ["x", "v"], ["y"])],
         "turned": [
-            *taken,
+            *quantised_input,
             node("DequantizeLinear", ["turned", "scale", "wzero"], ["v"]),
             node("Transpose", ["v"], ["t"], perm=[1, 0]),
             node("MatMul", ["d", "t"], ["y"]),
         ],
         "fake": [
-            *taken,
+            *quantised_input,
             node("QuantizeLinear", ["float", "scale", "wzero"], ["wq"]),
             node("DequantizeLinear", ["wq", "scale", "wzero"], ["v"]),
             node("Gemm", ["d", "v"], ["y"]),
         ],
         "constant": [
-            *taken,
+            *quantised_input,
             node("Constant", [], ["c"], value=numpy_helper.from_array(weights)),
             node("DequantizeLinear", ["c", "scale", "wzero"], ["v"]),
             node("MatMul", ["d", "v"], ["y"]),
@@ -203,7 +205,7 @@ def foreign(form, weights, activation=np.uint8, zero=None):
             node("MatMulInteger", ["q", "w", "z", "wzero"], ["y"]),
         ],
         "operator": [
-            taken[0],
+            quantised_input[0],
             node(
                 "QLinearMatMul",
                 ["q", "one", "zero", "w", "scale", "wzero", "one", "zero"],
@@ -222,17 +224,17 @@ def foreign(form, weights, activation=np.uint8, zero=None):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
-def weights_up_to(most):
+def weights_up_to(largest):
     rng = np.random.default_rng(0)
-    made = rng.integers(-most, most + 1, (12, 3)).astype(np.int8)
-    made[3, 1] = -most
-    return made
+    weights = rng.integers(-largest, largest + 1, (12, 3)).astype(np.int8)
+    weights[3, 1] = -largest
+    return weights
 
 
 @pytest.mark.parametrize(
     "form", ["qdq", "first", "turned", "fake", "constant", "dynamic", "operator"]
 )
-def test_files_of_others_are_told_by_their_weights(form):
+def test_files_of_any_origin_are_checked_by_their_weights(form):
     for most in (63, 64):
         assert onnx_export.int8_warning(foreign(form, weights_up_to(most)), "avx2") is None
     for most in (65, 127):
@@ -247,7 +249,7 @@ def test_signed_activations_overflow_too():
     assert onnx_export.int8_warning(full, "avx2") is not None
 
 
-def test_what_is_not_added_in_16_bits_is_not_warned_of():
+def test_no_warning_where_products_are_not_added_in_16_bits():
     full = weights_up_to(127)
     wide = (full.astype(int) + 128).astype(np.uint8)  # unsigned weights: kernels widen both first
     for model in (

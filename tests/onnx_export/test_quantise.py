@@ -1,4 +1,4 @@
-"""Int8 files: what is quantised and how, and accuracies with answers that are known."""
+"""int8 files: which layers are quantised and how, and outputs that are known."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def fp32():
 
 
 @pytest.fixture(scope="module")
-def made(fp32):
+def int8_models(fp32):
     """The int8 model of each scheme."""
     return {
         scheme: onnx.load_from_string(onnx_export.quantise(fp32, [images(32)], scheme=scheme))
@@ -58,8 +58,8 @@ def made(fp32):
 
 
 @pytest.fixture(scope="module")
-def int8(made):
-    return made["dense"]
+def int8(int8_models):
+    return int8_models["dense"]
 
 
 def makers(model):
@@ -72,19 +72,19 @@ def arrays(model):
 
 @pytest.mark.parametrize("engine", engines.ENGINES)
 @pytest.mark.parametrize("scheme", onnx_export.SCHEMES)
-def test_an_int8_file_gives_nearly_the_same_and_not_the_same(fp32, made, engine, scheme):
+def test_an_int8_file_gives_nearly_the_same_and_not_the_same(fp32, int8_models, engine, scheme):
     if not engines.available(engine):
         pytest.skip(f"this onnxruntime has no {engine}")
     x = images(8, seed=1).transpose(0, 3, 1, 2)
-    exact, rough = engines.run(fp32, x, engine), engines.run(made[scheme], x, engine)
+    exact, rough = engines.run(fp32, x, engine), engines.run(int8_models[scheme], x, engine)
     error = np.abs(rough - exact).max() / np.abs(exact).max()
     assert 1e-5 < error < 0.15
 
 
-def test_metadata_stay_and_say_what_was_done(fp32, int8):
-    before, behind = ({p.key: p.value for p in m.metadata_props} for m in (fp32, int8))
-    added = {key: behind[key] for key in behind.keys() - before.keys()}
-    assert before.items() <= behind.items()
+def test_metadata_are_kept_and_record_the_calibration(fp32, int8):
+    before, after = ({p.key: p.value for p in m.metadata_props} for m in (fp32, int8))
+    added = {key: after[key] for key in after.keys() - before.keys()}
+    assert before.items() <= after.items()
     assert added.pop("lcnas.precision") == "int8"
     assert json.loads(added.pop("lcnas.calibration")) == {
         "pictures": 32,
@@ -93,22 +93,22 @@ def test_metadata_stay_and_say_what_was_done(fp32, int8):
         "weights": "7bit",
     }
     assert not added
-    told = onnx_export.interface(int8)
-    assert told.is_int8
-    assert told.int8_weights == "7bit"
+    recorded = onnx_export.interface(int8)
+    assert recorded.is_int8
+    assert recorded.int8_weights == "7bit"
     assert onnx_export.interface(fp32).int8_weights is None
-    assert told.class_names == tuple("abcde")
+    assert recorded.class_names == tuple("abcde")
 
 
 def test_equal_arguments_give_equal_bytes(fp32, int8):
-    again = onnx_export.quantise(onnx_export.to_bytes(fp32), iter([images(32)]))
-    assert again == onnx_export.to_bytes(int8)
+    repeated = onnx_export.quantise(onnx_export.to_bytes(fp32), iter([images(32)]))
+    assert repeated == onnx_export.to_bytes(int8)
 
 
 @pytest.mark.parametrize("scheme", onnx_export.SCHEMES)
-def test_which_convolutions_compute_in_integers(made, scheme):
-    """Dense ones with a scale a channel, depthwise ones in one scheme only, squeeze-and-excite never."""
-    model = made[scheme]
+def test_which_convolutions_compute_in_integers(int8_models, scheme):
+    """Dense ones with a scale per channel, depthwise ones in one scheme only, squeeze-and-excite never."""
+    model = int8_models[scheme]
     source, weights = makers(model), arrays(model)
     floating = set()
     for conv in (n for n in model.graph.node if n.op_type == "Conv"):
@@ -127,9 +127,9 @@ def test_which_convolutions_compute_in_integers(made, scheme):
 
 
 @pytest.mark.parametrize("scheme", onnx_export.SCHEMES)
-def test_which_outputs_are_rounded(made, scheme):
-    """In "dense" what comes out of a convolution is float32; in "all" it has 256 values."""
-    model = made[scheme]
+def test_which_outputs_are_rounded(int8_models, scheme):
+    """In "dense" the output of a convolution is float32; in "all" it has 256 values."""
+    model = int8_models[scheme]
     source = makers(model)
     quantised = [n.input[0] for n in model.graph.node if n.op_type == "QuantizeLinear"]
     kinds = {source[name].op_type for name in quantised if name in source}
@@ -154,7 +154,7 @@ def steep(act):
 
 
 def range_behind(model, op):
-    """Return the range that the values in front of an operation can have."""
+    """Return the range of the quantised values before an operation."""
     node = next(n for n in model.graph.node if n.op_type == op)
     dequantise = makers(model)[node.input[0]]
     weights = arrays(model)
@@ -169,26 +169,26 @@ def range_behind(model, op):
     [("hard_swish", "HardSwish", -3, None), ("hard_sigmoid", "HardSigmoid", -3, 3)],
 )
 def test_ranges_end_where_activations_are_constant(act, op, low, high):
-    plain, x = steep(act)
-    model = onnx.load_from_string(onnx_export.quantise(plain, [x], scheme="all"))
+    fp32, x = steep(act)
+    model = onnx.load_from_string(onnx_export.quantise(fp32, [x], scheme="all"))
     bottom, top = range_behind(model, op)
-    exact = engines.run(plain, x.transpose(0, 3, 1, 2))
-    assert bottom == pytest.approx(low, abs=0.25)  # to whole steps, since 0 is one
+    exact = engines.run(fp32, x.transpose(0, 3, 1, 2))
+    assert bottom == pytest.approx(low, abs=0.25)  # in whole steps, one of which is 0
     assert top == pytest.approx(exact.max() if high is None else high, abs=0.25)
     assert "Clip" not in [n.op_type for n in model.graph.node]
-    # What is left is half a step of the convolution's output, times the steepest slope.
+    # The remaining error is half a step of the convolution's output, times the steepest slope.
     slope = 1.5 if act == "hard_swish" else 1 / 6
     error = np.abs(engines.run(model, x.transpose(0, 3, 1, 2)) - exact).max()
     assert 0 < error < 1.01 * slope * (top - bottom) / 255 / 2
 
 
 def test_other_activations_keep_their_range():
-    plain, x = steep("silu")
-    model = onnx.load_from_string(onnx_export.quantise(plain, [x], scheme="all"))
+    fp32, x = steep("silu")
+    model = onnx.load_from_string(onnx_export.quantise(fp32, [x], scheme="all"))
     assert range_behind(model, "Sigmoid")[0] < -10
 
 
-def exact_case(most=64):
+def exact_layer(most=64):
     """A linear layer that 8 bits hold exactly: inputs are whole from 0 to 255, weights whole multiples of
     1 / ``most`` of the largest in their column."""
     rng = np.random.default_rng(0)
@@ -213,15 +213,15 @@ def exact_case(most=64):
 
 
 @pytest.mark.parametrize(("weights", "most"), [("7bit", 64), ("8bit", 127)])
-def test_what_8_bits_hold_comes_out_exactly(weights, most):
+def test_weights_that_8_bits_hold_give_exact_outputs(weights, most):
     isa = machine.this_machine(capped=False).isa
     if weights == "8bit" and not onnx_export.has_vnni(isa):
         pytest.skip(f"this processor ({isa}) has no VNNI: products of 8-bit weights overflow")
-    model, x, expected = exact_case(most)
-    made = onnx_export.quantise(model, [x], weights=weights)
+    model, x, expected = exact_layer(most)
+    int8 = onnx_export.quantise(model, [x], weights=weights)
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(made, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(int8, providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, rtol=1e-5, atol=1e-3)
 
 
@@ -232,7 +232,7 @@ def scales(data, name):
 
 def test_ranges_are_of_all_images_or_the_mean_of_the_batches():
     """Values up to 1 in one batch and up to 3 in the other: extremes 3, mean 2."""
-    model, x, _ = exact_case()
+    model, x, _ = exact_layer()
     low, high = (x / np.float32(255), x * np.float32(3 / 255))
     extremes = scales(onnx_export.quantise(model, [low, high]), "x")
     mean = scales(onnx_export.quantise(model, [low, high], ranges="mean"), "x")
@@ -251,15 +251,15 @@ def test_ranges_are_of_all_images_or_the_mean_of_the_batches():
     ],
 )
 def test_bits_of_the_weights(settings, most):
-    model, x, _ = exact_case()
-    made = onnx.load_from_string(onnx_export.quantise(model, [x], **settings))
-    assert np.abs(arrays(made)["w_quantized"].astype(int)).max() == most
-    told = {p.key: p.value for p in made.metadata_props}["lcnas.calibration"]
-    assert json.loads(told)["weights"] == {64: "7bit", 127: "8bit"}[most]
+    model, x, _ = exact_layer()
+    int8 = onnx.load_from_string(onnx_export.quantise(model, [x], **settings))
+    assert np.abs(arrays(int8)["w_quantized"].astype(int)).max() == most
+    calibration = {p.key: p.value for p in int8.metadata_props}["lcnas.calibration"]
+    assert json.loads(calibration)["weights"] == {64: "7bit", 127: "8bit"}[most]
 
 
-def test_bits_of_the_weights_are_said_once():
-    model, x, _ = exact_case()
+def test_bits_of_the_weights_are_given_once():
+    model, x, _ = exact_layer()
     with pytest.raises(OnnxError, match="reduce_range: given beside weights '8bit'; give one"):
         onnx_export.quantise(model, [x], weights="8bit", reduce_range=False)
 
@@ -268,7 +268,7 @@ def test_bits_of_the_weights_are_said_once():
 
 
 def layer(kind, rng):
-    """A layer with weights that no 7 bits hold, inputs whole from 0 to 255, and where its outputs lie."""
+    """A layer with weights that 7 bits do not hold, and whole inputs from 0 to 255."""
     x = rng.integers(0, 256, (32, 8, 5, 4) if kind != "Gemm" else (32, 8)).astype(np.float32)
     x[0], x[1] = 0, 255
     shapes = {"Conv": (6, 8, 1, 1), "grouped": (6, 4, 1, 1), "Gemm": (8, 6), "transposed": (6, 8)}
@@ -294,47 +294,47 @@ def layer(kind, rng):
 
 
 @pytest.mark.parametrize("kind", ["Conv", "grouped", "Gemm", "transposed"])
-def test_the_mean_of_each_output_stays_to_half_a_step_of_its_bias(kind):
-    """Rounded weights shift it by many steps; the bias takes that back."""
+def test_the_mean_of_each_output_is_kept_to_half_a_step_of_its_bias(kind):
+    """Rounded weights shift it by many steps; the bias compensates for it."""
     model, x = layer(kind, np.random.default_rng(0))
-    made = onnx.load_from_string(onnx_export.quantise(model, [x[:13], x[13:]]))
+    int8 = onnx.load_from_string(onnx_export.quantise(model, [x[:13], x[13:]]))
     axes = (0, *range(2, x.ndim))
-    exact, rough = (engines.run(m, x).astype(np.float64).mean(axes) for m in (model, made))
-    bias = makers(made)[made.graph.node[-1].input[2]]
-    step = arrays(made)[bias.input[1]]
-    whole = made.graph.node[-1]
-    weight = makers(made)[whole.input[1]]
-    quantised, scale = (arrays(made)[name].astype(np.float64) for name in weight.input[:2])
+    exact, rough = (engines.run(m, x).astype(np.float64).mean(axes) for m in (model, int8))
+    bias = makers(int8)[int8.graph.node[-1].input[2]]
+    step = arrays(int8)[bias.input[1]]
+    node = int8.graph.node[-1]
+    weight = makers(int8)[node.input[1]]
+    quantised, scale = (arrays(int8)[name].astype(np.float64) for name in weight.input[:2])
     across = kind == "Gemm"
     shape = (1, -1) if across else (-1, *[1] * (quantised.ndim - 1))
-    off = quantised * scale.reshape(shape) - arrays(model)["w"]
-    shifted = np.abs(off.sum(axis=0 if across else tuple(range(1, off.ndim)))) * x.mean()
-    assert shifted.max() > 20 * step.max()  # there is something to take back
+    errors = quantised * scale.reshape(shape) - arrays(model)["w"]
+    shifts = np.abs(errors.sum(axis=0 if across else tuple(range(1, errors.ndim)))) * x.mean()
+    assert shifts.max() > 20 * step.max()  # otherwise this tests nothing
     np.testing.assert_array_less(np.abs(rough - exact), 0.51 * step + 1e-4)
 
 
-def test_layers_without_a_bias_or_with_one_in_common_are_quantised_all_the_same():
+def test_layers_without_a_bias_or_with_a_shared_one_are_quantised_too():
     model, x = layer("Conv", np.random.default_rng(0))
     second = model.graph.node.add()
     second.CopyFrom(model.graph.node[0])
     second.name, second.output[0] = "again", "other"
     model.graph.output.add().CopyFrom(model.graph.output[0])
     model.graph.output[1].name = "other"
-    made = onnx.load_from_string(onnx_export.quantise(model, [x]))
-    assert sum(n.op_type == "Conv" for n in made.graph.node) == 2
+    int8 = onnx.load_from_string(onnx_export.quantise(model, [x]))
+    assert sum(n.op_type == "Conv" for n in int8.graph.node) == 2
     model, x = layer("Conv", np.random.default_rng(0))
     del model.graph.node[0].input[2]
     check_near(model, x)
 
 
 def check_near(model, x):
-    made = onnx.load_from_string(onnx_export.quantise(model, [x]))
-    assert "QuantizeLinear" in [n.op_type for n in made.graph.node]
-    exact, rough = engines.run(model, x), engines.run(made, x)
+    int8 = onnx.load_from_string(onnx_export.quantise(model, [x]))
+    assert "QuantizeLinear" in [n.op_type for n in int8.graph.node]
+    exact, rough = engines.run(model, x), engines.run(int8, x)
     assert np.abs(rough - exact).max() < 0.02 * np.abs(exact).max()
 
 
-def test_a_file_of_others_whose_weights_a_node_holds():
+def test_a_file_with_weights_in_constant_nodes():
     model, x = layer("Conv", np.random.default_rng(0))
     held = model.graph.initializer.pop(0)
     model.graph.node.insert(0, helper.make_node("Constant", [], ["w"], "held", value=held))
@@ -343,47 +343,47 @@ def test_a_file_of_others_whose_weights_a_node_holds():
 
 @pytest.mark.parametrize("batch", [1, 4, None])
 def test_images_in_any_layout_and_number(batch):
-    """The extremes are the same however images come; a batch that is not full is filled with its first."""
+    """The extremes do not depend on the batches; a batch that is not full is filled with its first images."""
     model = onnx_export.export(
         ARCH, classes=5, batch=batch, normalization={"mean": (0.5,) * 3, "std": (0.2,) * 3}
     )
-    whole = np.random.default_rng(0).integers(0, 256, (7, 16, 12, 3), dtype=np.uint8)
-    x = ((whole / 255 - 0.5) / 0.2).astype(np.float32)
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 16, 12, 3), dtype=np.uint8)
+    x = ((pixels / 255 - 0.5) / 0.2).astype(np.float32)
     # The same numbers as from uint8: normalised in one multiplication and one subtraction.
-    x = onnx_export.Preprocessing((16, 12), (0.5,) * 3, (0.2,) * 3)(whole)
-    made = [
+    x = onnx_export.Preprocessing((16, 12), (0.5,) * 3, (0.2,) * 3)(pixels)
+    files = [
         onnx_export.quantise(model, batches)
         for batches in (
             [x],
             [x.transpose(0, 3, 1, 2)],
             [x[:3], x[3:]],
-            [whole],
+            [pixels],
             (x[i : i + 1] for i in range(7)),
         )
     ]
-    assert all(one == made[0] for one in made)
+    assert all(file == files[0] for file in files)
 
 
-def test_files_of_others_with_old_operators_and_no_names():
+def test_files_with_old_operators_and_no_names():
     model = tiny.copied(tiny.classifier())
     del model.opset_import[:]
     model.opset_import.append(helper.make_opsetid("", 11))
-    made = onnx.load_from_string(
+    int8 = onnx.load_from_string(
         onnx_export.quantise(
             model, [np.ones((2, 8, 6, 3), np.float32), np.zeros((1, 8, 6, 3), np.float32)]
         )
     )
-    assert "QuantizeLinear" in [n.op_type for n in made.graph.node]
-    assert {o.domain: o.version for o in made.opset_import}[""] >= 13
+    assert "QuantizeLinear" in [n.op_type for n in int8.graph.node]
+    assert {o.domain: o.version for o in int8.opset_import}[""] >= 13
 
 
-def test_the_screen_and_the_log_stay_empty(fp32, capfd):
+def test_console_and_log_stay_empty(fp32, capfd):
     import logging
 
-    before = list(logging.root.handlers)
+    handlers = list(logging.root.handlers)
     onnx_export.quantise(fp32, [images(2)])
     assert capfd.readouterr() == ("", "")
-    assert logging.root.handlers == before
+    assert logging.root.handlers == handlers
     assert logging.root.manager.disable == 0
 
 
@@ -392,7 +392,7 @@ def interrupted() -> Iterator[np.ndarray]:
     raise KeyboardInterrupt
 
 
-def test_a_break_goes_through_and_leaves_logging_as_it_was(fp32):
+def test_an_interrupt_propagates_and_restores_logging(fp32):
     import logging
 
     with pytest.raises(KeyboardInterrupt):
@@ -457,7 +457,7 @@ def test_latency_takes_an_int8_file_as_it_is(fp32, int8):
 
 
 def test_latency_is_of_what_is_exported(fp32):
-    """The same nodes and the same weights; ranges, which latency does not depend on, are of other inputs."""
+    """The same nodes and weights; only the ranges, which do not affect latency, are of other inputs."""
     exported = onnx.load_from_string(onnx_export.quantise(fp32, [images(32)]))
     timed = onnx.load_from_string(models.quantized(onnx_export.to_bytes(fp32)))
     kinds, weights = [], []
@@ -478,10 +478,10 @@ def test_latency_is_of_what_is_exported(fp32):
 
 @pytest.fixture(scope="module")
 def text_line(shared_data):
-    """A trained PP-LCNet 0.25x (is a line of text upright?), images, and its log-odds for them."""
+    """A trained PP-LCNet 0.25x (is a line of text upright?), images, and their log-odds."""
     folder = shared_data / "weights" / "textline_ori"
-    found = pretrained.read(folder / "inference.pdiparams")
-    model = onnx_export.export(found.arch, weights=found.weights, classes=2, batch=None)
+    loaded = pretrained.read(folder / "inference.pdiparams")
+    model = onnx_export.export(loaded.arch, weights=loaded.weights, classes=2, batch=None)
     with np.load(folder / "reference.npz") as reference:
         return model, reference["x"], reference["log_odds"]
 
@@ -491,55 +491,60 @@ def log_odds(model, x, engine="mlas"):
     return logits[:, 0] - logits[:, 1]
 
 
-def check_answers(answers, expected):
-    """The four texts keep their answers, log-odds within 10 %; blends and noise are near theirs."""
-    error = np.abs(answers - expected)
+def check_log_odds(actual, expected):
+    """The four texts keep their predictions, with log-odds within 10 %; blends and noise are close."""
+    error = np.abs(actual - expected)
     np.testing.assert_array_less(error[:4], 0.1 * np.abs(expected[:4]))
-    np.testing.assert_array_equal(answers[:4] > 0, expected[:4] > 0)
+    np.testing.assert_array_equal(actual[:4] > 0, expected[:4] > 0)
     np.testing.assert_array_less(error, 0.05 * np.abs(expected) + 0.75)
 
 
 @pytest.mark.parametrize("engine", engines.ENGINES)
-def test_a_trained_network_keeps_its_answers_with_dense_and_loses_them_with_all(text_line, engine):
-    """Why "dense" is the default. Calibrated on two of the images, asked about all."""
+def test_a_trained_network_keeps_its_predictions_with_dense_and_loses_them_with_all(
+    text_line, engine
+):
+    """The reason for the default "dense". Calibrated on two of the images, tested on all."""
     if not engines.available(engine):
         pytest.skip(f"this onnxruntime has no {engine}")
     model, x, expected = text_line
     np.testing.assert_allclose(log_odds(model, x), expected, rtol=1e-3, atol=1e-3)
-    made = {
+    int8_models = {
         scheme: onnx.load_from_string(onnx_export.quantise(model, [x[:2]], scheme=scheme))
         for scheme in onnx_export.SCHEMES
     }
-    answers = {scheme: log_odds(int8, x, engine) for scheme, int8 in made.items()}
-    check_answers(answers["dense"], expected)
-    errors = {scheme: np.abs(found - expected).max() for scheme, found in answers.items()}
+    by_scheme = {
+        scheme: log_odds(model_of_scheme, x, engine)
+        for scheme, model_of_scheme in int8_models.items()
+    }
+    check_log_odds(by_scheme["dense"], expected)
+    errors = {scheme: np.abs(values - expected).max() for scheme, values in by_scheme.items()}
     assert errors["all"] > 10 * errors["dense"]
 
 
 def test_weights_of_7_bits_need_their_biases_corrected(text_line, monkeypatch):
     model, x, expected = text_line
     monkeypatch.setattr(_quantise, "correct", lambda *_: None)
-    plain = onnx.load_from_string(onnx_export.quantise(model, [x[:2]]))
-    off = np.abs(log_odds(plain, x) - expected) / np.abs(expected)
-    assert off[:4].max() > 0.12
+    uncorrected = onnx.load_from_string(onnx_export.quantise(model, [x[:2]]))
+    errors = np.abs(log_odds(uncorrected, x) - expected) / np.abs(expected)
+    assert errors[:4].max() > 0.12
 
 
 @pytest.mark.skipif(not engines.available("openvino"), reason="this onnxruntime has no openvino")
-def test_a_trained_network_keeps_its_answers_where_onednn_is_capped_to_avx2(text_line, tmp_path):
+def test_a_trained_network_keeps_its_predictions_with_onednn_capped_to_avx2(text_line, tmp_path):
     model, x, expected = text_line
     (tmp_path / "int8.onnx").write_bytes(onnx_export.quantise(model, [x[:2]]))
     outputs = capped.outputs(tmp_path / "int8.onnx", x, "AVX2")
-    check_answers(outputs[:, 0] - outputs[:, 1], expected)
+    check_log_odds(outputs[:, 0] - outputs[:, 1], expected)
 
 
 def test_the_recorded_run_stays_within_a_point_of_fp32_on_every_engine(checkout):
-    """results/int8-accuracy.json: the default way, on a trained classifier and on the text-line network."""
+    """results/int8-accuracy.json: the defaults, on a trained classifier and on the text-line network."""
     data = json.loads((checkout / "results" / "int8-accuracy.json").read_text())
-    for row in data["accuracy"]["found"]:
-        assert row["images"] == 10_000
-        assert len(row["accuracy"]) == 3
-        for found in row["accuracy"].values():
-            assert abs(found["dense, extremes, 7bit"] - found["fp32"]) < 0.01
-    for off in data["text-line"]["found"]["off"].values():
-        assert off["dense, extremes, 7bit"]["answers_kept"] == 4
-        assert off["dense, extremes, 7bit"]["relative"] < 0.1
+    for entry in data["accuracy"]["found"]:
+        assert entry["images"] == 10_000
+        assert len(entry["accuracy"]) == 3
+        for accuracy in entry["accuracy"].values():
+            assert abs(accuracy["dense, extremes, 7bit"] - accuracy["fp32"]) < 0.01
+    for errors in data["text-line"]["found"]["off"].values():
+        assert errors["dense, extremes, 7bit"]["answers_kept"] == 4
+        assert errors["dense, extremes, 7bit"]["relative"] < 0.1

@@ -1,4 +1,4 @@
-"""The warning of a file that was trained at another resolution than it takes."""
+"""The warning if a file was trained at another resolution than it takes."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from . import tiny
 OWN = "lcnas.training_resolution"
 
 
-def searched(resolution):
-    """Return the metadata that searches wrote."""
+def search_metadata(resolution):
+    """Return metadata of earlier searches."""
     return {"lcnas.validation": json.dumps({"accuracy": 0.9, "resolution": resolution})}
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize(
-    ("about", "trained"),
+    ("metadata", "trained"),
     [
-        (searched(64), "64x64"),
-        (searched([80, 160]), "80x160"),
+        (search_metadata(64), "64x64"),
+        (search_metadata([80, 160]), "80x160"),
         ({OWN: "64"}, "64x64"),
         ({OWN: "[80, 160]"}, "80x160"),
-        ({OWN: "64", **searched([8, 6])}, "64x64"),
-        ({OWN: "[8, 6]", **searched(64)}, "64x64"),
-        (searched([6, 8]), "6x8"),
+        ({OWN: "64", **search_metadata([8, 6])}, "64x64"),
+        ({OWN: "[8, 6]", **search_metadata(64)}, "64x64"),
+        (search_metadata([6, 8]), "6x8"),
     ],
 )
-def test_another_resolution_is_told(layout, about, trained, tmp_path):
-    model = tiny.classifier(layout=layout, metadata=about)
+def test_another_resolution_gives_a_warning(layout, metadata, trained, tmp_path):
+    model = tiny.classifier(layout=layout, metadata=metadata)
     line = (
         f"was trained at {trained} pixels, but takes 8x6: accuracies reported for it are those of "
     )
@@ -44,12 +44,12 @@ def test_another_resolution_is_told(layout, about, trained, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "about",
+    "metadata",
     [
         {},
-        searched([8, 6]),
+        search_metadata([8, 6]),
         {OWN: "[8, 6]"},
-        # What cannot be understood is no reason for a warning, nor to fail.
+        # Metadata that cannot be parsed cause neither a warning nor an error.
         {OWN: "x"},
         {OWN: "[8]"},
         {OWN: "[8, 6, 3]"},
@@ -58,22 +58,22 @@ def test_another_resolution_is_told(layout, about, trained, tmp_path):
         {"lcnas.validation": "64"},
         {"lcnas.validation": "{"},
         {"lcnas.validation": "{}"},
-        searched(None),
-        searched("64"),
+        search_metadata(None),
+        search_metadata("64"),
     ],
 )
-def test_nothing_is_told_of_the_same_or_of_none(about):
-    assert onnx_export.resolution_warning(tiny.classifier(metadata=about)) is None
+def test_no_warning_for_the_same_resolution_or_none(metadata):
+    assert onnx_export.resolution_warning(tiny.classifier(metadata=metadata)) is None
 
 
 def test_an_open_size_is_compared_as_it_is_used():
-    model = tiny.classifier(size=(None, None), metadata=searched(64))
+    model = tiny.classifier(size=(None, None), metadata=search_metadata(64))
     assert onnx_export.resolution_warning(model) is None
     assert onnx_export.resolution_warning(model, (64, 64)) is None
     assert "takes 224x224" in (onnx_export.resolution_warning(model, (224, 224)) or "")
 
 
-def test_what_is_no_classifier_of_images_is_not_judged(tmp_path):
+def test_no_warning_for_files_that_are_not_image_classifiers(tmp_path):
     assert onnx_export.resolution_warning(tmp_path / "none.onnx") is None
     assert onnx_export.resolution_warning(b"no model") is None
 

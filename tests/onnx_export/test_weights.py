@@ -50,13 +50,13 @@ def test_names_of_branches_and_affines():
     }
 
 
-def test_the_resolution_counts_where_pixels_are_flattened():
+def test_the_resolution_matters_where_pixels_are_flattened():
     arch = zoo.load("vgg16")
     assert onnx_export.names(arch, resolution=64)["head/1/kernel"] == (4 * 512, 4096)
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=repr)
-def test_names_are_all_that_is_trained_and_the_statistics(block):
+def test_names_are_all_trained_weights_and_the_statistics(block):
     placed = place(block, SHAPE, 7)
     shapes = onnx_export.names(placed)
     trained = [s for name, s in shapes.items() if name.split("/")[-1] not in ("mean", "var")]
@@ -79,7 +79,7 @@ def test_the_count_of_a_network_is_that_of_its_costs(name):
     assert sum(int(np.prod(s)) for s in trained) == cost.params(arch, training=True)
 
 
-def test_blocks_that_would_share_a_name_are_called_by_index():
+def test_blocks_that_would_share_a_name_are_named_by_index():
     conv = blocks.ConvNormAct(4)
     arch = Arch.of({"a": [conv, conv], "a block 2": [conv], "b/ö": [conv]}, 8)
     assert onnx_export.block_names(arch) == ("0", "1", "2", "3")
@@ -157,7 +157,11 @@ def test_branches_of_a_convolution_that_is_not_square():
         if isinstance(b, layers.Conv)
     ]
     kernel, bias = onnx_export.merge(layer, 4, weights)
-    named = {f"c/branch{i}/{n}": w for i, own in enumerate(weights) for n, w in own.items()}
+    named = {
+        f"c/branch{i}/{n}": w
+        for i, branch_weights in enumerate(weights)
+        for n, w in branch_weights.items()
+    }
     assert bias is not None
     y = reference.convolve(x, kernel, merged.stride, merged.padding, 2) + bias
     np.testing.assert_allclose(y, reference.Reference(named).run(layer, x, "c"), atol=1e-12)
@@ -174,12 +178,12 @@ def test_a_folded_norm_is_the_norm():
     conv = layers.Conv(4, (3, 3), bias=True)
     placed = place(blocks.Classifier(4, bias=True, norm=True, act="identity"), x.shape)
     weights = onnx_export.init(placed, rng())
-    own = {n.split("/")[-1]: w for n, w in weights.items() if n.startswith("0/1/")}
-    own["kernel"] = rng(2).normal(size=(3, 3, 3, 4)).astype(np.float32)
-    kernel, bias = onnx_export.fold_conv(conv, own)
+    conv_weights = {n.split("/")[-1]: w for n, w in weights.items() if n.startswith("0/1/")}
+    conv_weights["kernel"] = rng(2).normal(size=(3, 3, 3, 4)).astype(np.float32)
+    kernel, bias = onnx_export.fold_conv(conv, conv_weights)
     assert bias is not None
     y = reference.convolve(x, kernel, (1, 1), (0, 0, 0, 0), 1) + bias
-    named = {f"c/{name}": w for name, w in own.items()}
+    named = {f"c/{name}": w for name, w in conv_weights.items()}
     np.testing.assert_allclose(y, reference.Reference(named).conv(conv, x, "c"), atol=1e-12)
 
 
@@ -220,30 +224,30 @@ def test_a_branch_that_cannot_be_merged_is_refused():
             onnx_export.merge(layers.Reparam(merged, (branch,)), 4, [weights])
 
 
-# -- the check of given weights --------------------------------------------------------------------
+# -- check of weights ------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def given():
+def block_and_weights():
     placed = place(blocks.DepthwiseSeparable(8), (4, 4, 2))
     return placed, onnx_export.init(placed, rng())
 
 
-def refused(given, weights):
-    placed, _ = given
+def error_of(block_and_weights, weights):
+    placed, _ = block_and_weights
     with pytest.raises(ExportError) as error:
         onnx_export.graph(placed, weights=weights)
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
-def test_missing_and_unexpected_weights_are_named(given):
-    _, weights = given
+def test_missing_and_unexpected_weights_are_named(block_and_weights):
+    _, weights = block_and_weights
     less = {name: w for name, w in weights.items() if name != "0/1/kernel"}
-    assert refused(given, less) == "weights: missing '0/1/kernel'"
-    message = refused(given, {**less, "0/1/kernle": weights["0/1/kernel"]})
+    assert error_of(block_and_weights, less) == "weights: missing '0/1/kernel'"
+    message = error_of(block_and_weights, {**less, "0/1/kernle": weights["0/1/kernel"]})
     assert "no '0/1/kernle'; did you mean '0/1/kernel'?" in message
-    message = refused(given, {})
+    message = error_of(block_and_weights, {})
     assert message.startswith("weights: missing '0/0/kernel', '0/0/scale'")
 
 
@@ -257,18 +261,18 @@ def test_missing_and_unexpected_weights_are_named(given):
         ("0/1/mean", [[1.0], [2.0, 3.0]], "is not an array of numbers"),
     ],
 )
-def test_weights_that_do_not_fit_are_named(given, name, value, message):
-    _, weights = given
-    told = refused(given, {**weights, name: value})
-    assert repr(name) in told
-    assert message in told
+def test_weights_that_do_not_fit_are_named(block_and_weights, name, value, message):
+    _, weights = block_and_weights
+    error = error_of(block_and_weights, {**weights, name: value})
+    assert repr(name) in error
+    assert message in error
 
 
-def test_given_weights_are_used_and_order_does_not_matter(given):
-    placed, weights = given
+def test_weights_are_used_in_any_order(block_and_weights):
+    placed, weights = block_and_weights
     model = onnx_export.graph(placed, weights=weights)
-    turned = dict(reversed(list(weights.items())))
-    assert model == onnx_export.graph(placed, weights=turned)
+    in_reverse = dict(reversed(list(weights.items())))
+    assert model == onnx_export.graph(placed, weights=in_reverse)
     assert model != onnx_export.graph(placed, seed=5)
     arch = zoo.load("pplcnet_0.25x", resolution=32)
     assert len(walk(arch)) == len(onnx_export.block_names(arch))

@@ -1,4 +1,4 @@
-"""Small classifiers whose answers can be written down: the mean colour of an image, times a matrix."""
+"""Small classifiers with a closed form: the mean colour of an image, times a matrix."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def classifier(
 ):
     """Return the ONNX model; None in ``batch`` or ``size`` leaves them open.
 
-    ``end``: "logits", "softmax", "late softmax" (with a reshape behind it) or "shares" (a softmax that is
-    written out).
+    ``end``: "logits", "softmax", "late softmax" (followed by a reshape) or "shares" (a softmax of primitive
+    operators).
     """
     height, width = size
     first = "n" if batch is None else batch
@@ -77,13 +77,13 @@ ENDS = {
 
 
 def recorded(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.5), names=None, **resize):
-    """Return metadata as `export` writes them."""
-    about = {"lcnas.normalization": json.dumps({"mean": mean, "std": std})}
+    """Return metadata in the format of `export`."""
+    metadata = {"lcnas.normalization": json.dumps({"mean": mean, "std": std})}
     if resize:
-        about["lcnas.resize"] = json.dumps(resize)
+        metadata["lcnas.resize"] = json.dumps(resize)
     if names:
-        about["lcnas.class_names"] = json.dumps(names)
-    return about
+        metadata["lcnas.class_names"] = json.dumps(names)
+    return metadata
 
 
 def constant(*colours, size=(8, 6)):
@@ -92,13 +92,13 @@ def constant(*colours, size=(8, 6)):
 
 
 def copied(model):
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    return made
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
 
 
 class Fake:
-    """A trained model: an arch, weights, and what NumPy computes from them."""
+    """A trained model: an arch and weights, run by the NumPy reference."""
 
     def __init__(self, arch: Arch, classes: int = 5, seed: int = 0, factor: float = 1.0) -> None:
         self.arch = arch

@@ -126,7 +126,7 @@ def cut_image(source: Encoded, cut: Cut, entropy: Sequence[int]) -> tuple[Images
     from PIL import Image
 
     high, wide = cut.shape
-    with files.opened(source) as image:
+    with files.open_image(source) as image:
         width, height = image.size
         box = cut.box(width, height, entropy)
         if cut.kind == "random":

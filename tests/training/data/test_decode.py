@@ -122,7 +122,7 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same():
     source = encoded(sample_pixels(800, 1000), "JPEG", quality=95)
     cut = Cut("random", (50, 50), (0.5, 0.9))
     box = cut.box(1000, 800, (1,))
-    with images.opened(source) as image:
+    with images.open_image(source) as image:
         image.draft(None, _decode._enough(1000, 800, box, (50, 50)))
         assert image.size[0] < 300  # else this tests nothing
     full = Image.open(io.BytesIO(source)).convert("RGB")
@@ -134,7 +134,7 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same():
 @pytest.mark.parametrize("zoom", [1, 2, 3, 7, 8, 20])
 def test_a_small_decode_never_has_fewer_pixels_than_asked_for(zoom):
     source = encoded(sample_pixels(40 * zoom, 56 * zoom), "JPEG")
-    with images.opened(source) as image:
+    with images.open_image(source) as image:
         box = (0.1 * image.size[0], 0.2 * image.size[1], 0.9 * image.size[0], 0.9 * image.size[1])
         width, height = image.size
         image.draft(None, _decode._enough(width, height, box, (28, 28)))
