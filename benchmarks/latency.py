@@ -51,7 +51,8 @@ def main() -> None:
         "Budget(max_ms=2).count(), built anew, s": round(budget_s, 3),
     }
     path = _report.write(
-        "latency-speed", {**_report.conditions([SEED]), "table": table.whose, "results": results}
+        "latency-speed",
+        {**_report.conditions([SEED]), "table": table.machine_label, "results": results},
     )
     print(
         f"{results['networks_per_second']:,} networks/s, ratio {predicting['median_ratio_ours_to_peer']}"

@@ -1,4 +1,4 @@
-"""Command line: build a latency table for this machine, block by block, and say how wrong it is.
+"""Command line: build a latency table for this machine, block by block, and print its error.
 
 python -m lcnas.profile_blocks
 python -m lcnas.profile_blocks --space lcnet_next --threads 2
@@ -12,17 +12,17 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
-from lcnas import _cli, blocks, spaces
+from lcnas import _cli, _renamed, blocks, spaces
 from lcnas.latency.commandline import add_engine_options, engine_of
-from lcnas.latency.fitting import FEWEST
-from lcnas.latency.profile import Builder, Settings, Step
+from lcnas.latency.fitting import MIN_NETWORKS
+from lcnas.latency.profile import Builder, ProfileSettings, ProfileStep
 from lcnas.latency.table import LatencyTable
 
 PROG = "lcnas.profile_blocks"
-MOST_NETWORKS = 10_000
-MOST_SECONDS = 1e6
-FEW = 10  # held-out networks, below which their error is no estimate
-FEWEST_INTERVAL = 19  # networks, of which the outermost bound an interval of 90 %
+MAX_NETWORKS = 10_000
+MAX_SECONDS = 1e6
+MIN_ESTIMATE = 10  # held-out networks, below which their error is no estimate
+MIN_INTERVAL = 19  # networks, of which the outermost bound an interval of 90 %
 
 
 def main(argv: list[str]) -> int:
@@ -30,33 +30,33 @@ def main(argv: list[str]) -> int:
     parser = _cli.Parser(
         PROG,
         "Build a latency table for this machine: measure every distinct placed block of a space, then whole\n"
-        "networks, fit one to the other, and state the error on networks that were used for nothing else.\n"
-        "Stop it at any moment (Ctrl-C, a kill): the same command goes on where it was. Run nothing else\n"
+        "networks, fit one to the other, and print the error on networks that were used for nothing else.\n"
+        "You can stop it at any moment (Ctrl-C, a kill): the same command resumes it. Run nothing else\n"
         "meanwhile.",
     )
     parser.add_argument(
         "--space",
         action="append",
         metavar="NAME",
-        help="space by name or .toml file, may be repeated (default: pplcnet_tail)",
+        help="space to measure, by name or .toml file; may be repeated (default: pplcnet_tail)",
     )
     parser.add_argument(
         "--blocks-from",
         nargs="+",
         default=[],
         metavar="NETWORK",
-        help="also the blocks of these networks: zoo names, or arch .json files",
+        help="further networks to measure the blocks of: names of published networks, or arch .json files",
     )
     add_engine_options(parser)
     parser.add_argument("--classes", metavar="N", default="1000", help="outputs of the last layer")
     parser.add_argument(
         "--resolution",
         metavar="R",
-        help="pixels, a side or HEIGHTxWIDTH (default: the space's own)",
+        help="resolution in pixels, a side or HEIGHTxWIDTH (default: the space's own)",
     )
     _add_amount_options(parser)
     parser.add_argument(
-        "--out", default="latency_tables", metavar="FOLDER", help="where the table is written"
+        "--out", default="latency_tables", metavar="FOLDER", help="output folder of the table"
     )
     _cli.add_blocks_option(parser)
     args = parser.parse_args(argv)
@@ -64,11 +64,11 @@ def main(argv: list[str]) -> int:
     builder = _builder(args)
     started = time.monotonic()
     try:
-        with Progress() as progress:
-            builder.told = progress
+        with ProfileProgress() as progress:
+            builder.on_progress = progress
             path = builder.run()
     except KeyboardInterrupt:
-        print("stopped; what was measured is kept, and the same command goes on", file=sys.stderr)
+        print("stopped; all measurements are kept: the same command resumes", file=sys.stderr)
         return 130
     print(summary(LatencyTable.load(path), builder.settings))
     print(f"\nwritten: {path}   ({time.monotonic() - started:.0f} s)")
@@ -76,34 +76,34 @@ def main(argv: list[str]) -> int:
 
 
 def _add_amount_options(parser: _cli.Parser) -> None:
-    """Add the options that say how much is measured."""
+    """Add the options for the amount of measurements."""
     parser.add_argument(
         "--validate",
-        type=_cli.integer(0, MOST_NETWORKS),
+        type=_cli.integer(0, MAX_NETWORKS),
         default=40,
         metavar="N",
-        help="held-out networks of each space",
+        help="held-out networks per space",
     )
     parser.add_argument(
         "--calibrate",
-        type=_cli.integer(0, MOST_NETWORKS),
+        type=_cli.integer(0, MAX_NETWORKS),
         default=240,
         metavar="N",
-        help="networks of each space to fit, at most",
+        help="maximum networks to fit per space",
     )
     parser.add_argument(
         "--time-budget",
-        type=_cli.number(0, MOST_SECONDS),
+        type=_cli.number(0, MAX_SECONDS),
         default=270.0,
         metavar="S",
-        help="seconds after which no more networks to fit are begun",
+        help="time after which no more networks to fit are begun, seconds",
     )
     parser.add_argument(
         "--seed",
         type=_cli.integer(0, 2**32 - 1),
         default=0,
         metavar="N",
-        help="of draws and of the order of visits",
+        help="seed of draws and of the order of visits",
     )
 
 
@@ -113,7 +113,7 @@ def _builder(args: Any) -> Builder:
     names = list(dict.fromkeys(args.space or []))
     names = names or ([] if args.blocks_from else ["pplcnet_tail"])
     archs = [_cli.network(name) for name in args.blocks_from]
-    settings = Settings(
+    settings = ProfileSettings(
         spaces=tuple(spaces.load(name, size) for name in names),
         archs=tuple(arch if size is None else arch.at(size) for arch in archs),
         classes=_cli.classes(args.classes),
@@ -125,8 +125,8 @@ def _builder(args: Any) -> Builder:
     return Builder(settings, engine_of(args), folder)
 
 
-class Progress:
-    """A progress bar with the time left, or plain lines where the output is no terminal."""
+class ProfileProgress:
+    """A progress bar with the time left, or simple lines where the output is no terminal."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -150,83 +150,90 @@ class Progress:
             TimeRemainingColumn(),
             console=console,
         )
-        self._plain: Callable[[str], None] | None = None if console.is_terminal else console.print
+        self._print_line: Callable[[str], None] | None = (
+            None if console.is_terminal else console.print
+        )
         self._tasks: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
-        if self._plain is None:
+        if self._print_line is None:
             self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._plain is None:
+        if self._print_line is None:
             self._bar.stop()
 
-    def __call__(self, step: Step) -> None:
+    def __call__(self, step: ProfileStep) -> None:
         if step.title not in self._tasks:
             self._tasks[step.title] = self._bar.add_task(step.title, total=step.total)
-            if self._plain is not None:
-                self._plain(f"{step.title} ({step.total} visits)")
+            if self._print_line is not None:
+                self._print_line(f"{step.title} ({step.total} visits)")
         self._bar.update(self._tasks[step.title], completed=step.done, total=step.total)
 
 
-def summary(table: LatencyTable, settings: Settings | None = None) -> str:
-    """Return what a table says of itself: whose it is, how large, and how wrong.
+def summary(table: LatencyTable, settings: ProfileSettings | None = None) -> str:
+    """Return the summary of a table: its machine, its size and its errors.
 
     Args:
-        table: which.
-        settings: what was measured for it last; small spaces of it are told to be small.
+        table: the table.
+        settings: the settings of its last profile, whose small spaces are noted; None: no notes.
     """
-    lines = [table.whose, f"{len(table.rows)} rows, {len(table.networks)} whole networks"]
+    size = f"{len(table.entries)} entries, {len(table.networks)} whole networks"
+    lines = [table.machine_label, size]
     if not table.errors:
         return "\n".join([*lines, "not validated: no network was held out (see --validate)"])
     if table.method.get("fit") == "sum":
-        lines.append(f"nothing is fitted, which takes {FEWEST} networks: the blocks are summed")
+        lines.append(
+            f"nothing is fitted, which takes {MIN_NETWORKS} networks: the blocks are summed"
+        )
     title = "error on networks used for nothing else"
     lines += ["", f"{title:<52} {'n':>4} {'MAPE':>6} {'<5 %':>5} {'<10 %':>5} {'tau':>6}"]
     for space, errors in table.errors.items():
         lines.append(f"{space}:")
-        for role, where in _WHERE.items():
+        for role, where in _ROLE_LABELS.items():
             lines += _error_lines(errors.get(role, {}), where)
         for role, e in errors.items():
             bands = [
                 f"{b['from_ms']:.2f}-{b['to_ms']:.2f} ms {b['mape']:.1%}"
                 for b in e.get("bands", ())
             ]
-            lines.append(f"  by latency, {_WHERE[role]}: {', '.join(bands)}")
-        lines += [_words_of_intervals(table, role, e) for role, e in errors.items()]
-    return "\n".join(lines + _words_of_small(table, settings))
+            lines.append(f"  by latency, {_ROLE_LABELS[role]}: {', '.join(bands)}")
+        lines += [_interval_line(table, role, e) for role, e in errors.items()]
+    return "\n".join(lines + _notes_on_size(table, settings))
 
 
-def _words_of_intervals(table: LatencyTable, role: str, e: Mapping[str, Any]) -> str:
-    known = len(table.residuals)
-    if known < FEWEST_INTERVAL:
+def _interval_line(table: LatencyTable, role: str, e: Mapping[str, Any]) -> str:
+    n = len(table.residuals)
+    if n < MIN_INTERVAL:
         return (
-            f"  no 90 % intervals, which take {FEWEST_INTERVAL} networks: this table's reach as far as the "
-            f"errors of {known}"
+            f"  no 90 % intervals, which take {MIN_INTERVAL} networks: this table's reach as far as the "
+            f"errors of {n}"
         )
-    return (
-        f"  90 % intervals hold {e['coverage_90']:.0%} of {e['fit']['n']} networks, {_WHERE[role]}"
-    )
+    return f"  90 % intervals hold {e['coverage_90']:.0%} of {e['fit']['n']} networks, {_ROLE_LABELS[role]}"
 
 
-def _words_of_small(table: LatencyTable, settings: Settings | None) -> list[str]:
-    """Return what can be said of spaces so small that an error over their networks says little."""
+def _notes_on_size(table: LatencyTable, settings: ProfileSettings | None) -> list[str]:
+    """Return notes on spaces so small that an error over their networks means little."""
     lines = []
     for space in settings.spaces if settings else ():
-        rows = set(space.rows(settings.classes if settings else 1000))
-        seen = sum(n.space == space.name and rows.issuperset(n.rows) for n in table.networks)
-        if space.size > seen:
+        placed = set(space.rows(settings.classes if settings else 1000))
+        measured = sum(
+            n.space == space.name and placed.issuperset(n.placed) for n in table.networks
+        )
+        if space.size > measured:
             continue
-        have = "the one network" if space.size == 1 else f"all {space.size} networks"
-        lines.append(f"{space.name}: {have} of the space measured; more cannot be had")
-    if any(e["fit"]["n"] < FEW for errors in table.errors.values() for e in errors.values()):
-        lines.append(f"an error over fewer than {FEW} networks is a hint, not an estimate")
+        networks = "the only network" if space.size == 1 else f"all {space.size} networks"
+        lines.append(f"{space.name}: {networks} of the space measured; there are no more")
+    if any(
+        e["fit"]["n"] < MIN_ESTIMATE for errors in table.errors.values() for e in errors.values()
+    ):
+        lines.append(f"an error over fewer than {MIN_ESTIMATE} networks is a hint, not an estimate")
     return lines
 
 
-_WHERE = {"held_out": "in latency bands", "uniform": "uniform over the space"}
-_SHOWN = {
+_ROLE_LABELS = {"held_out": "in latency bands", "uniform": "uniform over the space"}
+_METHOD_LABELS = {
     "fit": "this table",
     "noise_floor": "a second measurement",
     "sum": "sum of the blocks alone",
@@ -235,7 +242,7 @@ _SHOWN = {
 
 def _error_lines(errors: Mapping[str, Any], where: str) -> list[str]:
     out = []
-    for key, label in _SHOWN.items():
+    for key, label in _METHOD_LABELS.items():
         e = errors.get(key)
         if e is not None:
             tau = f"{e['tau']:.3f}" if e["n"] > 2 else "-"  # of two, one is before the other
@@ -243,6 +250,8 @@ def _error_lines(errors: Mapping[str, Any], where: str) -> list[str]:
             out.append(f"{f'  {label}, {where}':<52} {e['n']:>4} {numbers}")
     return out
 
+
+__getattr__ = _renamed.in_module(__name__, {"Progress": "ProfileProgress"})
 
 if __name__ == "__main__":
     _cli.run(PROG, main)

@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks import _report
 from lcnas import latency, spaces
 from lcnas.arch import PlacedBlock
-from lcnas.latency import engines, machine, models, predict, timing
+from lcnas.latency import engines, machine, predict, sources, timing
 from lcnas.latency.profile import BLOCK_PLAN, NETWORK_PLAN
 from lcnas.latency.table import write_text
 from lcnas.latency.timing import Item, Stopwatch
@@ -80,7 +80,7 @@ def main() -> None:
     watch = Stopwatch(latency.reference(engine), BLOCK_PLAN, rng)
     made = chains(rows)
     with machine.pinned(1):
-        items = [Item(k, partial(models.open_fresh, c, engine)) for k, c in made.items()]
+        items = [Item(k, partial(sources.open_fresh, c, engine)) for k, c in made.items()]
         visits = list(watch.measure(items))
         alone = {str(k): m.ms for k, m in timing.estimates(visits).items()}
         overhead = 0.013
@@ -91,7 +91,7 @@ def main() -> None:
         picked = banded(rough, rng)
         archs = space.decode(codes[picked])
         watch.plan = NETWORK_PLAN
-        items = [Item(i, partial(models.open_fresh, a, engine)) for i, a in enumerate(archs)]
+        items = [Item(i, partial(sources.open_fresh, a, engine)) for i, a in enumerate(archs)]
         found = timing.estimates(list(watch.measure(items)))
     times = np.array([found[i].ms for i in range(len(archs))])
     counts = predict.count_matrix(ids[picked].tolist(), len(rows))
@@ -107,7 +107,7 @@ def main() -> None:
         )
     for name, values in (("alone", terms), ("context", context + overhead)):
         values = np.maximum(values, 1e-3)
-        kept = predict.Rows(rows, values, values - overhead)
+        kept = predict.BlockTimes(rows, values, values - overhead)
         fit = predict.fit("shrunk", kept, counts[:FIT], times[:FIT], overhead)
         error = predict.errors(fit.predict(counts[FIT:]), times[FIT:])
         out["errors"][f"shrunk to blocks {name}, {FIT} networks"] = dataclasses.asdict(error)

@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks import _report
 from lcnas import latency, zoo
-from lcnas.latency import Plan, engines, models, timing
+from lcnas.latency import TimingPlan, engines, sources, timing
 from lcnas.latency.table import write_text
 from lcnas.latency.timing import Item, Stopwatch, Visit
 
@@ -33,18 +33,18 @@ NAMES = (
     "mobilenet_v3_small_0.75x", "mobilenet_v3_small_1.0x", "mobilenet_v4_conv_small_0.5x",
     "mobilenet_v2_0.35x", "shufflenet_v2_0.5x", "ghostnet_0.5x", "mobilenet_v1_0.25x",
 )  # fmt: skip
-PLAN = Plan(sessions=2, rounds=8, most_rounds=8, visit_ms=10.0)
+PLAN = TimingPlan(sessions=2, rounds=8, most_rounds=8, visit_ms=10.0)
 
 
 def partner(pipe: Connection, core: int) -> None:
     """Run the reference whenever told to; answer with its 20 % quantile."""
     os.sched_setaffinity(0, {core})
-    session = models.open_fresh(zoo.load("pplcnet_0.5x"), engines.engine("openvino"))
+    session = sources.open_fresh(zoo.load("pplcnet_0.5x"), engines.engine("openvino"))
     for _ in range(10):
         session.run()
     pipe.send("ready")
     while pipe.recv():
-        pipe.send(timing.visit(session, PLAN, time.perf_counter))
+        pipe.send(timing.run_visit(session, PLAN, time.perf_counter))
 
 
 def duet(pipe: Connection, seed: int) -> dict[str, float]:
@@ -53,13 +53,13 @@ def duet(pipe: Connection, seed: int) -> dict[str, float]:
     engine = engines.engine("openvino")
     ratios: dict[str, list[float]] = {name: [] for name in NAMES}
     for _ in range(PLAN.sessions):
-        sessions = {n: models.open_fresh(zoo.load(n), engine) for n in NAMES}
+        sessions = {n: sources.open_fresh(zoo.load(n), engine) for n in NAMES}
         for session in sessions.values():
             session.run()
         for _ in range(PLAN.rounds):
             for i in rng.permutation(len(NAMES)):
                 pipe.send(True)
-                own = timing.visit(sessions[NAMES[i]], PLAN, time.perf_counter)
+                own = timing.run_visit(sessions[NAMES[i]], PLAN, time.perf_counter)
                 ratios[NAMES[i]].append(own / pipe.recv())
     return {name: float(np.median(values)) for name, values in ratios.items()}
 
@@ -68,7 +68,7 @@ def solo(seed: int) -> dict[str, float]:
     """Return each network's latency as lcnas measures it."""
     engine = engines.engine("openvino")
     watch = Stopwatch(latency.reference(engine), PLAN, np.random.default_rng(seed))
-    items = [Item(n, partial(models.open_fresh, zoo.load(n), engine)) for n in NAMES]
+    items = [Item(n, partial(sources.open_fresh, zoo.load(n), engine)) for n in NAMES]
     visits: list[Visit] = list(watch.measure(items))
     return {str(key): m.ms for key, m in timing.estimates(visits).items()}
 

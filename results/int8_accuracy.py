@@ -127,7 +127,7 @@ def child(task: str, engine: str, work: Path) -> dict[str, Any]:
 
     files = {path.stem: path for path in sorted(work.glob("*.onnx"))}
     if task == "latency":
-        plan = timing.Plan(sessions=2, rounds=4, most_rounds=6, target=0.02, visit_ms=8.0)
+        plan = timing.TimingPlan(sessions=2, rounds=4, most_rounds=6, target=0.02, visit_ms=8.0)
         found = latency.measure_all(files, engines.engine(engine), plan=plan, seed=SEED)
         return {name: [round(v, 4) for v in (m.ms, m.low, m.high)] for name, m in found.items()}
     x = np.load(work / "images.npy")

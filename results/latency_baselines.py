@@ -23,14 +23,14 @@ from benchmarks import _report
 from lcnas import cost, latency, zoo
 from lcnas.arch import Arch
 from lcnas.blocks import Classifier, ConvNormAct, DepthwiseSeparable
-from lcnas.latency import Engine, Plan, engines, timing
+from lcnas.latency import Engine, TimingPlan, engines, timing
 from lcnas.latency.table import write_text
 from lcnas.measure import ratios_to_first
 from lcnas.zoo.pplcnet import pplcnet
 
 SEED = 0
-PLAN = Plan(sessions=2, rounds=4, most_rounds=4, visit_ms=8.0, least_runs=3, at_once=40)
-ABLATION_PLAN = Plan(sessions=4, rounds=8, most_rounds=8, visit_ms=8.0, at_once=40)
+PLAN = TimingPlan(sessions=2, rounds=4, most_rounds=4, visit_ms=8.0, least_runs=3, at_once=40)
+ABLATION_PLAN = TimingPlan(sessions=4, rounds=8, most_rounds=8, visit_ms=8.0, at_once=40)
 SETTINGS = [
     (name, threads, precision)
     for precision in ("fp32", "int8")  # outermost: a model is made once for all engines
@@ -111,7 +111,7 @@ def _rounded(arch: Arch, step: int) -> Arch:
     return Arch.of(stages, arch.resolution)
 
 
-def measured(archs: dict[str, Arch], engine: Engine, plan: Plan) -> dict[str, Any]:
+def measured(archs: dict[str, Arch], engine: Engine, plan: TimingPlan) -> dict[str, Any]:
     """Return each network's latency, interval and ratio to the first."""
     visits = latency.visits_of(archs, engine, plan=plan, seed=SEED)
     found = timing.estimates(visits)

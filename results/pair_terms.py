@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from benchmarks import _report
 from lcnas.arch import PlacedBlock
 from lcnas.latency import predict
-from lcnas.latency.fitting import _again, _Data
-from lcnas.latency.table import LatencyTable, Network, write_text
+from lcnas.latency.fitting import _repeated_times, _TableArrays
+from lcnas.latency.table import LatencyTable, MeasuredNetwork, write_text
 
 Floats = NDArray[np.float64]
 FOLDS = 10
@@ -56,11 +56,11 @@ def pair_kind(left: PlacedBlock, right: PlacedBlock) -> tuple[object, ...]:
 class Pairs:
     """How much of each kind of pair each network has."""
 
-    def __init__(self, networks: list[Network], scale: Mapping[PlacedBlock, float]) -> None:
+    def __init__(self, networks: list[MeasuredNetwork], scale: Mapping[PlacedBlock, float]) -> None:
         self.kinds: dict[tuple[object, ...], int] = {}
         found = []
         for i, network in enumerate(networks):
-            for left, right in itertools.pairwise(network.rows):
+            for left, right in itertools.pairwise(network.placed):
                 kind = self.kinds.setdefault(pair_kind(left, right), len(self.kinds))
                 found.append((i, kind, (scale[left] + scale[right]) / 2))
         self.counts = {name: np.zeros((len(networks), len(self.kinds))) for name in WIDTHS}
@@ -72,8 +72,8 @@ class Pairs:
 class Paired(predict._Gaussian):
     """The `shrunk` model with terms for pairs."""
 
-    def __init__(self, rows: predict.Rows, counts: Floats, times: Floats, overhead: float, pairs: Floats, width: float) -> None:  # fmt: skip
-        super().__init__("shrunk", rows, counts, times, overhead)
+    def __init__(self, blocks: predict.BlockTimes, counts: Floats, times: Floats, overhead: float, pairs: Floats, width: float) -> None:  # fmt: skip
+        super().__init__("shrunk", blocks, counts, times, overhead)
         self.pairs = pairs  # (networks, kinds of pair)
         self.width = width
 
@@ -95,14 +95,14 @@ class Paired(predict._Gaussian):
 class Case:
     """A table as arrays."""
 
-    data: _Data
+    data: _TableArrays
     pairs: Pairs
 
     def model(self, chosen: NDArray[np.int64], scaling: str, width: float) -> Paired:
         """Return the model of some networks."""
         d = self.data
         pairs = self.pairs.counts[scaling][chosen]
-        return Paired(d.rows, d.counts[chosen], d.times[chosen], d.overhead, pairs, width)
+        return Paired(d.blocks, d.counts[chosen], d.times[chosen], d.overhead, pairs, width)
 
     def predict(self, found: tuple[predict.Fit, Floats], scaling: str, chosen: NDArray[np.int64]) -> Floats:  # fmt: skip
         """Return the latency of some networks, ms."""
@@ -123,8 +123,8 @@ class Case:
 
 def study(table: LatencyTable) -> dict[str, Any]:
     """Return what pairs do for one table."""
-    data = _Data(table)
-    scale = {p: row.inside_ms(data.overhead) + data.overhead for p, row in table.rows.items()}
+    data = _TableArrays(table)
+    scale = {p: e.inside_ms(data.overhead) + data.overhead for p, e in table.entries.items()}
     case = Case(data, Pairs(data.networks, scale))
     numbers = np.flatnonzero(data.fitted)
     plain = case.model(numbers, "ms", 0.0)
@@ -139,9 +139,9 @@ def study(table: LatencyTable) -> dict[str, Any]:
     found["pairs, all widths fitted anew"] = model.predictor(model.widths())
     made = {k: case.predict(f, scaling, np.arange(len(data.times))) for k, f in found.items()}
     made["sum"] = data.fit("sum").predict(data.counts)
-    made["noise floor"] = _again(data.networks)
+    made["noise floor"] = _repeated_times(data.networks)
     return {
-        "whose": table.whose,
+        "whose": table.machine_label,
         "calibration": len(numbers),
         "kinds_of_pairs": len(case.pairs.kinds),
         "cross_validation": {k: round(v, 5) for k, v in tried.items()},
@@ -150,7 +150,7 @@ def study(table: LatencyTable) -> dict[str, Any]:
     }
 
 
-def errors(data: _Data, made: Mapping[str, Floats]) -> dict[str, Any]:
+def errors(data: _TableArrays, made: Mapping[str, Floats]) -> dict[str, Any]:
     """Return the errors of each way on each held-out set, and what pairs change, with a 90 % interval."""
     out: dict[str, Any] = {}
     for space in dict.fromkeys(n.space for n in data.networks):

@@ -50,7 +50,7 @@ def one_run(seed: int) -> dict[str, Any]:
     return {
         "seed": seed,
         "seconds": round(seconds, 1),
-        "rows": len(table.rows),
+        "rows": len(table.entries),
         "calibration": sum(n.role == "calibration" for n in table.networks),
         "errors": table.errors["pplcnet_tail"],
         "interval_90": [low, high],

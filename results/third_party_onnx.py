@@ -25,11 +25,11 @@ import onnxruntime
 
 from benchmarks import _report
 from lcnas import latency
-from lcnas.latency import Plan, engines, machine, timing
+from lcnas.latency import TimingPlan, engines, machine, timing
 from lcnas.latency.table import write_text
 
 FILES = ("light_squeezenet", "light_shufflenet", "light_resnet50")
-PLAN = Plan(sessions=1, rounds=3, most_rounds=3, visit_ms=60.0, least_runs=6)
+PLAN = TimingPlan(sessions=1, rounds=3, most_rounds=3, visit_ms=60.0, least_runs=6)
 TURNS = 12
 SEED = 0
 ENGINES = ("mlas", "openvino")
@@ -78,7 +78,7 @@ def plain_loop(path: Path, engine: latency.Engine) -> list[float]:
 def measured(path: Path, engine: latency.Engine, seed: int) -> list[float]:
     """Return each round's 20 % quantile, ms, as lcnas.measure takes them."""
     visits = latency.visits_of({"file": path}, engine, plan=PLAN, seed=seed)
-    return [v.ms for v in timing.steadied(visits) if v.key == "file"]
+    return [v.ms for v in timing.drift_corrected(visits) if v.key == "file"]
 
 
 def compare(path: Path, engine: latency.Engine) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from lcnas.arch import Arch, Resolution
 from lcnas.errors import LcnasError, TableError
 from lcnas.latency import engines
 from lcnas.latency.engines import Engine
-from lcnas.latency.table import Network
+from lcnas.latency.table import MeasuredNetwork
 from lcnas.training import deployed
 from lcnas.training import run as files
 from lcnas.training.checkpoints import is_full
@@ -103,7 +103,7 @@ def chosen(
     return Chosen(found.finalists, beside, tuple(notes), len(found.measured))
 
 
-def _teach(field: Field, networks: Sequence[Network], tell: Told) -> None:
+def _teach(field: Field, networks: Sequence[MeasuredNetwork], tell: Told) -> None:
     """Add what was measured to the table that the next search finds; this one goes on with its own copy."""
     try:
         path = tables.learn(field.table, networks)

@@ -18,9 +18,9 @@ import numpy as np
 from lcnas import latency, zoo
 from lcnas.arch import Arch, walk
 from lcnas.errors import shorten
-from lcnas.latency import Measurement, Plan, timing
+from lcnas.latency import Measurement, TimingPlan, timing
 from lcnas.latency.engines import Engine, machine_of
-from lcnas.latency.table import LatencyTable, Network, write_text
+from lcnas.latency.table import LatencyTable, MeasuredNetwork, write_text
 from lcnas.latency.timing import Visit
 from lcnas.spaces import Space
 from search import tables
@@ -28,8 +28,10 @@ from search.errors import SearchError
 from search.outcome import Timed
 from search.trials import Trial
 
-PLAN = Plan(sessions=3, rounds=6, most_rounds=12, target=0.01, visit_ms=8.0)
-ROUGH = Plan(sessions=1, rounds=2, most_rounds=2, visit_ms=2.0, least_runs=3, warm_up=2, at_once=16)
+PLAN = TimingPlan(sessions=3, rounds=6, most_rounds=12, target=0.01, visit_ms=8.0)
+ROUGH = TimingPlan(
+    sessions=1, rounds=2, most_rounds=2, visit_ms=2.0, least_runs=3, warm_up=2, at_once=16
+)
 SPARE = 20  # networks of a band behind those that have a place
 OTHER_PACE = 1.15  # a machine that is so much slower, or faster, than the table's was is another
 VERSION = 1
@@ -137,7 +139,7 @@ class Bench:
 
     A process that does the same again is given the same batches in the same order, so it decides the same;
     the first batch that is not in the file is measured. Latencies rest on all batches taken so far, each
-    visit divided by how slow the machine was then (:func:`lcnas.latency.timing.steadied`).
+    visit divided by how slow the machine was then (:func:`lcnas.latency.timing.drift_corrected`).
 
     Args:
         path: the file, JSON.
@@ -159,8 +161,8 @@ class Bench:
         engine: Engine,
         classes: int = 1000,
         *,
-        plan: Plan = PLAN,
-        rough: Plan = ROUGH,
+        plan: TimingPlan = PLAN,
+        rough: TimingPlan = ROUGH,
         seed: int = 0,
         visits: Visits = latency.visits_of,
         say: Callable[[str], None] = lambda _: None,
@@ -463,7 +465,9 @@ def pace(bench: Bench, table: LatencyTable) -> float | None:
     return None if known is None or found is None else found / known
 
 
-def learnt(table: LatencyTable, bench: Bench, archs: Iterable[Arch], space: Space) -> list[Network]:
+def learnt(
+    table: LatencyTable, bench: Bench, archs: Iterable[Arch], space: Space
+) -> list[MeasuredNetwork]:
     """Return measured networks as those that a table may be fitted to (:func:`search.tables.learn`).
 
     Networks of which the table lacks a row, or that it holds out, are left out. So are all, if the machine
@@ -477,10 +481,12 @@ def learnt(table: LatencyTable, bench: Bench, archs: Iterable[Arch], space: Spac
     """
     if not of_its_pace(pace(bench, table)):
         return []
-    held = {n.rows for n in table.networks if n.role != "calibration"}
-    new: dict[Any, Network] = {}
+    held = {n.placed for n in table.networks if n.role != "calibration"}
+    new: dict[Any, MeasuredNetwork] = {}
     for arch in archs:
         rows, found = tuple(walk(arch, None, bench.classes)), bench.measurement(arch)
-        if found is not None and rows not in held and all(p in table.rows for p in rows):
-            new[rows] = Network(rows, "calibration", space.name, found.ms, found.low, found.high)
+        if found is not None and rows not in held and all(p in table.entries for p in rows):
+            new[rows] = MeasuredNetwork(
+                rows, "calibration", space.name, found.ms, found.low, found.high
+            )
     return list(new.values())

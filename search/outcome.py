@@ -79,7 +79,7 @@ class Outcome:
     settings: Mapping[str, Any]  # as in config.json
     surroundings: Mapping[str, Any]  # versions and machine
     space: str
-    table: str  # whose latencies: LatencyTable.whose
+    table: str  # whose latencies: LatencyTable.machine_label
     on_this_machine: bool  # whether finalists were measured where the table was made
     max_latency_ms: float  # the budget
     min_latency_ms: float

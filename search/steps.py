@@ -175,7 +175,7 @@ class _Search:
         here = about["here"] and table.of_this_machine()
         if about["here"] and not here:
             notes += (
-                f"went on elsewhere: latencies are those of {table.whose}, not of this machine",
+                f"went on elsewhere: latencies are those of {table.machine_label}, not of this machine",
             )
         return tables.Found(table, here, notes)
 
@@ -355,7 +355,7 @@ class _Search:
             settings=config["settings"],
             surroundings={**config["surroundings"], "git": config["git"]},
             space=field.space.name,
-            table=field.table.whose,
+            table=field.table.machine_label,
             on_this_machine=field.here,
             max_latency_ms=field.max_ms,
             min_latency_ms=field.min_ms,
@@ -534,7 +534,7 @@ def words_of_field(field: Field) -> list[str]:
     low, high = field.budget.count_bounds()
     count = f"{low:,}" if low == high else f"{low:,} to {high:,}"
     return [
-        f"table: {field.table.whose} ({whose})",
+        f"table: {field.table.machine_label} ({whose})",
         f"budget: {field.min_ms:.3f} to {field.max_ms:.3f} ms measured",
         _words_of_margin(field),
         f"networks of {field.space.name} within: {count} of {field.space.size:,}",

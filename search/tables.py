@@ -22,8 +22,8 @@ from lcnas.arch import Arch, PlacedBlock, walk
 from lcnas.errors import EngineError, TableError
 from lcnas.latency import engines, fitting, profile
 from lcnas.latency.engines import Engine
-from lcnas.latency.profile import Builder, Settings, Step
-from lcnas.latency.table import LatencyTable, Network, of_engine, update
+from lcnas.latency.profile import Builder, ProfileSettings, ProfileStep
+from lcnas.latency.table import LatencyTable, MeasuredNetwork, of_engine, update
 from lcnas.spaces import Space
 from lcnas.zoo import pplcnet
 from search.errors import SearchError
@@ -86,7 +86,7 @@ def find(
     table: str | Path | None = None,
     folder: Path | None = None,
     say: Callable[[str], None] = say_plainly,
-    told: Callable[[Step], None] | None = None,
+    told: Callable[[ProfileStep], None] | None = None,
     few: Amount = FEW,
     whole: Amount = WHOLE,
     **options: Any,
@@ -194,11 +194,11 @@ def _of_another(table: LatencyTable, space: Space, classes: int) -> tuple[str, .
     if missing:
         command = table.command_for(missing[0], space, classes)
         raise SearchError(
-            f"table: {table.source} is of {table.whose}, not of this machine and its engine, and lacks "
-            f"{len(missing)} of the {len(space.rows(classes))} rows of {space.name} for {classes} classes; "
-            f"measure them there: {command}"
+            f"table: {table.source} is of {table.machine_label}, not of this machine and its engine, and "
+            f"lacks {len(missing)} of the {len(space.rows(classes))} rows of {space.name} for {classes} "
+            f"classes; measure them there: {command}"
         )
-    return (f"latencies are those of {table.whose}, not of this machine and its engine",)
+    return (f"latencies are those of {table.machine_label}, not of this machine and its engine",)
 
 
 def _default(engine: Engine, folder: Path, space: Space, classes: int) -> LatencyTable | None:
@@ -215,7 +215,7 @@ def _lacking(table: LatencyTable, space: Space, classes: int) -> list[PlacedBloc
     wanted = dict.fromkeys(space.rows(classes))
     for arch in profile.span(space):
         wanted.update(dict.fromkeys(walk(arch, None, classes)))
-    return [p for p in wanted if p not in table.rows]
+    return [p for p in wanted if p not in table.entries]
 
 
 # -- measuring what is missing ---------------------------------------------------------------------
@@ -251,10 +251,10 @@ class _Job:
         return self.few if self.is_small else self.whole
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> ProfileSettings:
         """What is measured."""
         amount = self.amount
-        return Settings(
+        return ProfileSettings(
             spaces=(self.space,) if self.missing else (),
             archs=tuple(published_scales(self.space)),
             classes=self.classes,
@@ -267,7 +267,7 @@ class _Job:
     def done(
         self,
         say: Callable[[str], None],
-        told: Callable[[Step], None] | None,
+        told: Callable[[ProfileStep], None] | None,
         options: dict[str, Any],
     ) -> Found:
         """Measure, fit and write; return the finished table."""
@@ -299,7 +299,7 @@ class _Job:
         nets = min(self.amount.networks, self.space.size)
         more = f" and up to {nets} whole network{'s' * (nets > 1)}" if self.missing else ""
         lacking = len(_lacking(self.base, self.space, self.classes))
-        state = "lacks" if self.base.rows else "does not exist yet and needs"
+        state = "lacks" if self.base.entries else "does not exist yet and needs"
         return (
             f"the latency table of this machine and engine {state} {lacking} rows for {self.space.name} and "
             f"{self.classes} classes: they{more} {when}, about {about}. "
@@ -314,16 +314,16 @@ class _Job:
         fitted = min(min(a.calibrate, size) * _NETWORK_S, max(0.0, a.seconds - rows - held))
         return rows + (held + fitted if self.missing else 0.0)
 
-    def _built(self, told: Callable[[Step], None] | None, options: dict[str, Any]) -> Path:
-        from lcnas.profile_blocks import Progress
+    def _built(self, told: Callable[[ProfileStep], None] | None, options: dict[str, Any]) -> Path:
+        from lcnas.profile_blocks import ProfileProgress
 
         job = _Extender(self.settings, self.engine, self.folder, **options)
         try:
             if told is not None:
-                job.told = told
+                job.on_progress = told
                 return job.run()
-            with Progress() as progress:
-                job.told = progress
+            with ProfileProgress() as progress:
+                job.on_progress = progress
                 return job.run()
         finally:
             job.journal.close()  # after Ctrl-C the same process may go on
@@ -334,12 +334,13 @@ class _Extender(Builder):
 
     def finish(self) -> Path:
         """Fit, validate, and put everything into the table under its lock."""
-        rows, networks, overhead = self._alone(), self._networks(), self._overhead()
+        entries, networks = self._measured_entries(), self._measured_networks()
+        overhead = self._overhead()
 
         def change(table: LatencyTable) -> None:
-            profile.check_whose(table, self.fresh)
-            for placed, row in rows.items():
-                table.rows.setdefault(placed, row)
+            profile.check_same_machine(table, self.fresh)
+            for placed, entry in entries.items():
+                table.entries.setdefault(placed, entry)
             table.overhead_ms = overhead
             join(table, networks)
 
@@ -352,10 +353,10 @@ def _seed(base: LatencyTable, folder: Path) -> None:
     """Put what a table knows into that of a folder."""
 
     def change(table: LatencyTable) -> None:
-        profile.check_whose(table, base)
-        if not table.rows:
+        profile.check_same_machine(table, base)
+        if not table.entries:
             for name in (
-                "rows",
+                "entries",
                 "networks",
                 "base",
                 "overhead_ms",
@@ -365,12 +366,12 @@ def _seed(base: LatencyTable, folder: Path) -> None:
             ):
                 setattr(table, name, getattr(base, name))
             return
-        known = {n.rows for n in table.networks}
-        networks = [n for n in base.networks if n.rows not in known]
-        if not networks and base.rows.keys() <= table.rows.keys():
+        known = {n.placed for n in table.networks}
+        networks = [n for n in base.networks if n.placed not in known]
+        if not networks and base.entries.keys() <= table.entries.keys():
             return
-        for placed, row in base.rows.items():
-            table.rows.setdefault(placed, row)
+        for placed, entry in base.entries.items():
+            table.entries.setdefault(placed, entry)
         if _fitted(base.networks) > _fitted(table.networks):
             table.method = dict(base.method)  # the widths that rest on more
         table.networks += networks
@@ -379,16 +380,16 @@ def _seed(base: LatencyTable, folder: Path) -> None:
     update(folder, LatencyTable(base.machine, base.engine), change)
 
 
-def join(table: LatencyTable, networks: Sequence[Network]) -> None:
+def join(table: LatencyTable, networks: Sequence[MeasuredNetwork]) -> None:
     """Add networks to a table and fit it anew, with its own prior widths if they rest on more than is new."""
     before, new = _fitted(table.networks), _fitted(networks)
-    seen = {n.rows for n in networks}
-    table.networks = [n for n in table.networks if n.rows not in seen] + list(networks)
+    seen = {n.placed for n in networks}
+    table.networks = [n for n in table.networks if n.placed not in seen] + list(networks)
     fitting.refit(table, keep_widths=before > new)
 
 
 def learn(
-    table: LatencyTable, networks: Sequence[Network], folder: Path | None = None
+    table: LatencyTable, networks: Sequence[MeasuredNetwork], folder: Path | None = None
 ) -> Path | None:
     """Add measured networks to the table that :func:`find` will return from now on.
 
@@ -407,9 +408,9 @@ def learn(
     """
     folder = own_folder() if folder is None else folder
     own = folder / table.file_name
-    known = {n.rows: n.ms for n in LatencyTable.load(own).networks} if own.is_file() else {}
+    known = {n.placed: n.ms for n in LatencyTable.load(own).networks} if own.is_file() else {}
     # A file keeps five digits of a latency.
-    if all(math.isclose(known.get(n.rows, 0.0), n.ms, rel_tol=1e-4) for n in networks):
+    if all(math.isclose(known.get(n.placed, 0.0), n.ms, rel_tol=1e-4) for n in networks):
         return None
     _seed(table, folder)
     return update(
@@ -419,7 +420,7 @@ def learn(
     )
 
 
-def _fitted(networks: Sequence[Network]) -> int:
+def _fitted(networks: Sequence[MeasuredNetwork]) -> int:
     return sum(n.role == "calibration" for n in networks)
 
 
@@ -441,8 +442,8 @@ def predicted(table: LatencyTable, archs: Iterable[Arch], classes: int = 1000) -
     """Return the predicted latency, ms, by id, of those networks of which a table has all rows."""
     out = {}
     for arch in archs:
-        rows = [table.rows.get(p) for p in walk(arch, None, classes)]
-        if all(row is not None and row.term is not None for row in rows):
+        entries = [table.entries.get(p) for p in walk(arch, None, classes)]
+        if all(entry is not None and entry.term is not None for entry in entries):
             out[arch.id] = float(table.predict(arch, classes)[0])
     return out
 
@@ -519,5 +520,5 @@ def _residuals(table: LatencyTable, space: Space) -> list[float]:
     return [
         n.ms / n.predicted_ms - 1
         for n in table.networks
-        if n.predicted_ms is not None and n.rows[0].in_shape[:2] in sizes
+        if n.predicted_ms is not None and n.placed[0].in_shape[:2] in sizes
     ]

@@ -145,7 +145,7 @@ def _supernet(call: Call) -> tuning.Work:
         cache=call.cache,
         init=None if settings.init is None else str(Path(settings.init).resolve()),
         limits=supernets.Limits(
-            field.table.whose,
+            field.table.machine_label,
             str(field.space.resolutions[0]),
             field.min_ms,
             field.searched_max_ms,

@@ -1,4 +1,4 @@
-"""The measure command: its table, its file, and what it refuses."""
+"""The measure command: its table, its file, and its errors."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from onnx import TensorProto, helper
 from lcnas import _cli, measure, onnx_export, profile_blocks, zoo
 from lcnas.errors import LcnasError
 from lcnas.latency import engines
-from lcnas.latency.models import OnnxFile
-from tests.latency.test_models import failing
+from lcnas.latency.sources import OnnxFile
+from tests.latency.test_sources import failing
 
 QUICK = [
     "--engine",
@@ -52,13 +52,13 @@ def test_networks_are_measured_side_by_side_and_written(tmp_path, capsys):
     assert data["engine"]["name"] == "mlas"
     assert data["machine"]["cpu"]
     assert f"{data['noise_floor']['mean']:.1%} off on average" in printed
-    for entry in data["networks"]:
-        assert 0 < entry["low"] <= entry["ms"] <= entry["high"]
-        assert (entry["rounds"], entry["sessions"]) == (4, 2)  # of two measurements
-        assert len(entry["quantiles"]) == 5
-        first, again = sorted([entry["first_ms"], entry["again_ms"]])
-        assert first <= entry["ms"] * 1.0001
-        assert entry["ms"] <= again * 1.0001
+    for network in data["networks"]:
+        assert 0 < network["low"] <= network["ms"] <= network["high"]
+        assert (network["rounds"], network["sessions"]) == (4, 2)  # of two measurements
+        assert len(network["quantiles"]) == 5
+        first, again = sorted([network["first_ms"], network["again_ms"]])
+        assert first <= network["ms"] * 1.0001
+        assert network["ms"] <= again * 1.0001
     off = [abs(n["again_ms"] / n["first_ms"] - 1) for n in data["networks"]]
     assert data["noise_floor"]["mean"] == pytest.approx(sum(off) / 3)
     assert data["noise_floor"]["largest"] == pytest.approx(max(off))
@@ -88,7 +88,7 @@ def test_a_folder_stands_for_its_files(tmp_path):
         (["a\0b"], "is not among"),
     ],
 )
-def test_networks_that_are_none(names, message):
+def test_names_of_no_network(names, message):
     with pytest.raises(LcnasError, match=message) as caught:
         measure.find(names)
     assert "\n" not in str(caught.value)
@@ -99,7 +99,7 @@ def test_an_empty_folder(tmp_path):
         measure.find([str(tmp_path)])
 
 
-def test_files_of_one_stem_go_by_their_paths(tmp_path, monkeypatch):
+def test_files_of_one_stem_are_named_by_their_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = zoo.load("pplcnet_0.25x", 32).to_json()
     for folder in ("a", "b"):
@@ -107,15 +107,15 @@ def test_files_of_one_stem_go_by_their_paths(tmp_path, monkeypatch):
         (tmp_path / folder / "net.json").write_text(text)
     (tmp_path / "a" / "net.onnx").write_bytes(b"")
     (tmp_path / "pplcnet_0.5x.json").write_text(text)
-    given = ["a", "./b/net.json", "pplcnet_0.5x", "pplcnet_0.5x.json"]
-    named = ["a/net.json", "a/net.onnx", "b/net.json", "pplcnet_0.5x", "pplcnet_0.5x.json"]
-    assert [Path(name) for name in measure.find(given)] == [Path(name) for name in named]
+    arguments = ["a", "./b/net.json", "pplcnet_0.5x", "pplcnet_0.5x.json"]
+    names = ["a/net.json", "a/net.onnx", "b/net.json", "pplcnet_0.5x", "pplcnet_0.5x.json"]
+    assert [Path(name) for name in measure.find(arguments)] == [Path(name) for name in names]
     assert list(measure.find(["a/net.onnx"])) == ["net"]
     with pytest.raises(LcnasError, match=r"net\.json is named twice"):
         measure.find(["a/net.json", "./a/net.json"])
 
 
-def test_a_resolution_that_an_onnx_file_does_not_take_is_told(tmp_path, monkeypatch, capsys):
+def test_a_resolution_that_an_onnx_file_does_not_take_is_reported(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     onnx_export.export(zoo.load("pplcnet_0.35x", 32), tmp_path / "theirs.onnx", classes=10)
     argv = [*QUICK, "pplcnet_0.25x", "theirs.onnx"]
@@ -129,56 +129,56 @@ def test_a_resolution_that_an_onnx_file_does_not_take_is_told(tmp_path, monkeypa
     assert capsys.readouterr().err == ""
 
 
-def test_a_file_trained_at_another_resolution_than_it_takes_is_told(tmp_path, capsys):
+def test_a_file_trained_at_another_resolution_than_it_takes_is_reported(tmp_path, capsys):
     """As searches wrote them: trained at 32 pixels, exported for 48."""
     validation = {"accuracy": 0.98, "pictures": 100, "resolution": 32}
     for name, about in (
         ("old", {"lcnas.validation": json.dumps(validation)}),
         ("same", {"lcnas.validation": json.dumps({**validation, "resolution": 48})}),
     ):
-        made = onnx_export.export(zoo.load("pplcnet_0.25x", 48), classes=10)
+        model = onnx_export.export(zoo.load("pplcnet_0.25x", 48), classes=10)
         for key, value in about.items():
-            made.metadata_props.add(key=key, value=value)
-        onnx_export.save(made, tmp_path / f"{name}.onnx")
+            model.metadata_props.add(key=key, value=value)
+        onnx_export.save(model, tmp_path / f"{name}.onnx")
     rest = [word for word in QUICK if word not in ("--resolution", "32")]
     assert measure.main([*rest, str(tmp_path)]) == 0
     line = "was trained at 32x32 pixels, but takes 48x48: accuracies reported for it are those of 32x32"
     assert capsys.readouterr().err == f"python -m lcnas.measure: {tmp_path / 'old.onnx'}: {line}\n"
 
 
-def test_a_file_that_was_tested_in_bf16_is_told(tmp_path, capsys):
-    made = onnx_export.export(zoo.load("pplcnet_0.25x", 32), classes=10)
-    made.metadata_props.add(key="lcnas.precision", value="bf16")
-    onnx_export.save(made, tmp_path / "a.onnx")
+def test_a_file_that_was_tested_in_bf16_is_reported(tmp_path, capsys):
+    model = onnx_export.export(zoo.load("pplcnet_0.25x", 32), classes=10)
+    model.metadata_props.add(key="lcnas.precision", value="bf16")
+    onnx_export.save(model, tmp_path / "a.onnx")
     rest = [word for word in QUICK if word not in ("--resolution", "32")]
     assert measure.main([*rest, str(tmp_path)]) == 0
-    told = "was tested in bf16, is run in fp32 (--precision bf16)"
-    line = f"{told}: accuracies reported for it are those of bf16"
+    warning = "was tested in bf16, is run in fp32 (--precision bf16)"
+    line = f"{warning}: accuracies reported for it are those of bf16"
     assert capsys.readouterr().err == f"python -m lcnas.measure: {tmp_path / 'a.onnx'}: {line}\n"
-    assert onnx_export.precision_warning(made, "bf16") is None
+    assert onnx_export.precision_warning(model, "bf16") is None
 
 
-def test_the_table_at_20_columns_lacks_no_figure(monkeypatch, capsys):
+def test_the_table_at_20_columns_lacks_no_value(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "20")
-    seen = []
+    calls = []
 
-    def report(made, columns):
-        seen.append((made, columns))
+    def report(measurements, columns):
+        calls.append((measurements, columns))
         return ""
 
     monkeypatch.setattr(measure, "report", report)
     assert measure.main([*QUICK, "pplcnet_0.25x", "pplcnet_0.35x"]) == 0
     capsys.readouterr()
     monkeypatch.undo()
-    (made, columns), *_ = seen
-    wide, narrow = measure.report(made), measure.report(made, columns)
-    assert measure.report(made, 80) == wide
+    (measurements, columns), *_ = calls
+    wide, narrow = measure.report(measurements), measure.report(measurements, columns)
+    assert measure.report(measurements, 80) == wide
     lines = narrow.split("\n\n")[1].splitlines()
     assert lines[0] == "pplcnet_0.25x"
-    assert lines[1] == f"  ms: {made.measured['pplcnet_0.25x'].ms:.3f}"
+    assert lines[1] == f"  ms: {measurements.measured['pplcnet_0.25x'].ms:.3f}"
     assert max(map(len, lines)) <= 20
-    figures = re.findall(r"\d+\.\d+", wide.split("\n\n")[1])
-    assert re.findall(r"\d+\.\d+", " ".join(lines)) == figures
+    values = re.findall(r"\d+\.\d+", wide.split("\n\n")[1])
+    assert re.findall(r"\d+\.\d+", " ".join(lines)) == values
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes with names")
@@ -216,7 +216,7 @@ def test_a_time_budget_ends_it_once_all_were_visited(tmp_path):
     many = ["--rounds", "500", "--most-rounds", "500", "--time-budget", "0"]
     argv = [*QUICK, *many, "pplcnet_0.25x", "pplcnet_0.35x", "--json", str(out)]
     assert measure.main(argv) == 0
-    rounds = [entry["rounds"] for entry in json.loads(out.read_text())["networks"]]
+    rounds = [network["rounds"] for network in json.loads(out.read_text())["networks"]]
     assert rounds == [2, 2]  # one visit in each measurement
 
 
@@ -231,16 +231,16 @@ def test_a_time_budget_ends_it_once_all_were_visited(tmp_path):
         (["--classes", "0"], "classes: '0' is not"),
     ],
 )
-def test_what_cannot_be_written_is_refused_before_anything_is_measured(
+def test_invalid_arguments_are_refused_before_anything_is_measured(
     argv, message, tmp_path, monkeypatch
 ):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").write_text("")
     monkeypatch.chdir(tmp_path)  # a message cuts long paths, as temporary ones may be
     monkeypatch.setattr("lcnas.latency.visits_of", None)  # not to be called
-    given = [text.replace("FOLDER", "folder") for text in argv]
+    options = [text.replace("FOLDER", "folder") for text in argv]
     with pytest.raises(LcnasError, match=message) as caught:
-        measure.main(["pplcnet_0.25x", "--engine", "mlas", *given])
+        measure.main(["pplcnet_0.25x", "--engine", "mlas", *options])
     assert "\n" not in str(caught.value)
 
 
@@ -278,12 +278,12 @@ def test_a_name_that_no_file_can_have_leaves_with_code_2(name, monkeypatch, caps
 @pytest.mark.parametrize(("number", "code"), [(errno.ENAMETOOLONG, 2), (errno.ENOSPC, 1)])
 def test_exit_codes_of_the_system_s_errors(number, code, capsys):
     def main(_: list[str]) -> int:
-        raise OSError(number, "told by the system")
+        raise OSError(number, "reported by the system")
 
     with pytest.raises(SystemExit) as caught:
         _cli.run("lcnas.something", main)
     assert caught.value.code == code
-    assert capsys.readouterr().err.endswith("told by the system\n")
+    assert capsys.readouterr().err.endswith("reported by the system\n")
 
 
 @pytest.mark.parametrize("command", [measure, profile_blocks])
@@ -328,13 +328,13 @@ def test_open_sides_of_an_onnx_file_are_closed_by_the_resolution(tmp_path, capsy
     argv = [*quick, "--batch", "2", "--resolution", "32x48", str(file), "--json", str(out)]
     assert measure.main(argv) == 0
     assert capsys.readouterr().err == ""
-    (entry,) = json.loads(out.read_text())["networks"]
-    assert (entry["name"], entry["size"]) == ("open", [32, 48])
+    (network,) = json.loads(out.read_text())["networks"]
+    assert (network["name"], network["size"]) == ("open", [32, 48])
     (source,) = measure.find([str(file)], (32, 48)).values()
     assert source == OnnxFile(file, (32, 48))
 
 
-def test_files_that_no_engine_takes_as_they_are_leave_with_one_line(tmp_path, capsys, monkeypatch):
+def test_files_that_are_no_model_leave_with_one_line(tmp_path, capsys, monkeypatch):
     (tmp_path / "net.onnx").write_bytes(b"nothing")
     monkeypatch.setattr("sys.argv", ["measure", *QUICK, str(tmp_path / "net.onnx")])
     with pytest.raises(SystemExit) as caught:
@@ -345,17 +345,17 @@ def test_files_that_no_engine_takes_as_they_are_leave_with_one_line(tmp_path, ca
 
 
 @pytest.mark.parametrize("isa", ["avx2", "avx512vnni"])
-def test_int8_files_of_the_full_range_are_told_where_the_processor_has_no_vnni(
+def test_int8_files_of_the_full_range_are_reported_where_the_processor_has_no_vnni(
     tmp_path, monkeypatch, capsys, isa
 ):
-    known = engines.machine_of("mlas")
-    monkeypatch.setattr(engines, "machine_of", lambda _: dataclasses.replace(known, isa=isa))
+    machine = engines.machine_of("mlas")
+    monkeypatch.setattr(engines, "machine_of", lambda _: dataclasses.replace(machine, isa=isa))
     monkeypatch.chdir(tmp_path)
     model = onnx_export.export(zoo.load("pplcnet_0.25x", 32), tmp_path / "fp32.onnx", classes=10)
     noise = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
     for weights in onnx_export.WEIGHTS:
-        made = onnx_export.quantise(model, [noise], weights=weights)
-        (tmp_path / f"{weights}.onnx").write_bytes(made)
+        quantised = onnx_export.quantise(model, [noise], weights=weights)
+        (tmp_path / f"{weights}.onnx").write_bytes(quantised)
     rest = [word for word in QUICK if word not in ("--resolution", "32")]
     assert measure.main([*rest, "pplcnet_0.25x", "fp32.onnx", "7bit.onnx", "8bit.onnx"]) == 0
     err = capsys.readouterr().err

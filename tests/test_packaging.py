@@ -27,7 +27,7 @@ print(json.dumps({
     "spaces": spaces.available(),
     "spaces_dir": str(paths.spaces_dir()),
     "table_dirs": [str(folder) for folder in paths.table_dirs()],
-    "tables": {name: len(LatencyTable.load(name).rows) for name in available()},
+    "tables": {name: len(LatencyTable.load(name).entries) for name in available()},
 }))
 """
 

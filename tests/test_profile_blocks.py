@@ -20,16 +20,16 @@ def test_blocks_of_a_network_are_measured_and_written(tmp_path, capsys):
     argv = ["--blocks-from", "pplcnet_0.25x", *FEW, "--out", str(tmp_path)]
     assert profile_blocks.main(argv) == 0
     printed = capsys.readouterr()
-    assert "11 rows, 0 whole networks" in printed.out
+    assert "11 entries, 0 whole networks" in printed.out
     assert "not validated" in printed.out
     assert "blocks alone" in printed.err
     (path,) = tmp_path.glob("*.json")
     table = LatencyTable.load(path)
     assert table.of_this_machine()
     arch = zoo.load("pplcnet_0.25x", 32)
-    assert set(table.rows) == set(walk(arch, None, 10))
+    assert set(table.entries) == set(walk(arch, None, 10))
     assert 0 < table.predict(arch, classes=10)[0] < 50
-    # again: nothing is left to measure, and the table stays as it is
+    # again: nothing remains to be measured, and the table stays as it is
     before = path.read_bytes()
     assert profile_blocks.main(argv) == 0
     assert path.read_bytes() == before
@@ -82,20 +82,22 @@ def test_a_folder_that_is_read_only(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_summary_tells_the_error_in_all_and_by_band():
+def test_the_summary_has_the_error_in_total_and_by_band():
     path = next((ROOT / "latency_tables").glob("*-fp32-t1-b1.json"))
     table = LatencyTable.load(path)
     text = profile_blocks.summary(table)
-    assert text.startswith(table.whose)
+    assert text.startswith(table.machine_label)
     for errors in table.errors.values():
         for role, where in (("held_out", "latency bands"), ("uniform", "uniform over the space")):
             e = errors[role]
             assert f"{e['fit']['mape']:.1%}" in text
-            held = f"intervals hold {e['coverage_90']:.0%} of {e['fit']['n']} networks, .*{where}"
-            assert re.search(held, text)
+            covered = (
+                f"intervals hold {e['coverage_90']:.0%} of {e['fit']['n']} networks, .*{where}"
+            )
+            assert re.search(covered, text)
             for band in e["bands"]:
-                shown = f"{band['from_ms']:.2f}-{band['to_ms']:.2f} ms {band['mape']:.1%}"
-                assert re.search(f"by latency, .*{where}: .*{re.escape(shown)}", text)
+                label = f"{band['from_ms']:.2f}-{band['to_ms']:.2f} ms {band['mape']:.1%}"
+                assert re.search(f"by latency, .*{where}: .*{re.escape(label)}", text)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,12 @@
 
 import pytest
 
-from lcnas import classify, errors, images, onnx_export
+from lcnas import classify, errors, images, latency, measure, onnx_export, profile_blocks, zoo
+from lcnas.arch import walk
+from lcnas.latency import profile, table, timing
 from search import run
 from search.settings import Settings
+from tests.latency.synthetic import ENGINE
 
 
 def test_old_names_of_a_module_warn_and_are_the_new_ones():
@@ -30,6 +33,43 @@ def test_old_names_of_a_module_warn_and_are_the_new_ones():
         assert classify.Answer is classify.Classification
     with pytest.raises(AttributeError, match=r"module 'lcnas\.errors' has no attribute 'Other'"):
         _ = errors.Other
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        (latency, "Plan", "TimingPlan"),
+        (timing, "Plan", "TimingPlan"),
+        (timing, "steadied", "drift_corrected"),
+        (timing, "visit", "run_visit"),
+        (table, "Row", "Entry"),
+        (table, "Network", "MeasuredNetwork"),
+        (profile, "Settings", "ProfileSettings"),
+        (profile, "Step", "ProfileStep"),
+        (profile, "row_key", "entry_key"),
+        (measure, "Result", "NetworkMeasurements"),
+        (profile_blocks, "Progress", "ProfileProgress"),
+    ],
+)
+def test_old_names_of_latency(module, old, new):
+    with pytest.warns(DeprecationWarning, match=rf"^{module.__name__}\.{old} is deprecated: use "):
+        assert getattr(module, old) is getattr(module, new)
+
+
+def test_old_attributes_of_a_latency_table():
+    empty = table.LatencyTable(latency.this_machine(), ENGINE)
+    entries = {p: table.Entry(1.0, 0.9, 1.1, 6, 2) for p in walk(zoo.load("pplcnet_0.25x"))}
+    with pytest.warns(DeprecationWarning, match=r"^LatencyTable\.rows is deprecated: use entries$"):
+        empty.rows = entries
+    with pytest.warns(DeprecationWarning, match=r"^LatencyTable\.rows is deprecated: use entries$"):
+        assert empty.rows is empty.entries is entries
+    with pytest.warns(DeprecationWarning, match=r"use machine_label$"):
+        assert empty.whose == empty.machine_label
+    network = table.MeasuredNetwork(tuple(entries), "held_out", "", 1.0, 0.9, 1.1)
+    with pytest.warns(
+        DeprecationWarning, match=r"^MeasuredNetwork\.rows is deprecated: use placed$"
+    ):
+        assert network.rows is network.placed
 
 
 def test_old_options_are_taken_with_a_line(capsys):

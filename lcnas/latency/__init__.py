@@ -12,24 +12,24 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lcnas import budgets, zoo
+from lcnas import _renamed, budgets, zoo
 from lcnas.arch import Arch
 from lcnas.errors import BudgetError, shorten
-from lcnas.latency import engines, machine, models, timing
+from lcnas.latency import engines, machine, timing
 from lcnas.latency.engines import Engine
 from lcnas.latency.machine import Machine, this_machine
-from lcnas.latency.models import Source
+from lcnas.latency.sources import Source, open_fresh
 from lcnas.latency.table import TICKS_PER_MS, LatencyTable
-from lcnas.latency.timing import Item, Measurement, Plan, Stopwatch, Visit
+from lcnas.latency.timing import Item, Measurement, Stopwatch, TimingPlan, Visit
 from lcnas.spaces import Space
 
-REFERENCE = "pplcnet_0.5x"  # the fixed network whose swings tell those of the machine
+REFERENCE = "pplcnet_0.5x"  # the fixed network whose times show the speed of the machine
 
 
 def reference(engine: Engine) -> Item:
     """Return the reference workload of an engine."""
     arch = zoo.load(REFERENCE)
-    return Item(timing.REFERENCE, lambda: models.open_fresh(arch, engine))
+    return Item(timing.REFERENCE, lambda: open_fresh(arch, engine))
 
 
 def measure(
@@ -40,23 +40,23 @@ def measure(
     precision: str = "fp32",
     batch: int = 1,
     classes: int = 1000,
-    plan: Plan | None = None,
+    plan: TimingPlan | None = None,
     seed: int = 0,
 ) -> Measurement:
     """Return the latency of a whole network on this machine.
 
     Args:
-        arch: the network, with random weights.
-        engine: its name, or a whole :class:`Engine`; None: the machine's default.
-        threads: that compute it.
+        arch: the network; it gets random weights.
+        engine: the engine's name, or a whole :class:`Engine`; None: the machine's default.
+        threads: number of threads.
         precision: "fp32", "bf16" or "int8".
-        batch: images at once.
+        batch: images per run.
         classes: outputs of the last layer.
-        plan: how thoroughly; None: :class:`Plan`'s defaults.
-        seed: of the order of visits.
+        plan: how thoroughly to measure; None: :class:`TimingPlan`'s defaults.
+        seed: seed of the order of visits.
     """
-    made = _engine(engine, threads, precision, batch)
-    return measure_all({"network": arch}, made, classes=classes, plan=plan, seed=seed)["network"]
+    chosen = _engine(engine, threads, precision, batch)
+    return measure_all({"network": arch}, chosen, classes=classes, plan=plan, seed=seed)["network"]
 
 
 def measure_all(
@@ -64,13 +64,13 @@ def measure_all(
     engine: Engine,
     *,
     classes: int = 1000,
-    plan: Plan | None = None,
+    plan: TimingPlan | None = None,
     seed: int = 0,
 ) -> dict[str, Measurement]:
     """Return the latency of several networks, measured interleaved."""
     visits = visits_of(sources, engine, classes=classes, plan=plan, seed=seed)
-    found = timing.estimates(visits)
-    return {name: found[name] for name in sources}
+    measurements = timing.estimates(visits)
+    return {name: measurements[name] for name in sources}
 
 
 def visits_of(
@@ -78,34 +78,38 @@ def visits_of(
     engine: Engine,
     *,
     classes: int = 1000,
-    plan: Plan | None = None,
+    plan: TimingPlan | None = None,
     seed: int = 0,
     run: int = 0,
     time_budget: float = math.inf,
 ) -> list[Visit]:
-    """Return the single visits behind :func:`measure_all`, the reference's among them.
+    """Measure several networks and return the single visits, the reference's among them.
+
+    :func:`measure_all` estimates its latencies from these.
 
     Args:
         sources: the networks, by name.
-        engine: what runs them.
-        classes: outputs of the last layer of networks of ours.
-        plan: how thoroughly.
-        seed: of the order of visits.
-        run: number of this measurement, where several are put together.
-        time_budget: seconds after which it ends, provided that every network was visited.
+        engine: the engine that runs them.
+        classes: outputs of the last layer; an ONNX file keeps its own.
+        plan: how thoroughly to measure; None: :class:`TimingPlan`'s defaults.
+        seed: seed of the order of visits.
+        run: number of this measurement, to tell several of them apart in one list.
+        time_budget: seconds after which measuring ends, once every network has been visited.
     """
 
     def item(name: str) -> Item:
-        return Item(name, lambda: models.open_fresh(sources[name], engine, classes))
+        return Item(name, lambda: open_fresh(sources[name], engine, classes))
 
-    watch = Stopwatch(reference(engine), plan or Plan(), np.random.default_rng(seed), run=run)
+    stopwatch = Stopwatch(
+        reference(engine), plan or TimingPlan(), np.random.default_rng(seed), run=run
+    )
     until = time.monotonic() + time_budget
     visits: list[Visit] = []
     waiting = set(sources)
     with machine.pinned(engine.threads):
-        for seen in watch.measure([item(name) for name in sources]):
-            visits.append(seen)
-            waiting.discard(str(seen.key))
+        for visit in stopwatch.measure([item(name) for name in sources]):
+            visits.append(visit)
+            waiting.discard(str(visit.key))
             if not waiting and time.monotonic() > until:
                 break
     return visits
@@ -122,14 +126,14 @@ def Budget(  # noqa: N802 - used as the class that it returns an object of
 
     Args:
         space: the networks.
-        table: whose predictions count; they are whole microseconds, so the limits hold exactly.
-        max_ms: greatest latency, ms.
-        min_ms: least latency, ms.
+        table: the table that predicts; predictions are whole microseconds, so the limits hold exactly.
+        max_ms: maximum latency, ms.
+        min_ms: minimum latency, ms.
         classes: outputs of the last layer.
 
     Raises:
-        BudgetError: no network lies within; names the lowest and the highest latency that exist.
-        TableError: the table lacks a row of the space.
+        BudgetError: no network lies within the limits; names the lowest and the highest latency that exist.
+        TableError: the table lacks an entry for a block of the space.
 
     Example:
         budget = latency.Budget(space, table, max_ms=2.0)
@@ -152,7 +156,7 @@ def Budget(  # noqa: N802 - used as the class that it returns an object of
             show=lambda ticks: f"{ticks / TICKS_PER_MS:.3f} ms",
         )
     except BudgetError as error:
-        raise BudgetError(f"{error} ({table.whose})") from None
+        raise BudgetError(f"{error} ({table.machine_label})") from None
 
 
 def _ticks_below(ms: float) -> float:
@@ -169,13 +173,15 @@ def _engine(engine: str | Engine | None, threads: int, precision: str, batch: in
     return engines.engine(engine, threads=threads, precision=precision, batch=batch)
 
 
+__getattr__ = _renamed.in_module(__name__, {"Plan": "TimingPlan"})
+
 __all__: Sequence[str] = [
     "Budget",
     "Engine",
     "LatencyTable",
     "Machine",
     "Measurement",
-    "Plan",
+    "TimingPlan",
     "measure",
     "measure_all",
     "this_machine",

@@ -10,15 +10,22 @@ from lcnas.latency.engines import Engine
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
     """Add --engine, --threads, --precision and --batch."""
-    names = ", ".join(engines.names())
-    parser.add_argument("--engine", metavar="E", default=engines.default(), help=names)
     parser.add_argument(
-        "--threads", type=int, metavar="N", default=1, help="threads that compute one network"
+        "--engine",
+        metavar="E",
+        default=engines.default(),
+        help=f"inference engine: {', '.join(engines.names())}",
     )
     parser.add_argument(
-        "--precision", metavar="P", default="fp32", help=", ".join(engines.PRECISIONS)
+        "--threads", type=int, metavar="N", default=1, help="number of threads per network"
     )
-    parser.add_argument("--batch", type=int, metavar="N", default=1, help="images at once")
+    parser.add_argument(
+        "--precision",
+        metavar="P",
+        default="fp32",
+        help=f"numerical precision: {', '.join(engines.PRECISIONS)}",
+    )
+    parser.add_argument("--batch", type=int, metavar="N", default=1, help="images per run")
 
 
 def engine_of(args: argparse.Namespace) -> Engine:

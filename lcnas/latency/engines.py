@@ -1,7 +1,7 @@
-"""Inference engines behind one small interface, each naming exactly what it is and proving that it ran.
+"""Inference engines behind one small interface: each names exactly what it is, and proves that it ran.
 
-onnxruntime falls back silently to its own kernels where a provider fails. Here that is forbidden: the
-provider is asked for alone, fall-back is switched off, and the session is asked which provider it has.
+onnxruntime falls back silently to its own kernels where a provider fails. Engines forbid that: they ask for
+one provider alone, switch fall-back off, and check which provider the session has.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ Array = NDArray[np.float32]
 PRECISIONS = ("fp32", "bf16", "int8")
 _INT8 = f"int8-{SCHEMES[0]}"  # how float32 networks are quantised: another scheme, another latency
 MAX_THREADS = 1024
+_MAX_BATCH = 4096
 
 
 class Session(Protocol):
@@ -36,24 +37,24 @@ class Session(Protocol):
         """Run the network once on its own random input.
 
         Raises:
-            EngineError: the engine took the model, but cannot run it.
+            EngineError: the engine loaded the model, but cannot run it.
         """
 
     def outputs(self, inputs: Array) -> Array:
         """Return the first output for an input.
 
         Raises:
-            EngineError: the engine took the model, but cannot run it on that.
+            EngineError: the engine loaded the model, but cannot run it on that input.
         """
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What ran a network, completely: two latencies compare only where their engines are equal."""
+    """The full identity of what runs networks: latencies compare only where their engines are equal."""
 
     name: str  # "openvino", "dnnl", "mlas", "openvino-plugin" or "openvino-package"
-    version: str  # such as "1.24.1+openvino2025.4.1"; int8: and what is quantised, "+int8-dense"
-    isa: str  # instruction set that its kernels use
+    version: str  # such as "1.24.1+openvino2025.4.1"; for int8 with the scheme, "+int8-dense"
+    isa: str  # instruction set of its kernels
     precision: str = "fp32"  # "fp32", "bf16" or "int8"
     threads: int = 1
     batch: int = 1
@@ -62,37 +63,37 @@ class Engine:
         """Return a fresh session of an ONNX model.
 
         Raises:
-            EngineError: the engine is not here, refuses the model, or another provider took it.
+            EngineError: the engine is not installed, refuses the model, or another provider took it.
         """
         return _ENGINES[self.name].open(self, model)
 
     @property
     def label(self) -> str:
-        """As file names and tables name it: "openvino1.24.1-fp32-t1-b1"."""
+        """The name in file names and tables: "openvino1.24.1-fp32-t1-b1"."""
         version = self.version.partition("+")[0]
         return f"{self.name}{version}-{self.precision}-t{self.threads}-b{self.batch}"
 
 
 @dataclass(frozen=True)
 class _Kind:
-    version: Callable[[], str]  # raises EngineError where the engine is not here
+    version: Callable[[], str]  # raises EngineError where the engine is not installed
     open: Callable[[Engine, bytes], Session]
     precisions: tuple[str, ...]
-    onednn: bool = True  # whether its kernels are oneDNN's, which heed ONEDNN_MAX_CPU_ISA
+    onednn: bool = True  # whether its kernels are oneDNN's, which obey ONEDNN_MAX_CPU_ISA
 
 
 def machine_of(name: str) -> Machine:
-    """Return this machine as an engine's kernels use it: what caps oneDNN's doesn't cap those of mlas."""
+    """Return this machine as an engine's kernels see it: a cap of oneDNN does not apply to those of mlas."""
     return this_machine(capped=name not in _ENGINES or _ENGINES[name].onednn)
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of all engines, here or not."""
+    """Return the names of all engines, installed or not."""
     return tuple(_ENGINES)
 
 
 def default() -> str:
-    """Return the engine that is used where none is named: "openvino" where it is installed, else "mlas"."""
+    """Return the name of the default engine: "openvino" where it is installed, else "mlas"."""
     try:
         _openvino_version()
     except EngineError:
@@ -107,20 +108,20 @@ def engine(
 
     Args:
         name: one of :func:`names`; None: :func:`default`.
-        threads: that compute one network.
+        threads: number of threads.
         precision: "fp32", "bf16" (where the processor has it) or "int8" (static quantisation).
-        batch: images at once.
+        batch: images per run.
 
     Raises:
-        EngineError: unknown or not installed, or a setting that it does not have.
+        EngineError: the engine is unknown or not installed, or lacks a setting.
     """
     if name is None:
         name = default()
     if name not in _ENGINES:
         raise EngineError(not_among("engine", name, names()))
     kind = _ENGINES[name]
-    _whole("threads", threads, MAX_THREADS)
-    _whole("batch", batch, 4096)
+    _check_integer("threads", threads, MAX_THREADS)
+    _check_integer("batch", batch, _MAX_BATCH)
     if precision not in PRECISIONS:
         raise EngineError(not_among("precision", precision, PRECISIONS))
     if precision not in kind.precisions:
@@ -140,16 +141,16 @@ def _no_bf16(isa: str) -> str:
     return f"precision: oneDNN is capped to {isa} ({caps}), which does not multiply bf16; use fp32"
 
 
-def _whole(what: str, value: object, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise EngineError(f"{what}: {shorten(value)} is not a whole number of 1 to {most}")
+def _check_integer(what: str, value: object, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high:
+        raise EngineError(f"{what}: {shorten(value)} is not a whole number of 1 to {high}")
 
 
 # -- onnxruntime -----------------------------------------------------------------------------------
 
 
 def _runtime() -> Any:
-    """Return the onnxruntime module, or refuse where two builds of it overwrite one another."""
+    """Return the onnxruntime module, or refuse if two builds of it overwrite one another."""
     installed = [n for n in ("onnxruntime", "onnxruntime-openvino") if _installed(n) is not None]
     if len(installed) > 1:
         raise EngineError(
@@ -184,9 +185,9 @@ def _openvino_version() -> str:
             "pip install onnxruntime-openvino (CPython 3.11 to 3.13, x86-64), or use --engine mlas"
         )
     capi = Path(runtime.__file__).parent / "capi"
-    found = [re.fullmatch(r"libopenvino\.so\.(\d+\.\d+\.\d+)", p.name) for p in capi.glob("*")]
-    inner = [match[1] for match in found if match]
-    return f"{runtime.__version__}+openvino{inner[0]}" if inner else str(runtime.__version__)
+    matches = [re.fullmatch(r"libopenvino\.so\.(\d+\.\d+\.\d+)", p.name) for p in capi.glob("*")]
+    versions = [match[1] for match in matches if match]
+    return f"{runtime.__version__}+openvino{versions[0]}" if versions else str(runtime.__version__)
 
 
 def _dnnl_version() -> str:
@@ -201,7 +202,7 @@ def _dnnl_version() -> str:
 
 def _options(threads: int) -> Any:
     options = _runtime().SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is told by exceptions
+    options.log_severity_level = 4  # faults are reported by exceptions
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
@@ -218,18 +219,18 @@ def _open_dnnl(engine: Engine, model: bytes) -> Session:
     return _session(engine, model, options, "DnnlExecutionProvider", {})
 
 
-_openvino_threads: list[int] = []  # of the first session in this process
+_openvino_threads: list[int] = []  # number of threads of the first session in this process
 
 
-def threads_at_most(wanted: int) -> int:
-    """Return ``wanted``, or the fewer threads with which OpenVINO began in this process."""
-    return min([wanted, *_openvino_threads])
+def threads_at_most(threads: int) -> int:
+    """Return ``threads``, or the fewer threads with which OpenVINO began in this process."""
+    return min([threads, *_openvino_threads])
 
 
 def _check_openvino_threads(engine: Engine) -> None:
-    """Refuse more threads than the process's first OpenVINO session had: it would not get them.
+    """Refuse more threads than the process's first OpenVINO session had: a later session does not get them.
 
-    OpenVINO sizes its pool once a process; a later session that asks for more computes on the first's.
+    OpenVINO sizes its pool once per process; a later session that asks for more runs on the first one's.
     """
     if not _openvino_threads:
         _openvino_threads.append(engine.threads)
@@ -249,7 +250,7 @@ def _open_openvino(engine: Engine, model: bytes) -> Session:
 
 
 def _openvino_settings(engine: Engine) -> dict[str, str]:
-    """Return the provider's settings: threads, one stream, and the precision asked for explicitly."""
+    """Return the provider's settings: threads, one stream, and an explicit precision."""
     hint = "bf16" if engine.precision == "bf16" else "f32"
     return {
         "num_of_threads": str(engine.threads),
@@ -265,40 +266,42 @@ def _session(
     provider: str,
     settings: Mapping[str, str] | None = None,
 ) -> Session:
-    """Open a session on one provider; without settings, on the devices that the options name."""
+    """Open a session on one provider; without settings, on the devices named in the options."""
     runtime = _runtime()
-    chosen: dict[str, Any] = {}
+    providers: dict[str, Any] = {}
     if settings is not None:
-        chosen = {"providers": [provider], "provider_options": [dict(settings)]}
+        providers = {"providers": [provider], "provider_options": [dict(settings)]}
     try:
-        made = runtime.InferenceSession(model, options, **chosen)
+        session = runtime.InferenceSession(model, options, **providers)
     except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions have no base of their own
         if "fallback" in str(error):
-            raise EngineError(_lacking(engine, model, chosen)) from None
+            raise EngineError(_unsupported_operators(engine, model, providers)) from None
         raise _refusal(engine, "refuses the model", error) from None
-    took = made.get_providers()
+    active = session.get_providers()
     # Behind a provider of its own onnxruntime always lists its CPU provider; fall-back to it is off.
-    if not took or took[0] != provider:
-        raise EngineError(f"engine {engine.name}: asked for {provider}, but {took} took the model")
-    return _RuntimeSession(made, engine)
+    if not active or active[0] != provider:
+        raise EngineError(
+            f"engine {engine.name}: asked for {provider}, but {active} took the model"
+        )
+    return _RuntimeSession(session, engine)
 
 
-def _lacking(engine: Engine, model: bytes, chosen: Mapping[str, Any]) -> str:
-    """Return which operators of a model an engine does not run; onnxruntime only says that there are such.
+def _unsupported_operators(engine: Engine, model: bytes, providers: Mapping[str, Any]) -> str:
+    """Return the message that names the operators of a model that an engine does not run.
 
-    The session that tells is never run.
+    onnxruntime itself only says that there are some. The session that reports them is never run.
     """
     options = _options(1)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    found: dict[str, list[str]] = {}
+    nodes_of: dict[str, list[str]] = {}  # operator -> names of its nodes
     try:
-        session = _runtime().InferenceSession(model, options, **chosen)
+        session = _runtime().InferenceSession(model, options, **providers)
         for part in session.get_provider_graph_assignment_info():
             for node in part.get_nodes() if part.ep_name == "CPUExecutionProvider" else ():
-                found.setdefault(node.op_type, []).append(node.name)
-    except Exception:  # noqa: BLE001 - releases before 1.24 cannot tell, and nothing else may be lost
-        found = {}
-    what = ", ".join(_named(kind, nodes) for kind, nodes in found.items())
+                nodes_of.setdefault(node.op_type, []).append(node.name)
+    except Exception:  # noqa: BLE001 - releases before 1.24 cannot report it, and nothing else may be lost
+        nodes_of = {}
+    what = ", ".join(_named(kind, nodes) for kind, nodes in nodes_of.items())
     return (
         f"engine {engine.name}: refuses the model: it does not run {what or 'some operator of it'}; "
         "--engine mlas has more operators"
@@ -308,17 +311,17 @@ def _lacking(engine: Engine, model: bytes, chosen: Mapping[str, Any]) -> str:
 def _named(kind: str, nodes: Sequence[str]) -> str:
     """Return an operator with the first of its nodes."""
     first = next(filter(None, nodes), "")
-    said = [f"node {shorten(first)}"] if first else []
-    said += [f"{len(nodes)} times"] if len(nodes) > 1 else []
-    return f"the operator {kind}" + (f" ({', '.join(said)})" if said else "")
+    details = [f"node {shorten(first)}"] if first else []
+    details += [f"{len(nodes)} times"] if len(nodes) > 1 else []
+    return f"the operator {kind}" + (f" ({', '.join(details)})" if details else "")
 
 
 def _refusal(engine: Engine, what: str, error: Exception) -> EngineError:
-    """Return the error of an engine in one line: the first of what it says itself."""
+    """Return the error of an engine in one line: the first line of its own message."""
     return EngineError(f"engine {engine.name}: {what}: {reason(error)}")
 
 
-# What a session may take, by onnxruntime's names.
+# The input types that a session may have, by onnxruntime's names.
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
@@ -328,20 +331,22 @@ class _RuntimeSession:
     def __init__(self, session: Any, engine: Engine) -> None:
         self._session = session
         self._engine = engine
-        given = session.get_inputs()
-        if len(given) != 1:
+        inputs = session.get_inputs()
+        if len(inputs) != 1:
             raise EngineError(
-                f"model: has {len(given)} inputs, one is needed: {[i.name for i in given]}"
+                f"model: has {len(inputs)} inputs, one is needed: {[i.name for i in inputs]}"
             )
-        self._name = given[0].name
-        if given[0].type not in _FLOATS:
+        self._name = inputs[0].name
+        if inputs[0].type not in _FLOATS:
             raise EngineError(
-                f"model: its input is {given[0].type}, only {listing(_FLOATS)} can be measured"
+                f"model: its input is {inputs[0].type}, only {listing(_FLOATS)} can be measured"
             )
-        self._type: Any = _FLOATS[given[0].type]
-        shape = [n if isinstance(n, int) else None for n in given[0].shape]
+        self._type: Any = _FLOATS[inputs[0].type]
+        shape = [n if isinstance(n, int) else None for n in inputs[0].shape]
         if not shape or any(n is None for n in shape[1:]):
-            raise EngineError(f"model: the input's shape {given[0].shape} is open beyond its batch")
+            raise EngineError(
+                f"model: the input's shape {inputs[0].shape} is open beyond its batch"
+            )
         if shape[0] not in (None, engine.batch):
             raise EngineError(f"model: is made for batch {shape[0]}, the engine for {engine.batch}")
         size = [engine.batch, *(n for n in shape[1:] if n is not None)]
@@ -352,8 +357,8 @@ class _RuntimeSession:
         self._run(self._feed)
 
     def outputs(self, inputs: Array) -> Array:
-        made: Array = self._run({self._name: inputs.astype(self._type, copy=False)})[0]
-        return made
+        output: Array = self._run({self._name: inputs.astype(self._type, copy=False)})[0]
+        return output
 
     def _run(self, feed: Mapping[str, Array]) -> Any:
         try:
@@ -366,7 +371,7 @@ class _RuntimeSession:
 
 
 def _plugin_devices() -> list[Any]:
-    """Return the CPU devices that the plug-in offers, or refuse where it is missing or offers none."""
+    """Return the CPU devices of the plug-in, or refuse if it is missing or offers none."""
     try:
         import onnxruntime_ep_openvino as plugin
     except ImportError:
@@ -446,8 +451,8 @@ class _PackageSession:
         self._infer()
 
     def outputs(self, inputs: Array) -> Array:
-        made: Array = np.array(next(iter(self._infer([inputs.astype(self._type)]).values())))
-        return made
+        output: Array = np.array(next(iter(self._infer([inputs.astype(self._type)]).values())))
+        return output
 
     def _infer(self, *inputs: Any) -> Any:
         try:
@@ -472,13 +477,13 @@ _ENGINES: Mapping[str, _Kind] = {
 
 
 def from_data(data: Mapping[str, Any]) -> Engine:
-    """Return the engine of plain data, whether it is here or not."""
-    wanted = {field.name: field.type for field in dataclasses.fields(Engine)}
-    if set(data) != set(wanted):
-        raise EngineError(f"engine: keys {sorted(data)} are not {sorted(wanted)}")
+    """Return the engine of plain data, whether it is installed or not."""
+    keys = {field.name: field.type for field in dataclasses.fields(Engine)}
+    if set(data) != set(keys):
+        raise EngineError(f"engine: keys {sorted(data)} are not {sorted(keys)}")
     texts = ("name", "version", "isa", "precision")
     if not all(isinstance(data[key], str) for key in texts):
         raise EngineError(f"engine: {shorten(dict(data))} has something that is not a text")
-    _whole("engine: threads", data["threads"], MAX_THREADS)
-    _whole("engine: batch", data["batch"], 4096)
+    _check_integer("engine: threads", data["threads"], MAX_THREADS)
+    _check_integer("engine: batch", data["batch"], _MAX_BATCH)
     return Engine(**data)

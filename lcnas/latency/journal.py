@@ -1,8 +1,8 @@
-"""The journal of a table in the making: every visit and decision, a line each, as soon as there is one.
+"""The journal of a table that is being built: a line for each visit and decision, written at once.
 
 A kill loses at most the line that is being written. The lines are JSON: first ``{"header": settings}``, then
-``{"run": n}`` where a process begins to measure, ``[key, session, at, ms]`` a visit of that run, and
-``{"draws:SPACE": {role: codes}}`` the networks that were drawn.
+``{"run": n}`` where a process begins to measure, ``[key, session, at, ms]`` for each visit of that run, and
+``{"draws:SPACE": {role: codes}}`` for the networks that were drawn.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from lcnas.errors import TableError, TableWriteError
 from lcnas.latency.table import ROLES
 from lcnas.latency.timing import Visit
 
-_FAR = 1e15  # seconds or ms that no clock shows
+_IMPOSSIBLE = 1e15  # seconds or ms that no clock shows
 
 
 class Journal:
-    """Visits and decisions, appended as they come; reading it again gives the same state.
+    """Visits and decisions, appended as they come; reading the file again gives the same state.
 
     Args:
-        path: the file; made where there is none.
-        header: what the journal is of. A journal of something else is refused.
+        path: the file; it is created if it does not exist.
+        header: the settings that the journal belongs to. A journal of other settings is refused.
 
     Raises:
-        TableError: the journal of other settings, one that is damaged other than by a cut at its end, one
-            that another process is writing, or a file that cannot be written.
+        TableError: the journal is of other settings, is damaged other than by a cut at its end, is being
+            written by another process, or cannot be written.
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
@@ -52,14 +52,14 @@ class Journal:
 
     def _read(self, header: Mapping[str, Any]) -> None:
         raw = self.path.read_bytes()
-        lines = raw.split(b"\n")[:-1]  # what is behind the last line break was cut off
+        lines = raw.split(b"\n")[:-1]  # anything after the last line break was cut off
         good = 0
         for number, line in enumerate(lines, start=1):
             if not self._take(number, _parsed(line), header):
                 if number < len(lines):
-                    mend = "that line, or the whole file" if number > 1 else "the file"
+                    remedy = "that line, or the whole file" if number > 1 else "the file"
                     raise TableError(
-                        f"{self.path}: line {number} is damaged; remove {mend} to go on"
+                        f"{self.path}: line {number} is damaged; remove {remedy} to go on"
                     )
                 break  # a power cut may leave nonsense at the end
             good += len(line) + 1
@@ -68,41 +68,41 @@ class Journal:
         if good == 0:
             self._write(header)
 
-    def _take(self, number: int, entry: Any, header: Mapping[str, Any]) -> bool:
-        """Take a line in; returns whether it is one of a journal."""
+    def _take(self, number: int, record: Any, header: Mapping[str, Any]) -> bool:
+        """Add the record of a line to the state; returns whether it is a valid one."""
         if number == 1:
-            known = isinstance(entry, dict) and set(entry) == {"header"}
-            if known and entry != header:
+            is_header = isinstance(record, dict) and set(record) == {"header"}
+            if is_header and record != header:
                 raise TableError(
                     f"{self.path}: is the journal of other settings; remove it to start afresh"
                 )
-            return known
-        if _is_visit(entry):
-            key, session, at, ms = entry
+            return is_header
+        if _is_visit(record):
+            key, session, at, ms = record
             self.visits.append(Visit(key, session, at, ms, self.run - 1))
-        elif isinstance(entry, dict) and list(entry) == ["run"] and type(entry["run"]) is int:
-            self.run = entry["run"] + 1
-        elif _is_note(entry):
-            self.notes.update(entry)
+        elif isinstance(record, dict) and list(record) == ["run"] and type(record["run"]) is int:
+            self.run = record["run"] + 1
+        elif _is_note(record):
+            self.notes.update(record)
         else:
             return False
         return True
 
-    def visit(self, seen: Visit) -> None:
+    def visit(self, visit: Visit) -> None:
         """Append a visit."""
         if not self._begun:
             self._write({"run": self.run})
             self._begun = True
-        self.visits.append(dataclasses.replace(seen, run=self.run))
-        self._write([seen.key, seen.session, round(seen.at, 3), round(seen.ms, 6)])
+        self.visits.append(dataclasses.replace(visit, run=self.run))
+        self._write([visit.key, visit.session, round(visit.at, 3), round(visit.ms, 6)])
 
     def note(self, key: str, value: Any) -> None:
         """Append a decision, such as which networks were drawn."""
         self.notes[key] = value
         self._write({key: value})
 
-    def _write(self, entry: Any) -> None:
-        line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
+    def _write(self, record: Any) -> None:
+        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
         try:
             if os.write(self._file, line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -110,24 +110,24 @@ class Journal:
             raise TableWriteError(f"{self.path}: cannot be written: {error.strerror}") from None
 
     def sync(self) -> None:
-        """Put what was appended on the disk."""
+        """Flush all lines to the disk."""
         try:
             os.fsync(self._file)
         except OSError as error:
             raise TableWriteError(f"{self.path}: cannot be written: {error.strerror}") from None
 
     def close(self) -> None:
-        """Let other processes have the file; nothing can be appended any more."""
+        """Release the file to other processes; nothing can be appended any more."""
         self._close()
 
     def remove(self) -> None:
-        """Delete the journal: its contents are in the table."""
+        """Delete the journal, once its contents are in the table."""
         self.path.unlink(missing_ok=True)
         self.close()
 
 
 def _open_alone(path: Path) -> int:
-    """Open a file to append to, for this process alone as long as it is open."""
+    """Open a file to append to, and lock it for this process as long as it is open."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         while True:
@@ -146,7 +146,7 @@ def _open_alone(path: Path) -> int:
 
 
 def _locked(file: int) -> bool:
-    """Return whether the lock of an open file could be had, or there are none (Windows)."""
+    """Lock an open file; returns whether it is locked, or cannot be (Windows)."""
     try:
         import fcntl
     except ImportError:
@@ -167,20 +167,28 @@ def _parsed(line: bytes) -> Any:
         return None
 
 
-def _is_visit(entry: Any) -> bool:
-    """Return whether an entry is [key, session, at, ms]."""
-    if not isinstance(entry, list) or [type(x) for x in entry[:2]] != [str, int] or len(entry) != 4:
+def _is_visit(record: Any) -> bool:
+    """Return whether a record is a visit, [key, session, at, ms]."""
+    if (
+        not isinstance(record, list)
+        or [type(x) for x in record[:2]] != [str, int]
+        or len(record) != 4
+    ):
         return False
-    at, ms = entry[2:]
-    return all(type(x) in (int, float) and abs(x) < _FAR for x in (at, ms)) and ms > 0
+    at, ms = record[2:]
+    return all(type(x) in (int, float) and abs(x) < _IMPOSSIBLE for x in (at, ms)) and ms > 0
 
 
-def _is_note(entry: Any) -> bool:
-    """Return whether an entry tells of networks that were drawn: {"draws:SPACE": {role: codes}}."""
-    if not isinstance(entry, dict) or len(entry) != 1:
+def _is_note(record: Any) -> bool:
+    """Return whether a record holds networks that were drawn, {"draws:SPACE": {role: codes}}."""
+    if not isinstance(record, dict) or len(record) != 1:
         return False
-    ((key, value),) = entry.items()
+    ((key, value),) = record.items()
     if not key.startswith("draws:") or not isinstance(value, dict) or set(value) != set(ROLES):
         return False
-    codes = [row for rows in value.values() for row in (rows if isinstance(rows, list) else [None])]
-    return all(isinstance(row, list) and all(type(x) is int for x in row) for row in codes)
+    networks = [
+        codes
+        for drawn in value.values()
+        for codes in (drawn if isinstance(drawn, list) else [None])
+    ]
+    return all(isinstance(codes, list) and all(type(x) is int for x in codes) for codes in networks)

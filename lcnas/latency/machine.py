@@ -1,7 +1,7 @@
-"""This machine, as a latency table names it: processor, instruction set, cores that may be used.
+"""This machine, as a latency table names it: processor, instruction set, and usable cores.
 
-oneDNN's kernels can be capped to fewer instruction sets than the processor has (``ONEDNN_MAX_CPU_ISA``); what
-runs so has other latencies, and goes by another name.
+The variable ``ONEDNN_MAX_CPU_ISA`` caps oneDNN's kernels to fewer instruction sets than the processor has.
+Capped kernels have other latencies, so the machine then has another name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-# From the best downwards: (name in tables, the flags that Linux gives it, all of which must be there).
+# From the best downwards: (name in tables, the flags of /proc/cpuinfo, all of which are required).
 _X86 = (
     ("amx", ("amx_tile", "amx_bf16")),
     ("avx512bf16", ("avx512f", "avx512bw", "avx512vl", "avx512_bf16")),
@@ -27,8 +27,8 @@ _X86 = (
 )
 _ARM = (("sve", ("sve",)), ("dotprod", ("asimddp",)), ("neon", ("asimd",)))
 
-# oneDNN's own steps, from the best downwards: our name, the flags that it adds, and the steps that a cap at
-# it leaves besides. Source: src/cpu/x64/cpu_isa_traits.hpp of oneDNN (masks of cpu_isa_t, mayiuse).
+# oneDNN's own steps, from the best downwards: our name, the flags that it adds, and the other steps that a
+# cap at it allows. Source: src/cpu/x64/cpu_isa_traits.hpp of oneDNN (masks of cpu_isa_t, mayiuse).
 _SSE, _AVX512 = ("sse41", "avx", "avx2"), ("avx512f", "avx512bw", "avx512vl", "avx512dq")
 _BF16 = (*_SSE, "avx512", "avx512vnni", "avx512bf16")
 _STEPS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -44,7 +44,7 @@ _STEPS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "avx": (("avx",), ("sse41",)),
     "sse41": (("sse4_1",), ()),
 }
-# What the variable may say, and the step that it caps to; oneDNN ignores case, and everything else in it.
+# Values of the variable, and the step that each caps to; oneDNN ignores case, and any other value.
 _VALUES = {
     "avx512_core_amx_fp16": "amxfp16", "avx10_1_512_amx_fp16": "amxfp16",
     "avx512_core_amx": "amx", "avx10_1_512_amx": "amx",
@@ -60,21 +60,21 @@ CAPS = (
 
 @dataclass(frozen=True)
 class Machine:
-    """A processor as far as latency depends on it."""
+    """The properties of a computer that latency depends on."""
 
     cpu: str  # the processor's own name
-    isa: str  # its best instruction set that inference engines use, such as "avx512bf16"
-    cores: int  # logical cores that this process may use
+    isa: str  # best instruction set that inference engines use, such as "avx512bf16"
+    cores: int  # logical cores that the process may use
     system: str  # "Linux x86_64"
 
     @property
     def slug(self) -> str:
-        """The processor's name as a part of a file name."""
+        """The processor's name, as part of a file name."""
         kept = re.sub(r"\(r\)|\(tm\)|processor|cpu|\d+-core|@.*", " ", self.cpu.lower())
         return re.sub(r"[^a-z0-9]+", "-", kept).strip("-") or "cpu"
 
     def same_kind(self, other: Machine) -> bool:
-        """Return whether latencies of one are meant for the other: processor and instruction set."""
+        """Return whether the latencies of one hold for the other: same processor and instruction set."""
         return (self.cpu, self.isa) == (other.cpu, other.isa)
 
 
@@ -82,8 +82,8 @@ def this_machine(*, capped: bool = True) -> Machine:
     """Return the machine that this process runs on.
 
     Args:
-        capped: whether its instruction set is what oneDNN may use here (``ONEDNN_MAX_CPU_ISA``), as the
-            engines on oneDNN do; False: what the processor has, as mlas and JAX use it.
+        capped: whether to return the instruction set that oneDNN may use (``ONEDNN_MAX_CPU_ISA``), as its
+            engines do; False: the processor's own, as mlas and JAX use it.
     """
     info = _cpuinfo()
     return Machine(
@@ -95,20 +95,20 @@ def this_machine(*, capped: bool = True) -> Machine:
 
 
 def processor_key() -> str:
-    """Return a part of a file name that machine code for this very processor may be kept under.
+    """Return a part of a file name under which to cache machine code compiled for this very processor.
 
-    Processors of one name and instruction set may still differ in what a compiler takes for granted: the
-    name that a virtual machine shows is often that of the family.
+    Processors of one name and instruction set may still differ in what a compiler relies on: a virtual
+    machine often shows the name of the family.
     """
     machine, info = this_machine(capped=False), _cpuinfo()
-    told = [info.get(key, "") for key in ("vendor_id", "cpu family", "model", "CPU part")]
+    identity = [info.get(key, "") for key in ("vendor_id", "cpu family", "model", "CPU part")]
     flags = sorted((info.get("flags") or info.get("Features") or "").split())
-    digest = hashlib.sha256("\n".join([machine.system, *told, *flags]).encode()).hexdigest()
+    digest = hashlib.sha256("\n".join([machine.system, *identity, *flags]).encode()).hexdigest()
     return f"{machine.slug}-{machine.isa}-{digest[:8]}"
 
 
 def _cpuinfo() -> Mapping[str, str]:
-    """Return the first processor's entries of /proc/cpuinfo; empty where there is none."""
+    """Return the first processor's fields of /proc/cpuinfo; empty where the file does not exist."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -121,7 +121,7 @@ def _cpuinfo() -> Mapping[str, str]:
 
 
 def instruction_set(info: Mapping[str, str]) -> str:
-    """Return the best instruction set of /proc/cpuinfo's entries, or the architecture's plain name."""
+    """Return the best instruction set of /proc/cpuinfo's fields, or the architecture's name."""
     flags = set((info.get("flags") or info.get("Features") or "").split())
     for name, needed in (*_X86, *_ARM):
         if flags.issuperset(needed):
@@ -130,11 +130,11 @@ def instruction_set(info: Mapping[str, str]) -> str:
 
 
 def capped_set(info: Mapping[str, str], environment: Mapping[str, str]) -> str:
-    """Return the best instruction set that oneDNN uses: the processor's, or the lower one that a cap leaves.
+    """Return the best instruction set that oneDNN uses: the processor's, or a lower one under a cap.
 
     Args:
-        info: entries of /proc/cpuinfo.
-        environment: variables; a value that oneDNN doesn't know caps nothing, as there.
+        info: fields of /proc/cpuinfo.
+        environment: environment variables; as in oneDNN, an unknown value caps nothing.
     """
     own = instruction_set(info)
     cap = _cap(environment)
@@ -156,7 +156,7 @@ def _cap(environment: Mapping[str, str]) -> str:
 
 
 def _best(flags: set[str], allowed: Collection[str]) -> str:
-    """Return the best of oneDNN's steps that are allowed and that a processor with these flags has."""
+    """Return the best allowed step of oneDNN that a processor with these flags has."""
     has = (n for n, (needed, _) in _STEPS.items() if n in allowed and flags.issuperset(needed))
     return next(has, platform.machine().lower())
 
@@ -178,19 +178,19 @@ def pinned(threads: int) -> Iterator[tuple[int, ...] | None]:
     """Keep this process, and the threads that it starts inside, on as many cores as ``threads``.
 
     Yields the cores, the last of those allowed (the first take most of the system's interrupts), or None
-    where the system has no such call; the former cores are given back at the end.
+    where the system has no such call. At the end the process may use its former cores again.
     """
     if not hasattr(os, "sched_setaffinity"):
         yield None
         return
     before = usable_cores()
-    chosen = before[-min(threads, len(before)) :]
+    cores = before[-min(threads, len(before)) :]
     try:
-        os.sched_setaffinity(0, chosen)
+        os.sched_setaffinity(0, cores)
     except OSError:  # a sandbox may forbid it
         yield None
         return
     try:
-        yield chosen
+        yield cores
     finally:
         os.sched_setaffinity(0, before)

@@ -1,16 +1,16 @@
-"""From block times and whole-network times to one term a block: the fits that were tried, and the one kept.
+"""From times of blocks and of whole networks to one term per block: all methods tried, and the one in use.
 
-A network's latency is modelled as ``base + sum of one term a placed block``. Blocks cost differently inside
-a network than alone (session entry, layout changes at the borders, caches, fusion), so terms are fitted on
-whole networks and shrunk toward what the blocks measured alone:
+A network's latency is modelled as ``base + sum of one term per placed block``. Blocks cost differently inside
+a network than alone (session overhead, layout changes at the borders, caches, fusion), so terms are fitted to
+whole networks and shrunk toward the times of the blocks alone:
 
     term = prior + slope(kind) x (prior + overhead) + offset(kind) + (prior + overhead) x (smooth + own)
 
-where ``prior`` is the time alone less the overhead of a session (for int8 what the block added to a chain),
+where ``prior`` is the time alone less the overhead of a session (for int8 what the block adds to a chain),
 ``smooth`` is a Gaussian process over the block's shape (channels in and out, side) and its settings,
 ``own`` is the block's own deviation, and everything has a normal prior whose widths are chosen by marginal
-likelihood (SciPy). All of it is linear and Gaussian, so the fit is one solve, and the terms remain a plain
-sum. The other methods are what it is compared with in ``docs/latency.md``.
+likelihood (SciPy). The model is linear and Gaussian, so the fit is one solve, and the prediction remains a
+sum of terms. ``docs/latency.md`` compares it with the other methods.
 """
 
 from __future__ import annotations
@@ -32,17 +32,15 @@ _JITTER = 1e-9
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Placed blocks with what they took alone, and what the fit may know of them."""
+class BlockTimes:
+    """Placed blocks with their times: the data on blocks that a fit begins with."""
 
     placed: tuple[PlacedBlock, ...]
-    alone: Floats  # (rows,) ms, measured alone; the session's entry included
-    inside: (
-        Floats  # (rows,) ms that it should add to a network: alone less the entry, or in context
-    )
+    alone: Floats  # (blocks,) ms, measured alone; the session's overhead included
+    inside: Floats  # (blocks,) ms that each should add to a network: alone less the overhead, or in context
 
     def features(self) -> tuple[Floats, NDArray[np.int64]]:
-        """Return the shape features (rows, 4), in units of a doubling, and the kind of each row."""
+        """Return the shape features (blocks, 4), in doublings, and the number of each block's kind."""
         shapes = [_shape_features(p) for p in self.placed]
         kinds: dict[tuple[object, ...], int] = {}
         numbers = [kinds.setdefault(kind_of(p), len(kinds)) for p in self.placed]
@@ -63,30 +61,30 @@ _SIZES = ("width", "expanded", "middle", "widths")
 
 
 def kind_of(p: PlacedBlock) -> tuple[object, ...]:
-    """Return what makes blocks alike apart from their sizes: the type and all other settings."""
+    """Return the kind of a block: its type and all settings except sizes."""
     fields = vocabulary.settings(p.block)
-    kept = tuple((k, v) for k, v in fields.items() if k not in _SIZES)
-    return (p.block.type, *kept, bool(fields.get("width", 1)))
+    settings = tuple((k, v) for k, v in fields.items() if k not in _SIZES)
+    return (p.block.type, *settings, bool(fields.get("width", 1)))
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Terms of all rows, and the base, in ms."""
+    """Base and terms, in ms."""
 
     method: str
     base: float
-    terms: Floats  # (rows,)
+    terms: Floats  # (blocks,)
     settings: tuple[tuple[str, float], ...] = ()
 
     def predict(self, counts: Floats) -> Floats:
-        """Return the latency of networks given by how often each row occurs, (networks, rows)."""
-        made: Floats = self.base + counts @ self.terms
-        return made
+        """Return the latency of networks, given how often each block occurs in each, (networks, blocks)."""
+        predicted: Floats = self.base + counts @ self.terms
+        return predicted
 
 
 def fit(
     method: str,
-    rows: Rows,
+    blocks: BlockTimes,
     counts: Floats,
     measured: Floats,
     overhead: float,
@@ -98,30 +96,30 @@ def fit(
         method: "sum" (the naive sum), "affine_sum" (one affine correction of it), "macs" (affine in MACs),
             "kinds" (a slope and an offset for each kind of block), "networks" (terms from whole networks
             alone, with MACs and activations as the prior), "shrunk" (the full model).
-        rows: the blocks.
-        counts: (networks, rows), how often each row occurs in each network.
+        blocks: the placed blocks and their times.
+        counts: (networks, blocks), how often each block occurs in each network.
         measured: (networks,) ms.
-        overhead: ms that entering a session takes, which every block measured alone contains.
+        overhead: time of entering a session, ms; part of the time of every block alone.
         settings: prior widths of an earlier fit; None: those that maximise the marginal likelihood.
     """
     if method == "sum":
-        return Fit(method, 0.0, rows.alone.copy())
+        return Fit(method, 0.0, blocks.alone.copy())
     if method in ("affine_sum", "macs"):
-        return _affine(method, rows, counts, measured)
-    return _Gaussian(method, rows, counts, measured, overhead).fit(settings)
+        return _affine(method, blocks, counts, measured)
+    return _Gaussian(method, blocks, counts, measured, overhead).fit(settings)
 
 
-def _affine(method: str, rows: Rows, counts: Floats, measured: Floats) -> Fit:
+def _affine(method: str, blocks: BlockTimes, counts: Floats, measured: Floats) -> Fit:
     """Return base and slope by least squares of relative errors."""
-    unit = rows.alone if method == "affine_sum" else _macs(rows)
+    unit = blocks.alone if method == "affine_sum" else _macs(blocks)
     x = counts @ unit
     design = np.stack([np.ones_like(x), x], axis=1) / measured[:, None]
     (base, slope), *_ = np.linalg.lstsq(design, np.ones_like(x), rcond=None)
     return Fit(method, float(base), slope * unit)
 
 
-def _macs(rows: Rows) -> Floats:
-    return np.array([cost.of(p).macs for p in rows.placed], dtype=np.float64) * 1e-6
+def _macs(blocks: BlockTimes) -> Floats:
+    return np.array([cost.of(p).macs for p in blocks.placed], dtype=np.float64) * 1e-6
 
 
 class _Gaussian:
@@ -136,7 +134,7 @@ class _Gaussian:
     }  # fmt: skip
     START: ClassVar[Mapping[str, float]] = {
         "slope": 0.2,  # relative
-        "offset": 0.01,  # ms a block
+        "offset": 0.01,  # ms per block
         "slope_kind": 0.1,
         "offset_kind": 0.003,
         "smooth": 0.1,
@@ -146,35 +144,33 @@ class _Gaussian:
     }
 
     def __init__(
-        self, method: str, rows: Rows, counts: Floats, measured: Floats, overhead: float
+        self, method: str, blocks: BlockTimes, counts: Floats, measured: Floats, overhead: float
     ) -> None:
         self.method = method
         self.used = np.flatnonzero(counts.any(axis=0))
-        self.everything = np.arange(len(rows.placed))
-        self._gaps: dict[
-            bool, tuple[Floats, Floats]
-        ] = {}  # squared distances and same kind, see _pairs
+        self.everything = np.arange(len(blocks.placed))
+        self._gaps: dict[bool, tuple[Floats, Floats]] = {}  # cache of _pairs
         self.counts = counts
         self.measured = measured
         self.overhead = overhead
-        self.features, self.kinds = rows.features()
-        self.prior = rows.inside if method != "networks" else self._guess(rows)
+        self.features, self.kinds = blocks.features()
+        self.prior = blocks.inside if method != "networks" else self._guess(blocks)
         self.scale = self.prior + (overhead if method != "networks" else 0.0)
 
-    def _guess(self, rows: Rows) -> Floats:
-        """Return times guessed from MACs and values written, scaled to the measured networks."""
-        written = np.array([cost.of(p).activations for p in rows.placed], dtype=np.float64) * 1e-6
-        design = np.stack([_macs(rows), written, np.ones(len(written))], axis=1)
+    def _guess(self, blocks: BlockTimes) -> Floats:
+        """Return times estimated from MACs and activations, scaled to the measured networks."""
+        written = np.array([cost.of(p).activations for p in blocks.placed], dtype=np.float64) * 1e-6
+        design = np.stack([_macs(blocks), written, np.ones(len(written))], axis=1)
         relative = (self.counts @ design) / self.measured[:, None]
         ridge = np.vstack([relative, 1e-3 * np.eye(3)])
         target = np.concatenate([np.ones(len(relative)), np.zeros(3)])
         from scipy.optimize import nnls
 
-        made: Floats = np.maximum(design @ nnls(ridge, target)[0], 1e-4)
-        return made
+        times: Floats = np.maximum(design @ nnls(ridge, target)[0], 1e-4)
+        return times
 
     def _pairs(self, every: bool) -> tuple[Floats, Floats]:
-        """Return squared distances and sameness of kind, of all rows (or the used ones) to the used ones."""
+        """Return squared distances and equality of kind, of all blocks (or those used) to those used."""
         if every not in self._gaps:
             a = self.everything if every else self.used
             squares = np.zeros((len(a), len(self.used)))
@@ -185,7 +181,7 @@ class _Gaussian:
         return self._gaps[every]
 
     def covariance(self, h: Mapping[str, float], every: bool = False) -> Floats:
-        """Return the prior covariance of the terms of all rows (or the used ones) and the used ones, ms^2."""
+        """Return the prior covariance of the terms of all blocks (or those used) with those used, ms^2."""
         a = self.everything if every else self.used
         squares, same = self._pairs(every)
         relative = h["slope"] ** 2 + h["slope_kind"] ** 2 * same
@@ -194,11 +190,11 @@ class _Gaussian:
             relative += h["smooth"] ** 2 * near * (0.5 + 0.5 * same)
             relative += h["own"] ** 2 * (a[:, None] == self.used[None, :])
         relative *= self.scale[a][:, None] * self.scale[self.used][None, :]
-        made: Floats = relative + (h["offset"] ** 2 + h.get("offset_kind", 0.0) ** 2 * same)
-        return made
+        covariance: Floats = relative + (h["offset"] ** 2 + h.get("offset_kind", 0.0) ** 2 * same)
+        return covariance
 
     def _joint(self, h: Mapping[str, float]) -> tuple[Floats, Floats]:
-        """Return the covariance of the measured networks, relative, and their residuals."""
+        """Return the relative covariance of the measured networks, and their relative residuals."""
         a = self.counts[:, self.used] / self.measured[:, None]
         base = (self.overhead + 0.02) ** 2 / np.outer(self.measured, self.measured)
         k = a @ self.covariance(h) @ a.T + base
@@ -207,7 +203,7 @@ class _Gaussian:
         return k, residual
 
     def _loss(self, logs: Floats) -> float:
-        """Return the negative log marginal likelihood, with a weak pull to the starting values."""
+        """Return the negative log marginal likelihood, with a weak penalty toward the starting values."""
         from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
         h = dict(zip(self.NAMES[self.method], np.exp(logs), strict=True))
@@ -217,8 +213,8 @@ class _Gaussian:
         except LinAlgError:
             return 1e9
         fit = residual @ cho_solve(factor, residual)
-        pull = ((logs - self._start()) ** 2).sum() / (2 * 1.5**2)
-        return float(0.5 * fit + np.log(np.diag(factor[0])).sum() + pull)
+        penalty = ((logs - self._start()) ** 2).sum() / (2 * 1.5**2)
+        return float(0.5 * fit + np.log(np.diag(factor[0])).sum() + penalty)
 
     def _start(self) -> Floats:
         return np.log([self.START[name] for name in self.NAMES[self.method]])
@@ -227,11 +223,15 @@ class _Gaussian:
         """Return the prior widths that maximise the marginal likelihood."""
         from scipy.optimize import minimize
 
-        found = minimize(self._loss, self._start(), method="L-BFGS-B", options={"maxiter": 25})
-        return dict(zip(self.NAMES[self.method], np.exp(found.x).tolist(), strict=True))
+        result = minimize(self._loss, self._start(), method="L-BFGS-B", options={"maxiter": 25})
+        return dict(zip(self.NAMES[self.method], np.exp(result.x).tolist(), strict=True))
 
     def fit(self, settings: Mapping[str, float] | None = None) -> Fit:
-        """Return the posterior means of base and terms under the given, or the best, prior widths."""
+        """Return the posterior means of base and terms.
+
+        Args:
+            settings: the prior widths; None: those that maximise the marginal likelihood.
+        """
         from scipy.linalg import cho_factor, cho_solve
 
         h = settings or self.widths()
@@ -243,12 +243,12 @@ class _Gaussian:
         return Fit(self.method, float(base), self.prior + cross @ weights, widths)
 
 
-# -- how good a fit is -----------------------------------------------------------------------------
+# -- errors of a fit -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Errors:
-    """How far predictions are from measurements, over a set of networks."""
+    """Errors of predictions against measurements, over a set of networks."""
 
     n: int
     mape: float  # mean absolute error, relative
@@ -287,15 +287,15 @@ def _tau_interval(a: Floats, b: Floats, seed: int) -> tuple[float, float]:
     rng = np.random.default_rng(seed)
     draws = []
     for _ in range(200):
-        chosen = rng.integers(len(a), size=len(a))
-        draws.append(_tau(a[chosen], b[chosen]))
+        sample = rng.integers(len(a), size=len(a))
+        draws.append(_tau(a[sample], b[sample]))
     low, high = np.quantile(draws, [0.05, 0.95])
     return float(low), float(high)
 
 
 def cross_predictions(
     method: str,
-    rows: Rows,
+    blocks: BlockTimes,
     counts: Floats,
     measured: Floats,
     overhead: float,
@@ -304,32 +304,39 @@ def cross_predictions(
 ) -> Floats:
     """Return for each network the prediction of a fit that has not seen it.
 
-    The handful of prior widths are those of all networks; finding them anew in every fold changes nothing
-    that could be seen, and takes ten times as long.
+    All folds use the prior widths of the fit to all networks: they are a handful of numbers. Fitting them
+    again in every fold makes no visible difference, and takes ten times as long.
 
     Args:
-        method, rows, counts, measured, overhead: as of :func:`fit`.
-        settings: the prior widths, where they are known already.
-        folds: parts, each of which is predicted from the others.
+        method, blocks, counts, measured, overhead: see :func:`fit`.
+        settings: the prior widths, if they are known already.
+        folds: number of parts, each of which is predicted from the others.
     """
     out = np.empty(len(measured))
-    settings = settings or dict(fit(method, rows, counts, measured, overhead).settings) or None
-    used = np.flatnonzero(counts.any(axis=0))  # no other row's term is in a prediction
-    rows = Rows(tuple(rows.placed[i] for i in used), rows.alone[used], rows.inside[used])
+    settings = settings or dict(fit(method, blocks, counts, measured, overhead).settings) or None
+    used = np.flatnonzero(counts.any(axis=0))  # no prediction contains another block's term
+    blocks = BlockTimes(
+        tuple(blocks.placed[i] for i in used), blocks.alone[used], blocks.inside[used]
+    )
     counts = counts[:, used]
     order = np.random.default_rng(0).permutation(len(measured))
     for part in np.array_split(order, min(folds, len(measured))):
         kept = np.setdiff1d(order, part)
-        made = fit(method, rows, counts[kept], measured[kept], overhead, settings)
-        out[part] = made.predict(counts[part])
+        fold = fit(method, blocks, counts[kept], measured[kept], overhead, settings)
+        out[part] = fold.predict(counts[part])
     return out
 
 
-def count_matrix(row_ids: Sequence[Sequence[int]], rows: int) -> Floats:
-    """Return (networks, rows) counts of lists of row numbers; -1 is no row."""
-    out = np.zeros((len(row_ids), rows))
-    for i, ids in enumerate(row_ids):
-        for row in ids:
-            if row >= 0:
-                out[i, row] += 1
+def count_matrix(block_ids: Sequence[Sequence[int]], blocks: int) -> Floats:
+    """Return how often each block occurs in each network, (networks, blocks).
+
+    Args:
+        block_ids: the numbers of each network's blocks; -1 is no block.
+        blocks: number of blocks.
+    """
+    out = np.zeros((len(block_ids), blocks))
+    for i, ids in enumerate(block_ids):
+        for number in ids:
+            if number >= 0:
+                out[i, number] += 1
     return out

@@ -1,7 +1,8 @@
-"""LatencyTable: what placed blocks take on one machine, by one engine, and how wrong their sum is.
+"""LatencyTable: the latencies of placed blocks on one machine and engine, and the error of their sum.
 
-The file is JSON (``docs/latency.md`` gives the schema): machine, engine, method, a row a placed block with
-its time alone and its fitted term, the networks that the fit and its errors rest on, and the errors.
+The file is JSON (``docs/latency.md`` gives the schema): machine, engine, method, an entry for each placed
+block with its time alone and its fitted term, the networks that the fit and its errors rest on, and the
+errors.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import math
 import os
 import stat
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +22,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lcnas import _renamed, paths
 from lcnas import blocks as vocabulary
-from lcnas import paths
 from lcnas.arch import Arch, PlacedBlock, Resolution, place, walk
 from lcnas.blocks import Block
 from lcnas.budgets import Terms
@@ -36,21 +38,21 @@ from lcnas.errors import (
     nearest,
     shorten,
 )
-from lcnas.latency import engines, fields
+from lcnas.latency import engines, validation
 from lcnas.latency.engines import Engine
 from lcnas.latency.machine import Machine
 
 VERSION = 2
-READ = (1, 2)  # versions that are read; 1 knew no times in context
+READABLE_VERSIONS = (1, 2)  # 1 had no times in context
 TICK_MS = 0.001  # terms are whole microseconds
-TICKS_PER_MS = 1000  # divide by it: 1126 / 1000 is 1.126, 1126 * 0.001 is a hair more
-_FILE = "NETWORK.json"  # stands for a file in commands
-_MOST_TICKS = 10**12  # of a term; more is a mistake
+TICKS_PER_MS = 1000  # divide by it: 1126 / 1000 is 1.126, 1126 * 0.001 is slightly more
+_PLACEHOLDER = "NETWORK.json"  # stands for a file in commands
+_MAX_TICKS = 10**12  # of a term; more is a mistake
 Floats = NDArray[np.float64]
 
 
-class RowSpace(Protocol):
-    """What a table needs of a :class:`lcnas.spaces.Space`."""
+class BlockSpace(Protocol):
+    """The part of :class:`lcnas.spaces.Space` that a table needs."""
 
     name: str
 
@@ -58,36 +60,42 @@ class RowSpace(Protocol):
 
 
 @dataclass(frozen=True)
-class Row:
+class Entry:
     """One placed block: its time alone, and its term in the sum."""
 
-    ms: float  # alone, the session's entry included
+    ms: float  # alone, the session's overhead included
     low: float  # 90 % interval
     high: float
     rounds: int
     sessions: int
     term: int | None = None  # ticks; None: not fitted yet
-    context_ms: float | None = None  # added to a chain of two; int8 only (lcnas.latency.context)
+    context_ms: float | None = None  # added to a chain of two; int8 only (lcnas.latency.chains)
 
     def inside_ms(self, overhead_ms: float) -> float:
-        """Return what it should add to a network, before any fit: in context, or alone less the entry."""
+        """Return what it should add to a network before any fit, ms: in context, or alone less overhead."""
         return self.ms - overhead_ms if self.context_ms is None else self.context_ms
 
 
 @dataclass(frozen=True)
-class Network:
+class MeasuredNetwork:
     """A whole network that was measured on the table's machine."""
 
-    rows: tuple[PlacedBlock, ...]
+    placed: tuple[PlacedBlock, ...]  # its blocks, in order
     role: str  # "calibration", "held_out" or "uniform"
-    space: str  # that it was drawn from
+    space: str  # name of the space that it was drawn from
     ms: float
-    low: float
+    low: float  # 90 % interval
     high: float
     again_ms: float | None = None  # a second, independent measurement
     predicted_ms: float | None = (
         None  # by the fit; of calibration networks by one that has not seen them
     )
+
+    @property
+    def rows(self) -> tuple[PlacedBlock, ...]:
+        """The former name of :attr:`placed`; deprecated."""
+        _deprecated("MeasuredNetwork.rows", "placed")
+        return self.placed
 
 
 ROLES = ("calibration", "held_out", "uniform")
@@ -95,55 +103,72 @@ ROLES = ("calibration", "held_out", "uniform")
 
 @dataclass
 class LatencyTable:
-    """Latencies of placed blocks on one machine; see the module's docstring."""
+    """The latencies of placed blocks on one machine and engine; see the module's docstring."""
 
     machine: Machine
     engine: Engine
-    rows: dict[PlacedBlock, Row] = field(default_factory=dict)
-    networks: list[Network] = field(default_factory=list)
-    base: int = 0  # ticks, once a network
+    entries: dict[PlacedBlock, Entry] = field(default_factory=dict)
+    networks: list[MeasuredNetwork] = field(default_factory=list)
+    base: int = 0  # ticks, added once per network
     overhead_ms: float = 0.0  # of entering a session, measured on a network that does nothing
     method: dict[str, Any] = field(default_factory=dict)  # how it was measured and fitted
     errors: dict[str, Any] = field(
         default_factory=dict
-    )  # of the fit and of others, and the noise floor, by lcnas.latency.fitting.keys_of
+    )  # of the fit, of other methods and the noise floor, by lcnas.latency.fitting.error_keys
     residuals: tuple[
         float, ...
     ] = ()  # measured / predicted - 1 of networks that no fit has seen, sorted
-    source: str = ""  # the file, for messages
+    source: str = ""  # file that it was read from, for messages
     _known_terms: dict[tuple[str, int], Terms] = field(default_factory=dict, repr=False)
 
     # -- files -------------------------------------------------------------------------------------
 
     @property
     def file_name(self) -> str:
-        """The name that the table has in a folder."""
+        """The table's file name in a folder."""
         return f"{self.machine.slug}-{self.machine.isa}-{self.engine.label}.json"
 
     @property
-    def whose(self) -> str:
-        """Whose latencies these are, in words."""
+    def machine_label(self) -> str:
+        """Machine and engine that the latencies belong to, in words."""
         e = self.engine
         threads = f"{e.threads} thread{'s' * (e.threads > 1)}"
-        what = f"{e.name} {e.version}, {e.precision}, {threads}, batch {e.batch}"
-        return f"{self.machine.cpu} ({self.machine.isa}), {what}"
+        engine = f"{e.name} {e.version}, {e.precision}, {threads}, batch {e.batch}"
+        return f"{self.machine.cpu} ({self.machine.isa}), {engine}"
+
+    @property
+    def whose(self) -> str:
+        """The former name of :attr:`machine_label`; deprecated."""
+        _deprecated("LatencyTable.whose", "machine_label")
+        return self.machine_label
+
+    @property
+    def rows(self) -> dict[PlacedBlock, Entry]:
+        """The former name of :attr:`entries`; deprecated."""
+        _deprecated("LatencyTable.rows", "entries")
+        return self.entries
+
+    @rows.setter
+    def rows(self, entries: dict[PlacedBlock, Entry]) -> None:
+        _deprecated("LatencyTable.rows", "entries")
+        self.entries = entries
 
     @classmethod
     def load(cls, path_or_name: str | Path) -> LatencyTable:
-        """Return the table of a file, or of a name in the folders where tables are looked for.
+        """Return the table of a file, or of a name in the folders that are searched for tables.
 
         Raises:
-            TableError: no such table, or a file that is truncated, edited or of another version.
+            TableError: there is no such table, or its file is truncated, invalid or of another version.
         """
         path = _find(path_or_name)
         try:
             raw = path.read_bytes()
         except OSError as error:
             raise TableError(f"{path}: cannot be read: {error.strerror}") from None
-        return cls.from_data(fields.parsed(raw, str(path)), str(path))
+        return cls.from_data(validation.parse_json(raw, str(path)), str(path))
 
     def save(self, folder: str | Path) -> Path:
-        """Write the table into a folder, beside its final place first, then renamed; returns the path."""
+        """Write the table into a folder, first beside its final place, then renamed; returns the path."""
         target = Path(folder) / self.file_name
         write_text(
             target,
@@ -156,8 +181,8 @@ class LatencyTable:
 
     def to_data(self) -> dict[str, Any]:
         """Return the table as plain data."""
-        numbers = {placed: i for i, placed in enumerate(self.rows)}
-        blocks = {b: i for i, b in enumerate(dict.fromkeys(p.block for p in self.rows))}
+        numbers = {placed: i for i, placed in enumerate(self.entries)}
+        blocks = {b: i for i, b in enumerate(dict.fromkeys(p.block for p in self.entries))}
         return {
             "format": "lcnas-latency-table",
             "version": VERSION,
@@ -170,19 +195,23 @@ class LatencyTable:
             "residuals": [round(r, 5) for r in self.residuals],
             "networks": [_network_data(n, numbers) for n in self.networks],
             "blocks": [vocabulary.to_data(block) for block in blocks],
-            "rows": [_row_data(placed, row, blocks) for placed, row in self.rows.items()],
+            "rows": [_entry_data(placed, entry, blocks) for placed, entry in self.entries.items()],
         }
 
     @classmethod
     def from_data(cls, data: object, source: str = "table") -> LatencyTable:
-        """Return the table of plain data."""
+        """Return the table of plain data.
+
+        Raises:
+            TableError: the data are invalid; names the place.
+        """
         keys = ("format", "version", "machine", "engine", "method", "errors", "base_us", "overhead_ms",
                 "residuals", "networks", "blocks", "rows")  # fmt: skip
-        table = fields.obj(data, keys, source)
-        if table["format"] != "lcnas-latency-table" or table["version"] not in READ:
+        table = validation.json_object(data, keys, source)
+        if table["format"] != "lcnas-latency-table" or table["version"] not in READABLE_VERSIONS:
             raise TableError(
                 f"{source}: is {shorten(table['format'])} version {shorten(table['version'])}, not "
-                f"'lcnas-latency-table' version {' or '.join(map(str, READ))}"
+                f"'lcnas-latency-table' version {' or '.join(map(str, READABLE_VERSIONS))}"
             )
         try:
             machine = _machine(table["machine"], f"{source}: machine")
@@ -191,83 +220,87 @@ class LatencyTable:
             raise TableError(f"{source}: {error}") from None
         blocks = [
             _block(item, f"{source}: blocks[{i}]")
-            for i, item in enumerate(fields.items(table["blocks"], f"{source}: blocks"))
+            for i, item in enumerate(validation.json_list(table["blocks"], f"{source}: blocks"))
         ]
         pairs = [
-            _row(item, blocks, f"{source}: rows[{i}]")
-            for i, item in enumerate(fields.items(table["rows"], f"{source}: rows"))
+            _entry(item, blocks, f"{source}: rows[{i}]")
+            for i, item in enumerate(validation.json_list(table["rows"], f"{source}: rows"))
         ]
-        rows = dict(pairs)
-        if len(rows) < len(pairs):
-            raise TableError(f"{source}: rows: {len(pairs) - len(rows)} are there twice")
-        order = list(rows)
+        entries = dict(pairs)
+        if len(entries) < len(pairs):
+            raise TableError(f"{source}: rows: {len(pairs) - len(entries)} occur twice")
+        order = list(entries)
         return cls(
             machine=machine,
             engine=engine,
-            rows=rows,
+            entries=entries,
             networks=[
                 _network(item, order, f"{source}: networks[{i}]")
-                for i, item in enumerate(fields.items(table["networks"], f"{source}: networks"))
+                for i, item in enumerate(
+                    validation.json_list(table["networks"], f"{source}: networks")
+                )
             ],
             base=_ticks(table["base_us"], f"{source}: base_us"),
-            overhead_ms=fields.number(table["overhead_ms"], f"{source}: overhead_ms", zero=True),
-            method=fields.method(table["method"], f"{source}: method"),
-            errors=fields.errors(table["errors"], f"{source}: errors"),
-            residuals=fields.residuals(table["residuals"], f"{source}: residuals"),
+            overhead_ms=validation.number(
+                table["overhead_ms"], f"{source}: overhead_ms", zero=True
+            ),
+            method=validation.fit_method(table["method"], f"{source}: method"),
+            errors=validation.errors(table["errors"], f"{source}: errors"),
+            residuals=validation.residuals(table["residuals"], f"{source}: residuals"),
             source=source,
         )
 
     # -- use ---------------------------------------------------------------------------------------
 
-    def coverage(self, space: RowSpace, classes: int = 1000) -> float:
-        """Return the share of a space's rows that the table has, from 0 to 1."""
+    def coverage(self, space: BlockSpace, classes: int = 1000) -> float:
+        """Return the share of a space's placed blocks that the table has entries for, from 0 to 1."""
         placed = space.rows(classes)
-        return sum(p in self.rows for p in placed) / len(placed)
+        return sum(p in self.entries for p in placed) / len(placed)
 
-    def missing(self, space: RowSpace, classes: int = 1000) -> list[PlacedBlock]:
-        """Return the rows of a space that the table lacks."""
-        return [p for p in space.rows(classes) if p not in self.rows]
+    def missing(self, space: BlockSpace, classes: int = 1000) -> list[PlacedBlock]:
+        """Return the placed blocks of a space that the table has no entries for."""
+        return [p for p in space.rows(classes) if p not in self.entries]
 
     def term(
-        self, placed: PlacedBlock, owner: Arch | RowSpace | None = None, classes: int = 1000
+        self, placed: PlacedBlock, owner: Arch | BlockSpace | None = None, classes: int = 1000
     ) -> int:
         """Return a placed block's term in ticks.
 
         Args:
             placed: the block.
             owner: the network or space that needs it, for the error.
-            classes: outputs of the last layer there.
+            classes: outputs of the owner's last layer.
 
         Raises:
-            TableError: the table has no such row; names it, and the command that would measure it.
+            TableError: the table has no entry for the block; names it, and the command that would measure it.
         """
-        row = self.rows.get(placed)
-        if row is None or row.term is None:
+        entry = self.entries.get(placed)
+        if entry is None or entry.term is None:
             command = self.command_for(placed, owner, classes)
-            note = " (the network's to_json(), in a file)" if _FILE in command else ""
+            note = " (the network's to_json(), in a file)" if _PLACEHOLDER in command else ""
             raise TableError(
-                f"{self.source or self.file_name}: no row for {placed}; measure it with: {command}{note}"
+                f"{self.source or self.file_name}: no entry for {placed}; measure it with: {command}{note}"
             )
-        return row.term
+        return entry.term
 
     def command_for(
-        self, placed: PlacedBlock, owner: Arch | RowSpace | None = None, classes: int = 1000
+        self, placed: PlacedBlock, owner: Arch | BlockSpace | None = None, classes: int = 1000
     ) -> str:
-        """Return the command that would measure a row, on the table's machine.
+        """Return the command that would measure a placed block, on the table's machine.
 
         Args:
-            placed: the row.
-            owner: the space, or the network of the zoo, whose row it is; for any other network the command
-                names a file NETWORK.json, into which ``arch.to_json()`` has to be written first.
-            classes: outputs of the last layer there.
+            placed: the block.
+            owner: the space or the published network that it belongs to; for any other network the command
+                names a file NETWORK.json, into which you write ``arch.to_json()`` first.
+            classes: outputs of the owner's last layer.
         """
         e = self.engine
         if owner is None or isinstance(owner, Arch):
-            what = _of_network(owner)
+            options = _network_options(owner)
         else:
-            what = _of_space(owner, placed, classes)
+            options = _space_options(owner, placed, classes)
         parts = [
-            f"python -m lcnas.profile_blocks {what} --engine {e.name} --threads {e.threads}",
+            f"python -m lcnas.profile_blocks {options} --engine {e.name} --threads {e.threads}",
             f"--precision {e.precision} --batch {e.batch}",
         ]
         own = len(placed.out_shape) == 1 and placed.depends_on_classes
@@ -275,37 +308,42 @@ class LatencyTable:
             parts.append(f"--classes {placed.out_shape[0] if own else classes}")
         return " ".join(parts)
 
-    def terms(self, space: RowSpace, classes: int = 1000) -> Terms:
-        """Return the terms of a space's rows, in ticks of a microsecond, for budgets."""
+    def terms(self, space: BlockSpace, classes: int = 1000) -> Terms:
+        """Return the terms of a space's placed blocks, in ticks of a microsecond, for budgets."""
         placed = space.rows(classes)
         ticks = np.array([self.term(p, space, classes) for p in placed], dtype=np.int64)
         known = self._known_terms.get((space.name, classes))
         if known is not None and known.base == self.base and np.array_equal(known.rows, ticks):
-            return known  # with what it has worked out for its spaces
-        made = Terms(base=self.base, rows=ticks, classes=classes)
-        self._known_terms[space.name, classes] = made
-        return made
+            return known  # with the results that it caches for its spaces
+        terms = Terms(base=self.base, rows=ticks, classes=classes)
+        self._known_terms[space.name, classes] = terms
+        return terms
 
     def predict(self, archs: Arch | Sequence[Arch], classes: int = 1000) -> Floats:
-        """Return the predicted latency of networks, in ms, an array of shape (n,)."""
-        many = [archs] if isinstance(archs, Arch) else list(archs)
+        """Return the predicted latency of networks, in ms, an array of shape (n,).
+
+        Raises:
+            TableError: the table has no entry for a block of them.
+        """
+        networks = [archs] if isinstance(archs, Arch) else list(archs)
         ticks = [
-            self.base + sum(self.term(p, a, classes) for p in walk(a, None, classes)) for a in many
+            self.base + sum(self.term(p, a, classes) for p in walk(a, None, classes))
+            for a in networks
         ]
         return np.array(ticks, dtype=np.float64) / TICKS_PER_MS
 
     def predict_codes(self, space: Any, codes: NDArray[np.integer], classes: int = 1000) -> Floats:
-        """Return the predicted latency of each row of an (n, genes) array of codes, in ms."""
+        """Return the predicted latency of each network of an (n, genes) array of codes, in ms."""
         ticks = self.terms(space, classes).cost(space, codes)
-        made: Floats = ticks.astype(np.float64) / TICKS_PER_MS
-        return made
+        predicted: Floats = ticks.astype(np.float64) / TICKS_PER_MS
+        return predicted
 
     def interval(
         self, archs: Arch | Sequence[Arch], level: float = 0.9, classes: int = 1000
     ) -> tuple[Floats, Floats]:
-        """Return (low, high) in ms: where networks of a given prediction were measured, at that level.
+        """Return the prediction intervals of networks at a level, (low, high) in ms.
 
-        Conformal: quantiles of the relative residuals of networks that the fit had not seen.
+        Conformal: the bounds are quantiles of the relative residuals of networks that the fit has not seen.
         """
         low, high = self.bounds(level)
         predicted = self.predict(archs, classes)
@@ -313,8 +351,8 @@ class LatencyTable:
 
     def bounds(self, level: float = 0.9) -> tuple[float, float]:
         """Return the relative bounds of an interval of that level."""
-        number = isinstance(level, int | float | np.number) and not isinstance(level, bool)
-        if not number or not 0 < level < 1:
+        is_number = isinstance(level, int | float | np.number) and not isinstance(level, bool)
+        if not is_number or not 0 < level < 1:
             raise TableError(f"level: {shorten(level)} is not between 0 and 1")
         if not self.residuals:
             raise TableError(
@@ -323,12 +361,17 @@ class LatencyTable:
         return conformal(self.residuals, level)
 
     def of_this_machine(self) -> bool:
-        """Return whether the table was made on a machine like this one."""
+        """Return whether the table was measured on a machine like this one."""
         return self.machine.same_kind(engines.machine_of(self.engine.name))
 
 
-def _of_network(arch: Arch | None) -> str:
-    """Return the options that name a network: as the zoo knows it, else as a file to be made."""
+def _deprecated(old: str, new: str) -> None:
+    """Warn that an attribute was used under its former name."""
+    warnings.warn(f"{old} is deprecated: use {new}", DeprecationWarning, stacklevel=3)
+
+
+def _network_options(arch: Arch | None) -> str:
+    """Return the options that name a network: its name in the zoo, else a file to be written first."""
     from lcnas import zoo
 
     if arch is not None and arch.name:
@@ -337,19 +380,19 @@ def _of_network(arch: Arch | None) -> str:
             if known.at(arch.resolution) == arch:
                 size = f" --resolution {_resolution(arch.resolution)}"
                 return f"--blocks-from {arch.name}{size if known != arch else ''}"
-    return f"--blocks-from {_FILE}"
+    return f"--blocks-from {_PLACEHOLDER}"
 
 
-def _of_space(space: RowSpace, placed: PlacedBlock, classes: int) -> str:
-    """Return the options that name a space, and the resolution at which it has a row."""
+def _space_options(space: BlockSpace, placed: PlacedBlock, classes: int) -> str:
+    """Return the options that name a space, and the resolution at which it has a placed block."""
     from lcnas import spaces
 
     options = f"--space {space.name}{'' if space.name in spaces.available() else '.toml'}"
     if not isinstance(space, spaces.Space):
         return options
     for size in space.resolutions:
-        there = space if len(space.resolutions) == 1 else space.restrict(resolution=size)
-        if placed in there.rows(classes):
+        single = space if len(space.resolutions) == 1 else space.restrict(resolution=size)
+        if placed in single.rows(classes):
             return f"{options} --resolution {_resolution(size)}"
     return options
 
@@ -362,7 +405,7 @@ def _resolution(size: Resolution) -> str:
 
 
 def available(explicit: Path | None = None) -> dict[str, Path]:
-    """Return the tables in the folders where they are looked for, by name; the first folder wins."""
+    """Return the tables in all folders that are searched, by name; the first folder wins."""
     out: dict[str, Path] = {}
     for folder in paths.table_dirs(explicit):
         for path in sorted(folder.glob("*.json")):
@@ -384,42 +427,42 @@ def _find(path_or_name: str | Path) -> Path:
 
 def default(engine: Engine) -> Path | None:
     """Return the table of this machine and engine, or None."""
-    wanted = LatencyTable(engines.machine_of(engine.name), engine).file_name
+    name = LatencyTable(engines.machine_of(engine.name), engine).file_name
     for folder in paths.table_dirs():
-        if (folder / wanted).is_file():
-            return folder / wanted
+        if (folder / name).is_file():
+            return folder / name
     return None
 
 
 def of_engine(engine: Engine) -> list[Path]:
     """Return all tables of this machine and engine, those of the first folder first.
 
-    Beside the table of the usual name there may be others with a word behind it, such as ``-64px``: entries
-    of other resolutions, kept apart so that no file grows without end.
+    Beside the table of the usual name there may be others with a suffix, such as ``-64px``: entries of other
+    resolutions, in files of their own so that none grows without end.
     """
     stem = LatencyTable(engines.machine_of(engine.name), engine).file_name.removesuffix(".json")
-    found = (path for folder in paths.table_dirs() for path in sorted(folder.glob("*.json")))
-    return [path for path in found if path.stem == stem or path.stem.startswith(f"{stem}-")]
+    files = (path for folder in paths.table_dirs() for path in sorted(folder.glob("*.json")))
+    return [path for path in files if path.stem == stem or path.stem.startswith(f"{stem}-")]
 
 
 def destination(path: Path) -> Path:
-    """Return the file that is written under a name: the name's own, or what its symbolic link leads to.
+    """Return the file to write under a name: the path itself, or the target of a symbolic link.
 
     Raises:
-        TableError: something that a file must not be renamed over: a device, a pipe, a folder, or what this
-            process prints to.
+        TableError: the path is something that must not be replaced by a file: a device, a pipe, a folder, or
+            what this process prints to.
     """
     try:
-        there = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return path.resolve()  # a new file, or a link to one
     except OSError as error:
         raise TableError(f"{path}: cannot be written: {error.strerror}") from None
     except ValueError:  # a zero in the name
         raise TableError(f"{shorten(str(path))} is not the name of a file") from None
-    if not stat.S_ISREG(there.st_mode):
-        raise TableError(f"{path}: is {_kind(there.st_mode)}, not a file; it stays as it is")
-    if _is_printed_to(there):
+    if not stat.S_ISREG(status.st_mode):
+        raise TableError(f"{path}: is {_kind(status.st_mode)}, not a file; it stays as it is")
+    if _is_printed_to(status):
         raise TableError(f"{path}: is where this command prints; give another file")
     return path.resolve()
 
@@ -430,11 +473,11 @@ def _kind(mode: int) -> str:
     return "a pipe" if stat.S_ISFIFO(mode) else "a device or a socket"
 
 
-def _is_printed_to(there: os.stat_result) -> bool:
+def _is_printed_to(status: os.stat_result) -> bool:
     """Return whether a file is the standard output or error, as /dev/stdout is in ``command > file``."""
     for number in (1, 2):
         with contextlib.suppress(OSError):
-            if os.path.samestat(there, os.fstat(number)):
+            if os.path.samestat(status, os.fstat(number)):
                 return True
     return False
 
@@ -443,8 +486,8 @@ def write_text(path: Path, text: str) -> None:
     """Write a file beside its place, then rename it, so that nobody ever sees half of it.
 
     Raises:
-        TableWriteError: it cannot be written.
-        TableError: it is no place for a file (see :func:`destination`).
+        TableWriteError: the file cannot be written.
+        TableError: no file may be written there (see :func:`destination`).
     """
     target = destination(path)
     beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -476,7 +519,13 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def update(folder: Path, fresh: LatencyTable, change: Callable[[LatencyTable], None]) -> Path:
-    """Change the table of a folder under its lock: read it (or take the fresh one), change, write."""
+    """Change the table of a folder under its lock; returns its path.
+
+    Args:
+        folder: the folder of the table.
+        fresh: the table to begin with where the folder has none.
+        change: is called with the table, and changes it.
+    """
     path = destination(folder / fresh.file_name)
     with locked(path):
         table = LatencyTable.load(path) if path.is_file() else fresh
@@ -485,7 +534,12 @@ def update(folder: Path, fresh: LatencyTable, change: Callable[[LatencyTable], N
 
 
 def conformal(residuals: Sequence[float], level: float) -> tuple[float, float]:
-    """Return the interval of sorted residuals that holds the next one at that level, as far as they reach."""
+    """Return the interval (low, high) that holds the next residual at a level, within the residuals' range.
+
+    Args:
+        residuals: sorted.
+        level: probability, from 0 to 1.
+    """
     n = len(residuals)
     # The conformal rank: the ceil((n + 1) q)-th smallest, kept inside the sample.
     high = min(n, math.ceil((n + 1) * (1 + level) / 2 - 1e-9)) - 1
@@ -500,14 +554,14 @@ def _rounded(ms: float) -> float:
     return float(f"{ms:.5g}")
 
 
-def _row_data(placed: PlacedBlock, row: Row, blocks: Mapping[Block, int]) -> dict[str, Any]:
+def _entry_data(placed: PlacedBlock, entry: Entry, blocks: Mapping[Block, int]) -> dict[str, Any]:
     out: dict[str, Any] = {"block": blocks[placed.block], "in": list(placed.in_shape)}
     if placed.depends_on_classes:
         out["classes"] = placed.out_shape[0]
-    out |= {"ms": _rounded(row.ms), "interval": [_rounded(row.low), _rounded(row.high)]}
-    if row.context_ms is not None:
-        out["context_ms"] = _rounded(row.context_ms)
-    out |= {"rounds": row.rounds, "sessions": row.sessions, "term_us": row.term}
+    out |= {"ms": _rounded(entry.ms), "interval": [_rounded(entry.low), _rounded(entry.high)]}
+    if entry.context_ms is not None:
+        out["context_ms"] = _rounded(entry.context_ms)
+    out |= {"rounds": entry.rounds, "sessions": entry.sessions, "term_us": entry.term}
     return out
 
 
@@ -518,7 +572,7 @@ def _block(data: object, what: str) -> Block:
         raise TableError(f"{what}: {error}") from None
 
 
-def _row(data: object, blocks: Sequence[Block], what: str) -> tuple[PlacedBlock, Row]:
+def _entry(data: object, blocks: Sequence[Block], what: str) -> tuple[PlacedBlock, Entry]:
     keys = (
         "block",
         "in",
@@ -530,32 +584,37 @@ def _row(data: object, blocks: Sequence[Block], what: str) -> tuple[PlacedBlock,
         "sessions",
         "term_us",
     )
-    item = fields.obj(data, keys, what, optional=("classes", "context_ms"))
-    number = fields.whole(item["block"], f"{what}.block", 0)
+    item = validation.json_object(data, keys, what, optional=("classes", "context_ms"))
+    number = validation.integer(item["block"], f"{what}.block", 0)
     if number >= len(blocks):
         raise TableError(f"{what}.block: {number} is not one of the table's {len(blocks)} blocks")
-    shape = tuple(fields.whole(n, f"{what}.in", 1) for n in fields.items(item["in"], f"{what}.in"))
-    classes = fields.whole(item["classes"], f"{what}.classes", 1) if "classes" in item else 1000
+    sides = validation.json_list(item["in"], f"{what}.in")
+    shape = tuple(validation.integer(n, f"{what}.in", 1) for n in sides)
+    classes = (
+        validation.integer(item["classes"], f"{what}.classes", 1) if "classes" in item else 1000
+    )
     try:
         placed = place(blocks[number], shape, classes)
     except ShapeError as error:
         raise TableError(f"{what}: {error}") from None
-    ms, low, high = fields.timed(item, what)
+    ms, low, high = validation.time_and_interval(item, what)
     term = None if item["term_us"] is None else _ticks(item["term_us"], f"{what}.term_us")
-    return placed, Row(
+    return placed, Entry(
         ms,
         low,
         high,
-        fields.whole(item["rounds"], f"{what}.rounds", 1),
-        fields.whole(item["sessions"], f"{what}.sessions", 1),
+        validation.integer(item["rounds"], f"{what}.rounds", 1),
+        validation.integer(item["sessions"], f"{what}.sessions", 1),
         term,
-        fields.number(item["context_ms"], f"{what}.context_ms") if "context_ms" in item else None,
+        validation.number(item["context_ms"], f"{what}.context_ms")
+        if "context_ms" in item
+        else None,
     )
 
 
-def _network_data(network: Network, numbers: Mapping[PlacedBlock, int]) -> dict[str, Any]:
+def _network_data(network: MeasuredNetwork, numbers: Mapping[PlacedBlock, int]) -> dict[str, Any]:
     out: dict[str, Any] = {"role": network.role, "space": network.space}
-    out["rows"] = [numbers[p] for p in network.rows]
+    out["rows"] = [numbers[p] for p in network.placed]
     out |= {"ms": _rounded(network.ms), "interval": [_rounded(network.low), _rounded(network.high)]}
     for key, value in (("again_ms", network.again_ms), ("predicted_ms", network.predicted_ms)):
         if value is not None:
@@ -563,50 +622,56 @@ def _network_data(network: Network, numbers: Mapping[PlacedBlock, int]) -> dict[
     return out
 
 
-def _network(data: object, order: Sequence[PlacedBlock], what: str) -> Network:
+def _network(data: object, order: Sequence[PlacedBlock], what: str) -> MeasuredNetwork:
     keys = ("role", "space", "rows", "ms", "interval", "again_ms", "predicted_ms")
-    item = fields.obj(data, keys, what, optional=("again_ms", "predicted_ms"))
+    item = validation.json_object(data, keys, what, optional=("again_ms", "predicted_ms"))
     if item["role"] not in ROLES:
         raise TableError(f"{what}.role: {shorten(item['role'])} is not among {', '.join(ROLES)}")
-    ids = [fields.whole(n, f"{what}.rows", 0) for n in fields.items(item["rows"], f"{what}.rows")]
+    numbers = validation.json_list(item["rows"], f"{what}.rows")
+    ids = [validation.integer(n, f"{what}.rows", 0) for n in numbers]
     if any(n >= len(order) for n in ids):
-        raise TableError(f"{what}.rows: {max(ids)} is not one of the table's {len(order)} rows")
+        raise TableError(f"{what}.rows: {max(ids)} is not one of the table's {len(order)} entries")
     if not ids:
         raise TableError(f"{what}.rows: is empty; a network has blocks")
-    ms, low, high = fields.timed(item, what)
+    ms, low, high = validation.time_and_interval(item, what)
     optional = {
-        key: fields.number(item[key], f"{what}.{key}")
+        key: validation.number(item[key], f"{what}.{key}")
         for key in ("again_ms", "predicted_ms")
         if key in item
     }
     if not isinstance(item["space"], str):
         raise TableError(f"{what}.space: {shorten(item['space'])} is not a text")
-    rows = tuple(order[n] for n in ids)
-    return Network(rows, item["role"], item["space"], ms, low, high, **optional)
+    placed = tuple(order[n] for n in ids)
+    return MeasuredNetwork(placed, item["role"], item["space"], ms, low, high, **optional)
 
 
 def _ticks(data: object, what: str) -> int:
-    value = fields.whole(data, what)
-    if abs(value) > _MOST_TICKS:
-        raise TableError(f"{what}: {shorten(value)} is beyond {_MOST_TICKS}")
+    value = validation.integer(data, what)
+    if abs(value) > _MAX_TICKS:
+        raise TableError(f"{what}: {shorten(value)} is beyond {_MAX_TICKS}")
     return value
 
 
 def _machine(data: object, what: str) -> Machine:
-    item = fields.obj(data, ("cpu", "isa", "cores", "system"), what)
+    item = validation.json_object(data, ("cpu", "isa", "cores", "system"), what)
     for key in ("cpu", "isa", "system"):
         if not isinstance(item[key], str):
             raise TableError(f"{what}.{key}: {shorten(item[key])} is not a text")
     return Machine(
-        item["cpu"], item["isa"], fields.whole(item["cores"], f"{what}.cores", 1), item["system"]
+        item["cpu"],
+        item["isa"],
+        validation.integer(item["cores"], f"{what}.cores", 1),
+        item["system"],
     )
 
 
+__getattr__ = _renamed.in_module(__name__, {"Network": "MeasuredNetwork", "Row": "Entry"})
+
 __all__ = [
+    "Entry",
     "LatencyTable",
     "LcnasError",
-    "Network",
-    "Row",
+    "MeasuredNetwork",
     "available",
     "default",
     "destination",

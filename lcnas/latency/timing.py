@@ -2,10 +2,10 @@
 
 A *visit* runs a loaded network for a few milliseconds and keeps the 20 % quantile of its run times: a low
 quantile, since interference only ever adds. A *round* visits every item once, in random order, with visits
-to a fixed reference network in between, whose own swings tell how fast the machine is at the moment. Each
-item is loaded afresh at least twice, since a second session of the same network is a further source of
-spread (on means being useless, see microsoft/onnxruntime#10270). The latency is the median over rounds;
-its interval comes from a bootstrap over sessions and rounds.
+to a fixed reference network in between, whose times show how fast the machine is at the moment. Each item
+is loaded afresh at least twice, since a second session of the same network is a further source of spread
+(on means being useless, see microsoft/onnxruntime#10270). The latency is the median over rounds; its
+interval comes from a bootstrap over sessions and rounds.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from lcnas import _renamed
 from lcnas.errors import EngineError
 from lcnas.latency.engines import Session
 
@@ -29,16 +30,16 @@ _BOOTSTRAPS = 400
 
 
 @dataclass(frozen=True)
-class Plan:
+class TimingPlan:
     """How thoroughly to measure."""
 
     sessions: int = 2  # fresh loads of each item
-    rounds: int = 6  # visits in each session, at least
-    most_rounds: int = 12  # and at most, where the interval is wider than the target
-    target: float = 0.01  # half-width of the 90 % interval, relative, at which an item is done
-    visit_ms: float = 4.0  # a visit lasts about so long
-    least_runs: int = 5  # runs of a visit, at least
-    most_runs: int = 400  # and at most
+    rounds: int = 6  # minimum visits in each session
+    most_rounds: int = 12  # maximum visits, where the interval is wider than the target
+    target: float = 0.01  # relative half-width of the 90 % interval at which an item is finished
+    visit_ms: float = 4.0  # approximate duration of a visit
+    least_runs: int = 5  # minimum runs of a visit
+    most_runs: int = 400  # maximum runs of a visit
     warm_up: int = 3  # runs of a new session that are not counted
     at_once: int = 48  # items that are loaded at the same time
     reference_every: int = 8  # visits between two visits to the reference
@@ -46,7 +47,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Item:
-    """Something to measure: a key, and how to load it afresh."""
+    """Something to measure: a key, and a function that loads it afresh."""
 
     key: Hashable
     open: Callable[[], Session]
@@ -54,23 +55,23 @@ class Item:
 
 @dataclass(frozen=True)
 class Visit:
-    """One visit's result."""
+    """The result of one visit."""
 
     key: Hashable
     session: int  # number of the load, per item
-    at: float  # seconds, when it began, by the clock of its run
+    at: float  # start time in seconds, by the clock of its run
     ms: float  # 20 % quantile of the run times, as measured
-    run: int = 0  # number of the process (or measurement) that saw it: clocks of two do not compare
+    run: int = 0  # number of the process (or measurement) that made it; each has its own clock
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A latency with what it rests on."""
+    """A latency, with its interval and the number of visits behind it."""
 
     ms: float  # median over rounds of each round's 20 % quantile
     low: float  # 90 % interval
     high: float
-    rounds: int  # visits it rests on
+    rounds: int  # number of visits
     sessions: int
     quantiles: tuple[float, ...] = field(default=())  # 10, 25, 50, 75 and 90 % over the visits
 
@@ -80,11 +81,11 @@ class Measurement:
         return (self.high - self.low) / (2 * self.ms)
 
 
-REFERENCE = "(reference)"  # no file or zoo network is called so
+REFERENCE = "(reference)"  # key of the reference; no file or published network has this name
 
 
-def visit(session: Session, plan: Plan, clock: Clock) -> float:
-    """Return the 20 % quantile, in ms, of as many runs as a visit takes."""
+def run_visit(session: Session, plan: TimingPlan, clock: Clock) -> float:
+    """Run a session for one visit; returns the 20 % quantile of its run times, ms."""
     times: list[float] = []
     start = before = clock()
     while True:
@@ -98,15 +99,24 @@ def visit(session: Session, plan: Plan, clock: Clock) -> float:
 
 
 class Stopwatch:
-    """Measures items round by round, and tells of every visit as soon as it is done."""
+    """Measures items round by round, and reports each visit as soon as it is complete.
+
+    Args:
+        reference: the reference network; None: no reference visits.
+        plan: how thoroughly to measure.
+        rng: source of the order of visits.
+        clock: returns the time in seconds.
+        on_visit: is called with each visit, those to the reference included.
+        run: number of this run, which its visits carry.
+    """
 
     def __init__(
         self,
         reference: Item | None,
-        plan: Plan,
+        plan: TimingPlan,
         rng: np.random.Generator,
         clock: Clock = time.perf_counter,
-        told: Callable[[Visit], None] = lambda _: None,
+        on_visit: Callable[[Visit], None] = lambda _: None,
         run: int = 0,
     ) -> None:
         self.reference = reference
@@ -114,56 +124,60 @@ class Stopwatch:
         self.plan = plan
         self.rng = rng
         self.clock = clock
-        self.told = told
+        self.on_visit = on_visit
         self._since = 0  # visits since the last one to the reference
         self._reference_session: Session | None = None
 
     def measure(self, items: Sequence[Item], known: Iterable[Visit] = ()) -> Iterator[Visit]:
-        """Yield the visits to all items; those already known count towards the plan.
+        """Yield the visits to all items; visits that are known already count towards the plan.
 
-        Items are taken in groups, each group in passes of fresh sessions. Stop at any moment: what was
-        yielded is good.
+        Items are measured in groups, each group in passes of fresh sessions. You can stop at any moment: the
+        visits yielded so far are valid.
         """
-        counts: dict[Hashable, list[Visit]] = {}
-        for seen in known:
-            counts.setdefault(seen.key, []).append(seen)
+        visits_of: dict[Hashable, list[Visit]] = {}
+        for visit in known:
+            visits_of.setdefault(visit.key, []).append(visit)
         order = self.rng.permutation(len(items))
         groups = [order[i : i + self.plan.at_once] for i in range(0, len(order), self.plan.at_once)]
         for group in groups:
             members = [items[i] for i in group]
-            first = 1 + max((v.session for m in members for v in counts.get(m.key, ())), default=-1)
+            first = 1 + max(
+                (v.session for m in members for v in visits_of.get(m.key, ())), default=-1
+            )
             for number in range(first, first + self.plan.sessions):
-                waiting = [m for m in members if not self._done(counts.get(m.key, []))]
-                yield from self._pass(waiting, number, counts)
+                waiting = [m for m in members if not self._is_finished(visits_of.get(m.key, []))]
+                yield from self._pass(waiting, number, visits_of)
 
-    def _done(self, visits: Sequence[Visit]) -> bool:
+    def _is_finished(self, visits: Sequence[Visit]) -> bool:
         """Return whether an item has all the sessions and rounds of the plan."""
         sessions = {v.session for v in visits}
         enough = len(visits) >= self.plan.sessions * self.plan.rounds
         return len(sessions) >= self.plan.sessions and enough
 
     def _pass(
-        self, items: Sequence[Item], number: int, counts: dict[Hashable, list[Visit]]
+        self, items: Sequence[Item], number: int, visits_of: dict[Hashable, list[Visit]]
     ) -> Iterator[Visit]:
         sessions = {item.key: self._load(item) for item in items}
         for done in range(self.plan.most_rounds):
             waiting = [
-                i for i in items if done < self.plan.rounds or self._unsure(counts[i.key], number)
+                i
+                for i in items
+                if done < self.plan.rounds or self._is_uncertain(visits_of[i.key], number)
             ]
             if not waiting:
                 return
             for n in self.rng.permutation(len(waiting)):
-                yield from self._follow_the_machine()
+                yield from self._visit_reference()
                 key = waiting[n].key
                 at = self.clock()
-                took = visit(sessions[key], self.plan, self.clock)
-                seen = Visit(key, number, at, took, self.run)
-                counts.setdefault(key, []).append(seen)
-                self.told(seen)
-                yield seen
+                ms = run_visit(sessions[key], self.plan, self.clock)
+                visit = Visit(key, number, at, ms, self.run)
+                visits_of.setdefault(key, []).append(visit)
+                self.on_visit(visit)
+                yield visit
 
-    def _unsure(self, visits: Sequence[Visit], number: int) -> bool:
-        """Return whether this session's visits are still too far apart."""
+    def _is_uncertain(self, visits: Sequence[Visit], number: int) -> bool:
+        """Return whether the interval of a session's visits is still wider than the target."""
         own = np.array([v.ms for v in visits if v.session == number])
         if len(own) < 3:
             return True
@@ -178,7 +192,8 @@ class Stopwatch:
             session.run()
         return session
 
-    def _follow_the_machine(self) -> Iterator[Visit]:
+    def _visit_reference(self) -> Iterator[Visit]:
+        """Visit the reference if it is due."""
         if self.reference is None:
             return
         if self._reference_session is None:
@@ -187,34 +202,33 @@ class Stopwatch:
         if self._since >= self.plan.reference_every:
             self._since = 0
             at = self.clock()
-            took = visit(self._reference_session, self.plan, self.clock)
-            seen = Visit(REFERENCE, 0, at, took, self.run)
-            self.told(seen)
-            yield seen
+            ms = run_visit(self._reference_session, self.plan, self.clock)
+            visit = Visit(REFERENCE, 0, at, ms, self.run)
+            self.on_visit(visit)
+            yield visit
         self._since += 1
 
 
 # -- from visits to latencies ----------------------------------------------------------------------
 
 
-def steadied(visits: Sequence[Visit], width: int = 5) -> list[Visit]:
-    """Return the visits with the machine's swings taken out, by the reference's visits around each.
+def drift_corrected(visits: Sequence[Visit], width: int = 5) -> list[Visit]:
+    """Return the visits, without those to the reference, corrected for the drift of the machine.
 
-    A visit is divided by how much slower than usual the reference was at that time: the median of the
-    ``width`` reference visits of its own run nearest in time, over the median of all runs' visits. Each
-    process has a clock of its own (which begins anew when the machine does), so times are looked up
-    within a run only.
+    Each visit is divided by how much slower than usual the reference was at that time: the median of the
+    ``width`` reference visits of its own run nearest in time, over the median of all runs' reference visits.
+    Each process has its own clock (which restarts with the machine), so times compare within a run only.
     """
-    runs: dict[int, list[Visit]] = {}
+    references: dict[int, list[Visit]] = {}  # by run
     for v in visits:
         if v.key == REFERENCE:
-            runs.setdefault(v.run, []).append(v)
+            references.setdefault(v.run, []).append(v)
     others = [v for v in visits if v.key != REFERENCE]
-    values = [mark.ms for marks in runs.values() for mark in marks]
+    values = [v.ms for of_run in references.values() for v in of_run]
     if len(values) < 2 * width:
         return others
     usual = float(np.median(values))
-    paces = {run: _Pace(marks, width) for run, marks in runs.items()}
+    paces = {run: _Pace(of_run, width) for run, of_run in references.items()}
     return [
         dataclasses.replace(v, ms=v.ms * usual / paces[v.run].at(v.at)) if v.run in paces else v
         for v in others
@@ -222,16 +236,16 @@ def steadied(visits: Sequence[Visit], width: int = 5) -> list[Visit]:
 
 
 class _Pace:
-    """How long the reference took around a moment of one run."""
+    """The time of the reference around any moment of one run."""
 
-    def __init__(self, marks: Sequence[Visit], width: int) -> None:
-        ordered = sorted(marks, key=lambda v: v.at)
+    def __init__(self, references: Sequence[Visit], width: int) -> None:
+        ordered = sorted(references, key=lambda v: v.at)
         self.times = [v.at for v in ordered]
         self.values = np.array([v.ms for v in ordered])
         self.width = min(width, len(ordered))
 
     def at(self, moment: float) -> float:
-        """Return the median of the visits nearest in time, ms."""
+        """Return the median of the reference visits nearest in time, ms."""
         middle = bisect.bisect(self.times, moment)
         first = min(max(0, middle - (self.width + 1) // 2), len(self.times) - self.width)
         return float(np.median(self.values[first : first + self.width]))
@@ -269,21 +283,30 @@ def by_session(visits: Iterable[Visit]) -> list[Floats]:
 def bootstrap(groups: Sequence[Floats], rng: np.random.Generator) -> Floats:
     """Return medians of resampled sessions and, inside them, resampled rounds."""
     sizes = np.array([len(group) for group in groups])
-    table = np.full((len(groups), sizes.max()), np.nan)
+    times = np.full((len(groups), sizes.max()), np.nan)
     for i, group in enumerate(groups):
-        table[i, : len(group)] = group
-    chosen = rng.integers(len(groups), size=(_BOOTSTRAPS, len(groups)))
-    lengths = sizes[chosen][..., None]
-    rounds = rng.integers(0, lengths, size=(*chosen.shape, sizes.max()))
-    picked = table[chosen[..., None], rounds]
-    picked[np.arange(sizes.max()) >= lengths] = np.nan  # a short session gives fewer rounds
-    made: Floats = np.nanmedian(picked.reshape(_BOOTSTRAPS, -1), axis=1)
-    return made
+        times[i, : len(group)] = group
+    sessions = rng.integers(len(groups), size=(_BOOTSTRAPS, len(groups)))
+    lengths = sizes[sessions][..., None]
+    rounds = rng.integers(0, lengths, size=(*sessions.shape, sizes.max()))
+    resampled = times[sessions[..., None], rounds]
+    resampled[np.arange(sizes.max()) >= lengths] = np.nan  # a short session gives fewer rounds
+    medians: Floats = np.nanmedian(resampled.reshape(_BOOTSTRAPS, -1), axis=1)
+    return medians
 
 
-def estimates(visits: Sequence[Visit], steady: bool = True) -> Mapping[Hashable, Measurement]:
-    """Return the latency of every item of a list of visits."""
+def estimates(
+    visits: Sequence[Visit], correct_drift: bool = True
+) -> Mapping[Hashable, Measurement]:
+    """Return the latency of every item of a list of visits, corrected for drift or not."""
     groups: dict[Hashable, list[Visit]] = {}
-    for v in steadied(visits) if steady else [v for v in visits if v.key != REFERENCE]:
+    for v in (
+        drift_corrected(visits) if correct_drift else [v for v in visits if v.key != REFERENCE]
+    ):
         groups.setdefault(v.key, []).append(v)
     return {key: estimate(group) for key, group in groups.items()}
+
+
+__getattr__ = _renamed.in_module(
+    __name__, {"Plan": "TimingPlan", "steadied": "drift_corrected", "visit": "run_visit"}
+)

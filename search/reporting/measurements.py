@@ -84,7 +84,7 @@ def _entry(item: Any) -> Entry:
 def _whose(machine: Mapping[str, Any], engine: Mapping[str, Any]) -> str:
     from lcnas.latency import Engine, LatencyTable, Machine
 
-    return LatencyTable(Machine(**machine), Engine(**engine)).whose
+    return LatencyTable(Machine(**machine), Engine(**engine)).machine_label
 
 
 def apply(outcome: Outcome, found: Measurements) -> Outcome:

@@ -1,4 +1,4 @@
-"""A made-up engine whose truth is known: additive costs, drift and noise, a clock of its own."""
+"""A synthetic engine with known latencies: additive costs, drift and noise, and its own clock."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from lcnas.arch import Arch, PlacedBlock, walk
 from lcnas.latency.engines import Engine
 
 ENGINE = Engine("openvino", "0.0.0", "synthetic", "fp32", 1, 1)
-ENTRY_MS = 0.012  # of a session
+OVERHEAD_MS = 0.012  # of entering a session
 
 
-def own(placed: PlacedBlock, salt: str = "") -> float:
-    """Return a number from -1 to 1 that belongs to a block, the same in every process."""
+def hashed(placed: PlacedBlock, salt: str = "") -> float:
+    """Return a number from -1 to 1 for each block, the same in every process."""
     digest = hashlib.sha256(f"{salt}{placed}".encode()).digest()
     return int.from_bytes(digest[:4], "big") / 2**31 - 1
 
 
 def inside_ms(placed: PlacedBlock) -> float:
-    """Return what a block costs inside a network: work, memory, and 5 % of its own."""
+    """Return what a block costs inside a network, ms: work, memory, and a deviation of up to 5 %."""
     c = cost.of(placed)
-    return (0.04 + c.macs * 2e-7 + c.activations * 3e-7) * (1 + 0.05 * own(placed))
+    return (0.04 + c.macs * 2e-7 + c.activations * 3e-7) * (1 + 0.05 * hashed(placed))
 
 
 def alone_ms(placed: PlacedBlock) -> float:
-    """Return what it costs alone: the session's entry, and borders, more for some kinds than for others."""
+    """Return what a block costs alone, ms: the overhead, and borders, more for some kinds than for others."""
     settings = str(placed.block)
     border = 1.35 if " se" in settings or "se=True" in settings else 1.15
-    return ENTRY_MS + inside_ms(placed) * border
+    return OVERHEAD_MS + inside_ms(placed) * border
 
 
 @dataclass
 class World:
-    """The machine: its clock, its drift and its noise."""
+    """A synthetic machine: its clock, its drift and its noise."""
 
     noise: float = 0.01  # of a run, one-sided: interference only adds
     drift: float = 0.15  # of the whole machine, slowly up and down
     spread: float = 0.005  # of a session
     hidden: float = 0.0  # a cost that is no sum: relative, of a network, by its id
-    quantise: float = 0.0  # ms a value at both ends of whatever is run, as an int8 engine takes
-    slow: float = 1.0  # times as long for everything
+    quantise: float = 0.0  # ms per value at both ends of anything that is run, as of an int8 engine
+    slow: float = 1.0  # factor on all times
     seed: int = 0
     now: float = 0.0
     opened: int = 0
@@ -70,9 +70,9 @@ class World:
             (placed,) = chain
             return alone_ms(placed)
         ends = math.prod(chain[0].in_shape) + math.prod(chain[-1].out_shape)
-        total = ENTRY_MS + sum(inside_ms(p) for p in chain) + self.quantise * ends
-        own_way = int(source.id[:6], 16) / 2**23 - 1 if isinstance(source, Arch) else 0.0
-        return total * (1 + self.hidden * own_way)
+        total = OVERHEAD_MS + sum(inside_ms(p) for p in chain) + self.quantise * ends
+        deviation = int(source.id[:6], 16) / 2**23 - 1 if isinstance(source, Arch) else 0.0
+        return total * (1 + self.hidden * deviation)
 
     def open(self, source: Any, engine: Engine, classes: int = 1000) -> _Session:
         self.opened += 1

@@ -10,7 +10,7 @@ from lcnas.errors import BudgetError, TableError
 from lcnas.latency.table import LatencyTable
 from tests.spaces.small import KINDS
 
-from .test_table import made
+from .test_table import synthetic_table
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def space() -> spaces.Space:
 
 @pytest.fixture(scope="module")
 def table(space) -> LatencyTable:
-    return made(space)
+    return synthetic_table(space)
 
 
 def test_count_and_draws_agree_with_predictions_exactly(space, table):
@@ -47,7 +47,7 @@ def test_a_budget_that_nothing_meets_says_what_exists_in_ms(space, table):
     with pytest.raises(BudgetError, match=f"{least:.3f} ms") as caught:
         latency.Budget(space, table, max_ms=0.001, classes=10)
     assert "\n" not in str(caught.value)
-    assert str(caught.value).endswith(f"({table.whose})")  # a result says whose it is
+    assert str(caught.value).endswith(f"({table.machine_label})")  # a result names its machine
 
 
 @pytest.mark.parametrize("value", [float("nan"), "2", None, True])
@@ -56,6 +56,6 @@ def test_limits_that_are_no_numbers(space, table, value):
         latency.Budget(space, table, max_ms=value, classes=10)
 
 
-def test_a_table_that_lacks_rows_is_told(space, table):
-    with pytest.raises(TableError, match="no row for"):
+def test_a_table_that_lacks_entries_is_reported(space, table):
+    with pytest.raises(TableError, match="no entry for"):
         latency.Budget(space, table, max_ms=2.0, classes=1000)

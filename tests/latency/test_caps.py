@@ -1,4 +1,4 @@
-"""oneDNN capped to fewer instruction sets: another identity, other kernels, another table."""
+"""oneDNN capped to fewer instruction sets: another machine, other kernels, another table."""
 
 from __future__ import annotations
 
@@ -94,15 +94,15 @@ def test_what_a_cap_leaves_of_a_processor(flags, cap, isa):
 
 @x86
 def test_values_that_cap_nothing_and_which_of_two_names_counts():
-    def seen(**variables: str) -> str:
+    def capped(**variables: str) -> str:
         return machine.capped_set({"flags": ZEN4}, variables)
 
     # As oneDNN has it: what it doesn't know caps nothing, and hides the old name too; an empty one doesn't.
     for value in ("ALL", "DEFAULT", "AVX3", " AVX2", "2"):
-        assert seen(ONEDNN_MAX_CPU_ISA=value) == "avx512bf16"
-        assert seen(ONEDNN_MAX_CPU_ISA=value, DNNL_MAX_CPU_ISA="AVX2") == "avx512bf16"
-    assert seen(ONEDNN_MAX_CPU_ISA="AVX2", DNNL_MAX_CPU_ISA="AVX512_CORE") == "avx2"
-    assert seen(ONEDNN_MAX_CPU_ISA="", DNNL_MAX_CPU_ISA="AVX512_CORE") == "avx512"
+        assert capped(ONEDNN_MAX_CPU_ISA=value) == "avx512bf16"
+        assert capped(ONEDNN_MAX_CPU_ISA=value, DNNL_MAX_CPU_ISA="AVX2") == "avx512bf16"
+    assert capped(ONEDNN_MAX_CPU_ISA="AVX2", DNNL_MAX_CPU_ISA="AVX512_CORE") == "avx2"
+    assert capped(ONEDNN_MAX_CPU_ISA="", DNNL_MAX_CPU_ISA="AVX512_CORE") == "avx512"
 
 
 def test_a_cap_where_the_processor_is_not_known(monkeypatch):
@@ -120,11 +120,11 @@ def test_which_steps_multiply_bf16():
     assert not any(machine.has_bf16(isa) for isa in ("avx512vnni", "avx512", "avxvnni", "avx2", ""))
 
 
-def test_processors_are_told_apart_by_all_that_a_compiler_looks_at(monkeypatch):
-    told = {"model name": "AMD EPYC", "cpu family": "25", "model": "17", "flags": ZEN4}
+def test_processors_differ_in_all_properties_that_a_compiler_reads(monkeypatch):
+    info = {"model name": "AMD EPYC", "cpu family": "25", "model": "17", "flags": ZEN4}
 
     def key(**changes: str) -> str:
-        monkeypatch.setattr(machine, "_cpuinfo", lambda: told | changes)
+        monkeypatch.setattr(machine, "_cpuinfo", lambda: info | changes)
         return machine.processor_key()
 
     own = key()
@@ -132,7 +132,7 @@ def test_processors_are_told_apart_by_all_that_a_compiler_looks_at(monkeypatch):
     assert own == key() == key(flags=" ".join(reversed(ZEN4.split())))
     others = [key(flags=f"{ZEN4} avx512_vp2intersect"), key(flags=AVX2), key(model="24")]
     assert len({own, *others}) == 4
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")  # which is none of a compiler's business
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")  # which does not concern a compiler
     assert key() == own
 
 
@@ -153,8 +153,10 @@ def test_only_engines_on_onednn_are_capped(monkeypatch):
 @avx2_and_more
 def test_bf16_is_refused_under_a_cap_that_leaves_it_out(monkeypatch):
     monkeypatch.setenv("DNNL_MAX_CPU_ISA", "avx2")
-    said = r"precision: oneDNN is capped to avx2 \(DNNL_MAX_CPU_ISA\), which does not multiply bf16"
-    with pytest.raises(EngineError, match=said if _has_bf16() else "does not multiply bf16"):
+    message = (
+        r"precision: oneDNN is capped to avx2 \(DNNL_MAX_CPU_ISA\), which does not multiply bf16"
+    )
+    with pytest.raises(EngineError, match=message if _has_bf16() else "does not multiply bf16"):
         engines.engine("openvino", precision="bf16")
 
 
@@ -194,13 +196,13 @@ def test_a_table_of_mlas_is_the_same_under_a_cap(tmp_path, monkeypatch):
 
 @x86
 def test_packaged_tables_stay_those_of_their_machine(monkeypatch):
-    """Names and contents that were written before there were caps go on fitting."""
+    """Names and contents that were written before caps existed still match."""
     for path in sorted((paths.spaces_dir().parent / "latency_tables").glob("*.json")):
         table = LatencyTable.load(path)
         stem = table.file_name.removesuffix(".json")
         assert path.stem == stem or path.stem.startswith(f"{stem}-")
-        there = table.machine
-        monkeypatch.setattr(engines, "this_machine", lambda there=there, **_: there)
+        machine_of_table = table.machine
+        monkeypatch.setattr(engines, "this_machine", lambda m=machine_of_table, **_: m)
         assert path in of_engine(table.engine)
         assert default(table.engine) == path.with_stem(stem)
         assert table.of_this_machine()
@@ -210,14 +212,14 @@ PROBE = """
 import hashlib, json
 import numpy as np
 from lcnas import latency, zoo
-from lcnas.latency import engines, models
+from lcnas.latency import engines, sources
 
 arch = zoo.load("pplcnet_0.25x", resolution=32)
 x = np.random.default_rng(0).standard_normal((1, 3, 32, 32), dtype=np.float32)
 out = {}
 for name in ("openvino", "mlas"):
     engine = engines.engine(name)
-    y = models.open_fresh(arch, engine, 10).outputs(x)
+    y = sources.open_fresh(arch, engine, 10).outputs(x)
     out[name] = [engine.isa, hashlib.sha256(y.tobytes()).hexdigest(), y.ravel().tolist()]
 print(json.dumps(out))
 """
@@ -230,12 +232,12 @@ def test_the_cap_reaches_the_kernels():
 
     def run(cap: str) -> dict[str, tuple[str, str, list[float]]]:
         env = os.environ | {"ONEDNN_MAX_CPU_ISA": cap}
-        made = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", PROBE], env=env, capture_output=True, text=True
         )
-        assert made.returncode == 0, made.stderr
-        found: dict[str, tuple[str, str, list[float]]] = json.loads(made.stdout)
-        return found
+        assert process.returncode == 0, process.stderr
+        outputs: dict[str, tuple[str, str, list[float]]] = json.loads(process.stdout)
+        return outputs
 
     avx2, sse = run("AVX2"), run("SSE41")
     assert (avx2["openvino"][0], sse["openvino"][0]) == ("avx2", "sse41")

@@ -1,4 +1,4 @@
-"""docs/latency-results.md is what its script makes of the committed results."""
+"""docs/latency-results.md is up to date with the committed results."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def script() -> Any:
     spec = importlib.util.spec_from_file_location("make_latency_docs", path)
     assert spec is not None
     assert spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_up_to_date(script):
@@ -30,25 +30,25 @@ def test_up_to_date(script):
     )
 
 
-def entry(ms: float, low: float, high: float, paper: float | None = None) -> dict[str, Any]:
+def measured(ms: float, low: float, high: float, paper: float | None = None) -> dict[str, Any]:
     return {"ms": ms, "interval": [low, high], "paper_ms": paper}
 
 
 def test_a_cost_is_a_ratio_with_the_two_intervals_combined(script):
-    found = {"with": entry(2.2, 2.2, 2.2), "without": entry(2.0, 2.0, 2.0)}
-    assert script.cost(found, "with", "without") == pytest.approx((0.1, 0.1, 0.1))
-    found["without"] = entry(2.0, 1.9, 2.1)
-    assert script.cost(found, "with", "without") == pytest.approx(
+    results = {"with": measured(2.2, 2.2, 2.2), "without": measured(2.0, 2.0, 2.0)}
+    assert script.cost(results, "with", "without") == pytest.approx((0.1, 0.1, 0.1))
+    results["without"] = measured(2.0, 1.9, 2.1)
+    assert script.cost(results, "with", "without") == pytest.approx(
         (0.1, 2.2 / 2.1 - 1, 2.2 / 1.9 - 1)
     )
     # two logarithms of one width each: the root of two times as wide
     width = np.exp(0.03 * 2**0.5)
-    found = {
-        k: entry(ms, ms * np.exp(-0.03), ms * np.exp(0.03))
+    results = {
+        k: measured(ms, ms * np.exp(-0.03), ms * np.exp(0.03))
         for k, ms in (("with", 3.0), ("without", 2.0))
     }
     expected = (0.5, 1.5 / width - 1, 1.5 * width - 1)
-    assert script.cost(found, "with", "without") == pytest.approx(expected)
+    assert script.cost(results, "with", "without") == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -80,14 +80,14 @@ def test_prices(script, here, word):
     assert script.price(here) == word
 
 
-def test_every_step_of_every_rule_is_told_in_words(script):
+def test_every_step_of_every_rule_is_described_in_words(script):
     names = {n for steps in script.RULES.values() for _, a, b in steps for n in (a, b)}
     names |= {n for _, a, b in script.LATER for n in (a, b)}
-    found = {n: entry(1.0, 0.99, 1.01, 2.0) for n in names}
-    found["SE at 1111111111111"] = entry(1.2, 1.19, 1.21, 3.8)
-    text = "\n".join(script.rules({"openvino-t1-fp32": found, "mlas-t1-fp32": found}))
+    results = {n: measured(1.0, 0.99, 1.01, 2.0) for n in names}
+    results["SE at 1111111111111"] = measured(1.2, 1.19, 1.21, 3.8)
+    text = "\n".join(script.rules({"openvino-t1-fp32": results, "mlas-t1-fp32": results}))
     assert text.count(": holds |") == 2 * (sum(map(len, script.RULES.values())) - 1)
-    here = script.shown(script.cost(found, "SE at 1111111111111", script.FULL))
+    here = script.shown(script.cost(results, "SE at 1111111111111", script.FULL))
     assert here.startswith("+20.0 % (+18")
     assert f"+90.0 % | {here}: cheaper here | {here}: cheaper here |" in text
     words = "- **h-swish instead of ReLU** (paper: +0.0 % added to the BaseNet, +0.0 % taken away"
@@ -98,7 +98,7 @@ def test_every_step_of_every_rule_is_told_in_words(script):
     assert text.count(": free |") == 2 * len(script.LATER)
 
 
-def test_what_latency_md_says_of_mlas_with_two_threads_is_on_the_page(script):
+def test_statements_of_latency_md_on_mlas_with_two_threads_match_the_page(script):
     text = " ".join((ROOT / "docs" / "latency.md").read_text(encoding="utf-8").split())
     page = script.PATH.read_text(encoding="utf-8")
     for _, data in script.results("latency-[!s]*.json"):
@@ -114,12 +114,12 @@ def errors(n: int, coverage: float) -> dict[str, Any]:
     return {"fit": {"n": n}, "coverage_90": coverage}
 
 
-def test_coverage_is_told_in_all_and_where_it_is_off(script):
-    found = {
+def test_coverage_is_reported_in_total_and_where_it_is_off(script):
+    results = {
         "a": {"held_out": errors(40, 0.9), "uniform": errors(20, 0.75)},
         "a 128px": {"held_out": errors(40, 1.0)},
     }
-    (text,) = script.coverage(found)
+    (text,) = script.coverage(results)
     assert "hold 91 of these 100 networks (91.0 %)." in text
     assert (
         "Outside 85 % to 95 %: a, uniform (75.0 % of 20, too few); a 128px, bands (100.0 % of 40, "

@@ -1,4 +1,4 @@
-"""Engines: what they are, and the faults that users meet."""
+"""Engines: their identity, and the errors that users meet."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from lcnas import latency, onnx_export, zoo
 from lcnas.errors import EngineError
-from lcnas.latency import engines, machine, models
+from lcnas.latency import engines, machine, sources
 
 HERE = [
     name
@@ -25,9 +25,9 @@ def small():
 
 
 @pytest.mark.parametrize("name", HERE)
-def test_an_engine_runs_what_it_is_given_and_says_what_it_is(name, small):
+def test_an_engine_runs_a_network_and_names_itself(name, small):
     engine = engines.engine(name)
-    session = models.open_fresh(small, engine, classes=10)
+    session = sources.open_fresh(small, engine, classes=10)
     x = np.random.default_rng(0).standard_normal((1, 3, 32, 32), dtype=np.float32)
     assert session.outputs(x).shape == (1, 10)
     session.run()
@@ -40,17 +40,17 @@ def test_an_engine_runs_what_it_is_given_and_says_what_it_is(name, small):
 def test_batch_is_part_of_the_engine(name, small):
     engine = engines.engine(name, batch=3)
     x = np.zeros((3, 3, 32, 32), dtype=np.float32)
-    assert models.open_fresh(small, engine, 10).outputs(x).shape == (3, 10)
-    one = models.onnx_bytes(small, engines.engine(name), 10)
+    assert sources.open_fresh(small, engine, 10).outputs(x).shape == (3, 10)
+    model = sources.onnx_bytes(small, engines.engine(name), 10)
     with pytest.raises(EngineError, match="is made for batch 1, the engine for 3"):
-        engine.open(one)
+        engine.open(model)
 
 
 @pytest.mark.parametrize("name", HERE)
 def test_int8_gives_nearly_the_same_and_not_the_same(name, small):
     x = np.random.default_rng(0).standard_normal((1, 3, 32, 32), dtype=np.float32)
-    exact = models.open_fresh(small, engines.engine(name), 10).outputs(x)
-    rough = models.open_fresh(small, engines.engine(name, precision="int8"), 10).outputs(x)
+    exact = sources.open_fresh(small, engines.engine(name), 10).outputs(x)
+    rough = sources.open_fresh(small, engines.engine(name, precision="int8"), 10).outputs(x)
     assert not np.array_equal(exact, rough)
     assert np.corrcoef(exact.ravel(), rough.ravel())[0, 1] > 0.8
 
@@ -61,9 +61,9 @@ def test_int8_gives_nearly_the_same_and_not_the_same(name, small):
 )
 def test_bf16_is_really_bf16_and_fp32_really_fp32(small):
     x = np.random.default_rng(0).standard_normal((1, 3, 32, 32), dtype=np.float32)
-    exact = models.open_fresh(small, engines.engine("mlas"), 10).outputs(x)
-    fp32 = models.open_fresh(small, engines.engine("openvino"), 10).outputs(x)
-    bf16 = models.open_fresh(small, engines.engine("openvino", precision="bf16"), 10).outputs(x)
+    exact = sources.open_fresh(small, engines.engine("mlas"), 10).outputs(x)
+    fp32 = sources.open_fresh(small, engines.engine("openvino"), 10).outputs(x)
+    bf16 = sources.open_fresh(small, engines.engine("openvino", precision="bf16"), 10).outputs(x)
     scale = np.abs(exact).max()
     assert np.abs(fp32 - exact).max() < 1e-4 * scale
     assert 1e-4 * scale < np.abs(bf16 - exact).max() < 0.1 * scale
@@ -216,10 +216,10 @@ def test_falling_back_to_another_provider_is_forbidden():
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     assert isinstance(model, onnx.ModelProto)
     engines.engine("mlas").open(model.SerializeToString()).run()
-    wanted = (
+    message = (
         "engine openvino: refuses the model: it does not run the operator Unique; --engine mlas has"
     )
-    with pytest.raises(EngineError, match=wanted):
+    with pytest.raises(EngineError, match=message):
         engines.engine("openvino").open(model.SerializeToString())
 
 
@@ -307,14 +307,14 @@ def test_pinning_where_a_sandbox_forbids_it(monkeypatch):
 
 
 def test_pinning_with_one_core_only(monkeypatch):
-    asked = []
+    requested = []
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0}, raising=False)
     monkeypatch.setattr(
-        "os.sched_setaffinity", lambda _, cores: asked.append(tuple(cores)), raising=False
+        "os.sched_setaffinity", lambda _, cores: requested.append(tuple(cores)), raising=False
     )
     with machine.pinned(4) as cores:
         assert cores == (0,)
-    assert asked == [(0,), (0,)]
+    assert requested == [(0,), (0,)]
 
 
 def test_threads_are_at_most_those_that_openvino_began_with(monkeypatch):

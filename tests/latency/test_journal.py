@@ -1,4 +1,4 @@
-"""The journal: what it gives back, what it takes for a cut, and what for damage."""
+"""The journal: what it reads back, what counts as a cut, and what as damage."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / ".t.journal.jsonl"
 
 
-def test_what_was_written_is_read_with_the_run_that_saw_it(path):
+def test_visits_and_notes_are_read_back_with_their_run(path):
     assert len(filled(path)) == 8
     again = Journal(path, HEADER)
     assert again.visits == [
@@ -49,23 +49,23 @@ def test_what_was_written_is_read_with_the_run_that_saw_it(path):
     assert again.notes == {"draws:a": DRAWN}
     assert again.run == 2
     again.visit(Visit("row:2", 0, 3.0, 0.25))
-    assert again.visits[-1].run == 2  # at once, as after the next start
+    assert again.visits[-1].run == 2  # already now, as after the next start
 
 
-def test_a_start_that_measures_nothing_leaves_no_line(path):
+def test_a_start_without_visits_writes_no_line(path):
     before = filled(path)
     Journal(path, HEADER).close()
     assert path.read_bytes().splitlines(keepends=True) == before
 
 
-def test_a_cut_at_any_byte_loses_at_most_the_line_that_it_is_in(path):
-    whole = b"".join(filled(path))
-    ends = [i for i in range(len(whole) + 1) if whole[:i].endswith(b"\n") or i == 0]
-    for cut in range(len(whole)):
-        path.write_bytes(whole[:cut])
+def test_a_cut_at_any_byte_loses_at_most_its_own_line(path):
+    content = b"".join(filled(path))
+    ends = [i for i in range(len(content) + 1) if content[:i].endswith(b"\n") or i == 0]
+    for cut in range(len(content)):
+        path.write_bytes(content[:cut])
         Journal(path, HEADER).close()
         kept = max(end for end in ends if end <= cut)
-        assert path.read_bytes() == (whole[:kept] or whole[: ends[1]])
+        assert path.read_bytes() == (content[:kept] or content[: ends[1]])
 
 
 NONSENSE = [
@@ -81,7 +81,7 @@ NONSENSE = [
 
 
 @pytest.mark.parametrize("text", NONSENSE)
-def test_nonsense_is_the_cut_end_or_damage(path, text):
+def test_nonsense_is_cut_off_at_the_end_and_damage_elsewhere(path, text):
     lines = filled(path)
     path.write_bytes(b"".join(lines) + text.encode() + b"\n")
     Journal(path, HEADER).close()
@@ -92,10 +92,10 @@ def test_nonsense_is_the_cut_end_or_damage(path, text):
     ) as caught:
         Journal(path, HEADER)
     assert "\n" not in str(caught.value)
-    assert len(path.read_bytes().splitlines()) == 9  # and nothing is thrown away
+    assert len(path.read_bytes().splitlines()) == 9  # and nothing is deleted
 
 
-def test_after_the_damaged_line_is_removed_it_goes_on(path):
+def test_a_journal_resumes_once_the_damaged_line_is_removed(path):
     lines = filled(path)
     for number in range(1, len(lines)):
         path.write_bytes(b"".join(lines[:number] + lines[number + 1 :]))
@@ -125,10 +125,10 @@ def test_one_process_at_a_time(path):
     assert path.exists()
     del third
     gc.collect()
-    Journal(path, HEADER).remove()  # one that nobody holds any more is free
+    Journal(path, HEADER).remove()  # no process holds it any more
 
 
-def test_a_full_disk_is_told(path, monkeypatch):
+def test_a_full_disk_is_reported(path, monkeypatch):
     journal = Journal(path, HEADER)
 
     def full(*_: object) -> int:

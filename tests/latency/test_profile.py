@@ -1,4 +1,4 @@
-"""Building a table on a made-up machine: what is known is found, what is no sum is admitted."""
+"""Building a table on a synthetic machine: known costs are recovered, others show in the errors."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ import pytest
 from lcnas import spaces, zoo
 from lcnas.arch import walk
 from lcnas.errors import TableError
-from lcnas.latency import context
+from lcnas.latency.chains import context_chains
 from lcnas.latency.machine import this_machine
-from lcnas.latency.profile import Builder, Settings, content_id, span
+from lcnas.latency.profile import Builder, ProfileSettings, content_id, span
 from lcnas.latency.table import LatencyTable
-from lcnas.latency.timing import Plan
+from lcnas.latency.timing import TimingPlan
 
-from .synthetic import ENGINE, ENTRY_MS, World, alone_ms, inside_ms
+from .synthetic import ENGINE, OVERHEAD_MS, World, alone_ms, inside_ms
 
 SPACE = """
 version = 1
@@ -49,17 +49,17 @@ se = { choices = [false, true], per = "block" }
 block = "classifier"
 width = { choices = [0, 640] }
 """
-BLOCKS = Plan(sessions=2, rounds=3, most_rounds=3, visit_ms=4.0)
-NETWORKS = Plan(sessions=2, rounds=4, most_rounds=4, visit_ms=8.0)
+BLOCKS = TimingPlan(sessions=2, rounds=3, most_rounds=3, visit_ms=4.0)
+NETWORKS = TimingPlan(sessions=2, rounds=4, most_rounds=4, visit_ms=8.0)
 
 
 def builder(world: World, folder: Path, **changes: object) -> Builder:
     settings = {"validate": 40, "uniform": 10, "calibrate": 90, "time_budget": 1e9} | changes
     return Builder(
-        Settings(spaces=(spaces.loads(SPACE, "made_up"),), **settings),  # type: ignore[arg-type]
+        ProfileSettings(spaces=(spaces.loads(SPACE, "synthetic"),), **settings),  # type: ignore[arg-type]
         ENGINE,
         folder,
-        opened=world.open,
+        open_session=world.open,
         clock=world.clock,
         block_plan=BLOCKS,
         network_plan=NETWORKS,
@@ -73,7 +73,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> LatencyTable:
 
 
 def test_additive_costs_with_borders_drift_and_noise_are_recovered(built):
-    held = built.errors["made_up"]["held_out"]
+    held = built.errors["synthetic"]["held_out"]
     assert held["fit"]["n"] == 40
     assert held["fit"]["mape"] <= max(0.02, 1.25 * held["noise_floor"]["mape"])
     assert held["fit"]["mape"] <= held["sum"]["mape"] / 2
@@ -82,26 +82,26 @@ def test_additive_costs_with_borders_drift_and_noise_are_recovered(built):
 
 
 def test_terms_are_what_blocks_cost_inside_a_network_not_alone(built):
-    # All of it is slow by one unknown factor, the usual pace of the made-up machine.
-    truth = np.array([inside_ms(p) for p in built.rows])
-    alone = np.array([alone_ms(p) for p in built.rows])
-    found = np.array([row.term or 0 for row in built.rows.values()]) / 1000
-    pace = np.median(found / truth)
+    # All terms are slow by one unknown factor, the usual pace of the synthetic machine.
+    truth = np.array([inside_ms(p) for p in built.entries])
+    alone = np.array([alone_ms(p) for p in built.entries])
+    terms = np.array([entry.term or 0 for entry in built.entries.values()]) / 1000
+    pace = np.median(terms / truth)
     assert pace == pytest.approx(1, abs=0.15)
-    off = np.abs(found / (pace * truth) - 1)
+    off = np.abs(terms / (pace * truth) - 1)
     assert np.median(off) < 0.05
     assert np.median(off) < 0.35 * np.median(np.abs(alone / truth - 1))
-    assert built.overhead_ms == pytest.approx(alone_ms_of_nothing(), rel=0.5)
+    assert built.overhead_ms == pytest.approx(minimal_network_ms(), rel=0.5)
 
 
-def alone_ms_of_nothing() -> float:
-    from lcnas.latency.profile import _nothing
+def minimal_network_ms() -> float:
+    from lcnas.latency.profile import _minimal_network
 
-    return ENTRY_MS + sum(inside_ms(p) for p in walk(_nothing()))
+    return OVERHEAD_MS + sum(inside_ms(p) for p in walk(_minimal_network()))
 
 
 def test_predictions_are_near_the_truth_of_networks_never_measured(built):
-    space = spaces.loads(SPACE, "made_up")
+    space = spaces.loads(SPACE, "synthetic")
     archs = space.decode(space.sample_codes(200, np.random.default_rng(99)))
     truth = np.array([World().truth(a) for a in archs])
     predicted = built.predict(archs)
@@ -110,7 +110,7 @@ def test_predictions_are_near_the_truth_of_networks_never_measured(built):
 
 def test_a_cost_that_is_no_sum_shows_in_the_held_out_error(tmp_path):
     table = LatencyTable.load(builder(World(hidden=0.3), tmp_path).run())
-    held = table.errors["made_up"]["held_out"]
+    held = table.errors["synthetic"]["held_out"]
     assert held["fit"]["mape"] > 0.08
     assert held["fit"]["mape"] > 3 * held["noise_floor"]["mape"]
     low, high = table.bounds(0.9)
@@ -120,10 +120,10 @@ def test_a_cost_that_is_no_sum_shows_in_the_held_out_error(tmp_path):
 def test_the_three_sets_are_disjoint_and_complete(built):
     roles: dict[str, set[object]] = {}
     for network in built.networks:
-        roles.setdefault(network.role, set()).add(network.rows)
+        roles.setdefault(network.role, set()).add(network.placed)
         assert network.predicted_ms is not None
         assert (network.again_ms is not None) == (network.role != "calibration")
-    assert {role: len(rows) for role, rows in roles.items()} == {
+    assert {role: len(networks) for role, networks in roles.items()} == {
         "calibration": 90,
         "held_out": 40,
         "uniform": 10,
@@ -137,10 +137,12 @@ def test_a_second_run_measures_nothing_again(tmp_path):
     before = LatencyTable.load(path)
     world = World(seed=5)
     again = builder(world, tmp_path, calibrate=30, validate=20, seed=1)
-    assert again.lacking == {}
+    assert again.missing == {}
     again.run()
     after = LatencyTable.load(path)
-    assert {p: r.ms for p, r in after.rows.items()} == {p: r.ms for p, r in before.rows.items()}
+    assert {p: e.ms for p, e in after.entries.items()} == {
+        p: e.ms for p, e in before.entries.items()
+    }
     assert len(after.networks) > len(before.networks)
     assert [p.name for p in tmp_path.iterdir() if "journal" in p.name] == []
 
@@ -150,20 +152,20 @@ def test_blocks_of_given_networks_join_the_same_table(tmp_path):
     arch = zoo.load("pplcnet_0.25x", resolution=64)
     world = World()
     more = Builder(
-        Settings(archs=(arch,), classes=10),
+        ProfileSettings(archs=(arch,), classes=10),
         ENGINE,
         tmp_path,
-        opened=world.open,
+        open_session=world.open,
         clock=world.clock,
         block_plan=BLOCKS,
     )
     assert more.run() == path
     table = LatencyTable.load(path)
-    assert all(p in table.rows for p in walk(arch, None, 10))
+    assert all(p in table.entries for p in walk(arch, None, 10))
     assert table.predict(arch, classes=10) > 0
 
 
-def test_too_few_networks_give_a_plain_sum_that_says_it_was_not_validated(tmp_path):
+def test_too_few_networks_give_a_simple_sum_that_was_not_validated(tmp_path):
     table = LatencyTable.load(builder(World(), tmp_path, calibrate=0, validate=0, uniform=0).run())
     assert table.method["fit"] == "sum"
     assert table.errors == {}
@@ -171,35 +173,35 @@ def test_too_few_networks_give_a_plain_sum_that_says_it_was_not_validated(tmp_pa
         table.bounds()
 
 
-def test_a_journal_that_was_cut_off_in_a_line_goes_on(tmp_path):
+def test_a_journal_that_was_cut_off_in_a_line_resumes(tmp_path):
     world = World()
     first = builder(world, tmp_path)
-    assert list(first.watch.measure([])) == []
+    assert list(first.stopwatch.measure([])) == []
     first.measure_blocks()
     path = first.journal.path
-    whole = path.read_bytes()
+    content = path.read_bytes()
     first.journal.close()
-    path.write_bytes(whole[:-7])
+    path.write_bytes(content[:-7])
     again = builder(World(), tmp_path)
     assert len(again.journal.visits) == len(first.journal.visits) - 1
-    assert (first.watch.run, again.watch.run) == (0, 1)
+    assert (first.stopwatch.run, again.stopwatch.run) == (0, 1)
 
 
-def test_what_two_starts_measured_is_followed_by_their_own_clocks(tmp_path):
+def test_visits_of_two_runs_are_corrected_by_their_own_clocks(tmp_path):
     """The second start, after a reboot, sees a slower machine at the very times of the first one's clock."""
     first = builder(World(drift=0.0), tmp_path)
     first.measure_blocks()
     first.journal.close()
-    fast = {key: m.ms for key, m in first._found().items()}
+    fast = {key: m.ms for key, m in first._measurements().items()}
     world = World(drift=0.0, slow=1.6)
     again = builder(world, tmp_path)
     again.measure_networks(again.settings.spaces[0], float("inf"))
     assert {v.run for v in again.journal.visits} == {0, 1}
-    found = again._found()
-    blocks = [found[key].ms / ms for key, ms in fast.items()]
+    measurements = again._measurements()
+    blocks = [measurements[key].ms / ms for key, ms in fast.items()]
     space = again.settings.spaces[0]
     archs = space.decode(np.array(again.draws(space)["held_out"]))
-    nets = [found[f"net:first:{a.id}"].ms / world.truth(a) for a in archs]
+    nets = [measurements[f"net:first:{a.id}"].ms / world.truth(a) for a in archs]
     # One pace for all: neither run's share shows in the ratio of blocks to networks.
     assert np.median(nets) == pytest.approx(np.median(blocks), rel=0.03)
 
@@ -212,29 +214,29 @@ def test_two_processes_with_one_journal(tmp_path):
     builder(World(), tmp_path).run()
 
 
-def test_a_space_that_was_edited_begins_afresh(tmp_path):
+def test_an_edited_space_begins_a_new_journal(tmp_path):
     """The same name, size and genes, but another constant: the networks drawn before are not its networks."""
     texts = [SPACE, SPACE.replace("resolution = [64]", "resolution = [96]")]
     stage = "stride = 2\nwidth = { choices = [32"
     texts.append(SPACE.replace(stage, stage.replace("2", "[2, 1]", 1)))
     texts.append(SPACE.replace("kernel = { choices = [3, 5]", "kernel = { choices = [3, 7]", 1))
-    made = [spaces.loads(text, "made_up") for text in texts]
-    assert len({space.size for space in made}) == 1
-    assert len({content_id(space) for space in made}) == len(made)
-    assert content_id(spaces.loads(SPACE, "made_up")) == content_id(made[0])
-    assert content_id(made[0].restrict(stem_width=8)) != content_id(made[0])
+    edited = [spaces.loads(text, "synthetic") for text in texts]
+    assert len({space.size for space in edited}) == 1
+    assert len({content_id(space) for space in edited}) == len(edited)
+    assert content_id(spaces.loads(SPACE, "synthetic")) == content_id(edited[0])
+    assert content_id(edited[0].restrict(stem_width=8)) != content_id(edited[0])
     paths = set()
-    for space in made:
+    for space in edited:
         job = Builder(
-            Settings(spaces=(space,), validate=5, uniform=2, calibrate=5),
+            ProfileSettings(spaces=(space,), validate=5, uniform=2, calibrate=5),
             ENGINE,
             tmp_path,
-            opened=World().open,
+            open_session=World().open,
         )
         assert job.journal.notes == {}
         job.journal.note(f"draws:{space.name}", {"calibration": [], "held_out": [], "uniform": []})
         paths.add(job.journal.path)
-    assert len(paths) == len(made)
+    assert len(paths) == len(edited)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +247,7 @@ def test_a_space_that_was_edited_begins_afresh(tmp_path):
                     "precision": "fp32", "threads": 1, "batch": 1}},
     ],
 )  # fmt: skip
-def test_nothing_measured_here_joins_a_table_of_elsewhere(tmp_path, change):
+def test_measurements_of_this_machine_join_no_table_of_another(tmp_path, change):
     path = builder(World(), tmp_path, calibrate=0, validate=0, uniform=0).run()
     data = json.loads(path.read_text()) | change
     path.write_text(json.dumps(data))
@@ -282,57 +284,59 @@ def test_int8_blocks_are_measured_in_chains_as_well(tmp_path):
     """Alone, a block carries a quantise/dequantise pair that may cost as much as it; in a chain, none."""
     world = World(quantise=1e-5, noise=0.002, drift=0.0)
     job = Builder(
-        Settings(spaces=(spaces.loads(SPACE, "made_up"),), validate=20, uniform=0, calibrate=40),
+        ProfileSettings(
+            spaces=(spaces.loads(SPACE, "synthetic"),), validate=20, uniform=0, calibrate=40
+        ),
         dataclasses.replace(ENGINE, precision="int8"),
         tmp_path,
-        opened=world.open,
+        open_session=world.open,
         clock=world.clock,
         block_plan=BLOCKS,
         network_plan=NETWORKS,
     )
     table = LatencyTable.load(job.run())
-    rows = table.rows
-    truth = np.array([inside_ms(p) for p in rows])
-    alone = np.array([row.ms - ENTRY_MS for row in rows.values()])
-    inside = np.array([row.context_ms for row in rows.values()], dtype=float)
-    same = np.array([p.in_shape == p.out_shape for p in rows])
+    entries = table.entries
+    truth = np.array([inside_ms(p) for p in entries])
+    alone = np.array([entry.ms - OVERHEAD_MS for entry in entries.values()])
+    inside = np.array([entry.context_ms for entry in entries.values()], dtype=float)
+    same = np.array([p.in_shape == p.out_shape for p in entries])
     assert np.median(alone / truth) > 1.3
     assert np.median(np.abs(inside / truth - 1)[same]) < 0.05
     assert np.median(np.abs(inside / truth - 1)) < 0.3 * np.median(np.abs(alone / truth - 1))
-    held = table.errors["made_up"]["held_out"]
+    held = table.errors["synthetic"]["held_out"]
     assert held["fit"]["mape"] < 0.03 < held["sum"]["mape"]
-    # ... and what is there already is not measured again, but may stand beside what is new
+    # ... and blocks of the table are not measured again, but may be in chains with new ones
     more = Builder(
-        Settings(archs=(zoo.load("pplcnet_0.25x", resolution=64),), validate=0, calibrate=0),
+        ProfileSettings(archs=(zoo.load("pplcnet_0.25x", resolution=64),), validate=0, calibrate=0),
         dataclasses.replace(ENGINE, precision="int8"), tmp_path,
-        opened=world.open, clock=world.clock, block_plan=BLOCKS,
+        open_session=world.open, clock=world.clock, block_plan=BLOCKS,
     )  # fmt: skip
     after = LatencyTable.load(more.run())
-    assert all(after.rows[p].ms == row.ms for p, row in rows.items())
-    assert all(row.context_ms for row in after.rows.values())
+    assert all(after.entries[p].ms == entry.ms for p, entry in entries.items())
+    assert all(entry.context_ms for entry in after.entries.values())
 
 
 def test_fp32_blocks_have_no_time_in_context(built):
-    assert {row.context_ms for row in built.rows.values()} == {None}
+    assert {entry.context_ms for entry in built.entries.values()} == {None}
 
 
 def test_chains_of_two():
     arch = zoo.load("pplcnet_0.25x")
-    rows = walk(arch)
-    found = context.links(rows, rows)
-    assert list(found) == list(dict.fromkeys(rows))
-    for row, link in found.items():
-        left, right = link.chain
+    blocks = walk(arch)
+    chains = context_chains(blocks, blocks)
+    assert list(chains) == list(dict.fromkeys(blocks))
+    for placed, chain in chains.items():
+        left, right = chain.blocks
         assert left.out_shape == right.in_shape
-        assert row in link.chain
-        assert link.other in link.chain
-        if row.in_shape == row.out_shape:
-            assert link.chain == (row, row)
+        assert placed in chain.blocks
+        assert chain.other in chain.blocks
+        if placed.in_shape == placed.out_shape:
+            assert chain.blocks == (placed, placed)
         else:
-            assert {row, link.other} == {left, right}
-    assert found[rows[0]].chain[0] == rows[0]  # the stem has nothing in front
-    assert found[rows[-1]].chain[1] == rows[-1]
-    assert context.links(rows[:1], rows[:1]) == {}
+            assert {placed, chain.other} == {left, right}
+    assert chains[blocks[0]].blocks[0] == blocks[0]  # the stem has nothing in front
+    assert chains[blocks[-1]].blocks[1] == blocks[-1]
+    assert context_chains(blocks[:1], blocks[:1]) == {}
 
 
 RUN = """
@@ -341,10 +345,10 @@ from pathlib import Path
 from tests.latency.synthetic import World
 from tests.latency.test_profile import builder
 world = World()
-opened = world.open
+open_session = world.open
 def slow(*args):
-    time.sleep(0.001)  # so that there are moments at which to be killed
-    return opened(*args)
+    time.sleep(0.001)  # so that a kill can come between
+    return open_session(*args)
 world.open = slow
 print("begun", flush=True)
 builder(world, Path(sys.argv[1]), calibrate=25, validate=10, uniform=2).run()
@@ -352,14 +356,14 @@ builder(world, Path(sys.argv[1]), calibrate=25, validate=10, uniform=2).run()
 
 
 def run_and_kill(folder: Path, moment: float | None) -> bool:
-    """Run the builder in a process, kill it some seconds after it began; returns whether it was at work."""
+    """Run the builder in a process, kill it after some seconds; returns whether it was still running."""
     root = Path(__file__).resolve().parents[2]
     command = [sys.executable, "-c", RUN, str(folder)]
     with subprocess.Popen(
         command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as job:
         assert job.stdout is not None
-        assert job.stdout.readline() == b"begun\n"  # how long imports take is the machine's affair
+        assert job.stdout.readline() == b"begun\n"  # imports take any time
         try:
             assert job.wait(timeout=moment) == 0
         except subprocess.TimeoutExpired:
@@ -372,7 +376,7 @@ def run_and_kill(folder: Path, moment: float | None) -> bool:
 def test_killed_at_twenty_random_moments_and_resumed(tmp_path):
     """A run is resumed after every kill; once it is complete, the next begins in a folder of its own."""
     rng = random.Random(0)
-    wanted = spaces.loads(SPACE, "made_up").rows()
+    expected = spaces.loads(SPACE, "synthetic").rows()
     number = 0
     for kills in range(21):
         folder = tmp_path / str(number)
@@ -384,7 +388,7 @@ def test_killed_at_twenty_random_moments_and_resumed(tmp_path):
         number += 1
         (path,) = folder.glob("*.json")
         table = LatencyTable.load(path)
-        assert list(table.rows) == list(wanted)  # none lost, none twice
-        assert all(row.sessions >= 2 and row.rounds >= 6 for row in table.rows.values())
+        assert list(table.entries) == list(expected)  # none lost, none twice
+        assert all(e.sessions >= 2 and e.rounds >= 6 for e in table.entries.values())
         assert len(table.networks) == 37
         assert [p for p in folder.iterdir() if "journal" in p.name] == []

@@ -1,4 +1,4 @@
-"""Tables of spaces of one, two, three or a few dozen networks, and what they say of their errors."""
+"""Tables of spaces of one, two, three or a few dozen networks, and their errors."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from lcnas import latency, profile_blocks
 from lcnas.arch import walk
 from lcnas.errors import TableError
 from lcnas.latency import fitting
-from lcnas.latency.profile import Builder, Settings, held_out_of, span
+from lcnas.latency.profile import Builder, ProfileSettings, held_out_count, span
 from lcnas.latency.table import LatencyTable
-from lcnas.latency.timing import Plan
+from lcnas.latency.timing import TimingPlan
 from search import tables
 from tests.spaces.test_few_networks import of_widths, restricted
 
 from .synthetic import ENGINE, World, alone_ms, inside_ms
 
-PLAN = Plan(sessions=2, rounds=3, most_rounds=3, visit_ms=4.0)
+PLAN = TimingPlan(sessions=2, rounds=3, most_rounds=3, visit_ms=4.0)
 WIDTHS = {1: (16,), 2: (16, 24), 3: (16, 24, 32)}
 
 
-def build(space, folder: Path, **changes: object) -> tuple[LatencyTable, Settings]:
-    settings = Settings(spaces=(space,), **changes)  # type: ignore[arg-type]
+def build(space, folder: Path, **changes: object) -> tuple[LatencyTable, ProfileSettings]:
+    settings = ProfileSettings(spaces=(space,), **changes)  # type: ignore[arg-type]
     world = World()
-    made = Builder(
+    builder = Builder(
         settings,
         ENGINE,
         folder,
-        opened=world.open,
+        open_session=world.open,
         clock=world.clock,
         block_plan=PLAN,
         network_plan=PLAN,
     )
-    return LatencyTable.load(made.run()), settings
+    return LatencyTable.load(builder.run()), settings
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_each_network_tells_how_wrong_the_sum_of_the_blocks_is(n, tmp_path):
+def test_each_network_measures_the_error_of_the_sum_of_the_blocks(n, tmp_path):
     space = of_widths(*WIDTHS[n])
     table, settings = build(space, tmp_path)
-    assert len(table.rows) == len(space.rows())
+    assert len(table.entries) == len(space.rows())
     assert [network.role for network in table.networks] == ["held_out"] * n
     assert table.method["fit"] == "sum"
     held = table.errors["few"]["held_out"]
@@ -57,28 +57,28 @@ def test_each_network_tells_how_wrong_the_sum_of_the_blocks_is(n, tmp_path):
         1 / 3 if n == 3 else 0.0
     )  # by the others: of three, the middle one
     assert tables.margin(table, space=space) == pytest.approx(max(0, *table.residuals, 0))
-    said = profile_blocks.summary(table, settings)
-    have = "the one network" if n == 1 else f"all {n} networks"
-    assert f"few: {have} of the space measured; more cannot be had" in said
-    assert "an error over fewer than 10 networks is a hint, not an estimate" in said
+    text = profile_blocks.summary(table, settings)
+    networks = "the only network" if n == 1 else f"all {n} networks"
+    assert f"few: {networks} of the space measured; there are no more" in text
+    assert "an error over fewer than 10 networks is a hint, not an estimate" in text
     assert (
         f"no 90 % intervals, which take 19 networks: this table's reach as far as the errors of {n}"
-        in said
+        in text
     )
-    assert "nothing is fitted, which takes 20 networks: the blocks are summed" in said
-    assert "--calibrate" not in said
+    assert "nothing is fitted, which takes 20 networks: the blocks are summed" in text
+    assert "--calibrate" not in text
 
 
 def _predicted(table, space):
     """Return the sum of the table's terms for each of its networks."""
     for network in table.networks:
-        terms = [table.rows[p].term for p in network.rows]
+        terms = [table.entries[p].term for p in network.placed]
         assert None not in terms
         yield (table.base + sum(terms)) / 1000
 
 
-def test_it_goes_on_after_a_stop_and_the_whole_again_changes_nothing(tmp_path):
-    """The journal keeps codes of no genes as empty rows."""
+def test_it_resumes_after_a_stop_and_a_complete_repetition_changes_nothing(tmp_path):
+    """The journal stores codes of no genes as empty lists."""
     space = of_widths(16)
     world = World()
 
@@ -90,19 +90,19 @@ def test_it_goes_on_after_a_stop_and_the_whole_again_changes_nothing(tmp_path):
             raise StoppedError
 
     def builder():
-        settings = Settings(spaces=(space,))
+        settings = ProfileSettings(spaces=(space,))
         return Builder(
             settings,
             ENGINE,
             tmp_path,
-            opened=world.open,
+            open_session=world.open,
             clock=world.clock,
             block_plan=PLAN,
             network_plan=PLAN,
         )
 
     first = builder()
-    first.told = stop
+    first.on_progress = stop
     with pytest.raises(StoppedError):
         first.run()
     first.journal.close()
@@ -132,22 +132,22 @@ def test_a_space_large_enough_for_both_is_divided(tmp_path):
     ("networks", "others", "changes", "held"),
     [
         (1, 0, {}, 1),
-        (21, 0, {}, 21),  # one would be left to be held out
+        (21, 0, {}, 21),  # only one would remain held out
         (22, 0, {}, 2),
         (40, 0, {}, 20),
         (59, 0, {}, 39),
         (60, 0, {}, 40),
         (280, 0, {}, 40),
         (40, 12, {}, 32),
-        (50, 0, {"calibrate": 10}, 40),  # asked for so few that nothing is fitted
+        (50, 0, {"calibrate": 10}, 40),  # so few to fit that nothing is fitted
         (50, 0, {"validate": 0}, 0),
     ],
 )
 def test_how_many_are_held_out(networks, others, changes, held):
-    assert held_out_of(networks, others, Settings(**changes)) == held
+    assert held_out_count(networks, others, ProfileSettings(**changes)) == held
 
 
-def test_what_no_network_tells_is_not_validated(tmp_path):
+def test_a_table_without_networks_is_not_validated(tmp_path):
     table, settings = build(of_widths(16), tmp_path, validate=0, uniform=0, calibrate=0)
     assert (table.networks, table.errors, table.residuals) == ([], {}, ())
     assert "not validated: no network was held out (see --validate)" in profile_blocks.summary(
@@ -162,22 +162,23 @@ def test_without_limits_a_search_begins_with_the_fastest_where_all_is_fast(tmp_p
     monkeypatch.chdir(tmp_path)
     space = of_widths(16, 24)
     table, _ = build(space, tmp_path)
-    whole = latency.Budget(space, table, float("inf"))
+    budget = latency.Budget(space, table, float("inf"))
     for arch in span(space):
         for placed in walk(arch):
-            if placed not in table.rows:
-                ms = alone_ms(placed)
-                row = dataclasses.replace(next(iter(table.rows.values())), ms=ms, low=ms, high=ms)
-                term = round(inside_ms(placed) * 1000)
-                table.rows[placed] = dataclasses.replace(row, term=term)
-    found = tables.span(space, table)
-    assert found.low == whole.lowest / 1000
-    assert found.note == "all of few is faster than PP-LCNet 0.25x: nothing is too fast"
-    assert latency.Budget(space, table, found.high, found.low).count() == 2
+            if placed not in table.entries:
+                ms, term = alone_ms(placed), round(inside_ms(placed) * 1000)
+                entry = next(iter(table.entries.values()))
+                table.entries[placed] = dataclasses.replace(
+                    entry, ms=ms, low=ms, high=ms, term=term
+                )
+    limits = tables.span(space, table)
+    assert limits.low == budget.lowest / 1000
+    assert limits.note == "all of few is faster than PP-LCNet 0.25x: nothing is too fast"
+    assert latency.Budget(space, table, limits.high, limits.low).count() == 2
 
 
 def test_as_many_networks_are_announced_as_there_are():
-    said = tables._Job(
+    text = tables._Job(
         LatencyTable(latency.this_machine(), ENGINE),
         of_widths(16),
         ENGINE,
@@ -186,7 +187,7 @@ def test_as_many_networks_are_announced_as_there_are():
         tables.FEW,
         tables.WHOLE,
     ).beforehand()
-    assert "and up to 1 whole network are measured now, about a minute" in said
+    assert "and up to 1 whole network are measured now, about a minute" in text
 
 
 def test_intervals_by_all_others():

@@ -1,4 +1,4 @@
-"""LatencyTable: files, faults, prediction, and two processes at once."""
+"""LatencyTable: files, invalid data, prediction, and two processes at once."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from lcnas.arch import walk
 from lcnas.errors import TableError
 from lcnas.latency.machine import Machine, this_machine
 from lcnas.latency.table import (
+    Entry,
     LatencyTable,
-    Network,
-    Row,
+    MeasuredNetwork,
     available,
     default,
     destination,
@@ -36,20 +36,22 @@ from .synthetic import ENGINE, inside_ms
 ELSEWHERE = Machine("Some CPU @ 3.0GHz", "avx2", 8, "Linux x86_64")
 
 
-WRONG = {"n": 40, "mape": 0.02, "rmse": 0.1, "within_5": 0.9, "within_10": 1.0}
-WRONG |= {"tau": 0.9, "tau_low": 0.8, "tau_high": 1.0}
+ERRORS = {"n": 40, "mape": 0.02, "rmse": 0.1, "within_5": 0.9, "within_10": 1.0}
+ERRORS |= {"tau": 0.9, "tau_low": 0.8, "tau_high": 1.0}
 BAND = {"from_ms": 0.5, "to_ms": 0.7, "n": 8, "mape": 0.03}
 
 
-def made(space: spaces.Space, machine: Machine = ELSEWHERE) -> LatencyTable:
+def synthetic_table(space: spaces.Space, machine: Machine = ELSEWHERE) -> LatencyTable:
     table = LatencyTable(machine, ENGINE, base=12, overhead_ms=0.012)
     for placed in space.rows(10):
         ms = inside_ms(placed)
-        table.rows[placed] = Row(ms + 0.012, ms, ms + 0.1, 6, 2, round(ms * 1000))
+        table.entries[placed] = Entry(ms + 0.012, ms, ms + 0.1, 6, 2, round(ms * 1000))
     arch = space.sample(np.random.default_rng(0))
-    table.networks = [Network(walk(arch, None, 10), "held_out", "kinds", 1.5, 1.4, 1.6, 1.55, 1.45)]
+    table.networks = [
+        MeasuredNetwork(walk(arch, None, 10), "held_out", "kinds", 1.5, 1.4, 1.6, 1.55, 1.45)
+    ]
     table.residuals = tuple(np.linspace(-0.1, 0.1, 99).tolist())
-    table.errors = {"kinds": {"held_out": dict.fromkeys(("fit", "noise_floor", "sum"), WRONG)}}
+    table.errors = {"kinds": {"held_out": dict.fromkeys(("fit", "noise_floor", "sum"), ERRORS)}}
     table.errors["kinds"]["held_out"] |= {"coverage_90": 0.9, "bands": [BAND]}
     return table
 
@@ -61,16 +63,16 @@ def space() -> spaces.Space:
 
 @pytest.fixture
 def table(space) -> LatencyTable:
-    return made(space)
+    return synthetic_table(space)
 
 
 def test_a_table_survives_its_file(table, tmp_path, space):
     path = table.save(tmp_path)
     assert path.name == "some-avx2-openvino0.0.0-fp32-t1-b1.json"
     again = LatencyTable.load(path)
-    assert list(again.rows) == list(table.rows)
-    assert [r.term for r in again.rows.values()] == [r.term for r in table.rows.values()]
-    assert again.networks[0].rows == table.networks[0].rows
+    assert list(again.entries) == list(table.entries)
+    assert [e.term for e in again.entries.values()] == [e.term for e in table.entries.values()]
+    assert again.networks[0].placed == table.networks[0].placed
     assert (again.machine, again.engine, again.base) == (table.machine, table.engine, table.base)
     assert again.errors == table.errors
     assert np.allclose(again.residuals, table.residuals, atol=1e-5)
@@ -79,20 +81,20 @@ def test_a_table_survives_its_file(table, tmp_path, space):
 
 
 def test_times_in_context_are_kept_and_tables_without_them_still_load(table, tmp_path):
-    first, *others = table.rows
-    table.rows[first] = dataclasses.replace(table.rows[first], context_ms=0.0345)
+    first, *others = table.entries
+    table.entries[first] = dataclasses.replace(table.entries[first], context_ms=0.0345)
     again = LatencyTable.load(table.save(tmp_path))
-    assert again.rows[first].context_ms == 0.0345
-    assert again.rows[first].inside_ms(0.01) == 0.0345
-    other = again.rows[others[0]]
+    assert again.entries[first].context_ms == 0.0345
+    assert again.entries[first].inside_ms(0.01) == 0.0345
+    other = again.entries[others[0]]
     assert other.context_ms is None
     assert other.inside_ms(0.01) == other.ms - 0.01
     data = table.to_data()
     del data["rows"][0]["context_ms"]
     (tmp_path / "old.json").write_text(json.dumps(data | {"version": 1}))
     old = LatencyTable.load(tmp_path / "old.json")
-    assert list(old.rows) == list(table.rows)
-    assert {row.context_ms for row in old.rows.values()} == {None}
+    assert list(old.entries) == list(table.entries)
+    assert {entry.context_ms for entry in old.entries.values()} == {None}
     assert old.to_data()["version"] == 2
 
 
@@ -124,13 +126,13 @@ def test_intervals_are_the_conformal_quantiles_of_unseen_residuals(table, space)
         table.bounds()
 
 
-def test_a_missing_row_names_itself_and_the_command_that_measures_it(table, space):
+def test_a_missing_entry_names_its_block_and_the_command_that_measures_it(table, space):
     other = spaces.loads(PER_BLOCK, "per_block")
     assert table.coverage(space, 10) == 1.0
-    assert 0 < table.coverage(space, 1000) < 1  # the heads' rows are of 10 classes
+    assert 0 < table.coverage(space, 1000) < 1  # the heads' entries are of 10 classes
     assert len(table.missing(space, 1000)) == 1
     with pytest.raises(
-        TableError, match=r"no row for classifier\(width=0\) 4x4x24 -> 1000; measure"
+        TableError, match=r"no entry for classifier\(width=0\) 4x4x24 -> 1000; measure"
     ) as caught:
         table.predict(space.sample(np.random.default_rng(0)))
     command = (
@@ -138,13 +140,13 @@ def test_a_missing_row_names_itself_and_the_command_that_measures_it(table, spac
     )
     assert command in str(caught.value)
     assert "--classes 1000" in str(caught.value)
-    with pytest.raises(TableError, match=r"no row for .*profile_blocks --space per_block\.toml "):
+    with pytest.raises(TableError, match=r"no entry for .*profile_blocks --space per_block\.toml "):
         table.terms(other, 10)
     assert table.coverage(other, 10) < 1
 
 
 def command_of(caught: pytest.ExceptionInfo[TableError]) -> str:
-    """Return the command that an error names; it is one that the command line understands."""
+    """Return the command that an error names, after a check of its form."""
     text = str(caught.value).partition("measure it with: ")[2]
     module, argv = text.split()[:3], text.partition(" (the network's")[0].split()[3:]
     assert module == ["python", "-m", "lcnas.profile_blocks"]
@@ -161,9 +163,9 @@ def test_the_command_names_the_space_where_it_is_known(table):
     with pytest.raises(TableError) as caught:
         table.predict_codes(space, space.sample_codes(1, np.random.default_rng(0)))
     assert command_of(caught).startswith("--space pplcnet --resolution 64 ")
-    # all rows at 64 are there: what lacks is at 80x160
+    # all entries at 64 exist: the missing ones are at 80x160
     for placed in space.restrict(resolution=64).rows():
-        table.rows[placed] = Row(1.0, 1.0, 1.0, 6, 2, 1000)
+        table.entries[placed] = Entry(1.0, 1.0, 1.0, 6, 2, 1000)
     with pytest.raises(TableError) as caught:
         table.terms(space)
     assert command_of(caught).startswith("--space pplcnet --resolution 80x160 ")
@@ -187,18 +189,22 @@ def test_the_command_names_the_network_where_the_zoo_has_it(table):
         assert command_of(caught).startswith("--blocks-from NETWORK.json --engine openvino")
 
 
-def test_a_table_of_another_machine_loads_and_predicts_and_says_whose_it_is(table, tmp_path, space):
+def test_a_table_of_another_machine_loads_and_predicts_and_names_the_machine(
+    table, tmp_path, space
+):
     again = LatencyTable.load(table.save(tmp_path))
     assert not again.of_this_machine()
-    assert again.whose.startswith("Some CPU @ 3.0GHz (avx2), openvino 0.0.0, fp32, 1 thread")
+    assert again.machine_label.startswith(
+        "Some CPU @ 3.0GHz (avx2), openvino 0.0.0, fp32, 1 thread"
+    )
     assert again.predict(space.sample(np.random.default_rng(0)), classes=10) > 0
 
 
 def test_only_a_table_of_this_machine_is_taken_by_default(space, tmp_path, monkeypatch):
     monkeypatch.setenv("LCNAS_TABLES", str(tmp_path))
-    made(space).save(tmp_path)
+    synthetic_table(space).save(tmp_path)
     assert default(ENGINE) is None
-    mine = made(space, this_machine()).save(tmp_path)
+    mine = synthetic_table(space, this_machine()).save(tmp_path)
     assert default(ENGINE) == mine
     more = mine.with_name(f"{mine.stem}-64px.json")
     more.write_bytes(mine.read_bytes())
@@ -214,25 +220,25 @@ def test_only_a_table_of_this_machine_is_taken_by_default(space, tmp_path, monke
     [
         (lambda d: d | {"format": "other"}, "is 'other' version 2, not 'lcnas-latency-table' version 1 or 2"),
         (lambda d: d | {"version": 3}, "version 3, not"),
-        (lambda d: _in_row(d, context_ms=-0.1), r"rows\[0\].context_ms: -0.1 is not above 0"),
+        (lambda d: _in_entry(d, context_ms=-0.1), r"rows\[0\].context_ms: -0.1 is not above 0"),
         (lambda d: d | {"rwos": []}, "unknown key 'rwos'; did you mean 'rows'"),
         (lambda d: {k: v for k, v in d.items() if k != "engine"}, "key 'engine' is missing"),
         (lambda d: d | {"machine": {"cpu": "x"}}, "machine: key 'isa' is missing"),
         (lambda d: d | {"engine": d["engine"] | {"threads": 0}}, "threads: 0 is not a whole number"),
         (lambda d: d | {"rows": 7}, "rows: 7 is not a list"),
-        (lambda d: _in_row(d, ms=-1.0), r"rows\[0\].ms: -1.0 is not above 0; a time cannot be"),
-        (lambda d: _in_row(d, ms=0), r"rows\[0\].ms: 0 is not above 0"),
-        (lambda d: _in_row(d, ms=float("nan")), r"rows\[0\].ms: nan is not a finite number"),
-        (lambda d: _in_row(d, ms="1"), r"rows\[0\].ms: '1' is not a finite number"),
-        (lambda d: _in_row(d, term_us=1.5), r"rows\[0\].term_us: 1.5 is not a whole number"),
+        (lambda d: _in_entry(d, ms=-1.0), r"rows\[0\].ms: -1.0 is not above 0, as a time has to be"),
+        (lambda d: _in_entry(d, ms=0), r"rows\[0\].ms: 0 is not above 0"),
+        (lambda d: _in_entry(d, ms=float("nan")), r"rows\[0\].ms: nan is not a finite number"),
+        (lambda d: _in_entry(d, ms="1"), r"rows\[0\].ms: '1' is not a finite number"),
+        (lambda d: _in_entry(d, term_us=1.5), r"rows\[0\].term_us: 1.5 is not a whole number"),
         (lambda d: d | {"blocks": [{"type": "cnov"}]}, r"blocks\[0\]: block type: 'cnov' .*mean 'conv'"),
-        (lambda d: _in_row(d, block=999), r"rows\[0\].block: 999 is not one of the table's"),
-        (lambda d: _in_row(d, interval=[1]), r"rows\[0\].interval: \[1\] is not \[low, high\]"),
+        (lambda d: _in_entry(d, block=999), r"rows\[0\].block: 999 is not one of the table's"),
+        (lambda d: _in_entry(d, interval=[1]), r"rows\[0\].interval: \[1\] is not \[low, high\]"),
         (lambda d: d | {"networks": [d["networks"][0] | {"rows": [9999]}]}, "9999 is not one of the table's"),
         (lambda d: d | {"networks": [d["networks"][0] | {"role": "x"}]}, "role: 'x' is not among"),
         (lambda d: [], r"\[\] is not an object"),
-        (lambda d: _in_row(d, ms=0.001), r"rows\[0\].ms: 0.001 is not in its interval \["),
-        (lambda d: _in_row(d, interval=[2.0, 1.0]), r"rows\[0\].interval: \[2.0, 1.0\] is reversed"),
+        (lambda d: _in_entry(d, ms=0.001), r"rows\[0\].ms: 0.001 is not in its interval \["),
+        (lambda d: _in_entry(d, interval=[2.0, 1.0]), r"rows\[0\].interval: \[2.0, 1.0\] is reversed"),
         (lambda d: _in_network(d, ms=1.7), r"networks\[0\].ms: 1.7 is not in its interval \[1.4, 1.6\]"),
         (lambda d: _in_network(d, rows=[]), r"networks\[0\].rows: is empty"),
         (lambda d: d | {"errors": []}, r"errors: \[\] is not an object"),
@@ -240,10 +246,10 @@ def test_only_a_table_of_this_machine_is_taken_by_default(space, tmp_path, monke
         (lambda d: d | {"errors": {"kinds": {"held": {}}}}, r"'held' is not among .*mean 'held_out'"),
         (lambda d: d | {"errors": {"kinds": {"held_out": {}}}}, r"held_out: key 'fit' is missing"),
         (lambda d: _in_errors(d, fit={"mape": 0.1}), "held_out.fit: key 'n' is missing"),
-        (lambda d: _in_errors(d, fit=WRONG | {"mape": float("nan")}), "fit.mape: nan is not a finite"),
-        (lambda d: _in_errors(d, fit=WRONG | {"tau": None}), "held_out.fit.tau: None is not a finite number"),
-        (lambda d: _in_errors(d, fit=WRONG | {"tau_low": -1.5}), "fit.tau_low: -1.5 is not from -1 to 1"),
-        (lambda d: _in_errors(d, sum=WRONG | {"n": 0}), "sum.n: 0 is not a whole number of at least 1"),
+        (lambda d: _in_errors(d, fit=ERRORS | {"mape": float("nan")}), "fit.mape: nan is not a finite"),
+        (lambda d: _in_errors(d, fit=ERRORS | {"tau": None}), "fit.tau: None is not a finite number"),
+        (lambda d: _in_errors(d, fit=ERRORS | {"tau_low": -1.5}), "fit.tau_low: -1.5 is not from -1 to 1"),
+        (lambda d: _in_errors(d, sum=ERRORS | {"n": 0}), "sum.n: 0 is not a whole number of at least 1"),
         (lambda d: _in_errors(d, macs=3), "held_out.macs: 3 is not an object"),
         (lambda d: _in_errors(d, coverage_90="0.9"), "held_out.coverage_90: '0.9' is not a finite number"),
         (lambda d: _in_errors(d, coverage_90=90), "held_out.coverage_90: 90 is not from 0 to 1"),
@@ -264,22 +270,22 @@ def test_an_edited_table_is_refused_in_one_line(table, tmp_path, change, message
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"base_us":', '"base_us":3,"base_us":', r"t\.json: key 'base_us' is there twice"),
-        ('"rounds":', '"rounds":7,"rounds":', r"t\.json: rows\[0\]: key 'rounds' is there twice"),
-        ('"role":', '"ms":1.5,"role":', r"t\.json: networks\[0\]: key 'ms' is there twice"),
+        ('"base_us":', '"base_us":3,"base_us":', r"t\.json: key 'base_us' occurs twice"),
+        ('"rounds":', '"rounds":7,"rounds":', r"t\.json: rows\[0\]: key 'rounds' occurs twice"),
+        ('"role":', '"ms":1.5,"role":', r"t\.json: networks\[0\]: key 'ms' occurs twice"),
         (
             '"rmse":',
             '"mape":0.0,"rmse":',
-            r"errors\.kinds\.held_out\.fit: key 'mape' is there twice",
+            r"errors\.kinds\.held_out\.fit: key 'mape' occurs twice",
         ),
         (
             '"held_out":',
             '"held_out":{},"held_out":',
-            r"errors\.kinds: key 'held_out' is there twice",
+            r"errors\.kinds: key 'held_out' occurs twice",
         ),
     ],
 )
-def test_a_key_that_is_there_twice_is_refused_with_its_place(table, tmp_path, old, new, message):
+def test_a_key_that_occurs_twice_is_refused_with_its_place(table, tmp_path, old, new, message):
     text = json.dumps(table.to_data(), separators=(",", ":"))
     path = tmp_path / "t.json"
     path.write_text(text.replace(old, new, 1))
@@ -292,12 +298,12 @@ def _in_network(data, **fields):
     return data | {"networks": [data["networks"][0] | fields]}
 
 
-def _in_errors(data, **entries):
+def _in_errors(data, **fields):
     held = data["errors"]["kinds"]["held_out"]
-    return data | {"errors": {"kinds": {"held_out": held | entries}}}
+    return data | {"errors": {"kinds": {"held_out": held | fields}}}
 
 
-def _in_row(data, **fields):
+def _in_entry(data, **fields):
     return data | {"rows": [data["rows"][0] | fields, *data["rows"][1:]]}
 
 
@@ -344,20 +350,20 @@ def test_a_link_is_followed_and_stays_a_link(table, tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "links").mkdir()
     link = tmp_path / "links" / table.file_name
-    link.symlink_to(tmp_path / "real" / "mine.json")  # which is not there yet
+    link.symlink_to(tmp_path / "real" / "mine.json")  # which does not exist yet
     for base in (3, 4):
         table.base = base
         assert table.save(tmp_path / "links") == link
         assert link.is_symlink()
         assert LatencyTable.load(tmp_path / "real" / "mine.json").base == base
-    update(tmp_path / "links", table, lambda found: setattr(found, "base", 5))
+    update(tmp_path / "links", table, lambda changed: setattr(changed, "base", 5))
     assert link.is_symlink()
     assert LatencyTable.load(link).base == 5
     assert [p.name for p in (tmp_path / "links").iterdir()] == [link.name]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes with names")
-def test_what_is_no_file_is_not_renamed_over(table, tmp_path):
+def test_pipes_devices_and_folders_are_not_replaced(table, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
@@ -377,7 +383,7 @@ def test_what_is_no_file_is_not_renamed_over(table, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"pipe", "link", "folder", "loop"}
 
 
-def test_what_the_command_prints_to_is_not_renamed_over(tmp_path, monkeypatch):
+def test_the_file_that_a_command_prints_to_is_not_replaced(tmp_path, monkeypatch):
     path = tmp_path / "out.txt"  # as /dev/stdout is in "command --json /dev/stdout > out.txt"
     path.write_text("printed")
     (tmp_path / "stdout").symlink_to(path)
@@ -397,15 +403,15 @@ def refused(*_: object, **__: object) -> None:
 ADD = """
 import sys
 from pathlib import Path
-from tests.latency.test_table import made, ELSEWHERE
+from tests.latency.test_table import synthetic_table, ELSEWHERE
 from tests.spaces.small import KINDS
 from lcnas import spaces
 from lcnas.latency.table import LatencyTable, update
 from tests.latency.synthetic import ENGINE
 folder, part, parts = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-rows = list(made(spaces.loads(KINDS, "kinds")).rows.items())[part::parts]
-for placed, row in rows:
-    update(folder, LatencyTable(ELSEWHERE, ENGINE), lambda table: table.rows.setdefault(placed, row))
+entries = list(synthetic_table(spaces.loads(KINDS, "kinds")).entries.items())[part::parts]
+for placed, entry in entries:
+    update(folder, LatencyTable(ELSEWHERE, ENGINE), lambda table: table.entries.setdefault(placed, entry))
 """
 
 
@@ -417,12 +423,12 @@ def test_two_processes_add_to_one_table(tmp_path, table):
     ]
     assert [job.wait(timeout=60) for job in jobs] == [0, 0]
     both = LatencyTable.load(tmp_path / table.file_name)
-    assert set(both.rows) == set(table.rows)
+    assert set(both.entries) == set(table.entries)
 
 
-def test_update_makes_the_table_where_there_is_none(table, tmp_path):
+def test_update_creates_the_table_where_there_is_none(table, tmp_path):
     def fill(fresh: LatencyTable) -> None:
-        fresh.rows.update(table.rows)
+        fresh.entries.update(table.entries)
 
-    path = update(tmp_path / "new", dataclasses.replace(table, rows={}), fill)
-    assert len(LatencyTable.load(path).rows) == len(table.rows)
+    path = update(tmp_path / "new", dataclasses.replace(table, entries={}), fill)
+    assert len(LatencyTable.load(path).entries) == len(table.entries)

@@ -1,4 +1,4 @@
-"""Timing on a made-up machine whose truth is known."""
+"""Timing on a synthetic machine of known latencies."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from lcnas import zoo
 from lcnas.arch import walk
 from lcnas.errors import EngineError
 from lcnas.latency import timing
-from lcnas.latency.timing import Item, Plan, Stopwatch, Visit
+from lcnas.latency.timing import Item, Stopwatch, TimingPlan, Visit
 
 from .synthetic import ENGINE, World
 
 NAMES = ("pplcnet_0.25x", "pplcnet_0.5x", "pplcnet_1.0x", "mobilenet_v3_small", "mobilenet_v1_1.0x")
 
 
-def stopwatch(world: World, plan: Plan, seed: int = 0) -> Stopwatch:
+def stopwatch(world: World, plan: TimingPlan, seed: int = 0) -> Stopwatch:
     reference = zoo.load("pplcnet_0.5x")
     item = Item(timing.REFERENCE, lambda: world.open(reference, ENGINE))
     return Stopwatch(item, plan, np.random.default_rng(seed), clock=world.clock)
@@ -30,26 +30,26 @@ def items(world: World) -> list[Item]:
     return [Item(name, functools.partial(world.open, arch, ENGINE)) for name, arch in archs.items()]
 
 
-PLAN = Plan(sessions=3, rounds=10, most_rounds=10, reference_every=2)
+PLAN = TimingPlan(sessions=3, rounds=10, most_rounds=10, reference_every=2)
 
 
-def test_drift_and_noise_are_seen_through():
+def test_estimates_are_corrected_for_drift_and_noise():
     world = World(drift=0.2, noise=0.02)
-    found = timing.estimates(list(stopwatch(world, PLAN).measure(items(world))))
-    # All are slow by the same unknown factor (the usual pace of the machine): ratios are what is known.
-    scale = found["pplcnet_0.5x"].ms / world.truth(zoo.load("pplcnet_0.5x"))
+    measurements = timing.estimates(list(stopwatch(world, PLAN).measure(items(world))))
+    # All are slow by the same unknown factor (the usual pace of the machine): only ratios are known.
+    scale = measurements["pplcnet_0.5x"].ms / world.truth(zoo.load("pplcnet_0.5x"))
     assert scale == pytest.approx(1, abs=0.1)
     for name in NAMES:
-        assert found[name].ms == pytest.approx(scale * world.truth(zoo.load(name)), rel=0.03)
+        assert measurements[name].ms == pytest.approx(scale * world.truth(zoo.load(name)), rel=0.03)
 
 
-def test_following_the_reference_lowers_the_spread():
+def test_the_correction_by_the_reference_lowers_the_spread():
     world = World(drift=0.2, noise=0.005)
     visits = list(stopwatch(world, PLAN).measure(items(world)))
     for name in NAMES[:3]:
         raw = np.array([v.ms for v in visits if v.key == name])
-        steady = np.array([v.ms for v in timing.steadied(visits) if v.key == name])
-        assert steady.std() / steady.mean() < 0.6 * raw.std() / raw.mean()
+        corrected = np.array([v.ms for v in timing.drift_corrected(visits) if v.key == name])
+        assert corrected.std() / corrected.mean() < 0.6 * raw.std() / raw.mean()
 
 
 def test_clocks_of_two_runs_are_not_mixed():
@@ -59,21 +59,21 @@ def test_clocks_of_two_runs_are_not_mixed():
         for i in range(40):
             key = timing.REFERENCE if i % 2 else "a"
             visits.append(Visit(key, run, float(i), 3.0 * pace, run))
-    steady = timing.steadied(visits)
-    assert {v.ms for v in steady} == {4.5}  # each by its own run's reference, whose usual is 4.5
-    as_one = timing.steadied([dataclasses.replace(v, run=0) for v in visits])
-    assert len({v.ms for v in as_one}) > 1
+    corrected = timing.drift_corrected(visits)
+    assert {v.ms for v in corrected} == {4.5}  # the median of all reference visits
+    as_one_run = timing.drift_corrected([dataclasses.replace(v, run=0) for v in visits])
+    assert len({v.ms for v in as_one_run}) > 1
 
 
 def test_a_run_without_reference_visits_stays_as_it_is():
-    marks = [Visit(timing.REFERENCE, 0, float(i), 1.0 + i % 2) for i in range(20)]
-    (seen,) = timing.steadied([*marks, Visit("a", 0, 3.0, 5.0, run=1)])
-    assert seen.ms == 5.0
+    references = [Visit(timing.REFERENCE, 0, float(i), 1.0 + i % 2) for i in range(20)]
+    (visit,) = timing.drift_corrected([*references, Visit("a", 0, 3.0, 5.0, run=1)])
+    assert visit.ms == 5.0
 
 
 def test_sessions_of_two_runs_are_different_sessions():
-    found = timing.estimate([Visit("a", 0, 0.0, 1.0), Visit("a", 0, 0.0, 2.0, run=1)])
-    assert found.sessions == 2
+    measurement = timing.estimate([Visit("a", 0, 0.0, 1.0), Visit("a", 0, 0.0, 2.0, run=1)])
+    assert measurement.sessions == 2
 
 
 def test_intervals_widen_with_the_spread_between_sessions():
@@ -90,7 +90,7 @@ def test_intervals_widen_with_the_spread_between_sessions():
 
 def test_every_item_is_loaded_afresh_in_each_session_and_visited_in_each_round():
     world = World()
-    plan = Plan(sessions=2, rounds=4, most_rounds=4, at_once=2)
+    plan = TimingPlan(sessions=2, rounds=4, most_rounds=4, at_once=2)
     visits = [v for v in stopwatch(world, plan).measure(items(world)) if v.key != timing.REFERENCE]
     assert world.opened == 2 * len(NAMES) + 1
     for name in NAMES:
@@ -101,27 +101,27 @@ def test_every_item_is_loaded_afresh_in_each_session_and_visited_in_each_round()
 def test_the_order_of_visits_is_random_and_follows_the_seed():
     def order(seed: int) -> list[object]:
         world = World()
-        plan = Plan(sessions=1, rounds=3, most_rounds=3)
+        plan = TimingPlan(sessions=1, rounds=3, most_rounds=3)
         return [v.key for v in stopwatch(world, plan, seed).measure(items(world))]
 
     assert order(0) == order(0) != order(1)
 
 
-def test_what_is_known_already_is_not_measured_again():
+def test_known_visits_are_not_measured_again():
     world = World()
-    plan = Plan(sessions=2, rounds=3, most_rounds=3)
+    plan = TimingPlan(sessions=2, rounds=3, most_rounds=3)
     first = list(stopwatch(world, plan).measure(items(world)))
     assert [v for v in stopwatch(world, plan).measure(items(world), first) if v.key in NAMES] == []
     half = first[: len(first) // 2]
     rest = list(stopwatch(world, plan).measure(items(world), half))
     for name in NAMES:
-        mine = [v for v in [*half, *rest] if v.key == name]
-        assert len(mine) >= 6
-        assert len({v.session for v in mine}) >= 2
+        visits = [v for v in [*half, *rest] if v.key == name]
+        assert len(visits) >= 6
+        assert len({v.session for v in visits}) >= 2
 
 
 def test_a_noisy_item_gets_more_rounds_than_a_quiet_one():
-    plan = Plan(sessions=1, rounds=4, most_rounds=30, target=0.004, reference_every=1000)
+    plan = TimingPlan(sessions=1, rounds=4, most_rounds=30, target=0.004, reference_every=1000)
     quiet = list(stopwatch(world := World(drift=0, noise=1e-6), plan).measure(items(world)))
     noisy = list(stopwatch(world := World(drift=0, noise=0.3), plan).measure(items(world)))
     assert len(quiet) < 0.5 * len(noisy)
@@ -130,13 +130,13 @@ def test_a_noisy_item_gets_more_rounds_than_a_quiet_one():
 def test_a_visit_is_a_low_quantile():
     world = World(drift=0, noise=0.0, spread=0)
     arch = zoo.load("pplcnet_0.5x")
-    seen = timing.visit(world.open(arch, ENGINE), Plan(visit_ms=200.0), world.clock)
+    ms = timing.run_visit(world.open(arch, ENGINE), TimingPlan(visit_ms=200.0), world.clock)
     # One run in fifty is 50 % late; the low quantile does not notice.
-    assert seen == pytest.approx(world.truth(arch), rel=1e-9)
+    assert ms == pytest.approx(world.truth(arch), rel=1e-9)
 
 
 @pytest.mark.parametrize("ms", [0.0, -1.0, float("nan"), float("inf")])
-def test_times_that_cannot_be_are_refused(ms):
+def test_impossible_times_are_refused(ms):
     with pytest.raises(EngineError, match="is no time; the clock is broken"):
         timing.estimate([Visit("a", 0, 0.0, 1.0), Visit("a", 0, 1.0, ms)])
     with pytest.raises(EngineError, match="there is no visit"):
@@ -148,11 +148,11 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     arch = zoo.load("pplcnet_0.25x")
     for seed in range(60):
         world = World(drift=0, noise=0.002, spread=0.01, seed=seed)
-        plan = Plan(sessions=6, rounds=4, most_rounds=4)
+        plan = TimingPlan(sessions=6, rounds=4, most_rounds=4)
         item = Item("a", functools.partial(world.open, arch, ENGINE))
         watch = Stopwatch(None, plan, np.random.default_rng(seed), clock=world.clock)
-        found = timing.estimate(list(watch.measure([item])))
-        hits += found.low <= world.truth(arch) * 1.0004 <= found.high
+        measurement = timing.estimate(list(watch.measure([item])))
+        hits += measurement.low <= world.truth(arch) * 1.0004 <= measurement.high
     assert 40 <= hits <= 60  # a bootstrap over six sessions is a little narrow
 
 

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from lcnas import blocks, onnx_export
 from lcnas.arch import Arch, place
 from lcnas.errors import EngineError, OnnxError
-from lcnas.latency import machine, models
+from lcnas.latency import machine, sources
 from lcnas.models import pretrained
 from lcnas.onnx_export import _quantise
 
@@ -450,16 +450,16 @@ def test_models_that_cannot_be_quantised(int8, tmp_path):
 
 def test_latency_takes_an_int8_file_as_it_is(fp32, int8):
     data = onnx_export.to_bytes(int8)
-    assert models.quantized(data) == data
-    assert onnx_export.is_quantised(onnx_export.read(models.quantized(onnx_export.to_bytes(fp32))))
+    assert sources.quantized(data) == data
+    assert onnx_export.is_quantised(onnx_export.read(sources.quantized(onnx_export.to_bytes(fp32))))
     with pytest.raises(EngineError, match="is not an ONNX model"):
-        models.quantized(b"no model")
+        sources.quantized(b"no model")
 
 
 def test_latency_is_of_what_is_exported(fp32):
     """The same nodes and weights; only the ranges, which do not affect latency, are of other inputs."""
     exported = onnx.load_from_string(onnx_export.quantise(fp32, [images(32)]))
-    timed = onnx.load_from_string(models.quantized(onnx_export.to_bytes(fp32)))
+    timed = onnx.load_from_string(sources.quantized(onnx_export.to_bytes(fp32)))
     kinds, weights = [], []
     for model in (exported, timed):
         kinds.append([(n.op_type, n.name, *n.input, *n.output) for n in model.graph.node])

@@ -3,7 +3,7 @@
 from lcnas import spaces
 from lcnas.arch import walk
 from lcnas.latency import LatencyTable, Machine
-from lcnas.latency.table import Row
+from lcnas.latency.table import Entry
 from search import tables
 from tests.latency import synthetic
 
@@ -19,7 +19,9 @@ def small_table(folder, space="pplcnet_tail", size=32, classes=10):
     table = LatencyTable(Machine("Example CPU", "avx2", 4, "Linux x86_64"), synthetic.ENGINE)
     for placed in wanted:
         ms = synthetic.inside_ms(placed)
-        table.rows[placed] = Row(ms, 0.98 * ms, 1.02 * ms, 3, 2, term=max(1, round(TICKS * ms)))
-    table.base = round(TICKS * synthetic.ENTRY_MS)
+        table.entries[placed] = Entry(
+            ms, 0.98 * ms, 1.02 * ms, 3, 2, term=max(1, round(TICKS * ms))
+        )
+    table.base = round(TICKS * synthetic.OVERHEAD_MS)
     table.residuals = tuple(-0.05 + 0.1 * i / 59 for i in range(60))
     return table.save(folder)

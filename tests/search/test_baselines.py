@@ -172,7 +172,7 @@ def test_a_table_that_knows_no_pplcnet_only_takes_longer(space, tmp_path):
     table = exact(space)
     own = {a.name: a for a in tables.published_scales(space)}
     for arch in own.values():
-        table.rows.pop(walk(arch)[-1], None)
+        table.entries.pop(walk(arch)[-1], None)
     assert tables.predicted(table, own.values()) == {}
     machine = still()
     trials = trials_of(space, exact(space), 6, 1)

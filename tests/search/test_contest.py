@@ -72,7 +72,7 @@ def test_measured_finalists_join_the_table_that_the_next_search_finds(space, tmp
     made = chosen(space, tmp_path, monkeypatch, said)
     table = exact(space)
     path = Path("latency_tables") / table.file_name
-    known = {n.rows: n.ms for n in LatencyTable.load(path).networks}
+    known = {n.placed: n.ms for n in LatencyTable.load(path).networks}
     assert known == {walk(f.arch): pytest.approx(f.measured.ms, rel=1e-4) for f in made.finalists}
     assert len(known) == 2
     assert any(line.startswith(f"table: what was measured joins {path}") for line in said)

@@ -11,8 +11,8 @@ import pytest
 
 from lcnas import spaces, zoo
 from lcnas.arch import walk
-from lcnas.latency import Plan, timing
-from lcnas.latency.table import Network
+from lcnas.latency import TimingPlan, timing
+from lcnas.latency.table import MeasuredNetwork
 from lcnas.latency.timing import Item, Stopwatch
 from search import finalists
 from search.errors import SearchError
@@ -22,8 +22,8 @@ from search.trials import Trial
 from tests.latency.synthetic import ENGINE, World
 from tests.search.test_tables import SPACE, exact
 
-PLAN = Plan(sessions=2, rounds=3, most_rounds=3, visit_ms=2.0)
-ROUGH = Plan(sessions=1, rounds=1, most_rounds=1, visit_ms=1.0, least_runs=2, warm_up=1)
+PLAN = TimingPlan(sessions=2, rounds=3, most_rounds=3, visit_ms=2.0)
+ROUGH = TimingPlan(sessions=1, rounds=1, most_rounds=1, visit_ms=1.0, least_runs=2, warm_up=1)
 
 
 @dataclass
@@ -398,8 +398,8 @@ def test_measured_networks_are_put_up_to_teach_the_table(space, tmp_path):
     found = remeasure(queues, space, max_ms, bench)
     table = exact(space)
     # One of the three is held out by the table: it stays so.
-    held = Network(walk(found.measured[0]), "held_out", "made_up", 1.0, 1.0, 1.0, 1.0)
-    old = Network(walk(found.measured[1]), "calibration", "made_up", 9.0, 9.0, 9.0)
+    held = MeasuredNetwork(walk(found.measured[0]), "held_out", "made_up", 1.0, 1.0, 1.0, 1.0)
+    old = MeasuredNetwork(walk(found.measured[1]), "calibration", "made_up", 9.0, 9.0, 9.0)
     table.networks = [held, old]
     before = table.to_data()
     outside = zoo.load("vgg16", 64)
@@ -408,7 +408,7 @@ def test_measured_networks_are_put_up_to_teach_the_table(space, tmp_path):
     made = finalists.learnt(table, bench, [*found.measured, outside, never], space)
     assert {n.role for n in made} == {"calibration"}
     assert (
-        {n.rows: n.ms for n in made}
+        {n.placed: n.ms for n in made}
         == {
             walk(a): bench.timed(a).ms  # type: ignore[union-attr]
             for a in found.measured[1:]

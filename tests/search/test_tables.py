@@ -12,15 +12,15 @@ import pytest
 from lcnas import paths, spaces, zoo
 from lcnas.arch import walk
 from lcnas.errors import TableError
-from lcnas.latency import Plan, fitting, predict
+from lcnas.latency import TimingPlan, fitting, predict
 from lcnas.latency.machine import Machine, this_machine
-from lcnas.latency.profile import Step
-from lcnas.latency.table import LatencyTable, Network, Row
+from lcnas.latency.profile import ProfileStep
+from lcnas.latency.table import Entry, LatencyTable, MeasuredNetwork
 from search import steps, tables
 from search.errors import SearchError
 from search.folder import Folder
 from search.settings import Settings
-from tests.latency.synthetic import ENGINE, ENTRY_MS, World, alone_ms, inside_ms
+from tests.latency.synthetic import ENGINE, OVERHEAD_MS, World, alone_ms, inside_ms
 
 SPACE = """
 version = 1
@@ -40,8 +40,8 @@ block = "classifier"
 width = { choices = [0, 640] }
 """
 FAST = {
-    "block_plan": Plan(sessions=2, rounds=2, most_rounds=2, visit_ms=2.0),
-    "network_plan": Plan(sessions=2, rounds=3, most_rounds=3, visit_ms=4.0),
+    "block_plan": TimingPlan(sessions=2, rounds=2, most_rounds=2, visit_ms=2.0),
+    "network_plan": TimingPlan(sessions=2, rounds=3, most_rounds=3, visit_ms=4.0),
 }
 WHOLE = tables.Amount(validate=8, uniform=4, calibrate=40, seconds=1e9)
 FEW = tables.Amount(validate=4, uniform=0, calibrate=6, seconds=1e9)
@@ -62,9 +62,9 @@ def elsewhere(tmp_path, monkeypatch):
 def find(space, classes=1000, world=None, said=None, steps=None, **more):
     """Find a table on the made-up machine."""
     world = world or World()
-    options = {"opened": world.open, "clock": world.clock, "few": FEW, "whole": WHOLE, **FAST}
+    options = {"open_session": world.open, "clock": world.clock, "few": FEW, "whole": WHOLE, **FAST}
     lines: list[str] = [] if said is None else said
-    seen: list[Step] = [] if steps is None else steps
+    seen: list[ProfileStep] = [] if steps is None else steps
     more.setdefault("engine", None if "table" in more else ENGINE)
     return tables.find(
         space, classes=classes, say=lines.append, told=seen.append, **options, **more
@@ -76,7 +76,7 @@ def profiled(tmp_path_factory):
     """The file of a whole profile of the space, and what was said meanwhile."""
     folder = tmp_path_factory.mktemp("profiled")
     said: list[str] = []
-    steps: list[Step] = []
+    steps: list[ProfileStep] = []
     found = find(spaces.loads(SPACE, "made_up"), said=said, steps=steps, folder=folder)
     return found, said, steps
 
@@ -94,10 +94,12 @@ def exact(space, classes=1000, archs=(), **changes) -> LatencyTable:
     for arch in archs:
         placed.update(dict.fromkeys(walk(arch, None, classes)))
     rows = {
-        p: Row(alone_ms(p), alone_ms(p), alone_ms(p), 6, 2, round(inside_ms(p) * 1000))
+        p: Entry(alone_ms(p), alone_ms(p), alone_ms(p), 6, 2, round(inside_ms(p) * 1000))
         for p in placed
     }
-    made = LatencyTable(this_machine(), ENGINE, rows, base=round(ENTRY_MS * 1000), overhead_ms=0.05)
+    made = LatencyTable(
+        this_machine(), ENGINE, rows, base=round(OVERHEAD_MS * 1000), overhead_ms=0.05
+    )
     return dataclasses.replace(made, **changes)
 
 
@@ -136,18 +138,18 @@ def test_rows_of_other_classes_are_added_with_a_few_networks_only(space, base):
     heads = len(first.missing(space, 10))
     assert heads > tables.FEW_SHARE * len(space.rows(10))  # heads are always few
     assert found.table.missing(space, 10) == []
-    assert all(found.table.rows[p].ms == row.ms for p, row in first.rows.items())
+    assert all(found.table.entries[p].ms == row.ms for p, row in first.entries.items())
     assert len(found.table.networks) == len(first.networks) + FEW.validate + FEW.calibrate
     assert "up to 10 whole networks are measured now" in said[0]
     assert "about a minute" in said[0]
     # Rows twice, networks twice (held-out ones four times), the reference and the two ends of the span.
-    lacking = len(found.table.rows) - len(first.rows)
+    lacking = len(found.table.entries) - len(first.entries)
     assert world.opened <= 2 * (lacking + 2 * FEW.validate + FEW.calibrate) + 5
     assert set(found.table.errors) == {"made_up", "made_up 10 classes"}
     assert set(found.table.errors["made_up"]["held_out"]) >= {"macs", "kinds"}  # kept
     assert found.table.method["settings"] == first.method["settings"]
     arch = space.decode(space.sample_codes(1, np.random.default_rng(0)))[0]
-    truth = ENTRY_MS + sum(inside_ms(p) for p in walk(arch, None, 10))
+    truth = OVERHEAD_MS + sum(inside_ms(p) for p in walk(arch, None, 10))
     assert found.table.predict(arch, 10)[0] == pytest.approx(truth, rel=0.15)
     LatencyTable.load(found.table.source)  # a table like any other
 
@@ -156,7 +158,7 @@ def test_a_kill_in_between_loses_nothing(space, base):
     class KilledError(Exception):
         pass
 
-    steps: list[Step] = []
+    steps: list[ProfileStep] = []
 
     class Once(list):
         def append(self, step):
@@ -169,7 +171,7 @@ def test_a_kill_in_between_loses_nothing(space, base):
     (journal,) = Path("latency_tables").glob(".*journal*")
     before = journal.read_text()
     world = World()
-    after: list[Step] = []
+    after: list[ProfileStep] = []
     found = find(space, classes=10, world=world, steps=after)
     assert found.table.missing(space, 10) == []
     assert before.count("\n") > 50
@@ -209,11 +211,11 @@ def test_what_a_search_measured_is_in_the_table_that_the_next_one_finds(
     before = path.read_bytes()
     used = find(space).table
     assert used.source == str(path)
-    seen = {n.rows for n in used.networks}
+    seen = {n.placed for n in used.networks}
     archs = [a for a in space.enumerate() if walk(a) not in seen][:2]
     slow = [1.2 * float(used.predict(a)[0]) for a in archs]
     new = [
-        Network(walk(a), "calibration", "made_up", ms, ms, ms)
+        MeasuredNetwork(walk(a), "calibration", "made_up", ms, ms, ms)
         for a, ms in zip(archs, slow, strict=True)
     ]
     assert tables.learn(used, []) is None
@@ -230,9 +232,9 @@ def test_what_a_search_measured_is_in_the_table_that_the_next_one_finds(
     assert tables.learn(used, new) is None
     twice = 2 * slow[0]
     tables.learn(used, [dataclasses.replace(new[0], ms=twice, low=twice, high=twice)])
-    times = {n.rows: n.ms for n in find(space).table.networks}
-    assert times[new[0].rows] == pytest.approx(twice, rel=1e-4)
-    assert times[new[1].rows] == pytest.approx(slow[1], rel=1e-4)
+    times = {n.placed: n.ms for n in find(space).table.networks}
+    assert times[new[0].placed] == pytest.approx(twice, rel=1e-4)
+    assert times[new[1].placed] == pytest.approx(slow[1], rel=1e-4)
 
 
 def test_the_own_folder_says_where_tables_are_written(checkout, monkeypatch, tmp_path):
@@ -295,7 +297,7 @@ def test_another_version_of_the_engine_is_not_here(space, tmp_path):
 
 def test_the_table_that_lacks_fewest_is_taken(space, monkeypatch, tmp_path):
     some = exact(space)
-    some.rows = dict(list(some.rows.items())[:3])
+    some.entries = dict(list(some.entries.items())[:3])
     some.save(tmp_path / "latency_tables")
     whole = tmp_path / "whole"
     from lcnas.latency import profile
@@ -316,7 +318,7 @@ def test_a_small_table_of_ones_own_is_merged_with_the_packaged_one(
     own = exact(None, archs=[arch])
     own.save(tmp_path / "latency_tables")
     found = find(space, classes=10)
-    assert set(found.table.rows) > set(own.rows) | set(base.rows)
+    assert set(found.table.entries) > set(own.entries) | set(base.entries)
     assert found.table.predict(arch)[0] > 0
     assert len(found.table.networks) == len(base.networks) + FEW.validate + FEW.calibrate
 
@@ -346,8 +348,8 @@ def test_a_quick_fit_is_the_whole_fit_with_the_same_widths(base):
     whole = LatencyTable.load(table.source)
     fitting.refit(whole, keep_widths=True)
     assert whole.method == table.method
-    assert {p: r.term for p, r in whole.rows.items()} == pytest.approx(
-        {p: r.term for p, r in table.rows.items()}, abs=1
+    assert {p: r.term for p, r in whole.entries.items()} == pytest.approx(
+        {p: r.term for p, r in table.entries.items()}, abs=1
     )
     assert whole.residuals == pytest.approx(table.residuals, abs=2e-3)
     assert whole.errors["made_up"]["held_out"].keys() == table.errors["made_up"]["held_out"].keys()
@@ -422,7 +424,7 @@ def test_the_margin_goes_by_networks_of_the_same_size_if_there_are_enough(space)
     table = exact(space, residuals=(0.5,) * 50)
     rows = walk(space.decode(space.sample_codes(1, np.random.default_rng(0)))[0])
     made = [
-        Network(rows, "calibration", "made_up", 1.0 + i / 1000, 1.0, 1.2, predicted_ms=1.0)
+        MeasuredNetwork(rows, "calibration", "made_up", 1.0 + i / 1000, 1.0, 1.2, predicted_ms=1.0)
         for i in range(tables.OWN_NETWORKS)
     ]
     table.networks = made[1:]

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from lcnas import measure, zoo
-from lcnas.latency import Engine, Plan, timing
+from lcnas.latency import Engine, TimingPlan, timing
 from search.errors import SearchError
 from search.outcome import Timed
 from search.reporting import measurements
@@ -222,7 +222,7 @@ def test_what_the_measure_command_writes_is_read(tmp_path):
         for n in range(3)
     ]
     sources = {"pplcnet_0.35x": zoo.load("pplcnet_0.35x", 64)}
-    made = measure.Result(ENGINE, sources, Plan(), 0, visits)
+    made = measure.NetworkMeasurements(ENGINE, sources, TimingPlan(), 0, visits)
     path = tmp_path / "here.json"
     path.write_text(json.dumps(measure.to_data(made)))
     (entry,) = measurements.read(path).entries

@@ -1,4 +1,4 @@
-"""From networks to what an engine loads: ONNX bytes at the engine's batch and precision."""
+"""Sources of models: networks, blocks and ONNX files become the ONNX bytes that an engine loads."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from lcnas.latency.engines import Array, Engine, Session
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """An ONNX file, and what its height and width are where they are open."""
+    """An ONNX file, and the height and width to give it where it leaves them open."""
 
     path: Path
     size: tuple[int, int] | None = None  # (height, width) in pixels
 
 
 Source = Arch | PlacedBlock | Sequence[PlacedBlock] | Path | OnnxFile
-_KEPT = 64  # models that are kept for their next session: a round loads no more at once
+_CACHED_MODELS = 64  # kept for their next session: a round loads no more at the same time
 _CALIBRATION_INPUTS = (
     4  # random images from which int8 ranges are taken; latency does not depend on them
 )
 
 
 def onnx_bytes(source: Source, engine: Engine, classes: int = 1000) -> bytes:
-    """Return what the engine loads: random weights for networks of ours, a file's own for a path.
+    """Return the ONNX bytes that the engine loads: random weights for a network, a file's own for a path.
 
     Raises:
         EngineError: a file that cannot be read or quantised, or whose weights in other files cannot be read.
@@ -40,12 +40,12 @@ def onnx_bytes(source: Source, engine: Engine, classes: int = 1000) -> bytes:
     """
     if isinstance(source, Path):
         source = OnnxFile(source)
-    known = source if isinstance(source, Arch | PlacedBlock | OnnxFile) else tuple(source)
-    return _made(known, engine.batch, engine.precision == "int8", classes)
+    hashable = source if isinstance(source, Arch | PlacedBlock | OnnxFile) else tuple(source)
+    return _onnx_bytes(hashable, engine.batch, engine.precision == "int8", classes)
 
 
-@functools.lru_cache(maxsize=_KEPT)
-def _made(
+@functools.lru_cache(maxsize=_CACHED_MODELS)
+def _onnx_bytes(
     source: Arch | PlacedBlock | OnnxFile | tuple[PlacedBlock, ...],
     batch: int,
     int8: bool,
@@ -54,21 +54,21 @@ def _made(
     if isinstance(source, OnnxFile):
         model = _read(source, batch)
     else:
-        made = onnx_export.export(source, classes=classes, batch=batch, check=False)
-        model = onnx_export.to_bytes(made)
-    with _blaming(source):
+        exported = onnx_export.export(source, classes=classes, batch=batch, check=False)
+        model = onnx_export.to_bytes(exported)
+    with _naming_file(source):
         return quantized(model, batch) if int8 else model
 
 
 def open_fresh(source: Source, engine: Engine, classes: int = 1000) -> Session:
     """Return a fresh session of a network, a block, a chain of blocks, or an ONNX file.
 
-    What goes wrong with a file, then or when it is run, is told with the file's name.
+    Errors of a file, now or when it is run, name the file.
     """
     model = onnx_bytes(source, engine, classes)
     if not isinstance(source, Path | OnnxFile):
         return engine.open(model)
-    with _blaming(source):
+    with _naming_file(source):
         return _FileSession(engine.open(model), source)
 
 
@@ -80,19 +80,19 @@ class _FileSession:
         self._path = source.path if isinstance(source, OnnxFile) else source
 
     def run(self) -> None:
-        try:  # not _blaming: this is what is timed
+        try:  # not _naming_file: this is what is timed
             self._session.run()
         except EngineError as error:
             raise EngineError(f"{self._path}: {error}") from None
 
     def outputs(self, inputs: Array) -> Array:
-        with _blaming(self._path):
+        with _naming_file(self._path):
             return self._session.outputs(inputs)
 
 
 @contextlib.contextmanager
-def _blaming(source: object) -> Iterator[None]:
-    """Put the name of a file before what an engine says of it."""
+def _naming_file(source: object) -> Iterator[None]:
+    """Prefix an engine's error with the name of the file that caused it."""
     try:
         yield
     except EngineError as error:
@@ -102,7 +102,7 @@ def _blaming(source: object) -> Iterator[None]:
         raise EngineError(f"{path}: {error}") from None
 
 
-# -- files of others -------------------------------------------------------------------------------
+# -- ONNX files ------------------------------------------------------------------------------------
 
 
 def _read(file: OnnxFile, batch: int) -> bytes:
@@ -113,19 +113,19 @@ def _read(file: OnnxFile, batch: int) -> bytes:
 
 
 def quantized(model: bytes, batch: int = 1) -> bytes:
-    """Return an int8 model, as :func:`lcnas.onnx_export.quantise` makes it; one that is int8 stays as it is.
+    """Return the model in int8, as :func:`lcnas.onnx_export.quantise` makes it; an int8 model stays as it is.
 
-    What is quantised is what an exported file quantises, so that its latency is this one's. Only the ranges
-    come from random inputs: enough for latency, which does not depend on them, not for accuracy.
+    The same operators are quantised as in an exported file, so that both have the same latency. Only the
+    ranges come from random inputs: enough for latency, which does not depend on them, not for accuracy.
     """
     try:
         loaded = onnx_export.read(model)
         if onnx_export.is_quantised(loaded):
             return model
-        given = onnx_export.single_input(loaded)
-        first, *sides = (d.dim_value or batch for d in given.type.tensor_type.shape.dim)
+        model_input = onnx_export.single_input(loaded)
+        first, *sides = (d.dim_value or batch for d in model_input.type.tensor_type.shape.dim)
         rng = np.random.default_rng(0)
-        draws = rng.standard_normal((_CALIBRATION_INPUTS * first, *sides), dtype=np.float32)
-        return onnx_export.quantise(loaded, [draws])
+        inputs = rng.standard_normal((_CALIBRATION_INPUTS * first, *sides), dtype=np.float32)
+        return onnx_export.quantise(loaded, [inputs])
     except OnnxError as error:
         raise EngineError(str(error)) from None

@@ -1,4 +1,4 @@
-"""Reading the plain data of a table, which anybody may have edited: each fault is named with its place."""
+"""Validation of a table's plain data, which may have been edited: each error names its place in the file."""
 
 from __future__ import annotations
 
@@ -8,53 +8,53 @@ from typing import Any
 
 from lcnas.errors import TableError, nearest, not_among, shorten
 
-HELD_OUT = ("held_out", "uniform")  # the sets of networks over which errors are told
-_WRONG = ("n", "mape", "rmse", "within_5", "within_10", "tau", "tau_low", "tau_high")
-_BAND = ("from_ms", "to_ms", "n", "mape")
-_ALWAYS = ("fit", "noise_floor", "sum")  # of a set: what every table tells
+HELD_OUT = ("held_out", "uniform")  # the sets of networks whose errors a table holds
+_ERROR_KEYS = ("n", "mape", "rmse", "within_5", "within_10", "tau", "tau_low", "tau_high")
+_BAND_KEYS = ("from_ms", "to_ms", "n", "mape")
+_REQUIRED = ("fit", "noise_floor", "sum")  # keys of every set
 
 
 # -- JSON ------------------------------------------------------------------------------------------
 
 
 class _Repeated(dict[str, Any]):
-    """An object of a file in which a key is there twice."""
+    """An object of a file in which a key occurs twice."""
 
     key = ""
 
 
-def parsed(raw: bytes, source: str) -> object:
+def parse_json(raw: bytes, source: str) -> object:
     """Return the data of a JSON file.
 
     Raises:
-        TableError: no JSON, or an object that has a key twice, of which a reader would take one silently.
+        TableError: the text is not JSON, or an object has a key twice, of which json would drop one silently.
     """
-    twice = False
+    has_repeated = False
 
-    def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        nonlocal twice
+    def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal has_repeated
         out = dict(pairs)
         if len(out) == len(pairs):
             return out
-        twice = True
+        has_repeated = True
         names = [name for name, _ in pairs]
         marked = _Repeated(out)
         marked.key = next(name for i, name in enumerate(names) if name in names[:i])
         return marked
 
     try:
-        data: object = json.loads(raw, object_pairs_hook=made)
+        data: object = json.loads(raw, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise TableError(f"{source}: not JSON, perhaps cut off: {shorten(str(error))}") from None
-    for place in _repeated(data, source) if twice else ():
-        raise TableError(place)
+    for message in _repeated(data, source) if has_repeated else ():
+        raise TableError(message)
     return data
 
 
 def _repeated(data: object, where: str) -> Iterator[str]:
-    """Yield what to say of each key that is there twice."""
+    """Yield a message for each key that occurs twice."""
     if isinstance(data, _Repeated):
-        yield f"{where}: key {shorten(data.key)} is there twice"
+        yield f"{where}: key {shorten(data.key)} occurs twice"
     if isinstance(data, dict):
         for key, value in data.items():
             yield from _repeated(
@@ -68,10 +68,10 @@ def _repeated(data: object, where: str) -> Iterator[str]:
 # -- objects, lists and numbers --------------------------------------------------------------------
 
 
-def obj(
+def json_object(
     data: object, keys: tuple[str, ...] | None, what: str, optional: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Return an object, which has those keys and no others; None: any."""
+    """Return a JSON object that has those keys and no others; None: any keys."""
     if not isinstance(data, dict):
         raise TableError(f"{what}: {shorten(data)} is not an object")
     if keys is not None:
@@ -84,15 +84,15 @@ def obj(
     return data
 
 
-def items(data: object, what: str) -> list[Any]:
-    """Return a list."""
+def json_list(data: object, what: str) -> list[Any]:
+    """Return a JSON list."""
     if not isinstance(data, list):
         raise TableError(f"{what}: {shorten(data)} is not a list")
     return data
 
 
-def whole(data: object, what: str, low: int | None = None) -> int:
-    """Return a whole number, of at least ``low``."""
+def integer(data: object, what: str, low: int | None = None) -> int:
+    """Return an integer, of at least ``low``."""
     if isinstance(data, bool) or not isinstance(data, int) or (low is not None and data < low):
         raise TableError(
             f"{what}: {shorten(data)} is not a whole number"
@@ -102,15 +102,15 @@ def whole(data: object, what: str, low: int | None = None) -> int:
 
 
 def number(data: object, what: str, zero: bool = False, signed: bool = False) -> float:
-    """Return a finite number: above 0, or 0 as well, or of any sign."""
+    """Return a finite number: above 0; with ``zero`` 0 as well, with ``signed`` of any sign."""
     if isinstance(data, bool) or not isinstance(data, int | float) or not abs(data) < 1e12:
         raise TableError(f"{what}: {shorten(data)} is not a finite number")
     if not signed and (data < 0 or (data == 0 and not zero)):
-        raise TableError(f"{what}: {shorten(data)} is not above 0; a time cannot be")
+        raise TableError(f"{what}: {shorten(data)} is not above 0, as a time has to be")
     return float(data)
 
 
-def between(data: object, what: str, low: float, high: float) -> float:
+def number_between(data: object, what: str, low: float, high: float) -> float:
     """Return a number from low to high."""
     value = number(data, what, signed=True)
     if not low <= value <= high:
@@ -118,9 +118,9 @@ def between(data: object, what: str, low: float, high: float) -> float:
     return value
 
 
-def timed(item: dict[str, Any], what: str) -> tuple[float, float, float]:
-    """Return a time and its interval, of which it has to be a part: (ms, low, high)."""
-    ms, pair = number(item["ms"], f"{what}.ms"), items(item["interval"], f"{what}.interval")
+def time_and_interval(item: dict[str, Any], what: str) -> tuple[float, float, float]:
+    """Return a time and its interval, in which the time has to lie: (ms, low, high)."""
+    ms, pair = number(item["ms"], f"{what}.ms"), json_list(item["interval"], f"{what}.interval")
     if len(pair) != 2:
         raise TableError(f"{what}.interval: {shorten(pair)} is not [low, high]")
     low, high = (number(end, f"{what}.interval") for end in pair)
@@ -131,63 +131,63 @@ def timed(item: dict[str, Any], what: str) -> tuple[float, float, float]:
     return ms, low, high
 
 
-# -- what a table says of itself -------------------------------------------------------------------
+# -- fit and errors of a table ---------------------------------------------------------------------
 
 
 def residuals(data: object, what: str) -> tuple[float, ...]:
     """Return the sorted relative residuals."""
-    values = [number(r, what, signed=True) for r in items(data, what)]
+    values = [number(r, what, signed=True) for r in json_list(data, what)]
     if values != sorted(values) or (values and values[0] <= -1):
         raise TableError(f"{what}: are not sorted numbers above -1")
     return tuple(values)
 
 
-def method(data: object, what: str) -> dict[str, Any]:
+def fit_method(data: object, what: str) -> dict[str, Any]:
     """Return how the table was fitted: the method's name, and its prior widths."""
-    made = obj(data, None, what)
-    if not isinstance(made.get("fit", ""), str):
-        raise TableError(f"{what}.fit: {shorten(made['fit'])} is not a text")
-    for key, value in obj(made.get("settings", {}), None, f"{what}.settings").items():
+    method = json_object(data, None, what)
+    if not isinstance(method.get("fit", ""), str):
+        raise TableError(f"{what}.fit: {shorten(method['fit'])} is not a text")
+    for key, value in json_object(method.get("settings", {}), None, f"{what}.settings").items():
         number(value, f"{what}.settings.{key}", signed=True)
-    return made
+    return method
 
 
 def errors(data: object, what: str) -> dict[str, Any]:
     """Return the errors of a table: for each space and set of networks those of each method."""
-    made = obj(data, None, what)
-    for key, roles in made.items():
+    spaces = json_object(data, None, what)
+    for key, roles in spaces.items():
         where = f"{what}[{shorten(key)}]"
-        for role, found in obj(roles, None, where).items():
+        for role, methods in json_object(roles, None, where).items():
             if role not in HELD_OUT:
                 raise TableError(not_among(where, role, HELD_OUT))
-            _check_set(found, f"{where}.{role}")
-    return made
+            _check_set(methods, f"{where}.{role}")
+    return spaces
 
 
 def _check_set(data: object, what: str) -> None:
     """Check the errors over one set of networks."""
-    found = obj(data, None, what)
-    for key in (*_ALWAYS, "coverage_90", "bands"):
-        if key not in found:
+    methods = json_object(data, None, what)
+    for key in (*_REQUIRED, "coverage_90", "bands"):
+        if key not in methods:
             raise TableError(f"{what}: key {key!r} is missing")
-    between(found["coverage_90"], f"{what}.coverage_90", 0, 1)
-    for i, band in enumerate(items(found["bands"], f"{what}.bands")):
-        _check_numbers(band, _BAND, f"{what}.bands[{i}]")
-    for name in found:
+    number_between(methods["coverage_90"], f"{what}.coverage_90", 0, 1)
+    for i, band in enumerate(json_list(methods["bands"], f"{what}.bands")):
+        _check_numbers(band, _BAND_KEYS, f"{what}.bands[{i}]")
+    for name in methods:
         if name not in ("coverage_90", "bands"):
-            _check_numbers(found[name], _WRONG, f"{what}.{name}")
+            _check_numbers(methods[name], _ERROR_KEYS, f"{what}.{name}")
 
 
 def _check_numbers(data: object, keys: tuple[str, ...], what: str) -> None:
-    """Check an object of numbers: counts, shares, ranks, and what is not below 0."""
-    item = obj(data, keys, what)
+    """Check an object of numbers: counts, shares, rank correlations, and others of at least 0."""
+    item = json_object(data, keys, what)
     for key in keys:
         where = f"{what}.{key}"
         if key == "n":
-            whole(item[key], where, 1)
+            integer(item[key], where, 1)
         elif key.startswith("within"):
-            between(item[key], where, 0, 1)
+            number_between(item[key], where, 0, 1)
         elif key.startswith("tau"):
-            between(item[key], where, -1, 1)
+            number_between(item[key], where, -1, 1)
         else:
             number(item[key], where, zero=True)
