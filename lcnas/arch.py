@@ -113,8 +113,8 @@ class Arch:
                 raise ArchError(
                     f"stages: {shorten(key)}: {shorten(blocks)} is not a list of blocks"
                 )
-        made = tuple(Stage(key, tuple(blocks)) for key, blocks in stages.items())
-        return cls(made, resolution, name)
+        stage_tuple = tuple(Stage(key, tuple(blocks)) for key, blocks in stages.items())
+        return cls(stage_tuple, resolution, name)
 
     @functools.cached_property
     def blocks(self) -> tuple[Block, ...]:
@@ -173,10 +173,12 @@ class Arch:
             '  "stages": [',
         ]
         for i, stage in enumerate(self.stages):
-            rows = [f"      {json.dumps(vocabulary.to_data(block))}" for block in stage.blocks]
+            block_lines = [
+                f"      {json.dumps(vocabulary.to_data(block))}" for block in stage.blocks
+            ]
             end = "," if i + 1 < len(self.stages) else ""
             lines.append(f'    {{"name": {json.dumps(stage.name)}, "blocks": [')
-            lines.append(",\n".join(rows))
+            lines.append(",\n".join(block_lines))
             lines.append(f"    ]}}{end}")
         return "\n".join([*lines, "  ]", "}", ""])
 
@@ -254,13 +256,13 @@ def _stage(data: object, what: str) -> Stage:
         raise ArchError(f"{what}.name: {shorten(table['name'])} is not a text")
     if not isinstance(table["blocks"], list):
         raise ArchError(f"{what}.blocks: {shorten(table['blocks'])} is not a list")
-    made = []
+    blocks = []
     for i, item in enumerate(table["blocks"]):
         try:
-            made.append(vocabulary.from_data(item))
+            blocks.append(vocabulary.from_data(item))
         except BlockError as error:
             raise ArchError(f"{what}.blocks[{i}]: {error}") from None
-    return Stage(table["name"], tuple(made))
+    return Stage(table["name"], tuple(blocks))
 
 
 # -- the walk --------------------------------------------------------------------------------------

@@ -174,13 +174,13 @@ def _peak_of_branches(
         if not isinstance(b, layers.Identity)
     ]
     passes = len(work) < len(layer.branches)  # the input itself goes into the join
-    made = 0  # values that the branches so far have written
+    written = 0  # values that the branches so far have written
     peak = size
     for i, (branch, part) in enumerate(work):
         needed = keep or passes or cut or i + 1 < len(work)
-        peak = max(peak, made + size - prod(part) + _peak(branch, part, needed))
-        made += prod(branch.out_shape(part))
-    joined = made + (size if passes or keep else 0)
+        peak = max(peak, written + size - prod(part) + _peak(branch, part, needed))
+        written += prod(branch.out_shape(part))
+    joined = written + (size if passes or keep else 0)
     if isinstance(layer, layers.Add):
         return max(peak, joined)
     return max(peak, joined + prod(layer.out_shape(shape)))
@@ -272,9 +272,9 @@ def paddle_flops(arch: Arch, resolution: Resolution | None = None, classes: int 
 class CodedSpace(Protocol):
     """What the functions over codes need of a :class:`lcnas.spaces.Space`."""
 
-    def rows(self, classes: int = 1000) -> Sequence[PlacedBlock]: ...
+    def placed_blocks(self, classes: int = 1000) -> Sequence[PlacedBlock]: ...
 
-    def row_ids(self, codes: NDArray[np.integer]) -> NDArray[np.int32]: ...
+    def block_ids(self, codes: NDArray[np.integer]) -> NDArray[np.int32]: ...
 
 
 Rows = NDArray[np.int64]
@@ -282,29 +282,29 @@ Rows = NDArray[np.int64]
 
 def _row_values(space: CodedSpace, classes: int, figure: Callable[[Cost], int]) -> Rows:
     """Return the figure of each row of the space, and a 0 at the end for absent blocks (row -1)."""
-    values = [figure(of(placed)) for placed in space.rows(classes)]
-    if max(values, default=0) > np.iinfo(np.int64).max >> 8:
+    figures = [figure(of(placed)) for placed in space.placed_blocks(classes)]
+    if max(figures, default=0) > np.iinfo(np.int64).max >> 8:
         raise LcnasError("a block of this space costs too much to be summed in 64 bits")
-    return np.array([*values, 0], dtype=np.int64)
+    return np.array([*figures, 0], dtype=np.int64)
 
 
 def params_codes(space: CodedSpace, codes: NDArray[np.integer], classes: int = 1000) -> Rows:
     """Return the params of each network of an (n, genes) array of codes."""
-    rows = space.row_ids(codes)
+    rows = space.block_ids(codes)
     out: Rows = _row_values(space, classes, lambda c: c.params)[rows].sum(axis=1, dtype=np.int64)
     return out
 
 
 def macs_codes(space: CodedSpace, codes: NDArray[np.integer], classes: int = 1000) -> Rows:
     """Return the MACs of each network of an (n, genes) array of codes, at its own resolution."""
-    rows = space.row_ids(codes)
+    rows = space.block_ids(codes)
     out: Rows = _row_values(space, classes, lambda c: c.macs)[rows].sum(axis=1, dtype=np.int64)
     return out
 
 
 def activations_codes(space: CodedSpace, codes: NDArray[np.integer], classes: int = 1000) -> Rows:
     """Return the activation count of each network of an (n, genes) array of codes."""
-    rows = space.row_ids(codes)
+    rows = space.block_ids(codes)
     out: Rows = _row_values(space, classes, lambda c: c.activations)[rows].sum(
         axis=1, dtype=np.int64
     )
@@ -313,14 +313,14 @@ def activations_codes(space: CodedSpace, codes: NDArray[np.integer], classes: in
 
 def peak_memory_codes(space: CodedSpace, codes: NDArray[np.integer], classes: int = 1000) -> Rows:
     """Return the peak memory in bytes of each network of an (n, genes) array of codes."""
-    rows = space.row_ids(codes)
+    rows = space.block_ids(codes)
     out: Rows = _row_values(space, classes, lambda c: c.peak_memory)[rows].max(axis=1)
     return out
 
 
 def paddle_flops_codes(space: CodedSpace, codes: NDArray[np.integer], classes: int = 1000) -> Rows:
     """Return what ``paddle.flops`` counts for each network of an (n, genes) array of codes."""
-    rows = space.row_ids(codes)
+    rows = space.block_ids(codes)
     out: Rows = _row_values(space, classes, lambda c: c.paddle_flops)[rows].sum(
         axis=1, dtype=np.int64
     )

@@ -131,26 +131,26 @@ def listing(allowed: Iterable[object]) -> str:
     return ", ".join(items[:_SHOWN]) + f", and {len(items) - _SHOWN} more"
 
 
-def nearest(given: object, allowed: Iterable[object]) -> str:
+def nearest(value: object, allowed: Iterable[object]) -> str:
     """Return `` - did you mean 'x'?`` for the closest allowed value, or an empty text.
 
     Numbers are compared by distance, everything else by spelling.
     """
     options = list(allowed)
     numbers = [o for o in options if isinstance(o, int | float) and not isinstance(o, bool)]
-    if isinstance(given, int | float) and not isinstance(given, bool) and numbers:
-        if given != given or abs(given) > _FAR:  # NaN is near to nothing
+    if isinstance(value, int | float) and not isinstance(value, bool) and numbers:
+        if value != value or abs(value) > _FAR:  # NaN is near to nothing
             return ""
-        return f"; the nearest is {min(numbers, key=lambda o: abs(o - given))}"
-    spelt = {str(option): option for option in options}
-    close = difflib.get_close_matches(shorten(given, 200).strip("'"), spelt, n=1, cutoff=0.5)
-    return f"; did you mean {spelt[close[0]]!r}?" if close else ""
+        return f"; the nearest is {min(numbers, key=lambda o: abs(o - value))}"
+    by_spelling = {str(option): option for option in options}
+    close = difflib.get_close_matches(shorten(value, 200).strip("'"), by_spelling, n=1, cutoff=0.5)
+    return f"; did you mean {by_spelling[close[0]]!r}?" if close else ""
 
 
-def not_among(what: str, given: object, allowed: Iterable[object]) -> str:
+def not_among(name: str, value: object, allowed: Iterable[object]) -> str:
     """Return the message for a value that is none of the allowed ones."""
     options = list(allowed)
-    return f"{what}: {shorten(given)} is not among {listing(options)}{nearest(given, options)}"
+    return f"{name}: {shorten(value)} is not among {listing(options)}{nearest(value, options)}"
 
 
 def spelt(name: str) -> str:
@@ -167,8 +167,8 @@ def spelt(name: str) -> str:
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
-def _escaped(found: re.Match[str]) -> str:
-    code = ord(found.group())
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match.group())
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
 

@@ -204,12 +204,12 @@ class Pool(Layer):
             channels,
         )
 
-    def _side(self, size: int, kernel: int, stride: int, before: int, behind: int) -> int:
-        if max(before, behind) >= kernel:  # a window of padding alone has neither mean nor maximum
+    def _side(self, size: int, kernel: int, stride: int, before: int, after: int) -> int:
+        if max(before, after) >= kernel:  # a window of padding alone has neither mean nor maximum
             raise ShapeError(
-                f"{self.kind}: padding {max(before, behind)} is not smaller than the kernel {kernel}"
+                f"{self.kind}: padding {max(before, after)} is not smaller than the kernel {kernel}"
             )
-        count = _window(self, size, kernel, stride, before + behind, self.ceil)
+        count = _window(self, size, kernel, stride, before + after, self.ceil)
         # With ceil, a last window that starts in the padding behind is dropped (as in PyTorch and ONNX).
         return count - 1 if self.ceil and (count - 1) * stride >= size + before else count
 

@@ -21,14 +21,14 @@ def table_dirs(explicit: Path | None = None) -> tuple[Path, ...]:
     Those are `explicit` (what `--table` names), `$LCNAS_TABLES`, `./latency_tables`, and the
     packaged one. Only folders that exist are listed, each once.
     """
-    named = os.environ.get("LCNAS_TABLES")
-    wanted = [
+    variable = os.environ.get("LCNAS_TABLES")
+    folders = [
         explicit,
-        Path(named) if named else None,
+        Path(variable) if variable else None,
         Path("latency_tables"),
         _data_dir("latency_tables"),
     ]
-    existing = (path.resolve() for path in wanted if path is not None and path.is_dir())
+    existing = (path.resolve() for path in folders if path is not None and path.is_dir())
     return tuple(dict.fromkeys(existing))
 
 

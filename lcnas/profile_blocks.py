@@ -214,7 +214,7 @@ def _words_of_small(table: LatencyTable, settings: Settings | None) -> list[str]
     """Return what can be said of spaces so small that an error over their networks says little."""
     lines = []
     for space in settings.spaces if settings else ():
-        rows = set(space.rows(settings.classes if settings else 1000))
+        rows = set(space.placed_blocks(settings.classes if settings else 1000))
         seen = sum(n.space == space.name and rows.issuperset(n.rows) for n in table.networks)
         if space.size > seen:
             continue

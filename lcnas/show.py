@@ -190,7 +190,7 @@ def describe_space(space: Space, classes: int = 1000, columns: int | None = None
         lines += ["", "kinds of block", *(f"  {text}" for text in space.block_texts)]
     lines += ["", "rules"]
     lines += [f"  {text}" for text in space.rule_texts] or ["  none"]
-    placed = space.rows(classes)
+    placed = space.placed_blocks(classes)
     lines += [
         "",
         f"networks  {space.size:,}  ({rough(space.size)})",
@@ -274,23 +274,23 @@ def difference(
 
 
 def _block_rows(a: Arch, b: Arch) -> list[tuple[str, str, str]]:
-    out = []
+    rows = []
     stages = {s.name: s.blocks for s in a.stages}
     others = {s.name: s.blocks for s in b.stages}
     for name in [*stages, *(n for n in others if n not in stages)]:
         pairs = itertools.zip_longest(stages.get(name, ()), others.get(name, ()))
-        for i, (x, y) in enumerate(pairs, start=1):
-            if x != y:
+        for i, (first, second) in enumerate(pairs, start=1):
+            if first != second:
                 many = max(len(stages.get(name, ())), len(others.get(name, ()))) > 1
-                out.append((f"{name} block {i}" if many else name, *_contrast(x, y)))
-    return out
+                rows.append((f"{name} block {i}" if many else name, *_contrast(first, second)))
+    return rows
 
 
-def _contrast(x: Block | None, y: Block | None) -> tuple[str, str]:
-    if x is None or y is None or type(x) is not type(y):
-        return _whole(x), _whole(y)
-    names = [f.name for f in fields(x) if getattr(x, f.name) != getattr(y, f.name)]
-    return _chosen(x, names), _chosen(y, names)
+def _contrast(first: Block | None, second: Block | None) -> tuple[str, str]:
+    if first is None or second is None or type(first) is not type(second):
+        return _whole(first), _whole(second)
+    names = [f.name for f in fields(first) if getattr(first, f.name) != getattr(second, f.name)]
+    return _chosen(first, names), _chosen(second, names)
 
 
 def _chosen(block: Block, names: Sequence[str]) -> str:

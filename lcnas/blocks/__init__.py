@@ -3,6 +3,7 @@
 A block of your own is one file: see ``docs/blocks.md``.
 """
 
+from lcnas import _renamed
 from lcnas.blocks._base import (
     FIELD_TYPES,
     Activation,
@@ -14,11 +15,11 @@ from lcnas.blocks._base import (
     OneOf,
     OptionalKernel,
     Ratio,
-    Row,
     Share,
     Sides,
     Stride,
     Whole,
+    WholeNumbers,
     Width,
     Widths,
     channels_of,
@@ -75,7 +76,6 @@ __all__ = [
     "OptionalKernel",
     "Pool",
     "Ratio",
-    "Row",
     "Share",
     "ShuffleV1Unit",
     "ShuffleV2Unit",
@@ -84,6 +84,7 @@ __all__ = [
     "Stride",
     "UniversalInvertedBottleneck",
     "Whole",
+    "WholeNumbers",
     "Width",
     "Widths",
     "chain",
@@ -103,3 +104,5 @@ __all__ = [
     "types",
     "with_shortcut",
 ]
+
+__getattr__ = _renamed.in_module(__name__, {"Row": "WholeNumbers"})

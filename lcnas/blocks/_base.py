@@ -52,7 +52,7 @@ class OneOrPair:
 
 
 @dataclass(frozen=True)
-class Row:
+class WholeNumbers:
     """Check for a tuple of whole numbers, of any length or of a given one (or none at all)."""
 
     low: int = 0
@@ -106,9 +106,11 @@ Count = Annotated[int, Whole(0)]  # a number of something, or 0 for none
 Stride = Annotated[int | Pair, OneOrPair(1)]
 Kernel = Annotated[int | Pair, OneOrPair(1)]
 OptionalKernel = Annotated[int | Pair, OneOrPair(0)]  # 0: no convolution
-Kernels = Annotated[tuple[int, ...], Row(0)]  # one a branch; 0: batch norm alone
-Widths = Annotated[tuple[int, ...], Row(1)]
-Sides = Annotated[tuple[int, ...], Row(0, length=4)]  # (top, bottom, left, right), or () for k // 2
+Kernels = Annotated[tuple[int, ...], WholeNumbers(0)]  # one a branch; 0: batch norm alone
+Widths = Annotated[tuple[int, ...], WholeNumbers(1)]
+Sides = Annotated[
+    tuple[int, ...], WholeNumbers(0, length=4)
+]  # (top, bottom, left, right), or () for k // 2
 Activation = Annotated[str, OneOf(ACTIVATIONS)]
 Ratio = Annotated[float, Between(1 / 1024, 1024)]
 Share = Annotated[float, Between(0.0, 0.99)]
@@ -127,9 +129,9 @@ def field_checks(cls: type[Block]) -> dict[str, Check]:
     checks: dict[str, Check] = {}
     for field in dataclasses.fields(cls):
         hint = hints[field.name]
-        given = [m for m in getattr(hint, "__metadata__", ()) if callable(m)]
-        if given:
-            checks[field.name] = given[0]
+        annotated = [m for m in getattr(hint, "__metadata__", ()) if callable(m)]
+        if annotated:
+            checks[field.name] = annotated[0]
         elif hint is bool:
             checks[field.name] = _flag
         else:

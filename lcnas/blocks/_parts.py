@@ -46,19 +46,19 @@ def reparam(conv: Conv, branches: tuple[int, ...], in_channels: int) -> Layer:
     """
     if not branches:
         return conv
-    made: list[Conv | BatchNorm] = []
+    parallel: list[Conv | BatchNorm] = []
     for kernel in branches:
         if kernel == 0:
             if conv.stride == (1, 1) and conv.width == in_channels:
-                made.append(BatchNorm())
+                parallel.append(BatchNorm())
         else:
-            made.append(_branch(conv, kernel))
+            parallel.append(_branch(conv, kernel))
     if not any((kernel, kernel) == conv.kernel for kernel in branches):
         height, width = conv.kernel
         raise ShapeError(
             f"branches {list(branches)} leave out the {height}x{width} that they merge to"
         )
-    return Reparam(conv, tuple(made))
+    return Reparam(conv, tuple(parallel))
 
 
 def _branch(conv: Conv, kernel: int) -> Conv:

@@ -100,15 +100,15 @@ class HGStem(Block):
     def lower(self, in_shape: Shape) -> Layer:
         channels_of(self, in_shape)
         # Kernel 2 at stride 1, "same": the padding lies behind.
-        behind = (0, 1, 0, 1)
-        narrow = Conv(self.middle // 2, (2, 2), padding=behind, act="relu", affine=self.affine)
-        wide = Conv(self.middle, (2, 2), padding=behind, act="relu", affine=self.affine)
+        padding = (0, 1, 0, 1)
+        narrow = Conv(self.middle // 2, (2, 2), padding=padding, act="relu", affine=self.affine)
+        wide = Conv(self.middle, (2, 2), padding=padding, act="relu", affine=self.affine)
         return Chain(
             (
                 _conv(self.middle, 3, 2, affine=self.affine),
                 Concat(
                     (
-                        layers.Pool("max", (2, 2), (1, 1), behind, ceil=True),
+                        layers.Pool("max", (2, 2), (1, 1), padding, ceil=True),
                         Chain((narrow, wide)),
                     )
                 ),

@@ -41,8 +41,8 @@ class ShuffleV1Unit(Block):
     def lower(self, in_shape: layers.Shape) -> layers.Layer:
         channels = channels_of(self, in_shape)
         strided = pair(self.stride) != (1, 1)
-        made = self.width - channels if strided else self.width
-        if made < 1:
+        body_width = self.width - channels if strided else self.width
+        if body_width < 1:
             raise ShapeError(
                 f"{self.type}: width {self.width} leaves nothing beside {channels} channels"
             )
@@ -52,7 +52,7 @@ class ShuffleV1Unit(Block):
                 pointwise(hidden, "relu", self.first_groups),
                 layers.ChannelShuffle(self.groups),
                 depthwise(hidden, self.kernel, self.stride),
-                pointwise(made, groups=self.groups),
+                pointwise(body_width, groups=self.groups),
             )
         )
         if not strided:

@@ -80,7 +80,7 @@ class Budget:
         ends = (self.lowest, self.highest)
         self.min_cost = max(_whole_ticks("min_cost", min_cost, math.ceil, ends), self.lowest)
         self.max_cost = min(_whole_ticks("max_cost", max_cost, math.floor, ends), self.highest)
-        self._given = (min_cost, max_cost)
+        self._limits = (min_cost, max_cost)
         self._window = self._window_of(self.min_cost, self.max_cost)
         self._check()
 
@@ -108,16 +108,16 @@ class Budget:
             if self.count_bounds()[1]:
                 return
         raise BudgetError(
-            f"budget: no network of {self.space.name} costs {self._wanted()}; "
+            f"budget: no network of {self.space.name} costs {self._window_text()}; "
             f"the lowest cost is {self.show(self.lowest)}, the highest {self.show(self.highest)}"
         )
 
-    def _wanted(self) -> str:
+    def _window_text(self) -> str:
         """Return the given window in words."""
-        low, high = (self.show(int(x)) if math.isfinite(x) else "any" for x in self._given)
-        if self._given[0] <= self.lowest:
+        low, high = (self.show(int(x)) if math.isfinite(x) else "any" for x in self._limits)
+        if self._limits[0] <= self.lowest:
             return f"at most {high}"
-        return f"at least {low}" if self._given[1] >= self.highest else f"from {low} to {high}"
+        return f"at least {low}" if self._limits[1] >= self.highest else f"from {low} to {high}"
 
     def _has_witness(self) -> bool:
         codes = self.space.sample_codes(_WITNESSES, np.random.default_rng(0))
@@ -248,13 +248,13 @@ class Budget:
         """Return the windows of the bands that hold a network."""
         edges = [math.ceil(x) for x in self.band_edges(bands)]
         edges[0], edges[-1] = self.min_cost, self.max_cost + 1
-        found: list[Window] = []
+        windows: list[Window] = []
         empty: list[int] = []
         for i in range(bands):
             window = self._window_of(edges[i], edges[i + 1] - 1)
-            some = window[0] <= window[1] and self._count_between(window)[1] > 0
-            if some:
-                found.append(window)
+            holds_networks = window[0] <= window[1] and self._count_between(window)[1] > 0
+            if holds_networks:
+                windows.append(window)
             else:
                 empty.append(i)
         if empty:
@@ -264,7 +264,7 @@ class Budget:
                 EmptyBandWarning,
                 stacklevel=3,
             )
-        return found
+        return windows
 
     # -- extremes ----------------------------------------------------------------------------------
 
@@ -277,9 +277,9 @@ class Budget:
         return self._extreme(1)
 
     def _extreme(self, end: int) -> Arch:
-        whole = (self._bounds.least[0], self._bounds.most[0])[end]
-        if self._window[0] <= whole <= self._window[1]:
-            codes = self._search((whole, whole), np.zeros(len(self._graph.to), dtype=np.int64))
+        extreme = (self._bounds.least[0], self._bounds.most[0])[end]
+        if self._window[0] <= extreme <= self._window[1]:
+            codes = self._search((extreme, extreme), np.zeros(len(self._graph.to), dtype=np.int64))
         elif self._sampler is None:
             raise self._too_fine(("fastest()", "slowest()")[end])
         else:
@@ -344,9 +344,9 @@ class Budget:
             BudgetError: no neighbour meets the budget.
         """
         for _ in range(_TRIES):
-            made = self.space.mutate(arch, rng)
-            if made in self:
-                return made
+            mutant = self.space.mutate(arch, rng)
+            if mutant in self:
+                return mutant
         others = self.neighbors(arch)
         if not others:
             raise BudgetError(
@@ -360,10 +360,10 @@ class Budget:
         Where chance gives none such, a child is mended by :meth:`repair`.
         """
         for _ in range(_TRIES):
-            made = self.space.crossover(a, b, rng)
-            if made in self:
-                return made
-        return self.space.decode(self.repair(self.space.encode(made)))[0]
+            child = self.space.crossover(a, b, rng)
+            if child in self:
+                return child
+        return self.space.decode(self.repair(self.space.encode(child)))[0]
 
     def repair(self, codes: ArrayLike) -> Ints:
         """Return for each row of codes the network in the budget with the fewest changes.
@@ -379,22 +379,22 @@ class Budget:
         """
         out = self.space.checked(codes).copy()
         rows = np.flatnonzero(~self.inside(out))
-        for row, mine in zip(rows, self.space.canonical(out[rows]), strict=True):
-            flat = self._edge_scores.unchanged(mine, self.space.genes)
+        for row, canonical in zip(rows, self.space.canonical(out[rows]), strict=True):
+            flat = self._edge_scores.unchanged(canonical, self.space.genes)
             out[row] = self._best(self._edge_scores.of(flat))
         return out
 
 
-def _whole_ticks(what: str, given: float, to: Callable[[float], int], ends: tuple[int, int]) -> int:
+def _whole_ticks(name: str, value: float, to: Callable[[float], int], ends: tuple[int, int]) -> int:
     """Return a cost as whole ticks; an infinite one as the first that is beyond all that exist."""
-    number = isinstance(given, int | float | np.integer | np.floating)
-    if not number or isinstance(given, bool) or math.isnan(given):
-        raise BudgetError(f"budget: {what}: {shorten(given)} is not a number of ticks")
-    if math.isinf(given):
-        return ends[1] + 1 if given > 0 else ends[0] - 1
-    return int(to(given))
+    number = isinstance(value, int | float | np.integer | np.floating)
+    if not number or isinstance(value, bool) or math.isnan(value):
+        raise BudgetError(f"budget: {name}: {shorten(value)} is not a number of ticks")
+    if math.isinf(value):
+        return ends[1] + 1 if value > 0 else ends[0] - 1
+    return int(to(value))
 
 
-def _check_number(what: str, given: int, least: int) -> None:
-    if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < least:
-        raise BudgetError(f"{what}: {shorten(given)} is not a whole number of at least {least}")
+def _check_number(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise BudgetError(f"{name}: {shorten(value)} is not a whole number of at least {least}")

@@ -72,20 +72,20 @@ class Coarse:
             inside: says which rows of codes truly lie in the window.
         """
         outer = _outer(window, self.quantum, self.rest)
-        found = [np.zeros((0, self.sampler.genes), dtype=np.int64)]
-        missing, vain = n, 0
+        chunks = [np.zeros((0, self.sampler.genes), dtype=np.int64)]
+        missing, in_vain = n, 0
         while missing > 0:
             codes = self.sampler.draw([(outer, min(AT_ONCE, 64 + 2 * missing))], rng)
             kept = codes[inside(codes)][:missing]
-            vain = 0 if len(kept) else vain + len(codes)
-            if vain > TRIES:
+            in_vain = 0 if len(kept) else in_vain + len(codes)
+            if in_vain > TRIES:
                 raise BudgetError(
-                    f"of {vain:,} networks that cost about as much as allowed none meets the budget; "
+                    f"of {in_vain:,} networks that cost about as much as allowed none meets the budget; "
                     "widen it"
                 )
-            found.append(kept)
+            chunks.append(kept)
             missing -= len(kept)
-        return np.concatenate(found)
+        return np.concatenate(chunks)
 
 
 def _outer(window: Window, quantum: int, rest: int) -> Window:

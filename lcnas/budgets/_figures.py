@@ -45,6 +45,8 @@ def _budget(
     figure: Callable[[cost.Cost], int],
     unit: str,
 ) -> Budget:
-    rows = np.array([figure(cost.of(placed)) for placed in space.rows(classes)], dtype=np.int64)
-    terms = Terms(base=0, rows=rows, classes=classes)
+    entries = np.array(
+        [figure(cost.of(placed)) for placed in space.placed_blocks(classes)], np.int64
+    )
+    terms = Terms(base=0, entries=entries, classes=classes)
     return Budget(space, terms, most, least, show=lambda ticks: f"{ticks:,} {unit}")

@@ -26,7 +26,7 @@ def whole_scores(genes: Sequence[Gene], scores: Sequence[ArrayLike]) -> Ints:
         raise BudgetError(
             f"scores: {len(scores)} arrays are not one for each of {len(genes)} genes"
         )
-    arrays = [_checked(gene, given) for gene, given in zip(genes, scores, strict=True)]
+    arrays = [_checked(gene, values) for gene, values in zip(genes, scores, strict=True)]
     largest = sum(float(np.abs(array).max()) for array in arrays)
     if not math.isfinite(largest):
         raise BudgetError("scores: their sums are beyond what a float holds")
@@ -36,11 +36,11 @@ def whole_scores(genes: Sequence[Gene], scores: Sequence[ArrayLike]) -> Ints:
     return out
 
 
-def _checked(gene: Gene, given: ArrayLike) -> NDArray[np.float64]:
+def _checked(gene: Gene, values: ArrayLike) -> NDArray[np.float64]:
     try:
-        array = np.asarray(given, dtype=np.float64)
+        array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
-        raise BudgetError(f"scores: gene {gene.name}: {shorten(given)} is not numbers") from None
+        raise BudgetError(f"scores: gene {gene.name}: {shorten(values)} is not numbers") from None
     if array.shape != (len(gene.choices),):
         raise BudgetError(
             f"scores: gene {gene.name}: shape {array.shape} is not ({len(gene.choices)},), "
@@ -56,11 +56,11 @@ class EdgeScores:
 
     def __init__(self, graph: Graph, genes: Sequence[Gene]) -> None:
         begins = np.cumsum([0, *(len(gene.choices) for gene in genes)])
-        width = max(len(mine) for mine in graph.genes)
+        width = max(len(codes) for codes in graph.genes)
         self.size = int(begins[-1])
         self.index = np.full((len(graph.genes), width), self.size, dtype=np.int64)
-        for k, mine in enumerate(graph.genes):
-            self.index[k, : len(mine)] = [begins[column] + code for column, code in mine]
+        for k, codes in enumerate(graph.genes):
+            self.index[k, : len(codes)] = [begins[column] + code for column, code in codes]
 
     def of(self, flat: Ints) -> Ints:
         """Return the score of each edge, (edges,), from the scores of all genes' choices."""

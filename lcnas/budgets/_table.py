@@ -83,24 +83,24 @@ class Table:
 
     def find(self, ticks: Ints) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
         """Return for each tick its index (any where it is not there), and whether it is there."""
-        wanted = ticks - self.low
+        places = ticks - self.low
         if self.places is None:
-            there = (wanted >= 0) & (wanted < len(self))
-            return np.where(there, wanted, 0).astype(np.intp), there
-        index = np.minimum(np.searchsorted(self.places, wanted), len(self) - 1)
-        return index, self.places[index] == wanted
+            present = (places >= 0) & (places < len(self))
+            return np.where(present, places, 0).astype(np.intp), present
+        index = np.minimum(np.searchsorted(self.places, places), len(self) - 1)
+        return index, self.places[index] == places
 
     def counts_at(self, ticks: Ints) -> Ints | Floats:
         """Return the counts at the given ticks, 0 where there is no chain; floats if of several limbs."""
-        index, there = self.find(ticks)
-        values = self.values[:, index] * there
+        index, present = self.find(ticks)
+        values = self.values[:, index] * present
         return values[0] if len(values) == 1 else to_float(values)
 
     def scores_at(self, ticks: Ints) -> Ints:
         """Return the scores at the given ticks, NONE where there is no chain."""
-        index, there = self.find(ticks)
+        index, present = self.find(ticks)
         scores = self.values[0, index]
-        out: Ints = np.where(there & (scores > REACHED), scores + self.bias, NONE)
+        out: Ints = np.where(present & (scores > REACHED), scores + self.bias, NONE)
         return out
 
     @functools.cached_property
@@ -113,10 +113,10 @@ class Table:
 
     def index_of(self, ticks: Ints) -> NDArray[np.intp]:
         """Return the number of entries with lower ticks, for each tick."""
-        wanted = ticks - self.low
+        places = ticks - self.low
         if self.places is None:
-            return np.clip(wanted, 0, len(self)).astype(np.intp)
-        return np.searchsorted(self.places, wanted)
+            return np.clip(places, 0, len(self)).astype(np.intp)
+        return np.searchsorted(self.places, places)
 
     def between(self, low: Ints, high: Ints) -> Ints:
         """Return the counts of chains from each low to each high, (limbs, n); limbs may be negative."""
@@ -161,8 +161,8 @@ def range_max(values: Ints, start: NDArray[np.intp], stop: NDArray[np.intp]) -> 
     length = stop - start
     step, reach = 1, values  # reach[i] is the greatest of values[i : i + step]
     while len(reach) and (length >= step).any():
-        mine = np.flatnonzero((length >= step) & (length < 2 * step))
-        out[mine] = np.maximum(reach[start[mine]], reach[stop[mine] - step])
+        ranges = np.flatnonzero((length >= step) & (length < 2 * step))
+        out[ranges] = np.maximum(reach[start[ranges]], reach[stop[ranges] - step])
         reach = np.maximum(reach[:-step], reach[step:]) if len(reach) > step else reach[:0]
         step *= 2
     return out
@@ -186,9 +186,9 @@ def merge_counts(parts: Sequence[Table]) -> Table:
     if not dense:
         ticks, order, starts = _sorted(parts, low)
         values = np.concatenate([part.values for part in parts], axis=1)[:, order]
-        made = Table(low, ticks, np.add.reduceat(values, starts, axis=1))
-        carry(made.values)
-        return made
+        merged = Table(low, ticks, np.add.reduceat(values, starts, axis=1))
+        carry(merged.values)
+        return merged
     out = np.zeros((parts[0].values.shape[0], span), dtype=np.int64)
     for part in parts:
         if part.places is None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcnas.budgets import _table
-from lcnas.budgets._passes import Front, Tables, write_front
+from lcnas.budgets._passes import Prefixes, Tables, write_prefixes
 from lcnas.budgets._table import Table
 
 Ints = NDArray[np.int64]
@@ -29,13 +29,13 @@ class Sampler:
     def __init__(self, tables: Tables, genes: int) -> None:
         self.tables = tables
         self.genes = genes
-        self.fronts = tables.fronts()
+        self.prefixes = tables.prefixes()
 
     def counts(self, window: Window) -> list[Ints]:
         """Return for each front the chains in a window behind each of its own, (limbs, n)."""
-        known = self.tables.known
+        tables = self.tables.by_node
         return [
-            known[f.node].between(window[0] - f.ticks, window[1] - f.ticks) for f in self.fronts
+            tables[f.node].between(window[0] - f.ticks, window[1] - f.ticks) for f in self.prefixes
         ]
 
     def count(self, window: Window) -> int:
@@ -45,15 +45,15 @@ class Sampler:
     def extremes(self, window: Window) -> Window | None:
         """Return the lowest and the highest total that chains have in a window, or None."""
         ends: list[int] = []
-        for front in self.fronts:
-            table = self.tables.known[front.node]
+        for prefixes in self.prefixes:
+            table = self.tables.by_node[prefixes.node]
             totals = table.ticks()[(table.values != 0).any(axis=0)]
-            a = np.searchsorted(totals, window[0] - front.ticks)
-            b = np.searchsorted(totals, window[1] - front.ticks + 1)
-            some = a < b
-            if some.any():
-                ends.append(int((front.ticks[some] + totals[a[some]]).min()))
-                ends.append(int((front.ticks[some] + totals[b[some] - 1]).max()))
+            a = np.searchsorted(totals, window[0] - prefixes.ticks)
+            b = np.searchsorted(totals, window[1] - prefixes.ticks + 1)
+            nonempty = a < b
+            if nonempty.any():
+                ends.append(int((prefixes.ticks[nonempty] + totals[a[nonempty]]).min()))
+                ends.append(int((prefixes.ticks[nonempty] + totals[b[nonempty] - 1]).max()))
         return (min(ends), max(ends)) if ends else None
 
     def draw(self, shares: Sequence[tuple[Window, int]], rng: np.random.Generator) -> Ints:
@@ -85,14 +85,16 @@ class Sampler:
         weights = [x[0] if len(x) == 1 else _table.to_float(x) for x in self.counts(window)]
         picked = _pick_each(np.cumsum(np.concatenate(weights)), len(rows), rng)
         begins = np.cumsum([0, *map(len, weights)])
-        for front, begin, end in zip(self.fronts, begins, begins[1:], strict=False):
-            mine = np.flatnonzero((picked >= begin) & (picked < end))
-            if len(mine):
-                index = picked[mine] - begin
-                write_front(self.tables.graph, self.tables.source, front, index, codes, rows[mine])
-                table = self.tables.known[front.node]
-                ticks = _draw_ticks(table, front.ticks[index], window, rng)
-                pending.setdefault(front.node, []).append((rows[mine], ticks))
+        for prefixes, begin, end in zip(self.prefixes, begins, begins[1:], strict=False):
+            drawn = np.flatnonzero((picked >= begin) & (picked < end))
+            if len(drawn):
+                index = picked[drawn] - begin
+                write_prefixes(
+                    self.tables.graph, self.tables.source, prefixes, index, codes, rows[drawn]
+                )
+                table = self.tables.by_node[prefixes.node]
+                ticks = _draw_ticks(table, prefixes.ticks[index], window, rng)
+                pending.setdefault(prefixes.node, []).append((rows[drawn], ticks))
 
     def _walk(
         self, pending: dict[int, list[tuple[Ints, Ints]]], codes: Ints, rng: np.random.Generator
@@ -129,8 +131,8 @@ class Sampler:
     ) -> Iterator[tuple[int, tuple[Ints, Ints]]]:
         """Draw an edge for each row at a node; yields (node behind, (rows, ticks left))."""
         t = self.tables
-        behind = [(k, table_of(t.to[k])) for k in t.graph.edges(node)]
-        open_to = [(k, table) for k, table in behind if table is not None]
+        tables = [(k, table_of(t.to[k])) for k in t.graph.edges(node)]
+        open_to = [(k, table) for k, table in tables if table is not None]
         edges = [k for k, _ in open_to]
         picked = np.zeros(len(rows), dtype=np.int64)
         if len(edges) > 1:
@@ -138,11 +140,11 @@ class Sampler:
             picked = _pick(np.stack(weights), rng)
         order = np.argsort(picked, kind="stable")
         kinds, starts = np.unique(picked[order], return_index=True)
-        for i, mine in zip(kinds.tolist(), np.split(order, starts[1:]), strict=True):
+        for i, chosen in zip(kinds.tolist(), np.split(order, starts[1:]), strict=True):
             k = edges[i]
             for column, code in t.graph.genes[k]:
-                codes[rows[mine], column] = code
-            yield t.to[k], (rows[mine], ticks[mine] - t.ticks[k])
+                codes[rows[chosen], column] = code
+            yield t.to[k], (rows[chosen], ticks[chosen] - t.ticks[k])
 
 
 def _draw_ticks(table: Table, spent: Ints, window: Window, rng: np.random.Generator) -> Ints:
@@ -150,15 +152,15 @@ def _draw_ticks(table: Table, spent: Ints, window: Window, rng: np.random.Genera
     a, b = table.index_of(window[0] - spent), table.index_of(window[1] - spent + 1)
     if len(table.values) == 1:
         sums = table.sums[0]
-        wanted = sums[a] + rng.integers(0, sums[b] - sums[a])
-        index = np.searchsorted(sums, wanted, side="right") - 1
+        position = sums[a] + rng.integers(0, sums[b] - sums[a])
+        index = np.searchsorted(sums, position, side="right") - 1
     elif (a == a[0]).all() and (b == b[0]).all():
         weights = _table.to_float(table.values[:, a[0] : b[0]])
         index = a[0] + _pick_each(np.cumsum(weights), len(spent), rng)
     else:
         reals = _table.to_float(table.sums)
-        wanted = reals[a] + rng.random(len(a)) * (reals[b] - reals[a])
-        index = np.clip(np.searchsorted(reals, wanted, side="right") - 1, a, b - 1)
+        position = reals[a] + rng.random(len(a)) * (reals[b] - reals[a])
+        index = np.clip(np.searchsorted(reals, position, side="right") - 1, a, b - 1)
     out: Ints = table.ticks()[index]
     return out
 
@@ -168,20 +170,20 @@ def _pick(weights: NDArray[Any], rng: np.random.Generator) -> Ints:
     sums = np.cumsum(weights, axis=0)
     total = sums[-1]
     if sums.dtype.kind == "i":
-        wanted = rng.integers(0, total)
+        position = rng.integers(0, total)
     else:
-        wanted = np.minimum(rng.random(len(total)) * total, np.nextafter(total, 0))
-    picked: Ints = (sums <= wanted).sum(axis=0)
+        position = np.minimum(rng.random(len(total)) * total, np.nextafter(total, 0))
+    picked: Ints = (sums <= position).sum(axis=0)
     return picked
 
 
 def _pick_each(sums: NDArray[Any], n: int, rng: np.random.Generator) -> Ints:
     """Return n indices drawn by the weights whose running sums are given."""
     if sums.dtype.kind == "i":
-        wanted = rng.integers(0, sums[-1], size=n)
+        position = rng.integers(0, sums[-1], size=n)
     else:
-        wanted = np.minimum(rng.random(n) * sums[-1], np.nextafter(sums[-1], 0))
-    return np.searchsorted(sums, wanted, side="right").astype(np.int64)
+        position = np.minimum(rng.random(n) * sums[-1], np.nextafter(sums[-1], 0))
+    return np.searchsorted(sums, position, side="right").astype(np.int64)
 
 
 # -- the best walk -----------------------------------------------------------------------------------
@@ -198,46 +200,48 @@ def best_codes(tables: Tables, window: Window, genes: int) -> Ints | None:
     Returns:
         Of all chains of the best score those with the lowest codes.
     """
-    fronts = tables.fronts()
-    reach = [_reach(tables, front, window) for front in fronts]
+    all_prefixes = tables.prefixes()
+    reach = [_reach(tables, prefixes, window) for prefixes in all_prefixes]
     best = max((int(x.max()) for x in reach if len(x)), default=_table.NONE)
     if best <= _table.REACHED:
         return None
-    ties = [(f, np.flatnonzero(x == best)) for f, x in zip(fronts, reach, strict=True)]
-    front, index, codes = _lowest_front(tables, ties, genes)
-    spent = int(front.ticks[index])
-    target = 0 if front.scores is None else best - int(front.scores[index])
-    _Finish(tables, codes).go(front.node, (window[0] - spent, window[1] - spent), target)
+    ties = [(f, np.flatnonzero(x == best)) for f, x in zip(all_prefixes, reach, strict=True)]
+    prefixes, index, codes = _lowest_prefix(tables, ties, genes)
+    spent = int(prefixes.ticks[index])
+    target = 0 if prefixes.scores is None else best - int(prefixes.scores[index])
+    _Finish(tables, codes).go(prefixes.node, (window[0] - spent, window[1] - spent), target)
     return codes
 
 
-def _reach(tables: Tables, front: Front, window: Window) -> Ints:
+def _reach(tables: Tables, prefixes: Prefixes, window: Window) -> Ints:
     """Return the best total score of each of a front's chains; of counts 0 where there are some."""
-    table = tables.known[front.node]
-    low, high = window[0] - front.ticks, window[1] - front.ticks
-    if front.scores is None:
-        some = (table.between(low, high) != 0).any(axis=0)
-        return np.where(some, 0, _table.NONE)
+    table = tables.by_node[prefixes.node]
+    low, high = window[0] - prefixes.ticks, window[1] - prefixes.ticks
+    if prefixes.scores is None:
+        nonempty = (table.between(low, high) != 0).any(axis=0)
+        return np.where(nonempty, 0, _table.NONE)
     a, b = table.index_of(low), table.index_of(high + 1)
     best = _table.range_max(table.values[0], a, b)
-    out: Ints = np.where(best > _table.REACHED, best + (table.bias + front.scores), _table.NONE)
+    out: Ints = np.where(best > _table.REACHED, best + (table.bias + prefixes.scores), _table.NONE)
     return out
 
 
-def _lowest_front(
-    tables: Tables, ties: Sequence[tuple[Front, NDArray[np.intp]]], genes: int
-) -> tuple[Front, int, Ints]:
+def _lowest_prefix(
+    tables: Tables, ties: Sequence[tuple[Prefixes, NDArray[np.intp]]], genes: int
+) -> tuple[Prefixes, int, Ints]:
     """Return the chain before the border with the lowest codes, and these."""
-    found: list[tuple[tuple[int, ...], int, Front]] = []
-    for front, index in ties:
+    lowest: list[tuple[tuple[int, ...], int, Prefixes]] = []
+    for prefixes, index in ties:
         for at in range(0, len(index), CHUNK):
-            some = index[at : at + CHUNK]
-            codes = np.zeros((len(some), genes), dtype=np.int64)
-            write_front(tables.graph, tables.source, front, some, codes, np.arange(len(some)))
+            chunk = index[at : at + CHUNK]
+            codes = np.zeros((len(chunk), genes), dtype=np.int64)
+            write_prefixes(
+                tables.graph, tables.source, prefixes, chunk, codes, np.arange(len(chunk))
+            )
             i = lowest_row(codes)
-            found.append((tuple(codes[i].tolist()), int(some[i]), front))
-    codes_found, index_found, front = min(found, key=lambda x: x[0])
-    return front, index_found, np.array(codes_found, dtype=np.int64)
+            lowest.append((tuple(codes[i].tolist()), int(chunk[i]), prefixes))
+    lowest_codes, lowest_index, prefixes = min(lowest, key=lambda x: x[0])
+    return prefixes, lowest_index, np.array(lowest_codes, dtype=np.int64)
 
 
 def lowest_row(codes: Ints) -> int:
@@ -280,9 +284,9 @@ class _Finish:
         """Yield (place in the order of codes, edges) of the ways on, gates looked through."""
         graph = self.tables.graph
         for k in graph.edges(node):
-            behind = self.tables.to[k]
-            if graph.gate[behind]:
-                yield from ((int(graph.order[m]), (k, m)) for m in graph.edges(behind))
+            next_node = self.tables.to[k]
+            if graph.gate[next_node]:
+                yield from ((int(graph.order[m]), (k, m)) for m in graph.edges(next_node))
             else:
                 yield int(graph.order[k]), (k,)
 

@@ -188,7 +188,7 @@ class Builder:
         """The distinct placed blocks that the table has to have."""
         found: dict[PlacedBlock, None] = {}
         for space in self.settings.spaces:
-            found.update(dict.fromkeys(space.rows(self.settings.classes)))
+            found.update(dict.fromkeys(space.placed_blocks(self.settings.classes)))
         for arch in self.settings.archs:
             found.update(dict.fromkeys(walk(arch, None, self.settings.classes)))
         return tuple(found)
@@ -312,10 +312,10 @@ class Builder:
         """Return the naive sum, less the session's entry that each block measured alone contains."""
         alone = self._alone()
         overhead = self._overhead()
-        wanted = space.rows(self.settings.classes)
+        wanted = space.placed_blocks(self.settings.classes)
         rows = [max(0.0, alone[p].inside_ms(overhead)) for p in wanted]
         ticks = np.round(np.array(rows) / TICK_MS).astype(np.int64)
-        return Terms(base=round(overhead / TICK_MS), rows=ticks, classes=self.settings.classes)
+        return Terms(base=round(overhead / TICK_MS), entries=ticks, classes=self.settings.classes)
 
     # -- results --
 

@@ -54,7 +54,7 @@ class RowSpace(Protocol):
 
     name: str
 
-    def rows(self, classes: int = 1000) -> Sequence[PlacedBlock]: ...
+    def placed_blocks(self, classes: int = 1000) -> Sequence[PlacedBlock]: ...
 
 
 @dataclass(frozen=True)
@@ -221,12 +221,12 @@ class LatencyTable:
 
     def coverage(self, space: RowSpace, classes: int = 1000) -> float:
         """Return the share of a space's rows that the table has, from 0 to 1."""
-        placed = space.rows(classes)
+        placed = space.placed_blocks(classes)
         return sum(p in self.rows for p in placed) / len(placed)
 
     def missing(self, space: RowSpace, classes: int = 1000) -> list[PlacedBlock]:
         """Return the rows of a space that the table lacks."""
-        return [p for p in space.rows(classes) if p not in self.rows]
+        return [p for p in space.placed_blocks(classes) if p not in self.rows]
 
     def term(
         self, placed: PlacedBlock, owner: Arch | RowSpace | None = None, classes: int = 1000
@@ -277,12 +277,12 @@ class LatencyTable:
 
     def terms(self, space: RowSpace, classes: int = 1000) -> Terms:
         """Return the terms of a space's rows, in ticks of a microsecond, for budgets."""
-        placed = space.rows(classes)
+        placed = space.placed_blocks(classes)
         ticks = np.array([self.term(p, space, classes) for p in placed], dtype=np.int64)
         known = self._known_terms.get((space.name, classes))
-        if known is not None and known.base == self.base and np.array_equal(known.rows, ticks):
+        if known is not None and known.base == self.base and np.array_equal(known.entries, ticks):
             return known  # with what it has worked out for its spaces
-        made = Terms(base=self.base, rows=ticks, classes=classes)
+        made = Terms(base=self.base, entries=ticks, classes=classes)
         self._known_terms[space.name, classes] = made
         return made
 
@@ -349,7 +349,7 @@ def _of_space(space: RowSpace, placed: PlacedBlock, classes: int) -> str:
         return options
     for size in space.resolutions:
         there = space if len(space.resolutions) == 1 else space.restrict(resolution=size)
-        if placed in there.rows(classes):
+        if placed in there.placed_blocks(classes):
             return f"{options} --resolution {_resolution(size)}"
     return options
 

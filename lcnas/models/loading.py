@@ -38,13 +38,13 @@ def load_pretrained(
         PretrainedError: the file is none of these, or its weights do not fit; names what is missing,
             unexpected or of another shape.
     """
-    found = pretrained.read(path, arch)
-    wanted = found.classes if classes is None else classes
-    model = build(found.arch, wanted, rngs, dtype=dtype, layout=layout)
-    if found.is_for(wanted, class_names):
-        model.set_weights(found.weights)
+    published = pretrained.read(path, arch)
+    outputs = published.classes if classes is None else classes
+    model = build(published.arch, outputs, rngs, dtype=dtype, layout=layout)
+    if published.is_for(outputs, class_names):
+        model.set_weights(published.weights)
     else:
-        kept = pretrained.without_head(found.weights, found.arch)
-        model.set_weights({**model.weights(), **kept})
+        body = pretrained.without_head(published.weights, published.arch)
+        model.set_weights({**model.weights(), **body})
     model.eval()  # type: ignore[no-untyped-call]
     return model

@@ -30,7 +30,7 @@ TAPS = (4, 8, 16, 32)  # strides at which `features` gives maps
 
 
 @dataclass(frozen=True)
-class Options:
+class NetworkOptions:
     """What all layers of a network share."""
 
     layout: Layout
@@ -88,7 +88,7 @@ def _add_norm(module: Any, channels: int) -> None:
 class Unit(nnx.Module):
     """Base of the modules; ``layer`` is the primitive that it computes."""
 
-    def __init__(self, layer: Layer, options: Options) -> None:
+    def __init__(self, layer: Layer, options: NetworkOptions) -> None:
         self.layer = layer
         self.options = options
 
@@ -131,7 +131,7 @@ class _Normed(Unit):
 class BatchNorm(_Normed):
     """Batch norm alone."""
 
-    def __init__(self, layer: Layer, shape: Shape, options: Options) -> None:
+    def __init__(self, layer: Layer, shape: Shape, options: NetworkOptions) -> None:
         super().__init__(layer, options)
         self.use_running_average = False
         _add_norm(self, shape[-1])
@@ -146,7 +146,12 @@ class Conv(_Normed):
     layer: layers.Conv
 
     def __init__(
-        self, layer: layers.Conv, shape: Shape, options: Options, rngs: nnx.Rngs, act: bool = True
+        self,
+        layer: layers.Conv,
+        shape: Shape,
+        options: NetworkOptions,
+        rngs: nnx.Rngs,
+        act: bool = True,
     ) -> None:
         super().__init__(layer, options)
         kernel = (*layer.kernel, shape[2] // layer.groups, layer.width)
@@ -191,16 +196,16 @@ class Reparam(Unit):
     layer: layers.Reparam
 
     def __init__(
-        self, layer: layers.Reparam, shape: Shape, options: Options, rngs: nnx.Rngs
+        self, layer: layers.Reparam, shape: Shape, options: NetworkOptions, rngs: nnx.Rngs
     ) -> None:
         super().__init__(layer, options)
         for i, branch in enumerate(layer.branches):
-            made: Unit
+            module: Unit
             if isinstance(branch, layers.Conv):
-                made = Conv(branch, shape, options, rngs, act=False)
+                module = Conv(branch, shape, options, rngs, act=False)
             else:
-                made = BatchNorm(branch, shape, options)
-            setattr(self, f"branch{i}", made)
+                module = BatchNorm(branch, shape, options)
+            setattr(self, f"branch{i}", module)
         if layer.merged.affine:
             _add_affine(self)
 
@@ -231,7 +236,7 @@ class SqueezeExcite(Unit):
     layer: layers.SqueezeExcite
 
     def __init__(
-        self, layer: layers.SqueezeExcite, shape: Shape, options: Options, rngs: nnx.Rngs
+        self, layer: layers.SqueezeExcite, shape: Shape, options: NetworkOptions, rngs: nnx.Rngs
     ) -> None:
         super().__init__(layer, options)
         channels = shape[2]
@@ -257,7 +262,7 @@ class Linear(Unit):
     layer: layers.Linear
 
     def __init__(
-        self, layer: layers.Linear, shape: Shape, options: Options, rngs: nnx.Rngs
+        self, layer: layers.Linear, shape: Shape, options: NetworkOptions, rngs: nnx.Rngs
     ) -> None:
         super().__init__(layer, options)
         width = layer.out_shape(shape)[0]
@@ -274,7 +279,7 @@ class Dropout(Unit):
 
     layer: layers.Dropout
 
-    def __init__(self, layer: layers.Dropout, options: Options) -> None:
+    def __init__(self, layer: layers.Dropout, options: NetworkOptions) -> None:
         super().__init__(layer, options)
         self.deterministic = False
 
@@ -317,10 +322,14 @@ class Plain(Unit):
 class Joined(Unit):
     """Chain, add, concat and split: layers over others, which are its ``parts``."""
 
-    def __init__(self, layer: Layer, shapes: list[Shape], options: Options, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, layer: Layer, shapes: list[Shape], options: NetworkOptions, rngs: nnx.Rngs
+    ) -> None:
         super().__init__(layer, options)
-        made = zip(layer.children(), shapes, strict=True)
-        self.parts = nnx.List([unit(inner, part, options, rngs) for inner, part in made])
+        layers_and_shapes = zip(layer.children(), shapes, strict=True)
+        self.parts = nnx.List(
+            [unit(inner, part, options, rngs) for inner, part in layers_and_shapes]
+        )
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         layer, axis = self.layer, self.options.layout.channel
@@ -332,8 +341,8 @@ class Joined(Unit):
             case layers.Split():
                 ends = np.cumsum(layer.sizes)[:-1].tolist()
                 pieces = jnp.split(x, ends, axis=axis)
-                made = [part(p, rngs) for part, p in zip(self.parts, pieces, strict=True)]
-                return jnp.concatenate(made, axis=axis)
+                outputs = [part(p, rngs) for part, p in zip(self.parts, pieces, strict=True)]
+                return jnp.concatenate(outputs, axis=axis)
             case layers.Concat():
                 return jnp.concatenate([part(x, rngs) for part in self.parts], axis=axis)
             case layers.Add():
@@ -355,7 +364,7 @@ def _inner_shapes(layer: Layer, shape: Shape) -> list[Shape]:
     return shapes
 
 
-def unit(layer: Layer, shape: Shape, options: Options, rngs: nnx.Rngs) -> Unit:
+def unit(layer: Layer, shape: Shape, options: NetworkOptions, rngs: nnx.Rngs) -> Unit:
     """Return the module of a primitive layer for an input of ``shape`` (height, width, channels)."""
     match layer:
         case layers.Conv():
@@ -387,13 +396,15 @@ class Network(nnx.Module):
         blocks: module of each block, by its name (``stem``, ``stage4_block_2``, ...).
     """
 
-    def __init__(self, arch: Arch, classes: int, options: Options, rngs: nnx.Rngs) -> None:
+    def __init__(self, arch: Arch, classes: int, options: NetworkOptions, rngs: nnx.Rngs) -> None:
         self.arch = arch
         self.classes = classes
         self.options = options
         names, placed = onnx_export.block_names(arch), walk(arch, None, classes)
-        made = zip(names, placed, strict=True)
-        self.blocks = nnx.Dict({name: unit(p.layer, p.in_shape, options, rngs) for name, p in made})
+        named_blocks = zip(names, placed, strict=True)
+        self.blocks = nnx.Dict(
+            {name: unit(p.layer, p.in_shape, options, rngs) for name, p in named_blocks}
+        )
         self.order = names  # of the blocks
         self.taps = _taps(arch, classes)  # block -> stride
 
@@ -417,16 +428,16 @@ class Network(nnx.Module):
     def features(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> tuple[Feature, ...]:
         """Return the last feature map at each of the strides 4, 8, 16 and 32 that the network has."""
         x = self._enter(x)
-        found = []
+        maps = []
         taps = dict(self.taps)
         for name in self.order:
             x = self.blocks[name](x, rngs)
             if name in taps:
                 value = self._leave(x)
-                found.append(Feature(name, taps[name], value.shape[-1], value))
-                if len(found) == len(taps):
+                maps.append(Feature(name, taps[name], value.shape[-1], value))
+                if len(maps) == len(taps):
                     break
-        return tuple(found)
+        return tuple(maps)
 
     def _enter(self, x: jax.Array) -> jax.Array:
         if x.ndim != 4 or x.shape[-1] != 3:
@@ -434,15 +445,15 @@ class Network(nnx.Module):
         return self.options.layout.enter(x.astype(self.options.dtype))
 
     def _leave(self, x: jax.Array) -> jax.Array:
-        made = x if x.ndim == 2 else self.options.layout.leave(x)
-        return made.astype(jnp.float32)
+        outputs = x if x.ndim == 2 else self.options.layout.leave(x)
+        return outputs.astype(jnp.float32)
 
     # -- weights --
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """Return all weights by name, in order of execution; the names of :func:`lcnas.onnx_export.names`."""
-        found = {name: np.asarray(v[...], np.float32) for name, v in self._variables().items()}
-        return {name: found[name] for name in onnx_export.names(self.arch, self.classes)}
+        arrays = {name: np.asarray(v[...], np.float32) for name, v in self._variables().items()}
+        return {name: arrays[name] for name in onnx_export.names(self.arch, self.classes)}
 
     def set_weights(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
         """Set all weights, by the same names.
@@ -453,10 +464,10 @@ class Network(nnx.Module):
         variables = self._variables()
         _check_names(list(variables), weights)
         for name, variable in variables.items():
-            given = np.asarray(weights[name], np.float32)
-            if given.shape != variable.shape:
+            array = np.asarray(weights[name], np.float32)
+            if array.shape != variable.shape:
                 raise ModelError(
-                    f"weights: {name!r} has the shape {given.shape}, not {tuple(variable.shape)}"
+                    f"weights: {name!r} has the shape {array.shape}, not {tuple(variable.shape)}"
                 )
         for name, variable in variables.items():
             variable[...] = jnp.asarray(weights[name], jnp.float32)
@@ -479,13 +490,15 @@ def _check_names(names: list[str], weights: Mapping[str, Any]) -> None:
 def _taps(arch: Arch, classes: int) -> tuple[tuple[str, int], ...]:
     """Return (block, stride) of the last map at each stride of :data:`TAPS`."""
     names, height = onnx_export.block_names(arch), height_width(arch.resolution)[0]
-    found: dict[int, str] = {}
+    names_of_strides: dict[int, str] = {}
     for name, placed in zip(names, walk(arch, None, classes), strict=True):
         shape = placed.out_shape
         if len(shape) != 3 or _pools(placed.layer):
             break
-        found[2 ** round(math.log2(height / shape[0]))] = name
-    return tuple((found[stride], stride) for stride in TAPS if stride in found)
+        names_of_strides[2 ** round(math.log2(height / shape[0]))] = name
+    return tuple(
+        (names_of_strides[stride], stride) for stride in TAPS if stride in names_of_strides
+    )
 
 
 def _pools(layer: Layer) -> bool:
@@ -551,13 +564,13 @@ def build(
     if rngs is not None and not isinstance(rngs, nnx.Rngs):
         raise ModelError(f"rngs: {shorten(rngs)} is no nnx.Rngs; nnx.Rngs(0) is one")
     try:
-        made = jnp.dtype(jnp.float32 if dtype is None else dtype)
+        compute_type = jnp.dtype(jnp.float32 if dtype is None else dtype)
     except TypeError:
         raise ModelError(f"dtype: {shorten(dtype)} is not a floating-point type") from None
-    if not jnp.issubdtype(made, jnp.floating):
+    if not jnp.issubdtype(compute_type, jnp.floating):
         raise ModelError(f"dtype: {shorten(dtype)} is not a floating-point type")
     name = layout or ops.default_layout()
     if name not in ops.LAYOUTS:
         raise ModelError(not_among("layout", name, tuple(ops.LAYOUTS)))
-    options = Options(ops.LAYOUTS[name], made, axis_name)
+    options = NetworkOptions(ops.LAYOUTS[name], compute_type, axis_name)
     return Network(arch, classes, options, nnx.Rngs(0) if rngs is None else rngs)

@@ -175,8 +175,8 @@ def pointwise(x: Array, kernel: Array, layout: Layout) -> Array:
     w = kernel[0, 0]
     if layout.name == "NHWC":
         return lax.dot_general(x, w, (((3,), (0,)), ((), ())))
-    made = _product(w, x.reshape(x.shape[0], -1))
-    return made.reshape(w.shape[1], *x.shape[1:])
+    product = _product(w, x.reshape(x.shape[0], -1))
+    return product.reshape(w.shape[1], *x.shape[1:])
 
 
 @jax.custom_vjp
@@ -242,14 +242,14 @@ def _taps(xp: Array, kernel: Pair, stride: Pair, layout: Layout) -> list[Array]:
     """Return what each tap of the kernel sees of a padded map, row by row of the kernel."""
     h = _out(xp.shape[layout.height], kernel[0], stride[0])
     w = _out(xp.shape[layout.width], kernel[1], stride[1])
-    found = []
+    taps = []
     for i in range(kernel[0]):
         for j in range(kernel[1]):
             index: list[Any] = [slice(None)] * 4
             index[layout.height] = slice(i, i + (h - 1) * stride[0] + 1, stride[0])
             index[layout.width] = slice(j, j + (w - 1) * stride[1] + 1, stride[1])
-            found.append(xp[tuple(index)])
-    return found
+            taps.append(xp[tuple(index)])
+    return taps
 
 
 # -- depthwise convolution -------------------------------------------------------------------------
@@ -266,10 +266,10 @@ def _shifted_sum(xp: Array, kernel: Array, stride: Pair, layout: Layout) -> Arra
     kh, kw = kernel.shape[:2]
     weights = kernel.reshape(kh * kw, -1)
     taps = _taps(xp, (kh, kw), stride, layout)
-    made = taps[0] * layout.per_channel(weights[0])
+    total = taps[0] * layout.per_channel(weights[0])
     for tap, w in zip(taps[1:], weights[1:], strict=True):
-        made = made + tap * layout.per_channel(w)
-    return made
+        total = total + tap * layout.per_channel(w)
+    return total
 
 
 def _depthwise_forward(
@@ -304,8 +304,8 @@ def _input_gradient(
     """
     rows = _phases(size[layout.height], kernel.shape[0], stride[0], padding[0])
     columns = _phases(size[layout.width], kernel.shape[1], stride[1], padding[2])
-    made = [[_phase(dy, kernel, r, c, layout) for c in columns] for r in rows]
-    joined = [_interleaved(line, layout.width) for line in made]
+    phases = [[_phase(dy, kernel, r, c, layout) for c in columns] for r in rows]
+    joined = [_interleaved(line, layout.width) for line in phases]
     whole = _interleaved(joined, layout.height)
     return lax.slice(whole, (0,) * 4, size)
 
@@ -321,11 +321,11 @@ class _Phase:
 
 def _phases(size: int, kernel: int, stride: int, before: int) -> list[_Phase]:
     count = -(-size // stride)
-    found = []
+    phases = []
     for first in range(min(stride, size)):
         tap = (first + before) % stride
-        found.append(_Phase(count, range(tap, kernel, stride), (first + before - tap) // stride))
-    return found
+        phases.append(_Phase(count, range(tap, kernel, stride), (first + before - tap) // stride))
+    return phases
 
 
 def _phase(dy: Array, kernel: Array, rows: _Phase, columns: _Phase, layout: Layout) -> Array:
@@ -366,8 +366,8 @@ def _kernel_gradient(
     if layout.name == "CHWN":
         return _kernel_gradient_by_rows(padded, dy, shape, stride)
     taps = _taps(padded, (shape[0], shape[1]), stride, layout)
-    made = jnp.stack([_channel_sum(tap * dy, layout) for tap in taps])
-    return made.reshape(shape).astype(padded.dtype)
+    sums = jnp.stack([_channel_sum(tap * dy, layout) for tap in taps])
+    return sums.reshape(shape).astype(padded.dtype)
 
 
 _TERMS = 10  # products in one loop: with more, XLA compiles longer and the step is no faster
@@ -391,13 +391,13 @@ def _kernel_gradient_by_rows(
         def more(step: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
             at = [step * together + r for r in range(together)]
             seen = [lax.dynamic_slice_in_dim(padded, r * stride[0] + i, 1, axis=1) for r in at]
-            given = [lax.dynamic_slice_in_dim(dy, r, 1, axis=1) for r in at]
+            gradients = [lax.dynamic_slice_in_dim(dy, r, 1, axis=1) for r in at]
             return tuple(
                 functools.reduce(
                     jnp.add,
                     (
                         s[:, :, j : j + width : stride[1]] * g
-                        for s, g in zip(seen, given, strict=True)
+                        for s, g in zip(seen, gradients, strict=True)
                     ),
                     total,
                 )
@@ -408,8 +408,8 @@ def _kernel_gradient_by_rows(
         sums = lax.fori_loop(0, rows // together, more, (none,) * kw)
         return jnp.stack([_channel_sum(s, LAYOUTS["CHWN"]) for s in sums])
 
-    made: Array = lax.map(of_kernel_row, jnp.arange(kh))
-    return made.reshape(shape).astype(padded.dtype)
+    gradient: Array = lax.map(of_kernel_row, jnp.arange(kh))
+    return gradient.reshape(shape).astype(padded.dtype)
 
 
 def _wide(x: Array) -> Array:
@@ -459,8 +459,8 @@ def norm_act(
 def _total(sums: Array, axis_name: str | None) -> Array:
     if axis_name is None:
         return sums
-    made: Array = lax.psum(sums, axis_name)  # type: ignore[no-untyped-call]
-    return made
+    total: Array = lax.psum(sums, axis_name)  # type: ignore[no-untyped-call]
+    return total
 
 
 def _mean_over(values: Array, axis_name: str) -> Array:
@@ -522,11 +522,11 @@ def _norm_act_backward(
     _: float,
     axis_name: str | None,
     saved: tuple[Array, ...],
-    given: tuple[Array, Array, Array],
+    gradients: tuple[Array, Array, Array],
 ) -> tuple[Array, Array, Array]:
     x, scale, shift, mean, rstd = saved
     at = layout.per_channel
-    dy = _wide(given[0])
+    dy = _wide(gradients[0])
     normal = (_wide(x) - at(mean)) * at(rstd)
     g = dy * _SLOPES[name](normal * at(scale) + at(shift))
     own = jnp.stack([_channel_sum(g, layout), _channel_sum(g * normal, layout)])
@@ -595,8 +595,8 @@ def pool(x: Array, layer: layers.Pool, layout: Layout) -> Array:
 
 
 def _windows(x: Array, *how: Any) -> Array:
-    made: Array = lax.reduce_window(x, *how)
-    return made
+    reduced: Array = lax.reduce_window(x, *how)
+    return reduced
 
 
 def local_response_norm(x: Array, layer: layers.LocalResponseNorm, layout: Layout) -> Array:

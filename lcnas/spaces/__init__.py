@@ -41,10 +41,10 @@ def load(name: str | Path, resolution: Resolution | list[Resolution] | None = No
         SpaceError: no such space, or a file that is wrong; names the file, the key, what was given and
             what is allowed.
     """
-    spec = _spec.read(_find(name))
+    space_spec = _spec.read(_find(name))
     if resolution is not None:
-        spec = dataclasses.replace(spec, resolutions=_resolutions(resolution))
-    return Space(spec)
+        space_spec = dataclasses.replace(space_spec, resolutions=_resolutions(resolution))
+    return Space(space_spec)
 
 
 def loads(text: str, name: str = "space") -> Space:
@@ -76,15 +76,15 @@ def _built_in() -> str:
     return f"lcnas's own are {', '.join(available())}"
 
 
-def _resolutions(given: Resolution | list[Resolution]) -> tuple[Resolution, ...]:
+def _resolutions(resolution: Resolution | list[Resolution]) -> tuple[Resolution, ...]:
     try:
-        values = given if isinstance(given, list) else [given]
-        made = tuple(dict.fromkeys(check_resolution(item) for item in values))
+        values = resolution if isinstance(resolution, list) else [resolution]
+        resolutions = tuple(dict.fromkeys(check_resolution(item) for item in values))
     except ArchError as error:
         raise SpaceError(str(error)) from None
-    if not made:
-        raise SpaceError(f"resolution: {shorten(given)} is empty")
-    return made
+    if not resolutions:
+        raise SpaceError(f"resolution: {shorten(resolution)} is empty")
+    return resolutions
 
 
 __all__ = ["Gene", "Space", "available", "load", "loads"]

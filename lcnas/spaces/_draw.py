@@ -25,10 +25,14 @@ def draw(weights: Sequence[int], n: int, rng: np.random.Generator) -> Ints:
     words = rng.integers(0, 1 << _WORD, size=n, dtype=np.uint64)
     # A border that rounds up to 2**64 is never passed; keep it out of the 64-bit table.
     floors = [(border << _WORD) // total for border in borders]
-    table = np.array([f for f in floors if f < 1 << _WORD], dtype=np.uint64)
-    picked = np.searchsorted(table, words, side="right").astype(np.int64)
+    thresholds = np.array([f for f in floors if f < 1 << _WORD], dtype=np.uint64)
+    picked = np.searchsorted(thresholds, words, side="right").astype(np.int64)
     # Only a word that equals the floor of a border can hold that border inside its interval.
-    unsure = (picked > 0) & (table[picked - 1] == words) if len(table) else np.zeros(n, dtype=bool)
+    unsure = (
+        (picked > 0) & (thresholds[picked - 1] == words)
+        if len(thresholds)
+        else np.zeros(n, dtype=bool)
+    )
     for i in np.flatnonzero(unsure):
         picked[i] = _settle(int(words[i]), borders, total, rng)
     return picked

@@ -37,7 +37,7 @@ from lcnas.spaces._spec import (
     FromNetwork,
     Limit,
     MissingParamError,
-    Spec,
+    SpaceSpec,
     Template,
     Value,
     resolve,
@@ -69,21 +69,21 @@ class Digit:
 class Genes:
     """Collects the genes of a space in the order of their codes, under rules and restrictions."""
 
-    def __init__(self, spec: Spec, kept: Mapping[str, tuple[Value, ...]]) -> None:
+    def __init__(self, spec: SpaceSpec, kept: Mapping[str, tuple[Value, ...]]) -> None:
         self.spec = spec
         self.kept = dict(kept)
         self.genes: list[Gene] = []
 
     def add(
-        self, name: str, choices: tuple[T, ...], shown: tuple[Any, ...] = ()
+        self, name: str, choices: tuple[T, ...], names: tuple[Any, ...] = ()
     ) -> tuple[tuple[T, ...], Digit]:
         """Enter a gene if it has several choices; return the choices that are kept, and its digit."""
-        labels = shown or choices
+        labels = names or choices
         if len(choices) == 1:
             return choices, Digit(-1, 1)
         if name in self.kept:
-            wanted = self.kept[name]
-            pairs = [(c, s) for c, s in zip(choices, labels, strict=True) if s in wanted]
+            kept = self.kept[name]
+            pairs = [(c, s) for c, s in zip(choices, labels, strict=True) if s in kept]
             choices, labels = tuple(c for c, _ in pairs), tuple(s for _, s in pairs)
         if any(name == gene.name for gene in self.genes):
             message = f"two genes are called {name!r}; rename the network-wide gene or the stage"
@@ -95,7 +95,7 @@ class Genes:
 class Host(Protocol):
     """What an element asks of the structure that holds it (``_structure.py``)."""
 
-    spec: Spec
+    spec: SpaceSpec
     builder: Genes
     limits: list[Limit]
     assignments: list[dict[str, int]]
@@ -231,16 +231,16 @@ class ElementTable:
             raise self.structure.error(f"{self.element.where}: {error}") from None
 
     def _stride(self, total: Total) -> Value:
-        wanted = self.element.total_stride
-        if wanted is None:
+        target = self.element.total_stride
+        if target is None:
             return self.element.stride
-        if any(w % t for w, t in zip(wanted, total, strict=True)):
+        if any(w % t for w, t in zip(target, total, strict=True)):
             raise self.structure.error(
-                f"{self.element.where}.total_stride: {wanted} is not a multiple of {total}, "
+                f"{self.element.where}.total_stride: {target} is not a multiple of {total}, "
                 "the stride of what comes before"
             )
-        made = tuple(w // t for w, t in zip(wanted, total, strict=True))
-        return made[0] if made[0] == made[1] else made
+        stride = tuple(w // t for w, t in zip(target, total, strict=True))
+        return stride[0] if stride[0] == stride[1] else stride
 
     # -- representatives --
 
@@ -253,14 +253,14 @@ class ElementTable:
         # A label stands for a block, or at slot 0 for one block for each total stride that can come in.
         self.names: dict[tuple[Block, ...], int] = {}
         for g, s in itertools.product(range(shape[0]), range(shape[1])):
-            coming = sorted({total for total, _ in totals[g]})
+            incoming = sorted({total for total, _ in totals[g]})
             for j in range(self.slots):
                 if j > 1 and self.like_the_second(j):
                     self.labels[g, s, j] = self.labels[g, s, 1]
                     continue
                 for c in range(len(self.slot_values[j])):
                     name = tuple(
-                        self.block(g, s, j, c, t) for t in (coming if j == 0 else coming[:1])
+                        self.block(g, s, j, c, t) for t in (incoming if j == 0 else incoming[:1])
                     )
                     self.labels[g, s, j, c] = self.names.setdefault(name, len(self.names))
         if self.structure.checked:
@@ -331,13 +331,13 @@ class ElementTable:
             if key in seen:
                 self.representative[g, d, s] = seen[key]
                 continue
-            rivals = {r for label in slots[0] for r in by_label.get(label, ())}
-            for rival in sorted(rivals):
+            earlier = {r for label in slots[0] for r in by_label.get(label, ())}
+            for other in sorted(earlier):
                 if self.structure.checked and all(
-                    a & b for a, b in zip(key, sets[rival][:depth], strict=True)
+                    a & b for a, b in zip(key, sets[other][:depth], strict=True)
                 ):
                     raise self.structure.error(
-                        f"{self.element.where}: {self._describe(rival)} and {self._describe(s)} give "
+                        f"{self.element.where}: {self._describe(other)} and {self._describe(s)} give "
                         f"some of the same networks at depth {depth}, but not all; "
                         "one network would have two spellings"
                     )
@@ -378,14 +378,14 @@ class ElementTable:
     def _param_table(self, param: str) -> NDArray[np.float64]:
         """Return [g, s] -> the value of a stage-wide number; NaN where the kind of block ignores it."""
         G, S = self.labels.shape[:2]
-        out = np.full((G, S), np.nan)
+        table = np.full((G, S), np.nan)
         for g, s in itertools.product(range(G), range(S)):
             template = self.signatures[s].template
             if template.uses(param, is_first=True) or (
                 self.slots > 1 and template.uses(param, is_first=False)
             ):
-                out[g, s] = float(self.values(g, s, 0, 0)[param])
-        return out
+                table[g, s] = float(self.values(g, s, 0, 0)[param])
+        return table
 
     # -- from blocks back to choices --
 
@@ -406,7 +406,7 @@ class ElementTable:
         checked when the file is loaded), so the longest fit is the right one.
         """
         alive: dict[int, tuple[int, ...]] = dict.fromkeys(range(len(self.signatures)), ())
-        found: tuple[int, dict[int, tuple[int, ...]]] | None = None
+        longest: tuple[int, dict[int, tuple[int, ...]]] | None = None
         used = 0
         for j, block in enumerate(blocks[: self.slots]):
             here = self._index(g, j, total if j == 0 else (1, 1)).get(block, {})
@@ -415,10 +415,10 @@ class ElementTable:
                 break
             used = j + 1
             if used in self.depths:
-                found = (self.depths.index(used), alive)
-        if found is None:
+                longest = (self.depths.index(used), alive)
+        if longest is None:
             return None, used
-        d, alive = found
+        d, alive = longest
         s = int(self.representative[g, d, min(alive)])
         return (d, s, alive[s]), self.depths[d]
 
@@ -464,8 +464,8 @@ class ElementTable:
         self, g: int, d: int, s: int, combos: Sequence[int]
     ) -> tuple[int, int, tuple[int, ...]]:
         """Return the canonical part of raw choices."""
-        made = tuple(int(self.combo_of[g, d, s, j, c]) for j, c in enumerate(combos))
-        return d, int(self.representative[g, d, s]), made
+        canonical = tuple(int(self.combo_of[g, d, s, j, c]) for j, c in enumerate(combos))
+        return d, int(self.representative[g, d, s]), canonical
 
     def changed(
         self, g: int, part: tuple[int, int, tuple[int, ...]]
@@ -500,12 +500,12 @@ class ElementTable:
 
     def leaving(self, g: int) -> set[tuple[Total, int]]:
         """Return the (total stride, channels) with which the element can end."""
-        out = set()
+        ends = set()
         for total, channels in self.totals[g]:
             for s in range(len(self.signatures)):
                 for c in range(len(self.slot_values[0])):
-                    out.add(self._after(self.block(g, s, 0, c, total), total, channels))
-        return out
+                    ends.add(self._after(self.block(g, s, 0, c, total), total, channels))
+        return ends
 
     def _after(self, block: Block, total: Total, channels: int) -> tuple[Total, int]:
         try:
@@ -526,11 +526,11 @@ class ElementTable:
 
 def split_number(number: int, sizes: Sequence[int]) -> list[int]:
     """Return the digits of a mixed-radix number."""
-    out = []
+    digits = []
     for size in reversed(sizes):
-        out.append(number % size)
+        digits.append(number % size)
         number //= size
-    return out[::-1]
+    return digits[::-1]
 
 
 def digits_off(number: int, sizes: Sequence[int]) -> Iterator[int]:

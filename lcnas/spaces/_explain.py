@@ -70,8 +70,8 @@ def _foreign(structure: Structure, arch: Arch) -> str | None:
     kinds = sorted({t.cls.type for table in structure.elements for t in table.element.templates})
     for name, block in zip(labels(arch), arch.blocks, strict=True):
         if block.type not in kinds:
-            given = f"block: {name} is {block.type!r}, of which the space has none"
-            return f"{given}; it has {listing(kinds)}{nearest(block.type, kinds)}"
+            problem = f"block: {name} is {block.type!r}, of which the space has none"
+            return f"{problem}; it has {listing(kinds)}{nearest(block.type, kinds)}"
     return None
 
 
@@ -197,8 +197,8 @@ class _Nearest:
         options = self._all_options(piece, j)
         if type(option) is not type(block):
             kinds = sorted({o.type for o in options})
-            given = f"{owner}_block: {name} is {block.type!r}"
-            return f"{given}, allowed: {listing(kinds)}{nearest(block.type, kinds)}"
+            problem = f"{owner}_block: {name} is {block.type!r}"
+            return f"{problem}, allowed: {listing(kinds)}{nearest(block.type, kinds)}"
         fields = vocabulary.field_names(type(block))
         wrong = [f for f in fields if getattr(option, f) != getattr(block, f)]
         same = [f for f in fields if f not in wrong]
@@ -208,16 +208,14 @@ class _Nearest:
             if type(o) is type(block) and all(getattr(o, f) == getattr(block, f) for f in same)
         ]
         key = wrong[0]
-        value, wanted = getattr(block, key), getattr(option, key)
+        value, nearest_value = getattr(block, key), getattr(option, key)
         allowed = list(dict.fromkeys(getattr(o, key) for o in near))
-        given = f"{owner}_{key}: {name} has {key} {_word(value)}"
+        problem = f"{owner}_{key}: {name} has {key} {_word(value)}"
         if within(value, allowed) and not wrong[1:]:
             whole = "network" if self._is_network_wide(piece.table, key) else "stage"
-            return f"{given}, but the rest of the {whole} goes with {key} {_word(wanted)}"
+            return f"{problem}, but the rest of the {whole} goes with {key} {_word(nearest_value)}"
         more = f" (and another {', '.join(wrong[1:])})" if wrong[1:] else ""
-        return (
-            f"{given}{more}, allowed: {listing(_word(v) for v in allowed)}{nearest(value, allowed)}"
-        )
+        return f"{problem}{more}, allowed: {listing(_word(v) for v in allowed)}{nearest(value, allowed)}"
 
     def _is_network_wide(self, table: ElementTable, key: str) -> bool:
         return isinstance(dict(table.element.params).get(key), FromNetwork)
@@ -225,11 +223,11 @@ class _Nearest:
     def _all_options(self, piece: _Piece, j: int) -> list[Block]:
         """Return every block that the slot can have, under any assignment."""
         slot = min(j, piece.table.slots - 1)
-        found: dict[Block, None] = {}
+        options: dict[Block, None] = {}
         for g in range(len(self.structure.assignments)):
             if any(total == piece.total for total, _ in piece.table.totals[g]):
-                found.update(dict.fromkeys(piece.table.named(g, slot, piece.total)))
-        return list(found)
+                options.update(dict.fromkeys(piece.table.named(g, slot, piece.total)))
+        return list(options)
 
 
 @functools.lru_cache(maxsize=1 << 16)

@@ -32,7 +32,7 @@ from lcnas.spaces._spec import (
     FromNetwork,
     Limit,
     NonDecreasing,
-    Spec,
+    SpaceSpec,
     Value,
     refs,
 )
@@ -45,7 +45,7 @@ class Structure:
 
     def __init__(
         self,
-        spec: Spec,
+        spec: SpaceSpec,
         kept: Mapping[str, tuple[Value, ...]],
         *,
         with_rules: bool = True,
@@ -79,10 +79,10 @@ class Structure:
         choices: list[list[tuple[int, Value]]] = []
         for gene in self.spec.network:
             indices = self._network_choices(gene.name)
-            shown = tuple(gene.choices[i] for i in indices)
-            left, digit = self.builder.add(gene.name, indices, shown)
+            names_of_choices = tuple(gene.choices[i] for i in indices)
+            kept, digit = self.builder.add(gene.name, indices, names_of_choices)
             self.network_digits.append(digit)
-            choices.append([(i, gene.choices[i]) for i in left])
+            choices.append([(i, gene.choices[i]) for i in kept])
         if math.prod(len(c) for c in choices) > MAX_ASSIGNMENTS:
             raise self.error(
                 f"network: more than {MAX_ASSIGNMENTS} combinations of network-wide choices"
@@ -232,10 +232,10 @@ class Structure:
         labels = table.labels.reshape(table.labels.shape[0], *sizes, *table.labels.shape[2:])
         self._compare(digit, np.moveaxis(labels, 1 + position, 0).reshape(digit.size, -1))
 
-    def _compare(self, digit: Digit, rows: Ints) -> None:
+    def _compare(self, digit: Digit, labels: Ints) -> None:
         seen: dict[bytes, int] = {}
-        for i, row in enumerate(rows):
-            key = row.tobytes()
+        for i, choice_labels in enumerate(labels):
+            key = choice_labels.tobytes()
             if key in seen:
                 gene = self.genes[digit.column]
                 raise self.error(
@@ -285,14 +285,16 @@ class Structure:
 
 def _split(table: ElementTable, group: list[int], j: int) -> list[list[int]]:
     """Part assignments into those that share a label at slot j."""
-    owner: dict[int, list[int]] = {}
+    group_of: dict[int, list[int]] = {}
     for g in group:
         labels = table.sets[g][j]
-        joined = {id(part): part for x in labels if (part := owner.get(x)) is not None}
+        joined = {id(part): part for x in labels if (part := group_of.get(x)) is not None}
         merged = [*(m for part in joined.values() for m in part), g]
-        stale = {x for x, part in owner.items() if id(part) in joined} if len(joined) > 1 else set()
+        stale = (
+            {x for x, part in group_of.items() if id(part) in joined} if len(joined) > 1 else set()
+        )
         if len(joined) == 1:
             merged = next(iter(joined.values()))
             merged.append(g)
-        owner.update(dict.fromkeys(labels | stale, merged))
-    return list({id(part): part for part in owner.values()}.values())
+        group_of.update(dict.fromkeys(labels | stale, merged))
+    return list({id(part): part for part in group_of.values()}.values())

@@ -33,9 +33,9 @@ def fbnet_c() -> Arch:
     """Return FBNet-C; its blocks have the first 1x1 convolution even at expansion 1."""
     stages: dict[str, Iterable[Block]] = {"stem": [ConvNormAct(STEM_WIDTH, 3, 2)]}
     channels = STEM_WIDTH
-    for i, (width, first_stride, rows) in enumerate(STAGES, start=1):
+    for i, (width, first_stride, settings) in enumerate(STAGES, start=1):
         blocks: list[Block] = []
-        for j, (kernel, expansion) in enumerate(rows):
+        for j, (kernel, expansion) in enumerate(settings):
             stride = first_stride if j == 0 else 1
             block = InvertedResidual(
                 width,

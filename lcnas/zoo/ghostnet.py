@@ -51,10 +51,10 @@ def ghostnet(scale: float = 1.0) -> Arch:
         return make_divisible(width * scale, 4)
 
     stages: dict[str, list[Block]] = {"stem": [ConvNormAct(scaled(STEM_WIDTH), 3, 2)]}
-    for i, rows in enumerate(STAGES, start=1):
+    for i, settings in enumerate(STAGES, start=1):
         stages[f"stage{i}"] = [
             GhostBottleneck(scaled(width), scaled(expanded), kernel, stride, se)
-            for kernel, expanded, width, se, stride in rows
+            for kernel, expanded, width, se, stride in settings
         ]
     stages["head"] = [
         ConvNormAct(scaled(LAST_WIDTH), 1),

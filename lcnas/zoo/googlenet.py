@@ -40,8 +40,8 @@ def googlenet() -> Arch:
             halve,
         ]
     }
-    for i, rows in enumerate(STAGES, start=1):
-        stages[f"stage{i}"] = [Inception(*row) for row in rows]
+    for i, modules in enumerate(STAGES, start=1):
+        stages[f"stage{i}"] = [Inception(*widths) for widths in modules]
         if i < len(STAGES):
             stages[f"stage{i}"].append(halve)
     stages["head"] = [DenseHead(dropout=DROPOUT)]

@@ -31,7 +31,7 @@ PADDLE_LAST = 1280
 
 
 @dataclass(frozen=True)
-class Row:
+class InvertedResidualConfig:
     """A row of the paper's table; widths at scale 1."""
 
     kernel: int
@@ -43,43 +43,67 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Spec:
+class MobileNetV3Config:
     """A size of the network."""
 
-    stages: tuple[tuple[Row, ...], ...]
+    stages: tuple[tuple[InvertedResidualConfig, ...], ...]
     squeeze: int  # width of the 1x1 convolution before the pooling, scales
     last: int  # width of the one behind it, does not scale
 
 
 RE, HS = "relu", "hard_swish"
 
-SMALL = Spec(
+SMALL = MobileNetV3Config(
     (
-        (Row(3, 16, 16, True, RE, 2),),
-        (Row(3, 72, 24, False, RE, 2), Row(3, 88, 24, False, RE, 1)),
-        (Row(5, 96, 40, True, HS, 2), Row(5, 240, 40, True, HS, 1), Row(5, 240, 40, True, HS, 1)),
-        (Row(5, 120, 48, True, HS, 1), Row(5, 144, 48, True, HS, 1)),
-        (Row(5, 288, 96, True, HS, 2), Row(5, 576, 96, True, HS, 1), Row(5, 576, 96, True, HS, 1)),
+        (InvertedResidualConfig(3, 16, 16, True, RE, 2),),
+        (
+            InvertedResidualConfig(3, 72, 24, False, RE, 2),
+            InvertedResidualConfig(3, 88, 24, False, RE, 1),
+        ),
+        (
+            InvertedResidualConfig(5, 96, 40, True, HS, 2),
+            InvertedResidualConfig(5, 240, 40, True, HS, 1),
+            InvertedResidualConfig(5, 240, 40, True, HS, 1),
+        ),
+        (
+            InvertedResidualConfig(5, 120, 48, True, HS, 1),
+            InvertedResidualConfig(5, 144, 48, True, HS, 1),
+        ),
+        (
+            InvertedResidualConfig(5, 288, 96, True, HS, 2),
+            InvertedResidualConfig(5, 576, 96, True, HS, 1),
+            InvertedResidualConfig(5, 576, 96, True, HS, 1),
+        ),
     ),
     squeeze=576,
     last=1024,
 )
-LARGE = Spec(
+LARGE = MobileNetV3Config(
     (
-        (Row(3, 16, 16, False, RE, 1),),
-        (Row(3, 64, 24, False, RE, 2), Row(3, 72, 24, False, RE, 1)),
-        (Row(5, 72, 40, True, RE, 2), Row(5, 120, 40, True, RE, 1), Row(5, 120, 40, True, RE, 1)),
+        (InvertedResidualConfig(3, 16, 16, False, RE, 1),),
         (
-            Row(3, 240, 80, False, HS, 2),
-            Row(3, 200, 80, False, HS, 1),
-            Row(3, 184, 80, False, HS, 1),
-            Row(3, 184, 80, False, HS, 1),
+            InvertedResidualConfig(3, 64, 24, False, RE, 2),
+            InvertedResidualConfig(3, 72, 24, False, RE, 1),
         ),
-        (Row(3, 480, 112, True, HS, 1), Row(3, 672, 112, True, HS, 1)),
         (
-            Row(5, 672, 160, True, HS, 2),
-            Row(5, 960, 160, True, HS, 1),
-            Row(5, 960, 160, True, HS, 1),
+            InvertedResidualConfig(5, 72, 40, True, RE, 2),
+            InvertedResidualConfig(5, 120, 40, True, RE, 1),
+            InvertedResidualConfig(5, 120, 40, True, RE, 1),
+        ),
+        (
+            InvertedResidualConfig(3, 240, 80, False, HS, 2),
+            InvertedResidualConfig(3, 200, 80, False, HS, 1),
+            InvertedResidualConfig(3, 184, 80, False, HS, 1),
+            InvertedResidualConfig(3, 184, 80, False, HS, 1),
+        ),
+        (
+            InvertedResidualConfig(3, 480, 112, True, HS, 1),
+            InvertedResidualConfig(3, 672, 112, True, HS, 1),
+        ),
+        (
+            InvertedResidualConfig(5, 672, 160, True, HS, 2),
+            InvertedResidualConfig(5, 960, 160, True, HS, 1),
+            InvertedResidualConfig(5, 960, 160, True, HS, 1),
         ),
     ),
     squeeze=960,
@@ -107,37 +131,39 @@ def mobilenet_v3_large(
     return _build(LARGE, scale, paddle, resolution)
 
 
-def _build(spec: Spec, scale: float, paddle: bool | None, resolution: int) -> Arch:
+def _build(config: MobileNetV3Config, scale: float, paddle: bool | None, resolution: int) -> Arch:
     paddle = scale in PADDLE_SCALES if paddle is None else paddle
     channels = make_divisible(STEM_WIDTH * scale) if paddle or scale >= 0.75 else STEM_WIDTH
     stages: dict[str, Iterable[Block]] = {"stem": [ConvNormAct(channels, 3, 2, HS)]}
     base = STEM_WIDTH  # what ``channels`` is at scale 1
-    for i, rows in enumerate(spec.stages, start=1):
+    for i, configs in enumerate(config.stages, start=1):
         blocks: list[Block] = []
-        for row in rows:
-            ratio = row.expanded / base
-            expanded = row.expanded * scale if paddle else channels * ratio
-            block = _block(row, channels, make_divisible(expanded), scale, paddle)
+        for block_config in configs:
+            ratio = block_config.expanded / base
+            expanded = block_config.expanded * scale if paddle else channels * ratio
+            block = _block(block_config, channels, make_divisible(expanded), scale, paddle)
             blocks.append(block)
-            channels, base = block.width, row.width
+            channels, base = block.width, block_config.width
         stages[f"stage{i}"] = blocks
-    stages["last"] = [ConvNormAct(make_divisible(spec.squeeze * scale), 1, 1, HS)]
-    stages["head"] = [Classifier(PADDLE_LAST if paddle else spec.last, HS, bias=not paddle)]
+    stages["last"] = [ConvNormAct(make_divisible(config.squeeze * scale), 1, 1, HS)]
+    stages["head"] = [Classifier(PADDLE_LAST if paddle else config.last, HS, bias=not paddle)]
     return Arch.of(stages, resolution)
 
 
-def _block(row: Row, channels: int, expanded: int, scale: float, paddle: bool) -> InvertedResidual:
-    width = make_divisible(row.width * scale)
+def _block(
+    config: InvertedResidualConfig, channels: int, expanded: int, scale: float, paddle: bool
+) -> InvertedResidual:
+    width = make_divisible(config.width * scale)
     return InvertedResidual(
         width,
-        row.kernel,
-        row.stride,
-        row.act,
+        config.kernel,
+        config.stride,
+        config.act,
         expanded=expanded,
         always_expand=paddle and expanded == channels,
-        se=row.se,
+        se=config.se,
         se_divisor=1 if paddle else 8,
-        shortcut=row.stride == 1 and channels == width,
+        shortcut=config.stride == 1 and channels == width,
     )
 
 

@@ -61,7 +61,7 @@ def mobilenet_v4_conv_small(scale: float = 1.0, *, resolution: int = 224) -> Arc
             ConvNormAct(make_divisible(width * scale), kernel, stride)
             for kernel, width, stride in convs
         ]
-    for i, rows in enumerate(BLOCKS, start=len(CONVS) + 1):
+    for i, settings in enumerate(BLOCKS, start=len(CONVS) + 1):
         stages[f"stage{i}"] = [
             UniversalInvertedBottleneck(
                 make_divisible(width * scale),
@@ -71,7 +71,7 @@ def mobilenet_v4_conv_small(scale: float = 1.0, *, resolution: int = 224) -> Arc
                 expansion=expansion,
                 shortcut=stride == 1,  # widths change only where the stride is 2
             )
-            for outer, inner, expansion, width, stride in rows
+            for outer, inner, expansion, width, stride in settings
         ]
     stages["last"] = [ConvNormAct(make_divisible(LAST_WIDTH * scale), 1)]
     stages["head"] = [Classifier(1280, "relu", norm=True)]

@@ -51,8 +51,8 @@ def pplcnet_v2(scale: float, depths: tuple[int, int, int, int]) -> Arch:
             DepthwiseSeparable(scaled(STEM_WIDTHS[1]), act="relu"),
         ]
     }
-    for i, (row, depth) in enumerate(zip(STAGES, depths, strict=True), start=1):
-        kernel, width, split, rep, shortcut = row
+    for i, (settings, depth) in enumerate(zip(STAGES, depths, strict=True), start=1):
+        kernel, width, split, rep, shortcut = settings
         stages[f"stage{i}"] = [
             _block(scaled(width), kernel, 1 if j else 2, split, rep, shortcut and j > 0)
             for j in range(depth)

@@ -24,8 +24,8 @@ def space(request):
 def _terms(space, pairs):
     """Return terms like microseconds: MACs at 50 per ns, with noise."""
     rng = np.random.default_rng(1)
-    n = len(space.rows())
-    macs = np.array([cost.of(placed).macs for placed in space.rows()])
+    n = len(space.placed_blocks())
+    macs = np.array([cost.of(placed).macs for placed in space.placed_blocks()])
     rows = macs // 50_000 + rng.integers(5, 60, n)
     if not pairs:
         return Terms(40, rows)

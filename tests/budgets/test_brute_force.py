@@ -197,7 +197,7 @@ def test_bands_have_equal_shares_and_are_uniform_within(name, pairs):
 
 def test_an_empty_band_is_said_and_its_share_goes_to_the_others(name):
     c = case(name)
-    rows = np.zeros(len(c.space.rows()), dtype=np.int64)
+    rows = np.zeros(len(c.space.placed_blocks()), dtype=np.int64)
     rows[c.ids[0][0]] = 999  # two costs: 1 and 1000
     terms = budgets.Terms(1, rows)
     b = Budget(c.space, terms, math.inf)
@@ -225,7 +225,7 @@ def test_macs_and_params(name, figure):
 
 def test_a_budget_that_nothing_meets(name):
     c = case(name)
-    terms = budgets.Terms(5, np.full(len(c.space.rows()), 10))
+    terms = budgets.Terms(5, np.full(len(c.space.placed_blocks()), 10))
     costs = np.unique(c.costs(terms))
     low, high = int(costs.min()), int(costs.max())
     ends = f"the lowest cost is {low} ticks, the highest {high} ticks"

@@ -57,7 +57,7 @@ def test_terms_that_are_wrong(arguments, complaint):
 
 
 def test_terms_of_another_space(small):
-    n = len(small.space.rows())
+    n = len(small.space.placed_blocks())
     terms = Terms(0, np.ones(n + 1, dtype=int))
     complaint = f"{n + 1} rows are not the {n} of per_block with 1000 classes"
     refused(lambda: terms.cost(small.space, small.codes), complaint)
@@ -68,9 +68,9 @@ def test_terms_cannot_be_changed_afterwards():
     given = np.arange(3)
     terms = Terms(0, given)
     given[0] = 100
-    assert terms.rows.tolist() == [0, 1, 2]
+    assert terms.entries.tolist() == [0, 1, 2]
     with pytest.raises(ValueError, match="read-only"):
-        terms.rows[0] = 1
+        terms.entries[0] = 1
 
 
 def test_terms_can_be_copied_and_sent_to_other_processes(small):
@@ -106,7 +106,7 @@ def test_limits_that_are_no_numbers(small):
 
 
 def test_messages_write_costs_in_the_given_unit(small):
-    terms = Terms(1500, np.zeros(len(small.space.rows()), dtype=int))
+    terms = Terms(1500, np.zeros(len(small.space.placed_blocks()), dtype=int))
 
     def make(most, least=0):
         return Budget(small.space, terms, most, least, show=lambda t: f"{t / 1000:.3f} ms")
@@ -122,10 +122,10 @@ def test_messages_write_costs_in_the_given_unit(small):
 
 def test_a_gap_between_costs_of_a_large_space_is_found():
     space = spaces.load("pplcnet_tail")
-    rows = np.full(len(space.rows()), 10)
+    rows = np.full(len(space.placed_blocks()), 10)
     refused(lambda: Budget(space, Terms(0, rows), 99, 91), "from 91 ticks to 99 ticks")
     # two networks of 1.4e11 inside
-    rows = np.zeros(len(space.rows()), dtype=int)
+    rows = np.zeros(len(space.placed_blocks()), dtype=int)
     rows[-1] = 10
     assert Budget(space, Terms(0, rows), 10, 5).count() > 0
 
@@ -155,7 +155,7 @@ def test_numbers_of_draws_and_bands(small):
     assert budget.sample_codes(0, rng).shape == (0, len(small.space.genes))
     two: Any = np.int64(2)
     assert budget.sample_codes(two, rng).shape == (2, len(small.space.genes))
-    negative = Terms(-10_000, small.terms(0, pairs=False).rows)
+    negative = Terms(-10_000, small.terms(0, pairs=False).entries)
     wrong = Budget(small.space, negative, math.inf, -math.inf)
     refused(lambda: wrong.sample_codes(1, rng, bands=2), "equal parts of log cost")
 
@@ -175,7 +175,7 @@ def test_a_space_of_one_network():
     chosen = {g.name: [g.choices[c]] for g, c in zip(space.genes, codes[0], strict=True)}
     one = space.restrict(**chosen)
     assert one.size == 1
-    terms = Terms(3, np.arange(len(one.rows())))
+    terms = Terms(3, np.arange(len(one.placed_blocks())))
     budget = Budget(one, terms, math.inf)
     assert budget.count() == 1
     zeros = [np.zeros(len(gene.choices)) for gene in one.genes]

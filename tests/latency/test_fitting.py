@@ -68,7 +68,7 @@ def test_errors_of_two_sizes_are_not_pooled():
         96: spaces.loads(SPACE.replace("[64]", "[96]"), "mine"),
     }
     for size, space in sizes.items():
-        for placed in space.rows():
+        for placed in space.placed_blocks():
             ms = ENTRY_MS + inside_ms(placed)
             table.rows[placed] = Row(ms, ms, ms, 6, 2)
         for i, network in enumerate(networks(space, 60 + size)):

@@ -29,7 +29,7 @@ def measured(study, pair_ms: float) -> LatencyTable:
     space = spaces.loads(SPACE, "made_up")
     rng = np.random.default_rng(0)
     table = LatencyTable(Machine("Some CPU", "avx2", 2, ""), ENGINE, overhead_ms=ENTRY_MS)
-    for placed in space.rows():
+    for placed in space.placed_blocks():
         ms = ENTRY_MS + inside_ms(placed)
         table.rows[placed] = Row(ms, ms, ms, 6, 2)
     archs = space.decode(np.unique(space.sample_codes(220, rng), axis=0))

@@ -43,7 +43,7 @@ BAND = {"from_ms": 0.5, "to_ms": 0.7, "n": 8, "mape": 0.03}
 
 def made(space: spaces.Space, machine: Machine = ELSEWHERE) -> LatencyTable:
     table = LatencyTable(machine, ENGINE, base=12, overhead_ms=0.012)
-    for placed in space.rows(10):
+    for placed in space.placed_blocks(10):
         ms = inside_ms(placed)
         table.rows[placed] = Row(ms + 0.012, ms, ms + 0.1, 6, 2, round(ms * 1000))
     arch = space.sample(np.random.default_rng(0))
@@ -162,7 +162,7 @@ def test_the_command_names_the_space_where_it_is_known(table):
         table.predict_codes(space, space.sample_codes(1, np.random.default_rng(0)))
     assert command_of(caught).startswith("--space pplcnet --resolution 64 ")
     # all rows at 64 are there: what lacks is at 80x160
-    for placed in space.restrict(resolution=64).rows():
+    for placed in space.restrict(resolution=64).placed_blocks():
         table.rows[placed] = Row(1.0, 1.0, 1.0, 6, 2, 1000)
     with pytest.raises(TableError) as caught:
         table.terms(space)

@@ -69,7 +69,7 @@ def test_size(name):
 
 @pytest.mark.parametrize("name", sorted(ROWS))
 def test_number_of_rows(name):
-    assert len(spaces.load(name).rows()) == ROWS[name]
+    assert len(spaces.load(name).placed_blocks()) == ROWS[name]
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -25,14 +25,14 @@ def test_codes_and_rows_agree_with_networks_over_several_resolutions_and_stem_st
     codes = space.sample_codes(300, np.random.default_rng(0))
     archs = space.decode(codes)
     assert cost.macs_codes(space, codes).tolist() == [cost.macs(a) for a in archs]
-    rows = space.rows()
-    for arch, ids in zip(archs, space.row_ids(codes).tolist(), strict=True):
+    rows = space.placed_blocks()
+    for arch, ids in zip(archs, space.block_ids(codes).tolist(), strict=True):
         assert [rows[i] for i in ids if i >= 0] == list(walk(arch))
     (low, least), (high, most) = space.extremes([cost.of(p).macs for p in rows])
     assert (cost.macs(least), cost.macs(most)) == (low, high)
     assert low <= min(cost.macs(a) for a in archs) <= max(cost.macs(a) for a in archs) <= high
     small = space.restrict(resolution=112)
-    assert small.extremes([cost.of(p).macs for p in small.rows()])[0][0] == low
+    assert small.extremes([cost.of(p).macs for p in small.placed_blocks()])[0][0] == low
 
 
 def changed(arch: Arch, number: int, **fields: object) -> Arch:
@@ -299,7 +299,7 @@ def test_a_limit_on_the_rest_binds_a_stage_wide_choice_and_is_named():
 def test_spaces_are_let_go():
     space = spaces.load("pplcnet")
     space.why_not(zoo.load("resnet18"))
-    space.rows()
+    space.placed_blocks()
     gone = weakref.ref(space), weakref.ref(space._structure)
     del space
     gc.collect()

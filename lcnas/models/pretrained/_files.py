@@ -45,12 +45,12 @@ _SAFETENSORS = {
 
 
 @dataclass(frozen=True)
-class Content:
+class FileContent:
     """The arrays of a file, and what is written beside them."""
 
     arrays: Arrays
     kind: str  # of the file, in words
-    about: dict[str, str] = field(default_factory=dict)  # metadata of safetensors
+    metadata: dict[str, str] = field(default_factory=dict)  # metadata of safetensors
 
 
 def read_bytes(path: Path) -> bytes:
@@ -80,7 +80,7 @@ def decoded(what: str, data: bytes, dtype: str, shape: tuple[int, ...]) -> NDArr
 # -- safetensors -----------------------------------------------------------------------------------
 
 
-def safetensors(path: Path) -> Content:
+def safetensors(path: Path) -> FileContent:
     """Return the arrays and the metadata of a safetensors file."""
     from safetensors import SafetensorError, deserialize
 
@@ -99,25 +99,25 @@ def safetensors(path: Path) -> Content:
         dtype = _SAFETENSORS[tensor["dtype"]]
         arrays[name] = decoded(what, bytes(tensor["data"]), dtype, tuple(tensor["shape"]))
     (length,) = struct.unpack("<Q", data[:8])  # deserialize has checked it
-    about = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
-    return Content(arrays, "safetensors", about)
+    metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+    return FileContent(arrays, "safetensors", metadata)
 
 
 # -- pickles ---------------------------------------------------------------------------------------
 
 
-def paddle_pickle(path: Path) -> Content:
+def paddle_pickle(path: Path) -> FileContent:
     """Return the arrays of a ``.pdparams`` file."""
     loaded = _pickles.load(io.BytesIO(read_bytes(path)), str(path))
-    return Content(_state(path, loaded, {}, 0), "Paddle's pickle")
+    return FileContent(_state(path, loaded, {}, 0), "Paddle's pickle")
 
 
-def torch_pickle(path: Path) -> Content:
+def torch_pickle(path: Path) -> FileContent:
     """Return the arrays of a file by ``torch.save``: a zip archive, or pickles one behind the other."""
     data = read_bytes(path)
     if data[:4] == b"PK\x03\x04":
-        return Content(_torch_zip(path, data), "PyTorch's archive")
-    return Content(_torch_stream(path, data), "PyTorch's old format")
+        return FileContent(_torch_zip(path, data), "PyTorch's archive")
+    return FileContent(_torch_stream(path, data), "PyTorch's old format")
 
 
 def _torch_zip(path: Path, data: bytes) -> Arrays:
@@ -139,10 +139,10 @@ def _torch_zip(path: Path, data: bytes) -> Arrays:
 
 def _folder(path: Path, archive: zipfile.ZipFile) -> str:
     """Return the folder of the archive in which the pickle lies."""
-    found = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-    if len(found) != 1:
+    pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+    if len(pickles) != 1:
         raise PretrainedError(f"{path}: a zip archive that torch.save has not made (no data.pkl)")
-    folder = found[0].removesuffix("data.pkl")
+    folder = pickles[0].removesuffix("data.pkl")
     order = f"{folder}byteorder"  # since PyTorch 2.1
     if order in archive.NameToInfo and _entry(path, archive, order) != b"little":
         raise PretrainedError(f"{path}: written on a machine with big-endian numbers")
@@ -201,14 +201,14 @@ def _state(path: Path, loaded: Pickle, values: dict[str, bytes], size: int) -> A
     }
     arrays: Arrays = {}
     budget = 8 * size + 1024  # bfloat16 doubles, and weights may be tied
-    for name, found in _entries(path, loaded.root).items():
-        made = found
-        if isinstance(made, Tensor):
-            made = _window(path, name, made, stores)
-            budget -= made.nbytes
+    for name, value in _entries(path, loaded.root).items():
+        array = value
+        if isinstance(array, Tensor):
+            array = _window(path, name, array, stores)
+            budget -= array.nbytes
             if budget < 0:
                 raise PretrainedError(f"{path}: its tensors have far more values than it holds")
-        arrays[name] = made
+        arrays[name] = array
     return arrays
 
 
@@ -221,9 +221,9 @@ def _window(path: Path, name: str, tensor: Tensor, stores: Arrays) -> NDArray[An
 
 def _entries(path: Path, root: Any) -> dict[str, NDArray[Any] | Tensor]:
     """Return the arrays of a pickle by name, or refuse one that has none."""
-    made = dict(_named(root, "", set(), 0))
-    if made:
-        return made
+    arrays = dict(_named(root, "", set(), 0))
+    if arrays:
+        return arrays
     if not isinstance(root, dict):
         raise PretrainedError(f"{path}: holds no dict of arrays by name")
     for name in root:
@@ -246,9 +246,9 @@ def _named(
         if len(prefix) + len(key) > _LONGEST:
             continue
         name = f"{prefix}{key}"
-        found = as_array(value) if isinstance(table, dict) else None
-        if found is not None:
-            yield name, found
+        array = as_array(value) if isinstance(table, dict) else None
+        if array is not None:
+            yield name, array
         else:
             yield from _named(value, f"{name}.", seen, depth + 1)
 

@@ -53,19 +53,19 @@ def save(
     classes = classes_of(arch, arrays)
     identity = {name: Weight(name) for name in arrays}
     fitting = fit(arrays, identity, arch, classes, "weights")
-    about: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "version": VERSION,
         "arch": json.loads(arch.to_json()),
         "classes": classes,
         "source": source,
     }
     if class_names is not None:
-        about["class_names"] = list(check_class_names(class_names, classes, "class_names"))
+        metadata["class_names"] = list(check_class_names(class_names, classes, "class_names"))
     if normalization is not None:
         for name in _CONSTANTS:
-            given = constants(getattr(normalization, name), f"normalization: {name}")
-            about[name] = list(given)
-    _write(Path(path), to_bytes(fitting, {KEY: json.dumps(about, ensure_ascii=False)}))
+            values = constants(getattr(normalization, name), f"normalization: {name}")
+            metadata[name] = list(values)
+    _write(Path(path), to_bytes(fitting, {KEY: json.dumps(metadata, ensure_ascii=False)}))
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -81,42 +81,50 @@ def _write(path: Path, data: bytes) -> None:
 
 
 @dataclass(frozen=True)
-class Header:
+class OwnHeader:
     """What the metadata of an own file say."""
 
     arch: Arch
     classes: int
     class_names: tuple[str, ...] | None
-    normalization: Constants | None
+    normalization: StoredNormalization | None
     source: str
 
 
 @dataclass(frozen=True)
-class Constants:
+class StoredNormalization:
     """How the images of a network were normalised, of pixels from 0 to 1."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
 
-def header(text: str, source: str) -> Header:
+def header(text: str, source: str) -> OwnHeader:
     """Return what the metadata of an own file say.
 
     Raises:
         PretrainedError: the metadata are not those that :func:`save` writes.
     """
     try:
-        about = json.loads(text)
-        if about["version"] != VERSION:
-            raise ValueError(f"version {shorten(about['version'])} is not {VERSION}")
-        arch = Arch.from_data(about["arch"], "arch")
-        classes, names, words = about["classes"], about.get("class_names"), about["source"]
-        if isinstance(classes, bool) or not isinstance(classes, int) or not isinstance(words, str):
+        metadata = json.loads(text)
+        if metadata["version"] != VERSION:
+            raise ValueError(f"version {shorten(metadata['version'])} is not {VERSION}")
+        arch = Arch.from_data(metadata["arch"], "arch")
+        classes, names, source_text = (
+            metadata["classes"],
+            metadata.get("class_names"),
+            metadata["source"],
+        )
+        if (
+            isinstance(classes, bool)
+            or not isinstance(classes, int)
+            or not isinstance(source_text, str)
+        ):
             raise ValueError("classes or source is of the wrong kind")
-        given = [constants(about[name], name) for name in _CONSTANTS if name in about]
+        values = [constants(metadata[name], name) for name in _CONSTANTS if name in metadata]
     except (LcnasError, ValueError, KeyError, TypeError, RecursionError) as error:
         what = error if isinstance(error, LcnasError) else shorten(str(error))
         raise PretrainedError(f"{source}: no file of lcnas's weights: {what}") from None
     checked = check_class_names(names, classes, source) if names else None
-    made = Constants(*given) if len(given) == len(_CONSTANTS) else None
-    return Header(arch, classes, checked, made, words)
+    normalization = StoredNormalization(*values) if len(values) == len(_CONSTANTS) else None
+    return OwnHeader(arch, classes, checked, normalization, source_text)

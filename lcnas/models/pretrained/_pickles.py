@@ -218,10 +218,10 @@ def _tuple(items: object) -> tuple[Any, ...]:
 def _tensor(storage: object, offset: object, shape: object, strides: object, *_: object) -> Tensor:
     if not isinstance(storage, Storage):
         raise ValueError(f"a tensor over {_kind(storage)}")
-    made = Tensor(storage, _whole(offset), _wholes(shape), _wholes(strides))
-    if len(made.shape) != len(made.strides):
+    tensor = Tensor(storage, _whole(offset), _wholes(shape), _wholes(strides))
+    if len(tensor.shape) != len(tensor.strides):
         raise ValueError("a tensor with more sides than strides, or fewer")
-    return made
+    return tensor
 
 
 def _parameter(data: object, *_: object) -> object:
@@ -318,14 +318,14 @@ class _Machine:
         del self.stack[start:]
         return taken
 
-    def spend(self, made: T) -> T:
+    def spend(self, value: T) -> T:
         """Return what a call has made; many copies of one long text are refused."""
-        value = made.value if isinstance(made, _Array) else made
-        size = value.nbytes if isinstance(value, np.ndarray) else 0
-        self.budget -= len(value) if isinstance(value, bytes) else size
+        array = value.value if isinstance(value, _Array) else value
+        size = array.nbytes if isinstance(array, np.ndarray) else 0
+        self.budget -= len(array) if isinstance(array, bytes) else size
         if self.budget < 0:
             raise ValueError("the pickle makes far more values than it holds")
-        return made
+        return value
 
     def drop(self, _: object) -> None:
         if self.marks and self.marks[-1] == len(self.stack):
@@ -398,10 +398,10 @@ class _Machine:
         if not isinstance(arguments, tuple):
             raise ValueError(f"a call with {_kind(arguments)} for arguments")
         try:
-            made = _CALLS[call.text](*arguments)
+            result = _CALLS[call.text](*arguments)
         except TypeError:
             raise ValueError(f"{_kind(call)} with {len(arguments)} arguments") from None
-        self.stack.append(self.spend(made))
+        self.stack.append(self.spend(result))
 
     def build(self, _: object) -> None:
         state, target = self.pop(), self.top()
@@ -416,19 +416,19 @@ class _Machine:
     def persistent(self, _: object) -> None:
         self.stack.append(self._storage(self.pop()))
 
-    def _storage(self, about: object) -> Storage:
+    def _storage(self, reference: object) -> Storage:
         """Return the storage of PyTorch's ('storage', type, key, place, size[, view])."""
-        if not isinstance(about, tuple) or len(about) < 5 or about[0] != "storage":
+        if not isinstance(reference, tuple) or len(reference) < 5 or reference[0] != "storage":
             raise ValueError("a reference that is no storage of PyTorch")
-        kind, key, view = about[1], about[2], about[5:]
+        kind, key, view = reference[1], reference[2], reference[5:]
         if not isinstance(kind, _Name) or not kind.text.startswith("torch "):
             raise ValueError(f"a storage of {_kind(kind)}")
         if not isinstance(key, str) or any(part is not None for part in view):
             raise ValueError("a storage that is a part of another")
-        made = Storage(_STORAGES[kind.text.removeprefix("torch ")], key, _whole(about[4]))
-        if self.storages.setdefault(key, made) != made:
+        storage = Storage(_STORAGES[kind.text.removeprefix("torch ")], key, _whole(reference[4]))
+        if self.storages.setdefault(key, storage) != storage:
             raise ValueError(f"two storages of the name {shorten(key)}")
-        return made
+        return storage
 
 
 _OPS: dict[str, Callable[[_Machine, Any], None]] = {

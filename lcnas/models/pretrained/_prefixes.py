@@ -22,7 +22,7 @@ _USUAL = ("state_dict", "model")  # where checkpoints keep the weights, the like
 
 
 @dataclass(frozen=True, eq=False)
-class Named:
+class NetworkTensors:
     """The tensors of one network in a file, by the names of a library."""
 
     scheme: Scheme
@@ -44,26 +44,26 @@ class Named:
         return f"{under}, {self.left} other tensors left out" if self.left else under
 
 
-def networks_in(arrays: Arrays) -> list[Named]:
+def networks_in(arrays: Arrays) -> list[NetworkTensors]:
     """Return the networks whose names a file has under any prefix, the likeliest first.
 
     A prefix is whatever makes a scheme's markers names of the file, so none needs to be known. A network
     inside of another's names is not part of it.
     """
     arrays = _without_wrappers(arrays)
-    found = [
+    schemes_and_prefixes = [
         (scheme, prefix)
         for scheme in SCHEMES
         for prefix in itertools.islice(_prefixes(scheme, arrays), _MOST)
     ]
-    prefixes = sorted({prefix for _, prefix in found}, key=len, reverse=True)
+    prefixes = sorted({prefix for _, prefix in schemes_and_prefixes}, key=len, reverse=True)
     owners = {name: next((p for p in prefixes if name.startswith(p)), None) for name in arrays}
     left = sum(owner is None for owner in owners.values())
-    made = [
-        Named(scheme, prefix.removesuffix("."), _own(scheme, prefix, arrays, owners), left)
-        for scheme, prefix in found
+    networks = [
+        NetworkTensors(scheme, prefix.removesuffix("."), _own(scheme, prefix, arrays, owners), left)
+        for scheme, prefix in schemes_and_prefixes
     ]
-    return sorted(made, key=lambda named: named.rank)
+    return sorted(networks, key=lambda named: named.rank)
 
 
 def _prefixes(scheme: Scheme, arrays: Arrays) -> Iterator[str]:
@@ -77,10 +77,10 @@ def _prefixes(scheme: Scheme, arrays: Arrays) -> Iterator[str]:
 
 def _own(scheme: Scheme, prefix: str, arrays: Arrays, owners: dict[str, str | None]) -> Arrays:
     """Return the tensors under a prefix, without it and without those that say nothing."""
-    mine = {
+    own = {
         name.removeprefix(prefix): array for name, array in arrays.items() if owners[name] == prefix
     }
-    return {name: array for name, array in mine.items() if not scheme.needless(name, mine)}
+    return {name: array for name, array in own.items() if not scheme.needless(name, own)}
 
 
 def _without_wrappers(arrays: Arrays) -> Arrays:
@@ -88,8 +88,8 @@ def _without_wrappers(arrays: Arrays) -> Arrays:
 
     They begin with "_", as no module of a network that is read does.
     """
-    made = {_unwrapped(name): array for name, array in arrays.items()}
-    return made if len(made) == len(arrays) else arrays
+    unwrapped = {_unwrapped(name): array for name, array in arrays.items()}
+    return unwrapped if len(unwrapped) == len(arrays) else arrays
 
 
 def _unwrapped(name: str) -> str:

@@ -41,10 +41,10 @@ class Weight:
             shape = shape[2:]
         if self.axes is None:
             return shape
-        made = [0] * len(shape)
+        source = [0] * len(shape)
         for ours, theirs in enumerate(self.axes):
-            made[theirs] = shape[ours]
-        return tuple(made)
+            source[theirs] = shape[ours]
+        return tuple(source)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Network:
+class TracedNetwork:
     """What a program computes: its steps, and the input that it is for."""
 
     steps: tuple[Step, ...]
@@ -126,7 +126,7 @@ _FIXED: dict[str, dict[str, object]] = {
 }
 
 
-class _Run:
+class _Tracer:
     """Follows a program; see :func:`trace`."""
 
     def __init__(self, program: Program) -> None:
@@ -162,11 +162,11 @@ class _Run:
 
     def split(self, op: Op) -> tuple[_Value | None, Param | None]:
         """Return the value and the tensor among two inputs, None for what is not there."""
-        known = [name for name in op.inputs if name in self.params]
-        if len(known) != 1 or len(op.inputs) != 2:
+        tensors = [name for name in op.inputs if name in self.params]
+        if len(tensors) != 1 or len(op.inputs) != 2:
             return None, None
-        index = op.inputs.index(known[0])
-        return self.value(op, 1 - index), self.params[known[0]]
+        index = op.inputs.index(tensors[0])
+        return self.value(op, 1 - index), self.params[tensors[0]]
 
     # -- layers --------------------------------------------------------------------------------
 
@@ -317,31 +317,31 @@ class _Run:
             )
 
 
-_LAYERS: dict[str, Callable[[_Run, Op], _Value]] = {
-    "data": _Run.data,
-    "conv2d": _Run.conv,
-    "depthwise_conv2d": _Run.conv,
-    "batch_norm": _Run.norm,
-    **dict.fromkeys(_ACTS, _Run.act),
-    "hardsigmoid": _Run.hard_sigmoid,
-    "add": _Run.add,
-    "multiply": _Run.multiply,
-    "pool2d": _Run.pool,
-    "flatten": _Run.flatten,
-    "matmul": _Run.matmul,
-    "dropout": _Run.drop,
-    "scale": _Run.scale,
-    "softmax": _Run.softmax,
+_LAYERS: dict[str, Callable[[_Tracer, Op], _Value]] = {
+    "data": _Tracer.data,
+    "conv2d": _Tracer.conv,
+    "depthwise_conv2d": _Tracer.conv,
+    "batch_norm": _Tracer.norm,
+    **dict.fromkeys(_ACTS, _Tracer.act),
+    "hardsigmoid": _Tracer.hard_sigmoid,
+    "add": _Tracer.add,
+    "multiply": _Tracer.multiply,
+    "pool2d": _Tracer.pool,
+    "flatten": _Tracer.flatten,
+    "matmul": _Tracer.matmul,
+    "dropout": _Tracer.drop,
+    "scale": _Tracer.scale,
+    "softmax": _Tracer.softmax,
 }
-_QUIET: dict[str, Callable[[_Run, Op], None]] = {
-    "full": _Run.constant,
-    "full_int_array": _Run.constant,
-    "reshape": _Run.reshape,
-    "fetch": _Run.fetch,
+_QUIET: dict[str, Callable[[_Tracer, Op], None]] = {
+    "full": _Tracer.constant,
+    "full_int_array": _Tracer.constant,
+    "reshape": _Tracer.reshape,
+    "fetch": _Tracer.fetch,
 }
 
 
-def trace(program: Program, source: str) -> Network:
+def trace(program: Program, source: str) -> TracedNetwork:
     """Return what a program computes up to its logits; a softmax at the end is left out.
 
     Args:
@@ -351,7 +351,7 @@ def trace(program: Program, source: str) -> Network:
     Raises:
         PretrainedError: an operation, or a use of one, that is none of the layers that lcnas has.
     """
-    run = _Run(program)
+    run = _Tracer(program)
     if len(program.ops) > MAX_OPS:
         raise PretrainedError(f"{source}: {len(program.ops)} operations, more than {MAX_OPS}")
     try:
@@ -361,7 +361,7 @@ def trace(program: Program, source: str) -> Network:
             raise PretrainedError("no output")
     except PretrainedError as error:
         raise PretrainedError(f"{source}: {error}") from None
-    return Network(run.result.steps, run.size, run.dropout)
+    return TracedNetwork(run.result.steps, run.size, run.dropout)
 
 
 # -- steps -----------------------------------------------------------------------------------------
@@ -408,8 +408,8 @@ def _scaled(op: Op, value: _Value, factor: float) -> _Value:
     """Return the value times a factor, which the kernel and the bias of the last step take."""
     last = value.steps[-1] if value.steps else None
     conv = last.layer if last else None
-    plain = isinstance(conv, layers.Conv) and not conv.norm and conv.act == "identity"
-    if last is None or not plain:
+    is_bare = isinstance(conv, layers.Conv) and not conv.norm and conv.act == "identity"
+    if last is None or not is_bare:
         raise PretrainedError(
             f"{op.kind} of another slope than 1/6 that is not behind a convolution"
         )
@@ -435,8 +435,8 @@ def _squeeze_excite(steps: tuple[Step, ...]) -> Step:
     if not (isinstance(reduce.layer, layers.Conv) and isinstance(expand.layer, layers.Conv)):
         raise AssertionError("the types were compared")
     for conv in (reduce.layer, expand.layer):
-        plain = layers.Conv(conv.width, bias=True, norm=False, act=conv.act)
-        if conv != plain:
+        expected = layers.Conv(conv.width, bias=True, norm=False, act=conv.act)
+        if conv != expected:
             raise PretrainedError("a squeeze-and-excite whose convolutions are not 1x1 with a bias")
     layer = layers.SqueezeExcite(reduce.layer.width, reduce.layer.act, expand.layer.act)
     named = {f"reduce/{name}": weight for name, weight in reduce.weights.items()}
@@ -448,40 +448,40 @@ def _squeeze_excite(steps: tuple[Step, ...]) -> Step:
 # -- attributes ------------------------------------------------------------------------------------
 
 
-def _same(given: object, wanted: object) -> bool:
-    if isinstance(wanted, float) and isinstance(given, int | float):
-        return math.isclose(given, wanted, rel_tol=_NEAR, abs_tol=0.0)
-    if wanted == "NCHW":
-        return given in ("NCHW", "AnyLayout")
-    return given == wanted
+def _same(value: object, expected: object) -> bool:
+    if isinstance(expected, float) and isinstance(value, int | float):
+        return math.isclose(value, expected, rel_tol=_NEAR, abs_tol=0.0)
+    if expected == "NCHW":
+        return value in ("NCHW", "AnyLayout")
+    return value == expected
 
 
 def _numbers(op: Op, name: str) -> list[int]:
-    given = op.attrs.get(name)
-    if not isinstance(given, list) or not all(isinstance(n, int) for n in given):
-        raise PretrainedError(f"{op.kind}: {name}: {shorten(given)} is not a list of numbers")
-    return given
+    numbers = op.attrs.get(name)
+    if not isinstance(numbers, list) or not all(isinstance(n, int) for n in numbers):
+        raise PretrainedError(f"{op.kind}: {name}: {shorten(numbers)} is not a list of numbers")
+    return numbers
 
 
 def _number(op: Op, name: str, default: int) -> int:
-    given = op.attrs.get(name, default)
-    if not isinstance(given, int):
-        raise PretrainedError(f"{op.kind}: {name}: {shorten(given)} is not a whole number")
-    return given
+    number = op.attrs.get(name, default)
+    if not isinstance(number, int):
+        raise PretrainedError(f"{op.kind}: {name}: {shorten(number)} is not a whole number")
+    return number
 
 
 def _float(op: Op, name: str, default: float) -> float:
-    given = op.attrs.get(name, default)
-    if not isinstance(given, int | float) or not math.isfinite(given):
-        raise PretrainedError(f"{op.kind}: {name}: {shorten(given)} is not a number")
-    return float(given)
+    number = op.attrs.get(name, default)
+    if not isinstance(number, int | float) or not math.isfinite(number):
+        raise PretrainedError(f"{op.kind}: {name}: {shorten(number)} is not a number")
+    return float(number)
 
 
 def _pair(op: Op, name: str) -> Pair:
-    given = _numbers(op, name)
-    if len(given) != 2 or min(given) < 1:
-        raise PretrainedError(f"{op.kind}: {name}: {given} is no pair")
-    return (given[0], given[1])
+    numbers = _numbers(op, name)
+    if len(numbers) != 2 or min(numbers) < 1:
+        raise PretrainedError(f"{op.kind}: {name}: {numbers} is no pair")
+    return (numbers[0], numbers[1])
 
 
 def _padding(op: Op) -> Padding:
@@ -489,10 +489,10 @@ def _padding(op: Op) -> Padding:
     algorithm = op.attrs.get("padding_algorithm", "EXPLICIT")
     if algorithm == "VALID":
         return (0, 0, 0, 0)
-    given = _numbers(op, "paddings")
-    if algorithm != "EXPLICIT" or len(given) not in (2, 4) or min(given) < 0:
-        raise PretrainedError(f"{op.kind} with the padding {shorten(algorithm)} {given}")
+    sides = _numbers(op, "paddings")
+    if algorithm != "EXPLICIT" or len(sides) not in (2, 4) or min(sides) < 0:
+        raise PretrainedError(f"{op.kind} with the padding {shorten(algorithm)} {sides}")
     top, bottom, left, right = (
-        given if len(given) == 4 else (given[0], given[0], given[1], given[1])
+        sides if len(sides) == 4 else (sides[0], sides[0], sides[1], sides[1])
     )
     return (top, bottom, left, right)

@@ -25,7 +25,7 @@ class Leaf:
 
 
 @dataclass(frozen=True)
-class Part:
+class BlockLeaves:
     """A block, and its leaves in order of execution."""
 
     stage: str
@@ -33,7 +33,7 @@ class Part:
     leaves: tuple[Leaf, ...]
 
 
-def parts(arch: Arch, classes: int, branches: bool = False) -> tuple[Part, ...]:
+def block_leaves(arch: Arch, classes: int, branches: bool = False) -> tuple[BlockLeaves, ...]:
     """Return the blocks of a network with their leaves; identities and dropout are left out.
 
     Args:
@@ -43,9 +43,10 @@ def parts(arch: Arch, classes: int, branches: bool = False) -> tuple[Part, ...]:
     """
     stages = [stage.name for stage in arch.stages for _ in stage.blocks]
     placed = zip(stages, block_names(arch), walk(arch, classes=classes), strict=True)
-    found = _of_branches if branches else leaves
+    leaves_of = _of_branches if branches else leaves
     return tuple(
-        Part(stage, block.block, tuple(found(block.layer, name))) for stage, name, block in placed
+        BlockLeaves(stage, block.block, tuple(leaves_of(block.layer, name)))
+        for stage, name, block in placed
     )
 
 
@@ -72,9 +73,9 @@ def leaves(layer: Layer, path: str) -> Iterator[Leaf]:
             yield Leaf(path, layer)
 
 
-def weighted(found: tuple[Leaf, ...]) -> Iterator[Leaf]:
+def weighted(nested: tuple[Leaf, ...]) -> Iterator[Leaf]:
     """Yield the leaves that have weights, those inside sums too."""
-    for leaf in found:
+    for leaf in nested:
         if leaf.body:
             yield from weighted(leaf.body)
         elif isinstance(leaf.layer, WEIGHTED):

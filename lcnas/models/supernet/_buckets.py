@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcnas.arch import walk
-from lcnas.models.supernet._plan import Plan
+from lcnas.models.supernet._plan import SupernetPlan
 
 Widths = tuple[int, ...]  # of the stem and of each stage
 
@@ -21,7 +21,7 @@ _MACS_A_VALUE = 128
 
 
 def choose(
-    plan: Plan, count: int, used: NDArray[np.int64], depths: NDArray[np.int64]
+    plan: SupernetPlan, count: int, sample_widths: NDArray[np.int64], depths: NDArray[np.int64]
 ) -> tuple[Widths, ...]:
     """Return ``count`` buckets at most, cheapest first; the last holds every network.
 
@@ -31,27 +31,27 @@ def choose(
     Args:
         plan: the space.
         count: of buckets.
-        used: widths of the sample's networks, (n, 1 + stages).
+        sample_widths: widths of the sample's networks, (n, 1 + stages).
         depths: blocks in each stage, (n, stages).
     """
     whole = plan.widest
     candidates = _candidates(plan)
     cost = np.array([_cost(plan, widths, depths.mean(axis=0)) for widths in candidates])
-    holds = (used[None] <= np.array(candidates)[:, None]).all(axis=2)  # (candidates, n)
-    each = np.where(holds, cost[:, None], np.inf)
-    best = np.full(len(used), _cost(plan, whole, depths.mean(axis=0)))
+    holds = (sample_widths[None] <= np.array(candidates)[:, None]).all(axis=2)  # (candidates, n)
+    costs_in = np.where(holds, cost[:, None], np.inf)
+    best = np.full(len(sample_widths), _cost(plan, whole, depths.mean(axis=0)))
     chosen = [whole]
     for _ in range(count - 1):
-        totals = np.minimum(each, best).sum(axis=1)
+        totals = np.minimum(costs_in, best).sum(axis=1)
         pick = int(totals.argmin())
         if totals[pick] >= best.sum() * 0.98:  # a program more to compile for next to nothing
             break
         chosen.append(candidates[pick])
-        best = np.minimum(best, each[pick])
+        best = np.minimum(best, costs_in[pick])
     return tuple(sorted(chosen, key=lambda w: _cost(plan, w, depths.mean(axis=0))))
 
 
-def _candidates(plan: Plan) -> list[Widths]:
+def _candidates(plan: SupernetPlan) -> list[Widths]:
     """Return maximal networks of a few widths a stage."""
     parts = [plan.stem.widths, *(stage.widths for stage in plan.stages)]
     levels = _LEVELS
@@ -65,7 +65,7 @@ def _spread(widths: Sequence[int], levels: int) -> list[int]:
     return sorted({widths[-(-n * (i + 1) // levels) - 1] for i in range(levels)})
 
 
-def _cost(plan: Plan, widths: Widths, depths: NDArray[np.float64]) -> float:
+def _cost(plan: SupernetPlan, widths: Widths, depths: NDArray[np.float64]) -> float:
     """Return what a network of these widths and (mean) depths costs, in MACs at 64 pixels a side."""
     placed = iter(walk(plan.arch(widths, 64)))
     stem = next(placed)

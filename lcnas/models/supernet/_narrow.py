@@ -48,8 +48,8 @@ def narrowed(space: Space, arch: Arch) -> tuple[Space, str]:
     out = {
         g.name: [c for c in g.choices if c not in kept.get(g.name, g.choices)] for g in space.genes
     }
-    said = [f"{name}: {listing(choices)} left out" for name, choices in out.items() if choices]
-    return space.restrict(**kept), "; ".join(said)
+    notes = [f"{name}: {listing(choices)} left out" for name, choices in out.items() if choices]
+    return space.restrict(**kept), "; ".join(notes)
 
 
 def _fits(

@@ -27,7 +27,7 @@ _MAY_VARY = {
 
 
 @dataclass(frozen=True)
-class Place:
+class BlockChoices:
     """What one block of a stage can be."""
 
     stride: int | layers.Pair
@@ -43,17 +43,17 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageChoices:
     """What a stage of depthwise-separable blocks can be."""
 
     name: str
     widths: tuple[int, ...]  # output channels of all its blocks, ascending
     depths: tuple[int, ...]  # blocks, ascending; depth d is the first d places
-    places: tuple[Place, ...]
+    places: tuple[BlockChoices, ...]
 
 
 @dataclass(frozen=True)
-class End:
+class EndChoices:
     """What the stem or the head can be."""
 
     name: str
@@ -63,12 +63,12 @@ class End:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SupernetPlan:
     """The envelope of a space whose networks can run by masks."""
 
-    stem: End
-    stages: tuple[Stage, ...]
-    head: End
+    stem: EndChoices
+    stages: tuple[StageChoices, ...]
+    head: EndChoices
 
     @property
     def widest(self) -> tuple[int, ...]:
@@ -83,7 +83,7 @@ class Plan:
         return tuple(dict.fromkeys(act for acts in parts for act in acts))
 
     @property
-    def places(self) -> tuple[Place, ...]:
+    def places(self) -> tuple[BlockChoices, ...]:
         """All places of blocks, stage by stage."""
         return tuple(place for stage in self.stages for place in stage.places)
 
@@ -105,13 +105,13 @@ class Plan:
 
     def to_data(self) -> dict[str, Any]:
         """Return plain data for JSON."""
-        made = dataclasses.asdict(self)
+        data = dataclasses.asdict(self)
         for name in ("stem", "head"):
-            made[name]["block"] = to_data(getattr(self, name).block)
-        return made
+            data[name]["block"] = to_data(getattr(self, name).block)
+        return data
 
     @classmethod
-    def from_data(cls, data: Mapping[str, Any]) -> Plan:
+    def from_data(cls, data: Mapping[str, Any]) -> SupernetPlan:
         """Return the plan of such data.
 
         Raises:
@@ -119,7 +119,9 @@ class Plan:
         """
         try:
             stages = [
-                Stage(s["name"], tuple(s["widths"]), tuple(s["depths"]), _places(s["places"]))
+                StageChoices(
+                    s["name"], tuple(s["widths"]), tuple(s["depths"]), _places(s["places"])
+                )
                 for s in data["stages"]
             ]
             return cls(_end(data["stem"]), tuple(stages), _end(data["head"]))
@@ -127,24 +129,28 @@ class Plan:
             raise ModelError(f"supernet: no plan: {shorten(str(error))}") from None
 
 
-def _places(data: Iterable[Mapping[str, Any]]) -> tuple[Place, ...]:
-    made = []
+def _places(data: Iterable[Mapping[str, Any]]) -> tuple[BlockChoices, ...]:
+    places = []
     for item in data:
         stride = item["stride"]
         side = tuple(stride) if isinstance(stride, list) else stride
-        made.append(Place(side, tuple(item["kernels"]), tuple(item["se"]), tuple(item["acts"])))
-    return tuple(made)
+        places.append(
+            BlockChoices(side, tuple(item["kernels"]), tuple(item["se"]), tuple(item["acts"]))
+        )
+    return tuple(places)
 
 
-def _end(data: Mapping[str, Any]) -> End:
-    return End(data["name"], tuple(data["widths"]), tuple(data["acts"]), _block(data["block"]))
+def _end(data: Mapping[str, Any]) -> EndChoices:
+    return EndChoices(
+        data["name"], tuple(data["widths"]), tuple(data["acts"]), _block(data["block"])
+    )
 
 
 def _block(data: Any) -> ConvNormAct | Classifier:
-    made = from_data(data)
-    if not isinstance(made, ConvNormAct | Classifier):
-        raise TypeError(f"{made} is neither stem nor head")
-    return made
+    block = from_data(data)
+    if not isinstance(block, ConvNormAct | Classifier):
+        raise TypeError(f"{block} is neither stem nor head")
+    return block
 
 
 # -- from a space ----------------------------------------------------------------------------------
@@ -169,12 +175,12 @@ def maskable(space: Space) -> str | None:
     """
     try:
         _planned(space)
-    except _Unmaskable as found:
-        return str(found)
+    except _Unmaskable as problem:
+        return str(problem)
     return None
 
 
-def plan_of(space: Space) -> Plan:
+def plan_of(space: Space) -> SupernetPlan:
     """Return the envelope of a space.
 
     Raises:
@@ -182,18 +188,18 @@ def plan_of(space: Space) -> Plan:
     """
     try:
         return _planned(space)
-    except _Unmaskable as found:
-        raise ModelError(f"{space.name} cannot be a supernet: {found}") from None
+    except _Unmaskable as problem:
+        raise ModelError(f"{space.name} cannot be a supernet: {problem}") from None
 
 
-def _planned(space: Space) -> Plan:
+def _planned(space: Space) -> SupernetPlan:
     if len(space.resolutions) > 1:
         raise _Unmaskable(f"resolution is a choice of {listing(space.resolutions)}")
     stem, *stages, head = space.layout().tables
-    return Plan(_stem(stem), tuple(map(_stage, stages)), _head(head))
+    return SupernetPlan(_stem(stem), tuple(map(_stage, stages)), _head(head))
 
 
-def _stem(table: ElementTable) -> End:
+def _stem(table: ElementTable) -> EndChoices:
     blocks = _typed(table, 0, ConvNormAct)
     _constant(table.name, blocks, _MAY_VARY["stem"])
     first = blocks[0]
@@ -201,35 +207,35 @@ def _stem(table: ElementTable) -> End:
         raise _Unmaskable(f"{table.name}: {first}, only a plain convolution with batch norm")
     if table.depths != (1,):
         raise _Unmaskable(f"{table.name}: more than one block")
-    return _made_end(table.name, blocks)
+    return _end_choices(table.name, blocks)
 
 
-def _head(table: ElementTable) -> End:
+def _head(table: ElementTable) -> EndChoices:
     blocks = _typed(table, 0, Classifier)
     _constant(table.name, [b for b in blocks if b.width], _MAY_VARY["head"])
     if any(block.affine for block in blocks):
         raise _Unmaskable(f"{table.name}: a learnable affine")
-    return _made_end(table.name, blocks)
+    return _end_choices(table.name, blocks)
 
 
-def _made_end(name: str, blocks: Sequence[ConvNormAct | Classifier]) -> End:
+def _end_choices(name: str, blocks: Sequence[ConvNormAct | Classifier]) -> EndChoices:
     largest = max(blocks, key=lambda block: block.width)
     acts = _acts(name, [b for b in blocks if b.width])
-    made = dataclasses.replace(largest, act=acts[-1]) if largest.width else largest
-    return End(name, _sorted(b.width for b in blocks), acts or ("identity",), made)
+    widest = dataclasses.replace(largest, act=acts[-1]) if largest.width else largest
+    return EndChoices(name, _sorted(b.width for b in blocks), acts or ("identity",), widest)
 
 
-def _stage(table: ElementTable) -> Stage:
+def _stage(table: ElementTable) -> StageChoices:
     slots = [_typed(table, j, DepthwiseSeparable) for j in range(table.slots)]
     for chain in _chains(table) if table.slots > 1 else ():
         if len({block.width for block in chain}) > 1:  # type: ignore[attr-defined]
             raise _Unmaskable(f"{table.name}_width is a choice for each block")
-    places = tuple(_made_place(table.name, j, blocks) for j, blocks in enumerate(slots))
+    places = tuple(_block_choices(table.name, j, blocks) for j, blocks in enumerate(slots))
     widths = _sorted(block.width for blocks in slots for block in blocks)
-    return Stage(table.name, widths, _sorted(table.depths), places)
+    return StageChoices(table.name, widths, _sorted(table.depths), places)
 
 
-def _made_place(name: str, j: int, blocks: Sequence[DepthwiseSeparable]) -> Place:
+def _block_choices(name: str, j: int, blocks: Sequence[DepthwiseSeparable]) -> BlockChoices:
     where = f"{name} block {j + 1}"
     _constant(where, blocks, _MAY_VARY["stage"])
     first = blocks[0]
@@ -243,7 +249,7 @@ def _made_place(name: str, j: int, blocks: Sequence[DepthwiseSeparable]) -> Plac
     if any(not isinstance(k, int) or k % 2 == 0 for k in kernels):
         raise _Unmaskable(f"{where}: a kernel that is no odd number: {listing(kernels)}")
     se = tuple(sorted({block.se for block in blocks}))
-    return Place(first.stride, _sorted(kernels), se, _acts(where, blocks))  # type: ignore[arg-type]
+    return BlockChoices(first.stride, _sorted(kernels), se, _acts(where, blocks))  # type: ignore[arg-type]
 
 
 def _sorted(values: Iterable[int]) -> tuple[int, ...]:
@@ -270,18 +276,18 @@ def _chains(table: ElementTable) -> Iterable[list[Block]]:
 
 def _typed(table: ElementTable, j: int, kind: type[B]) -> list[B]:
     """Return the different blocks that can stand at a slot, all of one kind."""
-    found: dict[Block, None] = {}
+    blocks: dict[Block, None] = {}
     for g, totals in table.totals.items():
         signatures, combos = range(len(table.signatures)), range(len(table.slot_values[j]))
         for total, s, c in itertools.product({t for t, _ in totals}, signatures, combos):
-            found.setdefault(table.block(g, s, j, c, total))
-    made = [block for block in found if isinstance(block, kind)]
-    kinds = sorted({block.type for block in found})
+            blocks.setdefault(table.block(g, s, j, c, total))
+    of_kind = [block for block in blocks if isinstance(block, kind)]
+    kinds = sorted({block.type for block in blocks})
     if len(kinds) > 1:
         raise _Unmaskable(f"{table.name}_block is a choice of block types: {listing(kinds)}")
-    if len(made) < len(found):
+    if len(of_kind) < len(blocks):
         raise _Unmaskable(f"{table.name}: a block of type {kinds[0]}, not {kind.type}")
-    return made
+    return of_kind
 
 
 def _constant(where: str, blocks: Sequence[Block], free: Sequence[str]) -> None:
@@ -313,18 +319,18 @@ def roles(arch: Arch, classes: int) -> tuple[Roles, ...]:
 def _roles(layer: layers.Layer, name: str) -> Roles:
     if not isinstance(layer, layers.Chain):
         return {"conv": name}
-    found: Roles = {}
+    roles_of_layers: Roles = {}
     convs = 0
     for i, inner in enumerate(layer.layers):
         path = f"{name}/{i}"
         match inner:
             case layers.SqueezeExcite():
-                found["se"] = path
+                roles_of_layers["se"] = path
             case layers.Linear():
-                found["linear"] = path
+                roles_of_layers["linear"] = path
             case layers.Conv():
-                found[("depthwise", "pointwise")[convs]] = path
+                roles_of_layers[("depthwise", "pointwise")[convs]] = path
                 convs += 1
-    if "linear" in found and convs:
-        found["conv"] = found.pop("depthwise")
-    return found
+    if "linear" in roles_of_layers and convs:
+        roles_of_layers["conv"] = roles_of_layers.pop("depthwise")
+    return roles_of_layers

@@ -21,8 +21,8 @@ from lcnas.models import ops
 from lcnas.models.supernet import _active, _buckets, _plan
 from lcnas.models.supernet._active import Active
 from lcnas.models.supernet._buckets import Widths
-from lcnas.models.supernet._forward import Drop, Moments, Net, Weights, forward
-from lcnas.models.supernet._plan import Plan, Roles
+from lcnas.models.supernet._forward import BucketNetwork, Drop, Moments, Weights, forward
+from lcnas.models.supernet._plan import Roles, SupernetPlan
 from lcnas.spaces import Space
 
 Array = jax.Array
@@ -39,7 +39,7 @@ class Bucket:
     number: int
     widths: Widths  # of the stem and of each stage
     shapes: Mapping[str, Shape] = field(compare=False, repr=False)  # of its weights, by name
-    net: Net = field(compare=False, repr=False)
+    network: BucketNetwork = field(compare=False, repr=False)
 
     def holds(self, active: Active) -> bool:
         """Return whether a network fits."""
@@ -63,7 +63,7 @@ class Supernet:
     is the middle of the largest, a shallower stage has the first blocks.
     """
 
-    plan: Plan
+    plan: SupernetPlan
     classes: int
     resolution: Resolution  # of training and evaluation, pixels
     bucket_widths: tuple[Widths, ...]  # cheapest first; the last holds every network
@@ -131,8 +131,8 @@ class Supernet:
         assert isinstance(head, Classifier)
         own = head.dropout if head.width else 0.0
         rate = own if self.dropout is None else self.dropout
-        net = Net(self.plan, widths, tuple(roles), ops.LAYOUTS[self.layout], rate)
-        return Bucket(number, widths, shapes, net)
+        network = BucketNetwork(self.plan, widths, tuple(roles), ops.LAYOUTS[self.layout], rate)
+        return Bucket(number, widths, shapes, network)
 
     @functools.cached_property
     def params(self) -> dict[str, Shape]:
@@ -164,13 +164,13 @@ class Supernet:
     def init(self, seed: int) -> Arrays:
         """Return initial weights: those that :func:`lcnas.models.build` draws for the largest network."""
         model = models.build(self.arch, self.classes, nnx.Rngs(seed))
-        made = {n: np.array(w) for n, w in model.weights().items() if not n.endswith(_STATS)}
+        weights = {n: np.array(w) for n, w in model.weights().items() if not n.endswith(_STATS)}
         rng = np.random.default_rng((seed, 1))
         for name, shape in self.params.items():
-            if name not in made:  # Glorot's, as of every linear layer (network.py)
+            if name not in weights:  # Glorot's, as of every linear layer (network.py)
                 limit = (6 / sum(shape)) ** 0.5 if len(shape) > 1 else 0.0
-                made[name] = rng.uniform(-limit, limit, shape).astype(np.float32)
-        return {name: made[name] for name in self.params}
+                weights[name] = rng.uniform(-limit, limit, shape).astype(np.float32)
+        return {name: weights[name] for name in self.params}
 
     def started(self, seed: int, published: Mapping[str, Any], arch: Arch) -> tuple[Arrays, str]:
         """Return initial weights with a published network's where they fit, and what was taken, in words.
@@ -187,21 +187,21 @@ class Supernet:
         Raises:
             ModelError: the network has other stages than the space, or no weight fits.
         """
-        made = self.init(seed)
+        weights = self.init(seed)
         classes = _classes(published, arch)
         taken: dict[str, int] = {}  # name -> values
         for name, theirs, full in self._pairs(arch, classes):
             if theirs.endswith(_STATS) or ("linear" in full and classes != self.classes):
                 continue
-            taken[name] = _paste(made[name], np.asarray(published[theirs], np.float32))
+            taken[name] = _paste(weights[name], np.asarray(published[theirs], np.float32))
         if not taken:
             raise ModelError(f"init: {arch.name or arch} has no weight that fits the supernet")
-        every = sum(w.size for w in made.values())
-        said = (
-            f"{len(taken)} of {len(made)} weights begin with those of {arch.name or arch.id[:8]}: "
+        every = sum(w.size for w in weights.values())
+        note = (
+            f"{len(taken)} of {len(weights)} weights begin with those of {arch.name or arch.id[:8]}: "
             f"{sum(taken.values()):,} of {every:,} values"
         )
-        return made, said
+        return weights, note
 
     def cut(self, weights: Mapping[str, Any], stats: Mapping[str, Any], arch: Arch) -> Arrays:
         """Return a network's own weights, by the names of ``onnx_export.names(arch, classes)``.
@@ -214,40 +214,40 @@ class Supernet:
         self.active(arch)
         shapes = onnx_export.names(arch, self.classes)
         both = {**weights, **stats}
-        found = {theirs: name for name, theirs, _ in self._pairs(arch, self.classes)}
-        return {name: _cropped(both[found[name]], shape) for name, shape in shapes.items()}
+        names_here = {theirs: name for name, theirs, _ in self._pairs(arch, self.classes)}
+        return {name: _cropped(both[names_here[name]], shape) for name, shape in shapes.items()}
 
     def _pairs(self, arch: Arch, classes: int) -> list[tuple[str, str, str]]:
         """Return (name here, name in the network, role) of each of a network's weights."""
         places = self._places(arch)
         names = list(onnx_export.names(arch, classes))
-        made = []
-        for mine, theirs in zip(places, _plan.roles(arch, classes), strict=True):
+        pairs = []
+        for ours, theirs in zip(places, _plan.roles(arch, classes), strict=True):
             for role, start in theirs.items():
-                direct = role == "linear" and "conv" not in theirs and "direct" in mine
-                here = mine.get("direct" if direct else role)
-                made += [
+                direct = role == "linear" and "conv" not in theirs and "direct" in ours
+                here = ours.get("direct" if direct else role)
+                pairs += [
                     (f"{here}{name.removeprefix(start)}", name, role)
                     for name in names
                     if name.startswith(f"{start}/") and here is not None
                 ]
-        return made
+        return pairs
 
     def _places(self, arch: Arch) -> list[Roles]:
         """Return the roles here of each block of a network."""
-        roles, made = list(self.buckets[-1].net.roles), []
+        roles, places = list(self.buckets[-1].network.roles), []
         if len(arch.stages) != len(self.plan.stages) + 2:
             raise ModelError(f"supernet: {arch.name or arch} has not the stages of the space")
-        made.append(roles.pop(0))
-        for stage, given in zip(self.plan.stages, arch.stages[1:-1], strict=True):
+        places.append(roles.pop(0))
+        for stage, arch_stage in zip(self.plan.stages, arch.stages[1:-1], strict=True):
             here = [roles.pop(0) for _ in stage.places]
-            if len(given.blocks) > len(here):
+            if len(arch_stage.blocks) > len(here):
                 raise ModelError(
-                    f"supernet: {arch.name or arch} has {len(given.blocks)} blocks in {stage.name}, "
+                    f"supernet: {arch.name or arch} has {len(arch_stage.blocks)} blocks in {stage.name}, "
                     f"the space {len(here)} at most"
                 )
-            made += here[: len(given.blocks)]
-        return [*made, roles.pop(0)]
+            places += here[: len(arch_stage.blocks)]
+        return [*places, roles.pop(0)]
 
     # -- computing --
 
@@ -275,7 +275,7 @@ class Supernet:
         """
         chosen = self.buckets[-1] if bucket is None else bucket
         known = None if stats is None else chosen.of(stats)
-        return forward(chosen.net, chosen.of(weights), known, active, images, dropout)
+        return forward(chosen.network, chosen.of(weights), known, active, images, dropout)
 
     # -- plain data --
 
@@ -300,7 +300,9 @@ class Supernet:
         try:
             widths = tuple(tuple(w) for w in data["bucket_widths"])
             size = check_resolution(data["resolution"])
-            return cls(Plan.from_data(data["plan"]), data["classes"], size, widths, data["dropout"])
+            return cls(
+                SupernetPlan.from_data(data["plan"]), data["classes"], size, widths, data["dropout"]
+            )
         except (KeyError, TypeError) as error:
             raise ModelError(f"supernet: no supernet: {shorten(str(error))}") from None
 
@@ -313,14 +315,14 @@ def _classes(weights: Mapping[str, Any], arch: Arch) -> int:
     return int(weights[name].shape[0])
 
 
-def _inside(shape: Shape, wanted: Shape) -> tuple[slice, ...]:
+def _inside(shape: Shape, inner: Shape) -> tuple[slice, ...]:
     """Return where in a weight of ``shape`` a smaller one lies: in the middle of a kernel, else in front."""
-    made = [slice(n) for n in wanted]
+    slices = [slice(n) for n in inner]
     if len(shape) == 4:
         for axis in (0, 1):
-            start = (shape[axis] - wanted[axis]) // 2
-            made[axis] = slice(start, start + wanted[axis])
-    return tuple(made)
+            start = (shape[axis] - inner[axis]) // 2
+            slices[axis] = slice(start, start + inner[axis])
+    return tuple(slices)
 
 
 def _cropped(weight: Any, shape: Shape) -> NDArray[np.float32]:
@@ -328,8 +330,8 @@ def _cropped(weight: Any, shape: Shape) -> NDArray[np.float32]:
     return np.ascontiguousarray(array[_inside(array.shape, shape)])
 
 
-def _paste(ours: NDArray[np.float32], given: NDArray[np.float32]) -> int:
+def _paste(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> int:
     """Write the part that both have into ours; return how many values that is."""
-    common = tuple(min(a, b) for a, b in zip(ours.shape, given.shape, strict=True))
-    ours[_inside(ours.shape, common)] = given[_inside(given.shape, common)]
+    common = tuple(min(a, b) for a, b in zip(ours.shape, theirs.shape, strict=True))
+    ours[_inside(ours.shape, common)] = theirs[_inside(theirs.shape, common)]
     return int(np.prod(common))

@@ -79,21 +79,21 @@ def _forward(
 
 
 def _chosen(values: list[Array], numbers: Numbers, act: Array) -> Array:
-    made = values[-1]
+    selected = values[-1]
     for value, number in zip(values[:-1], numbers[:-1], strict=True):
-        made = jnp.where(act == number, value, made)
-    return made
+        selected = jnp.where(act == number, value, selected)
+    return selected
 
 
 def _backward(
-    names: Names, numbers: Numbers, layout: Layout, _: float, saved: Any, given: Any
+    names: Names, numbers: Numbers, layout: Layout, _: float, saved: Any, gradients: Any
 ) -> tuple[Array, Array, Array, Any]:
     x, scale, shift, act, mean, rstd = saved
     at = layout.per_channel
     normal = (x - at(mean)) * at(rstd)
     u = normal * at(scale) + at(shift)
     slope = _chosen([ops._SLOPES[name](u) for name in names], numbers, act)
-    g = given[0] * slope
+    g = gradients[0] * slope
     d_shift, d_scale = ops._channel_sum(g, layout), ops._channel_sum(g * normal, layout)
     count = x.size // x.shape[layout.channel]
     dx = at(rstd * scale) * (g - at(d_shift / count) - normal * at(d_scale / count))
