@@ -1,8 +1,11 @@
 """What had another name goes on working under it."""
 
+import numpy as np
 import pytest
 
-from lcnas import errors, onnx_export
+from lcnas import blocks, budgets, errors, onnx_export, spaces
+from lcnas.models import supernet
+from lcnas.spaces import layout
 from search import run
 from search.settings import Settings
 
@@ -14,8 +17,35 @@ def test_old_names_of_a_module_warn_and_are_the_new_ones():
         assert errors.PictureError is errors.ImageError
     with pytest.warns(DeprecationWarning, match=r"use lcnas\.onnx_export\.read_image$"):
         assert onnx_export.read_picture is onnx_export.read_image
+    with pytest.warns(DeprecationWarning, match=r"use lcnas\.blocks\.WholeNumbers$"):
+        assert blocks.Row is blocks.WholeNumbers
+    with pytest.warns(DeprecationWarning, match=r"use lcnas\.spaces\.layout\.PlacedBlocks$"):
+        assert layout.Rows is layout.PlacedBlocks
+    with pytest.warns(DeprecationWarning, match=r"use lcnas\.models\.supernet\.SupernetPlan$"):
+        assert supernet.Plan is supernet.SupernetPlan
     with pytest.raises(AttributeError, match=r"module 'lcnas\.errors' has no attribute 'Other'"):
         _ = errors.Other
+
+
+def test_old_names_of_a_space_warn_where_they_are_called():
+    space = spaces.load("pplcnet")
+    codes = space.sample_codes(3, np.random.default_rng(0))
+    with pytest.warns(DeprecationWarning, match=r"^Space\.rows is deprecated: use ") as caught:
+        assert space.rows(10) == space.placed_blocks(10)
+    assert caught[0].filename == __file__
+    with pytest.warns(DeprecationWarning, match=r"use Space\.block_ids$") as caught:
+        assert (space.row_ids(codes) == space.block_ids(codes)).all()
+    assert caught[0].filename == __file__
+
+
+def test_old_names_of_terms_warn_where_they_are_used():
+    with pytest.warns(DeprecationWarning, match=r"^Terms\(rows=\) is deprecated: use ") as caught:
+        terms = budgets.Terms(base=1, **{"rows": np.arange(3)})  # type: ignore[arg-type]
+    assert caught[0].filename == __file__
+    with pytest.warns(DeprecationWarning, match=r"use Terms\.entries$") as caught:
+        assert terms.rows is terms.entries
+    assert caught[0].filename == __file__
+    assert terms.entries.tolist() == [0, 1, 2]
 
 
 def test_old_options_are_taken_with_a_line(capsys):

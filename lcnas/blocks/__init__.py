@@ -1,6 +1,6 @@
-"""The block vocabulary: what networks are made of, each block a frozen dataclass that lowers to layers.
+"""The block vocabulary of all networks; each block is a frozen dataclass that lowers to layers.
 
-A block of your own is one file: see ``docs/blocks.md``.
+To add a block, write one file: see ``docs/blocks.md``.
 """
 
 from lcnas import _renamed

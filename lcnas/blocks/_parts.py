@@ -1,4 +1,4 @@
-"""Pieces that several blocks lower to: convolutions by habit, squeeze-and-excite, shortcuts."""
+"""Layers that several blocks use: convolutions with the usual settings, branches, shortcuts."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def depthwise(
 
 
 def reparam(conv: Conv, branches: tuple[int, ...], in_channels: int) -> Layer:
-    """Return ``conv``, trained as parallel branches where ``branches`` names any.
+    """Return ``conv``, with parallel branches in training if ``branches`` names any.
 
-    A branch k > 0 is a k x k convolution with batch norm, 0 is batch norm alone: it exists only where
+    A branch k > 0 is a k x k convolution with batch norm. 0 is batch norm alone; it exists only where
     stride is 1 and the channels stay (as in RepVGG, arXiv 2101.03697), and is left out elsewhere.
     """
     if not branches:
@@ -62,7 +62,7 @@ def reparam(conv: Conv, branches: tuple[int, ...], in_channels: int) -> Layer:
 
 
 def _branch(conv: Conv, kernel: int) -> Conv:
-    # The branch sees the same window centres: its padding is the merged one less half the difference.
+    # The window centres are the same, so the padding is the merged one less half the difference.
     insets = [(side - kernel) // 2 for side in conv.kernel]
     if any(side < kernel or (side - kernel) % 2 for side in conv.kernel):
         raise ShapeError(
@@ -77,7 +77,7 @@ def _branch(conv: Conv, kernel: int) -> Conv:
 
 
 def chain(*layers: Layer | None) -> Layer:
-    """Return the layers one behind the other, without the Nones."""
+    """Return the layers in sequence, without the Nones."""
     kept = tuple(layer for layer in layers if layer is not None)
     return kept[0] if len(kept) == 1 else Chain(kept)
 

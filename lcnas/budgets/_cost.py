@@ -1,8 +1,8 @@
-"""Costs of many networks at once: a few table look-ups each, instead of one a block.
+"""Costs of many networks at once: a few table look-ups per network, instead of one per block.
 
-The genes of an element, or of a part of one whose table would grow too large, make one number. A table
-holds, for each state at the part's entrance and each number, the ticks of all its blocks and pairs, and
-another one the state at its exit. States are whatever later blocks depend on: the shape at the border,
+The genes of an element (or of a part of it, if its table would grow too large) form one number. A table
+holds, for each state before the part and each number, the ticks of all its blocks and pairs;
+another one holds the state after it. A state is all that later blocks depend on: the shape at the border,
 the network-wide assignment, the kind of the last block and, inside an element, its depth and signature.
 """
 
@@ -18,24 +18,24 @@ from numpy.typing import NDArray
 from lcnas.spaces.layout import Digit, ElementTable, PlacedBlocks
 
 Ints = NDArray[np.int64]
-LIMIT = 1 << 16  # entries of a table, as long as a part has more than one block
-CHUNK = 1 << 14  # networks at a time: what stays in the cache
+LIMIT = 1 << 16  # entries of the table of a part with more than one block
+CHUNK = 1 << 14  # networks at a time, so that arrays stay in the cache
 
 
 @dataclass(frozen=True)
 class PartTables:
     """The tables of some consecutive blocks of an element."""
 
-    size: int  # numbers that its genes can make
+    size: int  # count of numbers that its genes can form
     ticks: Ints  # (states * size,) sum over its blocks and the pairs that end in it
-    after: NDArray[np.intp]  # (states * size,) state behind it
+    after: NDArray[np.intp]  # (states * size,) state after it
 
 
 @dataclass(frozen=True)
 class CostTables:
-    """All tables of a space under given terms."""
+    """All tables of a space under one set of terms."""
 
-    weights: NDArray[np.float64]  # (genes, 1 + parts): what a code adds to a part's number
+    weights: NDArray[np.float64]  # (genes, 1 + parts): factors of the codes in a part's number
     parts: tuple[PartTables, ...]
 
     @classmethod
@@ -56,7 +56,7 @@ class CostTables:
         return cls(np.stack([_weights(d, genes) for d in digits], axis=1), tuple(parts))
 
     def cost(self, codes: Ints) -> Ints:
-        """Return the sums of ticks, (n,), of codes that are known to be right."""
+        """Return the sums of ticks, (n,), of checked codes."""
         out = np.empty(len(codes), dtype=np.int64)
         for at in range(0, len(codes), CHUNK):
             chunk = codes[at : at + CHUNK].astype(np.float64)
@@ -87,13 +87,13 @@ def _digits_of(table: ElementTable, slots: range) -> list[Digit]:
 
 
 def _cuts(table: ElementTable, states: int) -> Iterator[range]:
-    """Yield ranges of slots whose tables stay small."""
+    """Yield ranges of slots with small tables."""
     start, size = 0, states * len(table.depths) * len(table.signatures)
     for j in range(table.slots):
         combos = len(table.slot_values[j])
         if j > start and size * combos > LIMIT:
             yield range(start, j)
-            # Behind the first block the border is a function of what the state holds anyway.
+            # After the first block the border is a function of the rest of the state.
             start, size = j, len(table.depths) * len(table.signatures) * states
         size *= combos
     yield range(start, table.slots)
@@ -124,7 +124,7 @@ class _Builder:
         self.pairs = pairs
 
     def part(self, table: ElementTable, slots: range, states: State) -> tuple[PartTables, State]:
-        """Return the tables of some slots behind the given states, and the states behind them."""
+        """Return the tables of some slots after some states, and the states after the slots."""
         combos = [len(table.slot_values[j]) for j in slots]
         shared = [len(table.depths), len(table.signatures)] if slots.start == 0 else []
         sizes = [*shared, *combos]
@@ -143,9 +143,9 @@ class _Builder:
         return PartTables(size, ticks, after.reshape(-1).astype(np.intp)), exits
 
     def _slot(self, table: ElementTable, j: int, c: NDArray[np.intp], states: State) -> Ints:
-        """Return the ticks of slot j, 0 where it is absent; moves the states on."""
+        """Return the ticks of slot j, 0 where it is absent; updates the states."""
         e, g, d = table.index, states["g"], states["d"]
-        s = table.representative[g, d, states["s"]]  # rows are known of canonical choices alone
+        s = table.representative[g, d, states["s"]]  # only canonical choices have numbers
         c = table.combo_of[g, d, states["s"], j, c]
         if j == 0:
             number = self.layout.first[e][states["border"], g, s, c]

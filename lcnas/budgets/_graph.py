@@ -1,15 +1,15 @@
-"""The chains of a space as paths of one graph, with the ticks and the codes of each edge.
+"""The chains of a space as paths of a graph, with the ticks and the codes of each edge.
 
-Nodes, in the order in which paths meet them:
+Nodes, in the order of a path:
 
-* the root, from which an edge leads to each (resolution, network-wide assignment);
-* borders: what comes before an element, as far as it matters (shape, order rules, kind of the last block);
-* gates: a border once the kind of the next block is known; the edge to it costs the pair (only where
+* the root, with an edge to each (resolution, network-wide assignment);
+* borders: the state before an element (shape, bounds of order rules, kind of the last block);
+* gates: a border and the kind of the next block; the edge to it costs the pair (only where
   pairs of several kinds exist);
-* insides: an element of chosen depth and signature behind its block j;
+* insides: an element of chosen depth and signature after its block j;
 * the end.
 
-Each distinct network is one path. Where gates are looked through, edges leave a node in the order of codes.
+Each distinct network is one path. Without gates, the edges of a node are in the order of codes.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from lcnas.spaces.layout import Digit, ElementTable, PlacedBlocks, follow, split_number
 
 Ints = NDArray[np.int64]
-Low = tuple[float, ...]  # what order rules forbid to fall below
+Low = tuple[float, ...]  # lower bounds of the order rules
 
 
 class Border(NamedTuple):
-    """What comes before an element."""
+    """The state before an element."""
 
     e: int
     g: int
@@ -39,18 +39,18 @@ class Border(NamedTuple):
 
 
 class Gate(NamedTuple):
-    """A border, and the kind of the block to come, as right neighbour."""
+    """A border, and the kind of the next block, as right neighbour."""
 
     border: Border
     kind: int
 
 
 class Inside(NamedTuple):
-    """An element of chosen depth (index d) and signature s behind its block j."""
+    """An element of chosen depth (index d) and signature s, after its block j."""
 
     e: int
     g: int
-    shape: int  # number of the shape behind the element
+    shape: int  # number of the shape after the element
     low: Low
     d: int
     s: int
@@ -73,18 +73,18 @@ class Edge(NamedTuple):
 
 @dataclass(frozen=True)
 class Graph:
-    """The graph in arrays; nodes are numbered in an order in which edges lead upwards, root 0."""
+    """The graph as arrays; nodes are numbered from 0, the root, so that edges lead to higher numbers."""
 
     start: Ints  # (nodes + 1,) the edges of node i are start[i] to start[i + 1] - 1
     element: (
         Ints  # (nodes,) element that a node's edges belong to; root -1, end: number of elements
     )
-    border: NDArray[np.bool_]  # (nodes,) whether it is the root, a border or the end
-    gate: NDArray[np.bool_]  # (nodes,) whether it is a gate
-    to: Ints  # (edges,) node
+    border: NDArray[np.bool_]  # (nodes,) is the root, a border or the end
+    gate: NDArray[np.bool_]  # (nodes,) is a gate
+    to: Ints  # (edges,) target node
     ticks: Ints  # (edges,) in units of ``unit``
-    genes: tuple[Genes, ...]  # (edges,) the codes that an edge sets
-    order: Ints  # (edges,) place among the edges of the same border, in the order of codes
+    genes: tuple[Genes, ...]  # (edges,) codes that the edge sets
+    order: Ints  # (edges,) position among the edges of the same border, in the order of codes
     unit: int  # greatest common divisor of all ticks
 
     @property
@@ -96,7 +96,7 @@ class Graph:
 
 
 class GraphBuilder:
-    """Follows the choices of a space from the root to the end."""
+    """Builds the graph from the choices of a space, from the root to the end."""
 
     def __init__(self, layout: PlacedBlocks, entries: Ints, kinds: Ints, pairs: Ints) -> None:
         self.layout = layout
@@ -161,7 +161,7 @@ class GraphBuilder:
                     yield Edge(Border(0, g, r, chain.start, -1), 0, genes)
 
     def _leave(self, node: Node) -> tuple[list[Edge], list[int]]:
-        """Return the edges of a node, and their places among the edges of the border."""
+        """Return the edges of a node, and their positions among the edges of the border."""
         match node:
             case Inside():
                 edges = list(self._next_blocks(node))
@@ -188,7 +188,7 @@ class GraphBuilder:
         return edges, [0] * len(edges)
 
     def _first_blocks(self, border: Border) -> list[tuple[int, int, Edge]]:
-        """Return (place, kind as right neighbour, edge) of each way to begin an element."""
+        """Return (position, kind as right neighbour, edge) of each possible first block of an element."""
         ways = self.first.get(border)
         if ways is None:
             ways = [(i, *x) for i, x in enumerate(self._each_first_block(border))]
@@ -215,7 +215,7 @@ class GraphBuilder:
                 yield self.right[number], edge
 
     def _goes_on(self, g: int, e: int, low: Low) -> bool:
-        """Return whether the order rules leave a chain behind."""
+        """Return whether the order rules allow some chain from element e on."""
         chain = self.layout.chain(g)
         return e == len(self.layout.tables) or any(chain.weights(e, low))
 

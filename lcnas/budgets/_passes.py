@@ -1,9 +1,9 @@
-"""The passes over a graph: bounds of all totals, then tables from the end to the root.
+"""Passes over a graph: bounds of all totals, then tables from the end to the root.
 
-Tables are kept at borders; those inside an element are kept while they are few, else made anew from the
-borders behind it when somebody walks through. A pass stops at the border where the next element's tables
-would grow too large (ticks so fine that nearly every network has a total of its own), and the chains
-before that border are listed one by one instead: :class:`Fronts`. Where those are too many as well, the
+Tables are kept at borders; those inside an element are kept if they are small, otherwise rebuilt from the
+borders after it when a walk passes through. A pass stops at the border where the next element's tables
+would grow too large (ticks so fine that nearly every network has a different total), and the chains
+before that border are listed one by one: :class:`Prefixes`. If those are too many as well, the
 ticks are too fine (:class:`TooFineError`).
 """
 
@@ -24,24 +24,24 @@ Ints = NDArray[np.int64]
 WORK = 1 << 30  # additions of a pass
 SORTING = 128  # additions that sorting an entry into a sparse table is worth
 BORDER_BYTES = 1 << 27  # tables at borders
-ELEMENT_BYTES = 1 << 28  # tables of one element while they are made
-INSIDE_BYTES = 1 << 26  # tables inside elements, beyond which they are made anew
-MAX_PREFIXES = 1 << 21  # chains listed before the border where a pass stops
+ELEMENT_BYTES = 1 << 28  # tables of one element while they are built
+INSIDE_BYTES = 1 << 26  # kept tables inside elements; others are rebuilt
+MAX_PREFIXES = 1 << 21  # listed chains before the border where a pass stops
 
 
 class TooFineError(Exception):
-    """Ticks are so fine that no exact pass is feasible."""
+    """Ticks are too fine for an exact pass."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """The least and the greatest ticks before and behind each node, (nodes,) each."""
+    """The least and the greatest ticks before and after each node, (nodes,) each."""
 
     least_before: tuple[int, ...]
     most_before: tuple[int, ...]
     least: tuple[int, ...]
     most: tuple[int, ...]
-    paths: tuple[int, ...]  # number of paths that lead to each node
+    paths: tuple[int, ...]  # number of paths to each node
 
     @classmethod
     def of(cls, graph: Graph) -> Bounds:
@@ -67,13 +67,13 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Prefixes:
-    """The chains before a border, one by one, in no order."""
+    """The chains before a border, one by one, in no particular order."""
 
     node: int
     ticks: Ints  # (n,)
     scores: Ints | None  # (n,)
-    steps: tuple[Steps, ...]  # of the nodes on the way
-    index: Ints  # (n,) where each chain is in the steps of its node
+    steps: tuple[Steps, ...]  # of the nodes before the border
+    index: Ints  # (n,) position of each chain in the steps of its node
 
 
 @dataclass(frozen=True)
@@ -87,13 +87,13 @@ class Steps:
 
 
 class Tables:
-    """The tables of all chains whose total lies in a window: counts, or the best scores.
+    """The tables of all chains with a total in a window: counts, or best scores.
 
     Args:
         graph: the chains.
         bounds: of the graph.
         window: lowest and highest total, ticks.
-        scores: None: count; else the score of each edge, (edges,).
+        scores: score of each edge, (edges,); None: count.
 
     Raises:
         TooFineError: the tables would grow too large.
@@ -106,7 +106,7 @@ class Tables:
         self.bounds = bounds
         self.low = max(window[0], bounds.least[0])
         self.high = min(window[1], bounds.most[0])
-        # Which end of the window binds scores, where only one does: -1 the upper end, 1 the lower, else 0.
+        # Limit of the window that matters for scores: -1: the upper, 1: the lower; 0: both, or counts.
         self.side = 0
         if scores is not None:
             self.side = -1 if self.low <= bounds.least[0] else int(self.high >= bounds.most[0])
@@ -116,7 +116,7 @@ class Tables:
         self.limbs = _table.limbs_for(bounds.paths[-1]) if scores is None else 1
         self.by_node: dict[int, Table] = {}
         self.source = np.repeat(np.arange(graph.nodes), np.diff(graph.start)).tolist()
-        self.kept_elements: set[int] = set()  # elements whose inside is kept
+        self.kept_elements: set[int] = set()  # elements whose inside tables are kept
         self.work = 0  # additions so far
         self.bytes = 0  # of the element's tables so far
         self._by_element: dict[int, list[int]] = {}
@@ -142,14 +142,14 @@ class Tables:
             kept += sum(table.nbytes for table in borders.values())
             if kept > BORDER_BYTES and e + 2 <= last:
                 return e + 1
-            spare -= self.bytes  # most nodes inside only share another table
+            spare -= self.bytes  # most nodes inside share another node's table
             self.by_node.update(inside if spare >= 0 else borders)
             if spare >= 0:
                 self.kept_elements.add(e)
         return -1
 
     def _element(self, e: int) -> dict[int, Table]:
-        """Return the tables of an element's nodes, made from those of the borders behind it."""
+        """Return the tables of an element's nodes, from those of the borders after it."""
         tables: dict[int, Table] = {}
         self.bytes = 0
         for i in reversed(self._by_element[e]):
@@ -191,7 +191,7 @@ class Tables:
         return table
 
     def inside(self, e: int) -> Callable[[int], Table | None]:
-        """Return what gives the tables of an element's nodes and of the borders behind it."""
+        """Return a function from a node of an element, or a border after it, to its table."""
         tables: dict[int, Table] = {}
         if e not in self.kept_elements:
             self.work = 0
@@ -206,7 +206,7 @@ class Tables:
             raise TooFineError
 
     def prefixes(self) -> list[Prefixes]:
-        """Return the chains up to the border where the pass stopped; one without steps if at the root."""
+        """Return the chains before the border where the pass stopped; a single empty one at the root."""
         if self.stop == -1:
             return [self._prefixes(0, {0: self._root()})] if 0 in self.by_node else []
         steps: dict[int, Steps] = {0: self._root()}
@@ -258,9 +258,9 @@ def write_prefixes(
         graph: the chains.
         source: the node of each edge.
         prefixes: chains up to a border.
-        picked: (n,) which of them.
-        codes: (m, genes), changed in place.
-        rows: (n,) the row of codes for each.
+        picked: (n,) indices of chains.
+        codes: (m, genes), written in place.
+        rows: (n,) the row of codes for each chain.
     """
     groups = [(prefixes.node, rows, prefixes.index[picked])]
     while groups:

@@ -1,4 +1,4 @@
-"""Scores of choices as whole numbers, so that sums are exact and ties are ties."""
+"""Scores of choices as integers, so that sums and ties are exact."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SCALE = 58  # sums of scores are below 2**59
 
 
 def whole_scores(genes: Sequence[Gene], scores: Sequence[ArrayLike]) -> Ints:
-    """Return checked scores, all genes' one after the other, as multiples of one power of two.
+    """Return checked scores of all genes, concatenated, as multiples of one power of two.
 
     Raises:
-        BudgetError: not one array for each gene, of one finite number for each choice.
+        BudgetError: not one array per gene, with one finite number per choice.
     """
     if len(scores) != len(genes):
         raise BudgetError(
@@ -52,7 +52,7 @@ def _checked(gene: Gene, values: ArrayLike) -> NDArray[np.float64]:
 
 
 class EdgeScores:
-    """Adds the scores of an edge's genes, for all edges of a graph at once."""
+    """Sums the scores of each edge's genes, for all edges of a graph at once."""
 
     def __init__(self, graph: Graph, genes: Sequence[Gene]) -> None:
         begins = np.cumsum([0, *(len(gene.choices) for gene in genes)])
@@ -68,7 +68,7 @@ class EdgeScores:
         return out
 
     def unchanged(self, codes: Ints, genes: Sequence[Gene]) -> Ints:
-        """Return scores (all genes' choices,) that are -1 for each change of codes (genes,)."""
+        """Return scores (all genes' choices,) of -1 for each change of codes (genes,)."""
         flat = np.full(self.size, -1, dtype=np.int64)
         begins = np.cumsum([0, *(len(gene.choices) for gene in genes)])[:-1]
         flat[begins + codes] = 0

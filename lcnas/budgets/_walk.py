@@ -1,4 +1,4 @@
-"""Walks from the root to the end through filled tables: random ones, and the best one."""
+"""Walks from the root to the end through filled tables: random walks, and the best one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lcnas.budgets._table import Table
 Ints = NDArray[np.int64]
 Window = tuple[int, int]  # lowest and highest total, ticks
 
-AT_ONCE = 1 << 21  # weights of edges held at once
+AT_ONCE = 1 << 21  # weights of edges in memory at once
 CHUNK = 1 << 15  # chains compared at once
 
 
@@ -24,7 +24,7 @@ CHUNK = 1 << 15  # chains compared at once
 
 
 class Sampler:
-    """Draws chains of counted tables uniformly."""
+    """Samples chains uniformly, by tables of counts."""
 
     def __init__(self, tables: Tables, genes: int) -> None:
         self.tables = tables
@@ -32,18 +32,18 @@ class Sampler:
         self.prefixes = tables.prefixes()
 
     def counts(self, window: Window) -> list[Ints]:
-        """Return for each front the chains in a window behind each of its own, (limbs, n)."""
+        """Return, for each border's prefixes, the number of chains in a window after each, (limbs, n)."""
         tables = self.tables.by_node
         return [
             tables[f.node].between(window[0] - f.ticks, window[1] - f.ticks) for f in self.prefixes
         ]
 
     def count(self, window: Window) -> int:
-        """Return the number of chains whose total lies in a window, exactly."""
+        """Return the exact number of chains with a total in a window."""
         return sum(_table.to_int(x) for x in self.counts(window))
 
     def extremes(self, window: Window) -> Window | None:
-        """Return the lowest and the highest total that chains have in a window, or None."""
+        """Return the lowest and the highest total of chains in a window, or None if it is empty."""
         ends: list[int] = []
         for prefixes in self.prefixes:
             table = self.tables.by_node[prefixes.node]
@@ -57,11 +57,11 @@ class Sampler:
         return (min(ends), max(ends)) if ends else None
 
     def draw(self, shares: Sequence[tuple[Window, int]], rng: np.random.Generator) -> Ints:
-        """Return codes (n, genes) of chains drawn uniformly from windows.
+        """Return codes (n, genes) of chains, sampled uniformly from windows.
 
         Args:
-            shares: windows that hold some chains, and how many to draw from each; in this order.
-            rng: the source of randomness.
+            shares: windows that are not empty, each with a number of samples, in order.
+            rng: source of randomness.
         """
         codes = np.zeros((sum(n for _, n in shares), self.genes), dtype=np.int64)
         pending: dict[int, list[tuple[Ints, Ints]]] = {}
@@ -81,7 +81,7 @@ class Sampler:
         pending: dict[int, list[tuple[Ints, Ints]]],
         rng: np.random.Generator,
     ) -> None:
-        """Draw for each row the chain up to the border where the pass stopped, and the ticks left."""
+        """Draw, for each row, the chain before the border where the pass stopped, and the remaining ticks."""
         weights = [x[0] if len(x) == 1 else _table.to_float(x) for x in self.counts(window)]
         picked = _pick_each(np.cumsum(np.concatenate(weights)), len(rows), rng)
         begins = np.cumsum([0, *map(len, weights)])
@@ -99,7 +99,7 @@ class Sampler:
     def _walk(
         self, pending: dict[int, list[tuple[Ints, Ints]]], codes: Ints, rng: np.random.Generator
     ) -> None:
-        """Go on to the end; ``pending`` gives for nodes the rows there and the ticks left to spend."""
+        """Walk to the end; ``pending`` maps nodes to the rows there and their remaining ticks."""
         graph, order, element = self.tables.graph, list(pending), -2
         heapq.heapify(order)
         while order:
@@ -129,7 +129,7 @@ class Sampler:
         codes: Ints,
         rng: np.random.Generator,
     ) -> Iterator[tuple[int, tuple[Ints, Ints]]]:
-        """Draw an edge for each row at a node; yields (node behind, (rows, ticks left))."""
+        """Draw an edge for each row at a node; yield (next node, (rows, remaining ticks))."""
         t = self.tables
         tables = [(k, table_of(t.to[k])) for k in t.graph.edges(node)]
         open_to = [(k, table) for k, table in tables if table is not None]
@@ -148,7 +148,7 @@ class Sampler:
 
 
 def _draw_ticks(table: Table, spent: Ints, window: Window, rng: np.random.Generator) -> Ints:
-    """Draw for each row a total behind a node so that the whole lies in the window."""
+    """Draw, for each row, the ticks after a node, so that the total is in the window."""
     a, b = table.index_of(window[0] - spent), table.index_of(window[1] - spent + 1)
     if len(table.values) == 1:
         sums = table.sums[0]
@@ -166,7 +166,7 @@ def _draw_ticks(table: Table, spent: Ints, window: Window, rng: np.random.Genera
 
 
 def _pick(weights: NDArray[Any], rng: np.random.Generator) -> Ints:
-    """Return for each column of weights (edges, n) a row drawn by weight; no column is all 0."""
+    """Return, for each column of weights (edges, n), a row drawn by weight; no column is all 0."""
     sums = np.cumsum(weights, axis=0)
     total = sums[-1]
     if sums.dtype.kind == "i":
@@ -178,7 +178,7 @@ def _pick(weights: NDArray[Any], rng: np.random.Generator) -> Ints:
 
 
 def _pick_each(sums: NDArray[Any], n: int, rng: np.random.Generator) -> Ints:
-    """Return n indices drawn by the weights whose running sums are given."""
+    """Return n indices drawn by weights with these running sums."""
     if sums.dtype.kind == "i":
         position = rng.integers(0, sums[-1], size=n)
     else:
@@ -190,15 +190,15 @@ def _pick_each(sums: NDArray[Any], n: int, rng: np.random.Generator) -> Ints:
 
 
 def best_codes(tables: Tables, window: Window, genes: int) -> Ints | None:
-    """Return the codes (genes,) of the best chain in a window, None where it holds none.
+    """Return the codes (genes,) of the best chain in a window, or None if it is empty.
 
     Args:
-        tables: scores; or counts, and any chain in the window is as good as another.
-        window: lowest and highest total, ticks; that of the tables where these are scores.
+        tables: tables of scores; or of counts, where all chains in the window are equal.
+        window: lowest and highest total, ticks; for scores that of the tables.
         genes: columns of codes.
 
     Returns:
-        Of all chains of the best score those with the lowest codes.
+        The lowest codes of all chains with the best score.
     """
     all_prefixes = tables.prefixes()
     reach = [_reach(tables, prefixes, window) for prefixes in all_prefixes]
@@ -214,7 +214,7 @@ def best_codes(tables: Tables, window: Window, genes: int) -> Ints | None:
 
 
 def _reach(tables: Tables, prefixes: Prefixes, window: Window) -> Ints:
-    """Return the best total score of each of a front's chains; of counts 0 where there are some."""
+    """Return the best total score of each prefix; for counts 0 if chains follow it."""
     table = tables.by_node[prefixes.node]
     low, high = window[0] - prefixes.ticks, window[1] - prefixes.ticks
     if prefixes.scores is None:
@@ -229,7 +229,7 @@ def _reach(tables: Tables, prefixes: Prefixes, window: Window) -> Ints:
 def _lowest_prefix(
     tables: Tables, ties: Sequence[tuple[Prefixes, NDArray[np.intp]]], genes: int
 ) -> tuple[Prefixes, int, Ints]:
-    """Return the chain before the border with the lowest codes, and these."""
+    """Return the prefix with the lowest codes: its border's prefixes, its index, and its codes."""
     lowest: list[tuple[tuple[int, ...], int, Prefixes]] = []
     for prefixes, index in ties:
         for at in range(0, len(index), CHUNK):
@@ -254,14 +254,14 @@ def lowest_row(codes: Ints) -> int:
 
 
 class _Finish:
-    """The rest of the best chain: at each node the first edge, in the order of codes, that gets there."""
+    """The rest of the best chain: at each node the first edge, by codes, that reaches the target."""
 
     def __init__(self, tables: Tables, codes: Ints) -> None:
         self.tables = tables
         self.codes = codes
 
     def go(self, node: int, window: Window, target: int) -> None:
-        """Write the codes of the lowest chain behind a node with the target score in the window."""
+        """Write the lowest codes of a chain after a node with the target score in the window."""
         graph, element = self.tables.graph, -2
         while node != graph.nodes - 1:
             if graph.element[node] != element:
@@ -272,7 +272,7 @@ class _Finish:
                 score = 0 if self.tables.scores is None else self.tables.scores[path[-1]]
                 to = self.tables.to[path[-1]]
                 left = (window[0] - ticks, window[1] - ticks)
-                if self._gets_there(table_of(to), left, target - score):
+                if self._reaches(table_of(to), left, target - score):
                     break
             else:
                 raise AssertionError("no edge leads on")
@@ -281,7 +281,7 @@ class _Finish:
             node, window, target = to, left, target - score
 
     def _options(self, node: int) -> Iterator[tuple[int, tuple[int, ...]]]:
-        """Yield (place in the order of codes, edges) of the ways on, gates looked through."""
+        """Yield (position in the order of codes, edges) of the next steps; gates are skipped."""
         graph = self.tables.graph
         for k in graph.edges(node):
             next_node = self.tables.to[k]
@@ -290,8 +290,8 @@ class _Finish:
             else:
                 yield int(graph.order[k]), (k,)
 
-    def _gets_there(self, table: Table | None, window: Window, target: int) -> bool:
-        """Return whether a chain of the target score lies in the window."""
+    def _reaches(self, table: Table | None, window: Window, target: int) -> bool:
+        """Return whether a chain with the target score is in the window."""
         part = None if table is None else table.clip(*window)
         if part is None:
             return False

@@ -27,15 +27,15 @@ def load_pretrained(
 
     Args:
         path: weights of PaddleClas, PaddleOCR, timm, torchvision or lcnas; see docs/pretrained.md.
-        arch: what the file holds, where names and shapes in it do not tell.
-        classes: outputs of the last layer; where they are others than the file's, that layer is new.
-        class_names: of these classes; where the file records others, or another order, that layer is new.
-        rngs: source of a new last layer's weights; None: ``nnx.Rngs(0)``.
-        dtype: type of the computation, as in :func:`lcnas.models.build`.
-        layout: of the activations inside, as there.
+        arch: the network of the file; needed if names and shapes do not identify it.
+        classes: outputs of the last layer; if not the file's, the layer is initialised anew.
+        class_names: names of the classes; if the file has others, or another order, the layer is new.
+        rngs: for a new last layer's weights; None: ``nnx.Rngs(0)``.
+        dtype: type of the computation; see :func:`lcnas.models.build`.
+        layout: layout of the activations; see :func:`lcnas.models.build`.
 
     Raises:
-        PretrainedError: the file is none of these, or its weights do not fit; names what is missing,
+        PretrainedError: an unknown kind of file, or weights that do not fit; names what is missing,
             unexpected or of another shape.
     """
     published = pretrained.read(path, arch)

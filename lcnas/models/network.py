@@ -1,7 +1,7 @@
-"""Networks in Flax: a module (NNX) for each primitive layer, put together by the walk.
+"""Networks in Flax: one module (NNX) per primitive layer, chained by the walk.
 
-A network takes images (batch, height, width, 3) and gives logits (batch, classes). Between entry and
-exit activations lie as the layout says (:mod:`lcnas.models.ops`); weights are stored the usual way, HWIO.
+A network takes images (batch, height, width, 3) and returns logits (batch, classes). In between,
+activations have the network's layout (:mod:`lcnas.models.ops`); weights are HWIO.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from lcnas.models.ops import Layout
 
 EPSILON = onnx_export.EPSILON
 MOMENTUM = 0.9  # of the running statistics, as in the paper's code (Paddle's default)
-TAPS = (4, 8, 16, 32)  # strides at which `features` gives maps
+TAPS = (4, 8, 16, 32)  # strides of the maps that `features` returns
 
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """What all layers of a network share."""
+    """Options that all layers of a network share."""
 
     layout: Layout
     dtype: Any  # compute type
-    axis_name: str | None  # mapped axis over which batch norm sums
+    axis_name: str | None  # mapped axis of batch norm's statistics
 
 
 @dataclass(frozen=True)
 class Feature:
     """A feature map, for heads of detection and segmentation."""
 
-    name: str  # of the block that it comes from, such as "stage4_block_6"
-    stride: int  # pixels of the image for one of the map
+    name: str  # of its block, such as "stage4_block_6"
+    stride: int  # pixels of the image per pixel of the map
     channels: int
     value: jax.Array  # (batch, height, width, channels)
 
@@ -52,7 +52,7 @@ class Feature:
 
 
 def _he_normal(rngs: nnx.Rngs, shape: Shape) -> jax.Array:
-    """He et al. (arXiv 1502.01852), normal with the variance 2 / fan in: PaddleClas's KaimingNormal."""
+    """He et al. (arXiv 1502.01852), normal with variance 2 / fan in: PaddleClas's KaimingNormal."""
     deviation = math.sqrt(2 / math.prod(shape[:-1]))
     key = rngs.params()
     if isinstance(key, jax.core.Tracer):
@@ -61,7 +61,7 @@ def _he_normal(rngs: nnx.Rngs, shape: Shape) -> jax.Array:
 
 
 def _xavier_uniform(rngs: nnx.Rngs, shape: Shape) -> jax.Array:
-    """Glorot and Bengio (2010), uniform: Paddle's default of a linear layer."""
+    """Glorot and Bengio (2010), uniform: Paddle's default for a linear layer."""
     limit = math.sqrt(6 / sum(shape))
     key = rngs.params()
     if isinstance(key, jax.core.Tracer):
@@ -70,12 +70,12 @@ def _xavier_uniform(rngs: nnx.Rngs, shape: Shape) -> jax.Array:
 
 
 def _numpy(key: jax.Array) -> np.random.Generator:
-    """Return NumPy's generator for a key: JAX would compile a program for the shape of each kernel."""
+    """Return a NumPy generator for a key; JAX would compile a program for each kernel shape."""
     return np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
 
 def _add_norm(module: Any, channels: int) -> None:
-    """Give a module the variables of a batch norm."""
+    """Add the variables of a batch norm to a module."""
     module.scale = nnx.Param(jnp.ones((channels,), jnp.float32))
     module.shift = nnx.Param(jnp.zeros((channels,), jnp.float32))
     module.mean = nnx.BatchStat(jnp.zeros((channels,), jnp.float32))
@@ -86,23 +86,23 @@ def _add_norm(module: Any, channels: int) -> None:
 
 
 class Unit(nnx.Module):
-    """Base of the modules; ``layer`` is the primitive that it computes."""
+    """Base of the modules; ``layer`` is its primitive layer."""
 
     def __init__(self, layer: Layer, options: NetworkOptions) -> None:
         self.layer = layer
         self.options = options
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:  # noqa: ARG002
-        """Return what the layer computes; ``rngs`` is for those that draw."""
+        """Return the layer's output; ``rngs`` is for dropout."""
         return self.compute(x)
 
     def compute(self, x: jax.Array) -> jax.Array:
-        """Return what a layer that draws nothing computes."""
+        """Return the output of a layer that needs no random numbers."""
         raise NotImplementedError
 
 
 class _Normed(Unit):
-    """A module with a batch norm of its own (``scale``, ``shift``, ``mean``, ``var``)."""
+    """A module with a batch norm (``scale``, ``shift``, ``mean``, ``var``)."""
 
     scale: nnx.Param[jax.Array]
     shift: nnx.Param[jax.Array]
@@ -111,7 +111,7 @@ class _Normed(Unit):
     use_running_average: bool
 
     def normed(self, x: jax.Array, act: str) -> jax.Array:
-        """Return act(batch norm(x)); in training by the batch's statistics, which the running ones follow."""
+        """Return act(batch norm(x)); training uses the batch's statistics and updates the running ones."""
         o = self.options
         if self.use_running_average:
             values = (self.scale[...], self.shift[...], self.mean[...], self.var[...])
@@ -123,7 +123,7 @@ class _Normed(Unit):
         return y
 
     def follow(self, mean: jax.Array, var: jax.Array) -> None:
-        """Move the running statistics toward a batch's."""
+        """Update the running statistics with a batch's."""
         self.mean[...] = MOMENTUM * self.mean[...] + (1 - MOMENTUM) * mean
         self.var[...] = MOMENTUM * self.var[...] + (1 - MOMENTUM) * var
 
@@ -191,7 +191,7 @@ def _as_rank(value: jax.Array, ndim: int) -> jax.Array:
 
 
 class Reparam(Unit):
-    """The sum of a re-parameterised convolution's branches, then its activation and affine."""
+    """The sum of a re-parameterised convolution's branches, and its activation and affine."""
 
     layer: layers.Reparam
 
@@ -223,7 +223,7 @@ class Reparam(Unit):
 
 
 class Dense(nnx.Module):
-    """A kernel and a bias, as squeeze-and-excite has two."""
+    """A kernel and a bias; squeeze-and-excite has two of them."""
 
     def __init__(self, shape: Shape, rngs: nnx.Rngs) -> None:
         self.kernel = nnx.Param(_he_normal(rngs, shape))
@@ -275,7 +275,7 @@ class Linear(Unit):
 
 
 class Dropout(Unit):
-    """Zeroes values in training; the keys come from ``rngs.dropout()`` of the call."""
+    """Zeroes values in training; keys are from the call's ``rngs.dropout()``."""
 
     layer: layers.Dropout
 
@@ -296,7 +296,7 @@ class Dropout(Unit):
         return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
 
 
-class Plain(Unit):
+class Weightless(Unit):
     """A layer without weights."""
 
     def compute(self, x: jax.Array) -> jax.Array:
@@ -320,7 +320,7 @@ class Plain(Unit):
 
 
 class Joined(Unit):
-    """Chain, add, concat and split: layers over others, which are its ``parts``."""
+    """Chain, add, concat and split: layers of other layers, its ``parts``."""
 
     def __init__(
         self, layer: Layer, shapes: list[Shape], options: NetworkOptions, rngs: nnx.Rngs
@@ -381,17 +381,17 @@ def unit(layer: Layer, shape: Shape, options: NetworkOptions, rngs: nnx.Rngs) ->
             return Dropout(layer, options)
         case layers.Chain() | layers.Add() | layers.Concat() | layers.Split():
             return Joined(layer, _inner_shapes(layer, shape), options, rngs)
-    return Plain(layer, options)
+    return Weightless(layer, options)
 
 
 # -- the network -----------------------------------------------------------------------------------
 
 
 class Network(nnx.Module):
-    """A network that trains; made by :func:`build`.
+    """A trainable network; see :func:`build`.
 
     Attributes:
-        arch: what it computes.
+        arch: its arch.
         classes: outputs of the last layer.
         blocks: module of each block, by its name (``stem``, ``stage4_block_2``, ...).
     """
@@ -410,7 +410,7 @@ class Network(nnx.Module):
 
     @property
     def layout(self) -> str:
-        """How activations lie: "CHWN" or "NHWC"."""
+        """Layout of the activations: "CHWN" or "NHWC"."""
         return self.options.layout.name
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
@@ -418,7 +418,7 @@ class Network(nnx.Module):
 
         Args:
             x: images (batch, height, width, 3), float32, normalised.
-            rngs: with a stream ``dropout``, needed in training where there is dropout.
+            rngs: with a stream ``dropout``; needed in training if the network has dropout.
         """
         x = self._enter(x)
         for name in self.order:
@@ -426,7 +426,7 @@ class Network(nnx.Module):
         return self._leave(x)
 
     def features(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> tuple[Feature, ...]:
-        """Return the last feature map at each of the strides 4, 8, 16 and 32 that the network has."""
+        """Return the last feature map at each of the strides 4, 8, 16 and 32 of the network."""
         x = self._enter(x)
         maps = []
         taps = dict(self.taps)
@@ -456,7 +456,7 @@ class Network(nnx.Module):
         return {name: arrays[name] for name in onnx_export.names(self.arch, self.classes)}
 
     def set_weights(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
-        """Set all weights, by the same names.
+        """Set all weights by name; see :meth:`weights`.
 
         Raises:
             ModelError: one is missing, unexpected, or of another shape.
@@ -488,7 +488,7 @@ def _check_names(names: list[str], weights: Mapping[str, Any]) -> None:
 
 
 def _taps(arch: Arch, classes: int) -> tuple[tuple[str, int], ...]:
-    """Return (block, stride) of the last map at each stride of :data:`TAPS`."""
+    """Return (block, stride) of the last map at each stride in :data:`TAPS`."""
     names, height = onnx_export.block_names(arch), height_width(arch.resolution)[0]
     names_of_strides: dict[int, str] = {}
     for name, placed in zip(names, walk(arch, None, classes), strict=True):
@@ -502,7 +502,7 @@ def _taps(arch: Arch, classes: int) -> tuple[tuple[str, int], ...]:
 
 
 def _pools(layer: Layer) -> bool:
-    """Return whether a block is a head: pools the whole map or flattens it, other than inside SE."""
+    """Return whether a block is a head: pools the whole map (outside SE) or flattens it."""
     if isinstance(layer, layers.GlobalPool | layers.Flatten):
         return True
     return isinstance(layer, layers.Chain) and any(_pools(inner) for inner in layer.layers)
@@ -524,7 +524,7 @@ def weight_name(path: Iterable[Any]) -> str:
 
 
 def decays(name: str) -> bool:
-    """Return whether weight decay applies to a weight: to kernels, not to norms, biases and affines."""
+    """Return whether weight decay applies to a weight: only to kernels, not norms, biases or affines."""
     return name.endswith("/kernel")
 
 
@@ -537,20 +537,20 @@ def build(
     layout: str | None = None,
     axis_name: str | None = None,
 ) -> Network:
-    """Return a network with fresh weights, in training mode.
+    """Return a network with initial weights, in training mode.
 
     Args:
-        arch: what to build.
+        arch: the network.
         classes: outputs of the last layer.
-        rngs: source of the initial weights; None: ``nnx.Rngs(0)``.
+        rngs: for the initial weights; None: ``nnx.Rngs(0)``.
         dtype: type of the computation; None: float32. Weights, statistics and logits are float32 always.
-        layout: of the activations inside, "CHWN" or "NHWC"; None: what is fastest on this backend.
-        axis_name: name of a mapped axis (``jax.shard_map``, ``jax.vmap``) over which batch norm takes its
-            statistics; None: over the batch that it is given.
+        layout: layout of the activations, "CHWN" or "NHWC"; None: the fastest on this backend.
+        axis_name: name of a mapped axis (``jax.shard_map``, ``jax.vmap``) that batch norm's statistics
+            include; None: the batch of the call only.
 
     Raises:
-        ArchError: the blocks do not fit, or the number of classes is none.
-        ModelError: no such layout or type, or no arch.
+        ArchError: the blocks do not fit together, or an invalid number of classes.
+        ModelError: an unknown layout or type, or an arch or rngs of the wrong type.
 
     Example:
         >>> from lcnas import models, zoo
@@ -560,9 +560,11 @@ def build(
         (2, 10)
     """
     if not isinstance(arch, Arch):
-        raise ModelError(f"arch: {shorten(arch)} is no Arch; lcnas.zoo.load() gives one by name")
+        raise ModelError(
+            f"arch: {shorten(arch)} is not an Arch; lcnas.zoo.load() gives one by name"
+        )
     if rngs is not None and not isinstance(rngs, nnx.Rngs):
-        raise ModelError(f"rngs: {shorten(rngs)} is no nnx.Rngs; nnx.Rngs(0) is one")
+        raise ModelError(f"rngs: {shorten(rngs)} is not an nnx.Rngs; nnx.Rngs(0) is one")
     try:
         compute_type = jnp.dtype(jnp.float32 if dtype is None else dtype)
     except TypeError:

@@ -1,10 +1,10 @@
-"""Operations on activations in two layouts, with gradients of our own where XLA's are slow on a CPU.
+"""Operations on activations in two layouts, with custom gradients where XLA's are slow on a CPU.
 
-On a CPU activations lie as (channels, height, width, batch), "CHWN": the shifts of a depthwise convolution
-move along leading axes, inner loops run over the batch, pointwise convolutions and their gradients are
-single matrix products, and sums of a batch norm are sums of rows. Elsewhere they lie as "NHWC".
+On a CPU the layout is (channels, height, width, batch), "CHWN": the shifts of a depthwise convolution
+are along leading axes, inner loops run over the batch, pointwise convolutions and their gradients are
+single matrix products, and sums of a batch norm are sums of rows. Elsewhere it is "NHWC".
 
-Every function takes the layout; every array of weights is HWIO and every statistic (channels,).
+Every function takes the layout; weights are HWIO, statistics (channels,).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Array = jax.Array
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the axes of a map lie."""
+    """The order of a map's axes."""
 
     name: str
     channel: int
@@ -48,7 +48,7 @@ class Layout:
         return x if self.name == "NHWC" else x.transpose(3, 1, 2, 0)
 
     def per_channel(self, v: Array, ndim: int = 4) -> Array:
-        """Return (channels,) values in a shape that multiplies a map."""
+        """Return (channels,) values in a shape that broadcasts to a map."""
         shape = [1] * ndim
         shape[self.channel] = v.shape[0]
         return v.reshape(shape)
@@ -92,7 +92,7 @@ def _slope_of(name: str) -> Callable[[Array], Array]:
     return lambda x: jax.jvp(_ACTS[name], (x,), (jnp.ones_like(x),))[1]
 
 
-# Derivatives; of those with corners the ones that PyTorch takes there.
+# Derivatives; at corners those of PyTorch.
 _SLOPES: dict[str, Callable[[Array], Array]] = {
     "identity": jnp.ones_like,
     "relu": lambda x: (x > 0).astype(x.dtype),
@@ -125,15 +125,15 @@ def _act_jvp(name: str, primals: tuple[Array], tangents: tuple[Array]) -> tuple[
 def convolution(
     x: Array, kernel: Array, stride: Pair, padding: Padding, groups: int, layout: Layout
 ) -> Array:
-    """Return a convolution without bias, by the fastest way that fits it.
+    """Return a convolution without bias, by the fastest algorithm that fits.
 
     Args:
         x: a map in ``layout``.
         kernel: (kernel height, kernel width, channels in / groups, channels out).
         stride: (vertical, horizontal).
         padding: (top, bottom, left, right), in pixels.
-        groups: of the channels; as many as there are channels in: depthwise.
-        layout: of x and of the result.
+        groups: groups of channels; as many as input channels: depthwise.
+        layout: layout of x and of the result.
     """
     channels, width = x.shape[layout.channel], kernel.shape[3]
     if groups == channels == width and kernel.shape[:2] != (1, 1):
@@ -171,7 +171,7 @@ def _xla(
 
 
 def pointwise(x: Array, kernel: Array, layout: Layout) -> Array:
-    """Return a 1x1 convolution as one matrix product; ``kernel`` is (1, 1, in, out)."""
+    """Return a 1x1 convolution as a matrix product; ``kernel`` is (1, 1, in, out)."""
     w = kernel[0, 0]
     if layout.name == "NHWC":
         return lax.dot_general(x, w, (((3,), (0,)), ((), ())))
@@ -203,8 +203,8 @@ _product.defvjp(lambda w, x: (_product(w, x), (w, x)), _product_backward)
 def _stem(x: Array, kernel: Array, stride: Pair, padding: Padding) -> Array:
     """Return a CHWN convolution of few input channels: its windows, gathered, times the kernel.
 
-    The image is first sorted by phases (row and column modulo the stride), so that what a tap of the kernel
-    sees is a block without gaps.
+    The image is first sorted by phases (row and column modulo the stride), so that the input of a tap of the
+    kernel is a contiguous block.
     """
     kh, kw, channels, width = kernel.shape
     (sh, sw), (top, bottom, left, right) = stride, padding
@@ -239,7 +239,7 @@ def _out(size: int, kernel: int, stride: int) -> int:
 
 
 def _taps(xp: Array, kernel: Pair, stride: Pair, layout: Layout) -> list[Array]:
-    """Return what each tap of the kernel sees of a padded map, row by row of the kernel."""
+    """Return the part of a padded map that each tap of the kernel meets, row by row of the kernel."""
     h = _out(xp.shape[layout.height], kernel[0], stride[0])
     w = _out(xp.shape[layout.width], kernel[1], stride[1])
     taps = []
@@ -299,8 +299,8 @@ def _input_gradient(
 ) -> Array:
     """Return the gradient of a depthwise convolution's input.
 
-    Input rows of one phase (their number modulo the stride) see the same taps of the kernel: each phase is
-    a sum of shifted maps of its own, and the phases are put together at the end.
+    Input rows of one phase (their number modulo the stride) meet the same taps of the kernel: each phase is
+    a sum of shifted maps, and the phases are interleaved at the end.
     """
     rows = _phases(size[layout.height], kernel.shape[0], stride[0], padding[0])
     columns = _phases(size[layout.width], kernel.shape[1], stride[1], padding[2])
@@ -312,11 +312,11 @@ def _input_gradient(
 
 @dataclass(frozen=True)
 class _Phase:
-    """The rows (or columns) first, first + stride, ... of an input, and what they see."""
+    """The rows (or columns) first, first + stride, ... of an input, and the taps that they meet."""
 
-    count: int  # how many rows
-    taps: range  # of the kernel that meet them
-    start: int  # output row that meets row 0 of the phase at the first tap; one less for each tap further
+    count: int  # number of rows
+    taps: range  # of the kernel
+    start: int  # output row of row 0 of the phase at the first tap; one less for each further tap
 
 
 def _phases(size: int, kernel: int, stride: int, before: int) -> list[_Phase]:
@@ -349,7 +349,7 @@ def _phase(dy: Array, kernel: Array, rows: _Phase, columns: _Phase, layout: Layo
 
 
 def _interleaved(parts: list[Array], axis: int) -> Array:
-    """Return the parts' rows in turn: first of each, second of each ..."""
+    """Return the parts' rows in turn: first of each, second of each, ..."""
     if len(parts) == 1:
         return parts[0]
     stacked = jnp.stack(parts, axis=axis + 1)
@@ -370,16 +370,16 @@ def _kernel_gradient(
     return sums.reshape(shape).astype(padded.dtype)
 
 
-_TERMS = 10  # products in one loop: with more, XLA compiles longer and the step is no faster
+_TERMS = 10  # products per loop; with more, XLA compiles longer and the step is not faster
 
 
 def _kernel_gradient_by_rows(
     padded: Array, dy: Array, shape: tuple[int, ...], stride: Pair
 ) -> Array:
-    """Return the same for CHWN: a loop over the kernel's rows and over a few rows of the map at a time.
+    """Return the kernel's gradient for CHWN: loops over the kernel's rows and a few rows of the map.
 
-    XLA reduces over leading axes slowly, but adds (channels, 1, width, batch) slices fast. Loops rather
-    than sums written out: a longer program takes longer to compile.
+    XLA reduces over leading axes slowly, but adds (channels, 1, width, batch) slices fast. These are loops
+    and not unrolled sums, because a longer program takes longer to compile.
     """
     kh, kw = shape[:2]
     rows = dy.shape[1]
@@ -413,12 +413,12 @@ def _kernel_gradient_by_rows(
 
 
 def _wide(x: Array) -> Array:
-    """Return x in the type in which sums are taken: float32, or float64 if it is that."""
+    """Return x in the type of sums: float32, or float64 if x is float64."""
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
 def _channel_sum(x: Array, layout: Layout) -> Array:
-    """Return the sum of each channel, in float32 at least, in an order that vectorises."""
+    """Return the sum of each channel, at least in float32, in an order that vectorises."""
     x = _wide(x)
     if layout.name == "NHWC":
         return x.reshape(-1, x.shape[3]).sum(axis=0)
@@ -440,17 +440,17 @@ def norm_act(
 ) -> tuple[Array, Array, Array]:
     """Return act(batch norm(x)), and the batch's mean and (biased) variance, (channels,) float32.
 
-    The gradient saves the mean and 1/std and works the activation out again; mean and variance are for
-    running statistics and pass no gradient on.
+    The gradient saves the mean and 1/std and recomputes the activation; mean and variance are for
+    running statistics and have no gradient.
 
     Args:
         x: a map in ``layout``.
-        scale: of the norm, (channels,).
-        shift: of the norm, (channels,).
-        name: of the activation.
-        layout: of x and of the result.
+        scale: scale of the norm, (channels,).
+        shift: shift of the norm, (channels,).
+        name: name of the activation.
+        layout: layout of x and of the result.
         epsilon: added to the variance.
-        axis_name: mapped axis over which to sum as well.
+        axis_name: mapped axis that the statistics include; None: none.
     """
     y, mean, var, _ = _norm_act(x, scale, shift, name, layout, epsilon, axis_name)
     return y, mean, var
@@ -475,8 +475,8 @@ def _count(x: Array, layout: Layout, axis_name: str | None) -> float:
 def _moments(x: Array, layout: Layout) -> tuple[Array, Array]:
     """Return mean and variance of each channel, in one pass over the map.
 
-    The sums are taken around one of the channel's values: around zero a mean that is large beside the
-    deviation would cost the variance its digits.
+    The sums are relative to one of the channel's values: around zero, a mean that is large relative to
+    the deviation would lose the variance's digits.
     """
     at = layout.per_channel
     pivot = lax.stop_gradient(x[:, 0, 0, 0] if layout.name == "CHWN" else x[0, 0, 0, :])
@@ -549,7 +549,7 @@ def affine_act(
     layout: Layout,
     epsilon: float,
 ) -> Array:
-    """Return act(batch norm(x)) by running statistics, as in evaluation."""
+    """Return act(batch norm(x)) with running statistics, as in evaluation."""
     factor = scale * lax.rsqrt(var + epsilon)
     offset = shift - mean * factor
     at = layout.per_channel
@@ -560,14 +560,14 @@ def affine_act(
 
 
 def spatial_mean(x: Array, layout: Layout) -> Array:
-    """Return the mean over height and width; both stay, with size 1."""
+    """Return the mean over height and width; both axes are kept, with size 1."""
     count = x.shape[layout.height] * x.shape[layout.width]
     total = _wide(x).sum(axis=layout.spatial, keepdims=True)
     return (total / count).astype(x.dtype)
 
 
 def flatten(x: Array, layout: Layout) -> Array:
-    """Return (batch, features), features in the order channels, height, width."""
+    """Return (batch, features), with features in the order channels, height, width."""
     if x.ndim == 2:
         return x
     order = (3, 0, 1, 2) if layout.name == "CHWN" else (0, 3, 1, 2)
@@ -575,7 +575,7 @@ def flatten(x: Array, layout: Layout) -> Array:
 
 
 def pool(x: Array, layer: layers.Pool, layout: Layout) -> Array:
-    """Return max or average pooling; an average counts only what lies inside the image."""
+    """Return max or average pooling; an average excludes the padding."""
     sides = (x.shape[layout.height], x.shape[layout.width], 1)
     out = layer.out_shape(sides)[:2]
     befores = (layer.padding[0], layer.padding[2])
@@ -610,7 +610,7 @@ def local_response_norm(x: Array, layer: layers.LocalResponseNorm, layout: Layou
 
 
 def channel_shuffle(x: Array, groups: int, layout: Layout) -> Array:
-    """Return the channels (groups, n), transposed to (n, groups)."""
+    """Return the channels as (groups, n), transposed to (n, groups)."""
     axis = layout.channel
     shape = list(x.shape)
     split = [*shape[:axis], groups, shape[axis] // groups, *shape[axis + 1 :]]

@@ -1,4 +1,4 @@
-"""Search spaces: what may vary in a network, as data, with exact counting and uniform drawing.
+"""Search spaces as data, with exact counting and uniform sampling.
 
 Example:
     >>> import numpy as np
@@ -25,7 +25,7 @@ from lcnas.spaces._space import Space
 
 
 def available() -> tuple[str, ...]:
-    """Return the names of the spaces that come with lcnas."""
+    """Return the names of lcnas's own spaces."""
     return tuple(sorted(path.stem for path in paths.spaces_dir().glob("*.toml")))
 
 
@@ -38,8 +38,8 @@ def load(name: str | Path, resolution: Resolution | list[Resolution] | None = No
             None: those of the file.
 
     Raises:
-        SpaceError: no such space, or a file that is wrong; names the file, the key, what was given and
-            what is allowed.
+        SpaceError: unknown name, or an error in the file; names the file, the key, the value and
+            the allowed ones.
     """
     space_spec = _spec.read(_find(name))
     if resolution is not None:
@@ -52,7 +52,7 @@ def loads(text: str, name: str = "space") -> Space:
 
     Args:
         text: the contents of a space file.
-        name: what the space and its errors are called.
+        name: name of the space, also in errors.
     """
     if not isinstance(text, str):
         raise SpaceError(f"{name}: {shorten(text)} is not the text of a space file")

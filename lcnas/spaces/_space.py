@@ -1,4 +1,4 @@
-"""Space: the networks of a space file, to count, draw, change and recognise."""
+"""Space: counting, sampling, mutating and recognising the networks of a space file."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _TRIES = 200  # random changes tried before the neighbours are listed
 
 
 class Space:
-    """The networks that a space file describes; made by :func:`lcnas.spaces.load`.
+    """The networks that a space file describes; see :func:`lcnas.spaces.load`.
 
-    A network is drawn, counted and listed once, however many codes lead to it. Codes are integer arrays
-    of shape (n, genes): one row a network, one column a gene, each entry the index of a choice.
+    Each network is sampled, counted and listed once, even if several codes encode it. Codes are arrays
+    of integers, (n, genes), with the index of a choice for each network and gene.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Space:
         self._kept = dict(kept or {})
         self._structure = Structure(spec, self._kept)
         self._elements = self._structure.elements
-        # Caches of the instance, not of the class: they go with the space.
+        # Caches of the instance, not of the class: they are freed with the space.
         self._chain = functools.cache(functools.partial(Chain, self._structure))
         self._placed_blocks = functools.lru_cache(maxsize=4)(
             functools.partial(PlacedBlocks, self._structure, self._chain)
@@ -52,7 +52,7 @@ class Space:
         self.source: str = spec.source
         self.genes: tuple[Gene, ...] = self._structure.genes
         self.resolutions: tuple[Resolution, ...] = self._structure.resolutions
-        if not self._kept:  # a restriction may leave genes without effect, a file may not have any
+        if not self._kept:  # a restriction may leave genes without effect, a file may not
             whole = self._open_structure if self._spec.rules else self._structure
             whole.check_idle_genes()
         if self.size == 0:
@@ -60,7 +60,7 @@ class Space:
             raise SpaceError(f"{spec.source}: rules: no network meets {rules}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle what it was made of; the rest is made again."""
+        """Pickle the arguments only; the rest is rebuilt."""
         return Space, (self._spec, self._kept)
 
     def __repr__(self) -> str:
@@ -97,11 +97,11 @@ class Space:
         return len(self.resolutions) * sum(per_assignment)
 
     def sample_codes(self, n: int, rng: np.random.Generator) -> Ints:
-        """Return the canonical codes of n networks, drawn uniformly and independently.
+        """Return the canonical codes of n networks, sampled uniformly and independently.
 
         Args:
-            n: how many.
-            rng: the source of randomness.
+            n: number of networks.
+            rng: source of randomness.
 
         Returns:
             An integer array of shape (n, genes).
@@ -128,7 +128,7 @@ class Space:
     def _draw_combos(
         self, table: ElementTable, g: Ints, d: Ints, s: Ints, rng: np.random.Generator
     ) -> Ints:
-        """Draw a block for each slot, uniformly over the different ones."""
+        """Draw a block for each slot, uniformly over the distinct ones."""
         depth = np.array(table.depths)[d]
         out = np.zeros((len(g), table.slots), dtype=np.int64)
         for j in range(table.slots):
@@ -139,7 +139,7 @@ class Space:
         return out
 
     def sample(self, rng: np.random.Generator) -> Arch:
-        """Return a network drawn uniformly over the distinct networks of the space."""
+        """Return a network, sampled uniformly over the distinct networks of the space."""
         return self.decode(self.sample_codes(1, rng))[0]
 
     def enumerate(self) -> Iterator[Arch]:
@@ -174,7 +174,7 @@ class Space:
         """Return the canonical codes of networks, an array of shape (n, genes).
 
         Raises:
-            SpaceError: a network is not in the space; says the first rule that it breaks.
+            SpaceError: a network is not in the space; names the first rule that it breaks.
         """
         if isinstance(archs, str) or not isinstance(archs, Arch | Iterable):
             raise SpaceError(f"{self.name}: {shorten(archs)} is neither an Arch nor a list of them")
@@ -184,12 +184,12 @@ class Space:
         """Return the networks of codes, an integer array of shape (n, genes) or (genes,).
 
         Raises:
-            CodesError: a wrong shape, or a code that its gene does not have.
+            CodesError: a wrong shape, or a code out of its gene's range.
         """
         return [self._arch(point) for point in self._points_in(self._columns(codes))]
 
     def canonical(self, codes: ArrayLike) -> Ints:
-        """Return for each row the one code array that stands for its network: absent genes are 0."""
+        """Return codes with each row replaced by its network's canonical codes, where absent genes are 0."""
         return self._pack(self._columns(codes))
 
     def _codes(self, points: Sequence[Point]) -> Ints:
@@ -257,20 +257,20 @@ class Space:
         return array.astype(np.int64)
 
     def _networks_without_codes(self, codes: NDArray[Any]) -> int:
-        """Return how many networks an array without a code stands for.
+        """Return the number of networks of an array without a code.
 
-        Without genes it has a row for each network all the same: (n, 0), or (0,) for one. An empty list,
-        which NumPy takes for an array of floats, is no network of any space.
+        In a space without genes it has a row per network: (n, 0), or (0,) for one. An empty list,
+        which NumPy makes an array of floats, is never a network.
         """
         if self.genes:
             return 0
         return len(codes) if codes.ndim == 2 else int(codes.dtype.kind in "iu")
 
     def checked(self, codes: ArrayLike) -> Ints:
-        """Return codes as an (n, genes) array, as they are, once it is sure that each row is a network.
+        """Return codes as an (n, genes) array, unchanged, after checking that each row is a network.
 
         Raises:
-            CodesError: a wrong shape, a code that its gene does not have, or a broken rule.
+            CodesError: a wrong shape, a code out of its gene's range, or a broken rule.
         """
         array = self._checked(codes)
         if self._structure.orders:
@@ -278,7 +278,7 @@ class Space:
         return array
 
     def _columns(self, codes: ArrayLike) -> Columns:
-        """Take codes apart into canonical columns."""
+        """Decode codes into canonical columns."""
         array = self._checked(codes)
         r = _read(array, [self._structure.resolution_digit])
         g = _read(array, self._structure.network_digits)
@@ -348,7 +348,7 @@ class Space:
         return isinstance(arch, Arch) and self._find(arch) is not None
 
     def _find(self, arch: Arch) -> Point | None:
-        """Return the network's canonical point, or None where it is not in the space."""
+        """Return the network's canonical point, or None if it is not in the space."""
         if not isinstance(arch, Arch) or arch.resolution not in self.resolutions:
             return None
         for g in self._by_first_block.get(arch.blocks[0], ()):
@@ -360,13 +360,13 @@ class Space:
 
     @functools.cached_property
     def _by_first_block(self) -> dict[Block, list[int]]:
-        """Network-wide assignments by the blocks that they can begin with."""
+        """First block -> the network-wide assignments that it can begin."""
         return by_first_block(self._structure)
 
     def why_not(self, arch: Arch) -> str | None:
-        """Return the first rule that the network breaks, in words; None for a network of the space.
+        """Return a message about the first rule that the network breaks; None for a network of the space.
 
-        The text begins with the rule's name, or with the gene or key of the file that does not allow
+        The message begins with the rule's name, or with the gene or key of the file that does not allow
         the network, and names the block.
         """
         if not isinstance(arch, Arch):
@@ -380,13 +380,13 @@ class Space:
 
     @functools.cached_property
     def _open_structure(self) -> Structure:
-        """The file without its rules and restrictions, where a network may have two spellings."""
+        """The file without rules and restrictions, where a network may have two spellings."""
         return Structure(self._spec, {}, with_rules=False, checked=False)
 
     # -- changing --------------------------------------------------------------------------------
 
     def neighbors(self, arch: Arch) -> list[Arch]:
-        """Return every network that differs in exactly one choice, each once.
+        """Return all networks that differ in exactly one choice, each once.
 
         Two networks are neighbours if some codes of one and some codes of the other differ in exactly one
         gene; genes of absent blocks may have any value, so a deeper neighbour's new blocks may be any.
@@ -394,11 +394,11 @@ class Space:
         return [self._arch(point) for point in self._neighbors(self._own(arch))]
 
     def neighbor_codes(self, arch: Arch) -> Ints:
-        """Return the canonical codes of :meth:`neighbors`, an array of shape (n, genes), in their order."""
+        """Return the canonical codes (n, genes) of :meth:`neighbors`, in the same order."""
         return self._codes(list(self._neighbors(self._own(arch))))
 
     def mutate(self, arch: Arch, rng: np.random.Generator) -> Arch:
-        """Return a random neighbour: a gene is drawn first, then its new value; absent genes are random.
+        """Return a random neighbour: draw a gene, then its new value; absent genes are random.
 
         Raises:
             SpaceError: the network is not in the space, or has no neighbour.
@@ -420,9 +420,9 @@ class Space:
         return self._arch(others[int(rng.integers(len(others)))])
 
     def crossover(self, a: Arch, b: Arch, rng: np.random.Generator) -> Arch:
-        """Return a network each of whose genes comes from one of two parents, with even chances.
+        """Return a network with each gene from one of two parents, with equal probability.
 
-        A gene that only one parent's blocks have comes from that one.
+        A gene of blocks that only one parent has comes from that parent.
         """
         first, second = self._own(a), self._own(b)
         codes = self._codes([first, second])
@@ -439,7 +439,7 @@ class Space:
         """Return the space of the same file with fewer choices.
 
         Args:
-            **choices: for a gene's name, the choices to keep: a list, or a single one. ``stage4_kernel``
+            **choices: gene -> the choices to keep, a list or a single one. ``stage4_kernel``
                 stands for the genes ``stage4_block1_kernel``, ``stage4_block2_kernel`` and so on.
 
         Example:
@@ -502,7 +502,7 @@ class Space:
         return point
 
     def _present(self, point: Point) -> NDArray[np.bool_]:
-        """Return which genes belong to blocks that the network has."""
+        """Return which genes belong to the network's blocks."""
         out = np.ones(len(self.genes), dtype=bool)
         for table, part in zip(self._elements, point.parts, strict=True):
             for digits in table.slot_digits[len(part.combos) :]:
@@ -510,7 +510,7 @@ class Space:
         return out
 
     def _random_codes(self, point: Point, rng: np.random.Generator) -> Ints:
-        """Return one of the network's codes at random: genes without effect have any value."""
+        """Return random codes of the network: genes without effect have any value."""
         parts = []
         for table, part in zip(self._elements, point.parts, strict=True):
             s = int(rng.choice(table.equals(point.g, part.d, part.s)))
@@ -533,7 +533,7 @@ class Space:
         return codes
 
     def _point_of(self, codes: Ints) -> Point | None:
-        """Return the canonical point of one row of codes, or None where a rule forbids it."""
+        """Return the canonical point of codes (genes,), or None if a rule forbids it."""
         try:
             return next(self._points_in(self._columns(codes[None])))
         except CodesError:
@@ -547,7 +547,7 @@ class Space:
         return points
 
     def _other_networks(self, point: Point) -> Iterator[Point]:
-        """Yield what a change of resolution or of one network-wide gene gives."""
+        """Yield the networks of another resolution, or of another choice of one network-wide gene."""
         for r in range(len(self.resolutions)):
             yield Point(r, point.g, point.parts)
         sizes = [digit.size for digit in self._structure.network_digits]
@@ -564,7 +564,7 @@ class Space:
                 yield Point(point.r, g, tuple(Part(*part) for part in parts))
 
     def _other_parts(self, point: Point) -> Iterator[Point]:
-        """Yield what a change of one gene of one element gives."""
+        """Yield the networks with another choice of one gene of one element."""
         for e, (table, part) in enumerate(zip(self._elements, point.parts, strict=True)):
             for other in table.changed(point.g, part):
                 parts = (*point.parts[:e], Part(*other), *point.parts[e + 1 :])
@@ -623,7 +623,7 @@ class Space:
 
 
 def _read(codes: Ints, digits: Sequence[Digit]) -> Ints:
-    """Return the mixed-radix number of several columns."""
+    """Return the mixed-radix numbers in some columns."""
     numbers = np.zeros(len(codes), dtype=np.int64)
     for digit in digits:
         numbers *= digit.size
@@ -633,7 +633,7 @@ def _read(codes: Ints, digits: Sequence[Digit]) -> Ints:
 
 
 def _write(codes: Ints, digits: Sequence[Digit], numbers: Ints) -> None:
-    """Write a mixed-radix number into several columns."""
+    """Write mixed-radix numbers into some columns."""
     for digit in reversed(digits):
         if digit.column >= 0:
             codes[:, digit.column] = numbers % digit.size

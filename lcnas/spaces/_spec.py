@@ -1,4 +1,4 @@
-"""A space file, read and checked: what may vary, the stages, the rules. See docs/spaces.md for the format."""
+"""Reading and checking a space file: genes, stages, rules. See docs/spaces.md for the format."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Const:
 
 @dataclass(frozen=True)
 class Choice:
-    """A parameter with a gene of its own, one for the stage or one a block."""
+    """A parameter with its own gene, one for the stage or one per block."""
 
     values: tuple[Value, ...]
     per_block: bool = False
@@ -38,7 +38,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class FromNetwork:
-    """A parameter that follows a network-wide gene; with ``base``, base x value rounded to eights."""
+    """A parameter that follows a network-wide gene; with ``base``: base x value, rounded to eights."""
 
     gene: str
     base: int | None = None
@@ -49,22 +49,22 @@ Param = Const | Choice | FromNetwork
 
 @dataclass(frozen=True)
 class NetworkGene:
-    """A network-wide gene: its choices, or named patterns that give each block a value."""
+    """A network-wide gene: its choices, or named patterns with a value for each block."""
 
     name: str
     choices: tuple[Value, ...]  # of a pattern gene: the names
-    patterns: tuple[tuple[Value, ...], ...] = ()  # one row a choice, one value a block
+    patterns: tuple[tuple[Value, ...], ...] = ()  # for each choice, one value per block
 
 
 @dataclass(frozen=True)
 class Template:
-    """A block with some of its fields set; a text "$kernel" stands for the stage's parameter of that name."""
+    """A block with some of its fields set; the text "$kernel" stands for the stage's parameter "kernel"."""
 
     name: str
     cls: type[Block]
     fields: tuple[tuple[str, Value], ...] = ()
-    first: tuple[tuple[str, Value], ...] = ()  # for a stage's first block, over ``fields``
-    rest: tuple[tuple[str, Value], ...] = ()  # for the others
+    first: tuple[tuple[str, Value], ...] = ()  # for a stage's first block, override ``fields``
+    rest: tuple[tuple[str, Value], ...] = ()  # for its other blocks, override ``fields``
 
     def describe(self) -> str:
         """Return the template in words."""
@@ -75,7 +75,7 @@ class Template:
         return " ".join(parts)
 
     def uses(self, param: str, is_first: bool) -> bool:
-        """Return whether a stage's parameter has a say in the template's block at a place."""
+        """Return whether a stage's parameter affects the template's block at a place."""
         settings = self.settings(is_first)
         if any(param in refs(value) for value in settings.values()):
             return True
@@ -97,20 +97,20 @@ def _worded(item: tuple[str, Value]) -> str:
 
 @dataclass(frozen=True)
 class Element:
-    """Stem, stage or head: blocks of one kind behind one another, the first of them strided."""
+    """Stem, stage or head: consecutive blocks of one kind, the first with a stride."""
 
     name: str
     where: str  # the key in the file, for errors
     depths: tuple[int, ...]
     templates: tuple[Template, ...]
-    stride: Value = None  # of the first block; None: not given
-    total_stride: tuple[int, int] | None = None  # at the element's end, from the image on
+    stride: Value = None  # of the first block; None: the block's default, or from total_stride
+    total_stride: tuple[int, int] | None = None  # from the image to the element's end
     params: tuple[tuple[str, Param], ...] = ()
 
 
 @dataclass(frozen=True)
 class Limit:
-    """A rule: a parameter takes only some values at some places."""
+    """A rule: a parameter has only some values at some places."""
 
     name: str
     param: str
@@ -132,14 +132,14 @@ class Limit:
         return f"{self.param} is {values} in {', '.join(ordered)}"
 
     def covers(self, element: str, slot: int) -> bool:
-        """Return whether the rule holds for block ``slot`` (0 is the first) of an element."""
+        """Return whether the rule applies to block ``slot`` (0 is the first) of an element."""
         part = f"{element}.first" if slot == 0 else f"{element}.rest"
         return element in self.places or part in self.places
 
 
 @dataclass(frozen=True)
 class NonDecreasing:
-    """A rule: a stage-wide parameter does not get smaller from one element to the next."""
+    """A rule: a stage-wide parameter does not decrease from one element to the next."""
 
     name: str
     param: str
@@ -178,7 +178,7 @@ def read(path: Path) -> SpaceSpec:
     """Return the space of a TOML file.
 
     Raises:
-        SpaceError: one line with the file, the key, what was given and what is allowed.
+        SpaceError: one line with the file, the key, the value and the allowed ones.
     """
     try:
         text = path.read_bytes().decode()
@@ -190,7 +190,7 @@ def read(path: Path) -> SpaceSpec:
 
 
 def parse(text: str, name: str, source: str) -> SpaceSpec:
-    """Return the space of TOML text; ``source`` is what errors call it."""
+    """Return the space of TOML text; errors name ``source``."""
     try:
         data = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -208,7 +208,7 @@ _ELEMENT = ("name", "block", "depth", "stride", "total_stride")
 
 
 class _Reader:
-    """Turns plain TOML data into a Spec; knows the file's name for its errors."""
+    """Converts parsed TOML to a :class:`SpaceSpec`; errors name the file."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -683,16 +683,16 @@ def refs(value: Value) -> set[str]:
 
 
 def _same(a: Value, b: Value) -> bool:
-    """Whether two field values are one choice: 1 and 1.0 are, 1 and true are not."""
+    """Return whether two field values are the same choice: 1 and 1.0 are, 1 and true are not."""
     return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
 
 
 class MissingParamError(LcnasError):
-    """A template refers to a parameter that its stage does not give."""
+    """A template refers to a parameter that its stage does not have."""
 
 
 def resolve(value: Value, params: dict[str, Value], where: str) -> Value:
-    """Return a template's value with every "$name" replaced by the stage's parameter."""
+    """Return a template's value with each "$name" replaced by the stage's parameter."""
     if isinstance(value, tuple):
         return tuple(resolve(item, params, where) for item in value)
     if isinstance(value, str) and value.startswith("$"):

@@ -27,7 +27,7 @@ DROPOUT = 0.4  # table 1
 
 
 def googlenet() -> Arch:
-    """Return GoogLeNet. Its two auxiliary heads, which exist in training only, are left out."""
+    """Return GoogLeNet without its two auxiliary heads, which exist only in training."""
     halve = Pool(3, 2, padding=(0, 0, 0, 0), ceil=True)
     stages: dict[str, list[Block]] = {
         "stem": [

@@ -19,9 +19,9 @@ LAST_WIDTH = 1536
 
 @dataclass(frozen=True)
 class MixConvConfig:
-    """Equal blocks, of which the first may have a stride."""
+    """Settings of ``depth`` equal blocks, the first with ``stride``."""
 
-    kernels: tuple[int, ...]  # of the mixed depthwise convolution, one a part
+    kernels: tuple[int, ...]  # of the mixed depthwise convolution, one per part
     expansion: int
     width: int
     depth: int = 1

@@ -3,15 +3,15 @@
 Source: Howard et al. 2019, "Searching for MobileNetV3" (arXiv 1905.02244), tables 1 and 2 for the
 blocks, table 3 for the figures of 0.75 and 1.0.
 
-Two schemes say what a scale does. timm's, which takes TensorFlow's weights too, derives a block's
+There are two schemes of scaling. timm's, which fits TensorFlow's weights too, derives a block's
 expanded width from its scaled input, rounds SE's hidden width to multiples of 8, leaves the stem at
 16 below 0.75 and ends in 1,024 (small) or 1,280 channels. PaddleClas's scales the expanded widths
-themselves and the stem, takes a quarter for SE as it is, always starts a block with a 1x1
+themselves and the stem, does not round SE's quarter, always starts a block with a 1x1
 convolution and ends in 1,280 channels without bias.
 
 The paper has figures of 0.75 and 1.0 only; those of 0.35, 0.5 and 1.25 are PaddleClas's, so at
-these scales the networks are PaddleClas's too. ``paddle`` chooses otherwise: ``paddle=False`` at
-0.5 is timm's mobilenetv3_small_050. (SE's gate in PaddleClas is 0.2 x + 0.5, clipped; here it is
+these scales the networks are PaddleClas's too. ``paddle`` overrides the choice: ``paddle=False`` at
+0.5 gives timm's mobilenetv3_small_050. (SE's gate in PaddleClas is 0.2 x + 0.5, clipped; here it is
 the paper's x / 6 + 0.5.)
 """
 
@@ -25,14 +25,14 @@ from lcnas.blocks import Block, Classifier, ConvNormAct, InvertedResidual, make_
 from lcnas.zoo._registry import Family, Published, Reference
 
 SCALES = (0.35, 0.5, 0.75, 1.0, 1.25)
-PADDLE_SCALES = (0.35, 0.5, 1.25)  # those whose accuracy is PaddleClas's
+PADDLE_SCALES = (0.35, 0.5, 1.25)  # scales with PaddleClas's accuracy
 STEM_WIDTH = 16
 PADDLE_LAST = 1280
 
 
 @dataclass(frozen=True)
 class InvertedResidualConfig:
-    """A row of the paper's table; widths at scale 1."""
+    """Settings of a block in the paper's table; widths at scale 1."""
 
     kernel: int
     expanded: int
@@ -44,11 +44,11 @@ class InvertedResidualConfig:
 
 @dataclass(frozen=True)
 class MobileNetV3Config:
-    """A size of the network."""
+    """Settings of a network: small or large."""
 
     stages: tuple[tuple[InvertedResidualConfig, ...], ...]
     squeeze: int  # width of the 1x1 convolution before the pooling, scales
-    last: int  # width of the one behind it, does not scale
+    last: int  # width of the one after it, does not scale
 
 
 RE, HS = "relu", "hard_swish"
@@ -118,7 +118,7 @@ def mobilenet_v3_small(
 
     Args:
         scale: width multiplier; channels are rounded to multiples of 8.
-        paddle: whether by PaddleClas's scheme (see above); None: at PADDLE_SCALES.
+        paddle: use PaddleClas's scheme (see above); None: at PADDLE_SCALES only.
         resolution: deployment resolution, pixels.
     """
     return _build(SMALL, scale, paddle, resolution)
@@ -135,7 +135,7 @@ def _build(config: MobileNetV3Config, scale: float, paddle: bool | None, resolut
     paddle = scale in PADDLE_SCALES if paddle is None else paddle
     channels = make_divisible(STEM_WIDTH * scale) if paddle or scale >= 0.75 else STEM_WIDTH
     stages: dict[str, Iterable[Block]] = {"stem": [ConvNormAct(channels, 3, 2, HS)]}
-    base = STEM_WIDTH  # what ``channels`` is at scale 1
+    base = STEM_WIDTH  # ``channels`` at scale 1
     for i, configs in enumerate(config.stages, start=1):
         blocks: list[Block] = []
         for block_config in configs:

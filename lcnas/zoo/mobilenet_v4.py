@@ -22,7 +22,7 @@ from lcnas.zoo._registry import Family, Published, Reference
 SCALES = (0.5, 1.0)
 STEM_WIDTH = 32
 LAST_WIDTH = 960
-# (kernel, width at scale 1, stride) of the plain convolutions of the first two stages.
+# (kernel, width at scale 1, stride) of the convolutions of the first two stages.
 CONVS = (((3, 32, 2), (1, 32, 1)), ((3, 96, 2), (1, 64, 1)))
 # (outer kernel, inner kernel, expansion, width at scale 1, stride) of each later block; 0: no
 # convolution.

@@ -70,17 +70,17 @@ class Case:
     space: Space
     archs: list[Arch]
     codes: np.ndarray  # (n, genes) canonical
-    ids: list[list[int]]  # the rows of each network's blocks
+    ids: list[list[int]]  # the numbers of each network's placed blocks
 
     def terms(self, seed: int, *, pairs: bool, low: int = -20, high: int = 60) -> Terms:
         """Return random terms."""
         rng = np.random.default_rng(seed)
         n = len(self.space.placed_blocks())
-        rows, base = rng.integers(low, high, n), int(rng.integers(-50, 50))
+        entries, base = rng.integers(low, high, n), int(rng.integers(-50, 50))
         if not pairs:
-            return Terms(base, rows)
+            return Terms(base, entries)
         kinds = np.stack([rng.integers(0, 4, n), rng.integers(0, 3, n)], axis=1)
-        return Terms(base, rows, kinds, rng.integers(-9, 9, (4, 3)))
+        return Terms(base, entries, kinds, rng.integers(-9, 9, (4, 3)))
 
     def costs(self, terms: Terms) -> np.ndarray:
         """Return the cost of each network, added up one by one."""

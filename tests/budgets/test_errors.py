@@ -33,23 +33,29 @@ def small():
     return case("per_block")
 
 
-ROWS = np.arange(5)
+ENTRIES = np.arange(5)
 KINDS = np.zeros((5, 2), dtype=int)
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ((1.5, ROWS), "base: 1.5 is not one whole number"),
-        ((True, ROWS), "base: True is not one whole number"),
-        ((0, ROWS * 0.5), "rows: array([0. , 0.5, 1. , 1.5, 2. ]) is not whole numbers (n,)"),
-        ((0, [[1, 2]]), "rows: [[1, 2]] is not whole numbers (n,)"),
-        ((0, [[1], [1, 2]]), "rows: [[1], [1, 2]] is not whole numbers"),
+        ((1.5, ENTRIES), "base: 1.5 is not one whole number"),
+        ((True, ENTRIES), "base: True is not one whole number"),
+        ((0, ENTRIES * 0.5), "entries: array([0. , 0.5, 1. , 1.5, 2. ]) is not whole numbers (n,)"),
+        ((0, [[1, 2]]), "entries: [[1, 2]] is not whole numbers (n,)"),
+        ((0, [[1], [1, 2]]), "entries: [[1], [1, 2]] is not whole numbers"),
         ((0, [1 << 60]), "a value is beyond 4503599627370496 ticks"),
-        ((0, ROWS, KINDS), "kinds and pairs belong together"),
-        ((0, ROWS, KINDS[:4], [[1]]), "kinds: shape (4, 2) is not (5, 2)"),
-        ((0, ROWS, KINDS + np.array([0, 1]), [[1]]), "row 0: 1 is not one of the 1 right kinds"),
-        ((0, ROWS, KINDS - np.array([1, 0]), [[1]]), "row 0: -1 is not one of the 1 left kinds"),
+        ((0, ENTRIES, KINDS), "kinds and pairs belong together"),
+        ((0, ENTRIES, KINDS[:4], [[1]]), "kinds: shape (4, 2) is not (5, 2)"),
+        (
+            (0, ENTRIES, KINDS + np.array([0, 1]), [[1]]),
+            "entry 0: 1 is not one of the 1 right kinds",
+        ),
+        (
+            (0, ENTRIES, KINDS - np.array([1, 0]), [[1]]),
+            "entry 0: -1 is not one of the 1 left kinds",
+        ),
     ],
 )
 def test_terms_that_are_wrong(arguments, complaint):
@@ -59,15 +65,15 @@ def test_terms_that_are_wrong(arguments, complaint):
 def test_terms_of_another_space(small):
     n = len(small.space.placed_blocks())
     terms = Terms(0, np.ones(n + 1, dtype=int))
-    complaint = f"{n + 1} rows are not the {n} of per_block with 1000 classes"
+    complaint = f"{n + 1} entries are not the {n} of per_block with 1000 classes"
     refused(lambda: terms.cost(small.space, small.codes), complaint)
     refused(lambda: Budget(small.space, terms, 10), complaint)
 
 
 def test_terms_cannot_be_changed_afterwards():
-    given = np.arange(3)
-    terms = Terms(0, given)
-    given[0] = 100
+    values = np.arange(3)
+    terms = Terms(0, values)
+    values[0] = 100
     assert terms.entries.tolist() == [0, 1, 2]
     with pytest.raises(ValueError, match="read-only"):
         terms.entries[0] = 1
@@ -122,12 +128,12 @@ def test_messages_write_costs_in_the_given_unit(small):
 
 def test_a_gap_between_costs_of_a_large_space_is_found():
     space = spaces.load("pplcnet_tail")
-    rows = np.full(len(space.placed_blocks()), 10)
-    refused(lambda: Budget(space, Terms(0, rows), 99, 91), "from 91 ticks to 99 ticks")
+    entries = np.full(len(space.placed_blocks()), 10)
+    refused(lambda: Budget(space, Terms(0, entries), 99, 91), "from 91 ticks to 99 ticks")
     # two networks of 1.4e11 inside
-    rows = np.zeros(len(space.placed_blocks()), dtype=int)
-    rows[-1] = 10
-    assert Budget(space, Terms(0, rows), 10, 5).count() > 0
+    entries = np.zeros(len(space.placed_blocks()), dtype=int)
+    entries[-1] = 10
+    assert Budget(space, Terms(0, entries), 10, 5).count() > 0
 
 
 def test_scores_that_are_wrong(small):

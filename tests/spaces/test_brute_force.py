@@ -82,9 +82,9 @@ def test_neighbours_are_exactly_the_one_choice_changes(case):
                     other = owner.get((*codes[:i], choice, *codes[i + 1 :]))
                     if other is not None and other != arch:
                         expected.add(other)
-        found = space.neighbors(arch)
-        assert len(found) == len(set(found))
-        assert set(found) == expected
+        neighbors = space.neighbors(arch)
+        assert len(neighbors) == len(set(neighbors))
+        assert set(neighbors) == expected
 
 
 def test_being_neighbours_is_mutual(case):

@@ -1,4 +1,4 @@
-"""Which network a file of weights is for: what its program says, or the networks known by their names."""
+"""The network of a file of weights: from its program, or among the networks known by their names."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from lcnas.zoo.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
 from lcnas.zoo.mobilenet_v4 import mobilenet_v4_conv_small
 from lcnas.zoo.pplcnet import SCALES, STAGES, pplcnet
 
-# -- PP-LCNet out of a program ---------------------------------------------------------------------
+# -- PP-LCNet from a program -----------------------------------------------------------------------
 
 
 def from_program(network: TracedNetwork, name: str) -> Arch | None:
-    """Return the PP-LCNet that a program is, whatever its widths and strides, or None.
+    """Return the PP-LCNet of a program, of any widths and strides, or None if it is another network.
 
     Args:
-        network: what the program computes.
-        name: for an arch that the zoo does not have.
+        network: the traced program.
+        name: name of an arch that is not in the zoo.
     """
     resolution: Resolution = network.size or 224
     steps = list(network.steps)
@@ -43,7 +43,7 @@ def from_program(network: TracedNetwork, name: str) -> Arch | None:
 
 
 def named(arch: Arch, name: str) -> Arch:
-    """Return the arch with the zoo's name where the zoo has it, else with the given one."""
+    """Return the arch with the zoo's name if the zoo has it, otherwise with ``name``."""
     for scale in SCALES:
         published = zoo.load(f"pplcnet_{scale}x")
         if published.blocks == arch.blocks:
@@ -59,7 +59,7 @@ def _stem(steps: Sequence[Step]) -> Block | None:
 
 
 def _separable_blocks(steps: Sequence[Step]) -> tuple[list[DepthwiseSeparable], Sequence[Step]]:
-    """Return the blocks at the beginning of the steps, and the steps behind them."""
+    """Return the blocks at the beginning of the steps, and the steps after them."""
     blocks: list[DepthwiseSeparable] = []
     while len(steps) > 2:
         depthwise = steps[0].layer
@@ -92,9 +92,9 @@ def _head(steps: Sequence[Step], dropout: float | None) -> Block | None:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network that a file may be for."""
+    """A network that a file may belong to."""
 
-    name: str  # as its library calls it
+    name: str  # in its library
     build: Callable[[], Arch]
 
 
@@ -127,14 +127,14 @@ def _codes(*scales: float) -> Iterator[tuple[str, float]]:
 
 
 def _biased_lcnet(scale: float) -> Arch:
-    """Return PP-LCNet as timm has it: the last 1x1 convolution has a bias."""
+    """Return timm's PP-LCNet: the last 1x1 convolution has a bias."""
     original = pplcnet(scale)
     head = Stage(original.stages[-1].name, (Classifier(1280, "hard_swish", bias=True),))
     return Arch((*original.stages[:-1], head), original.resolution)
 
 
 def _deep_v2(scale: float, depth: float) -> Arch:
-    """Return timm's deeper MobileNetV2: stages ``depth`` times as long, stem and last width unscaled."""
+    """Return timm's deeper MobileNetV2: ``depth`` times as many blocks, stem and last width unscaled."""
     original = mobilenet_v2(scale, paddle=False)
     stages = []
     for stage in original.stages:
@@ -170,7 +170,7 @@ def _paddle_mobilenet_v3() -> Iterator[Candidate]:
 
 
 def program_candidates() -> Iterator[Candidate]:
-    """Yield the networks that a program of PaddleClas may be, beside PP-LCNet."""
+    """Yield the networks of PaddleClas's programs, other than PP-LCNet."""
     yield from _paddle_mobilenet_v3()
     for scale in V1_SCALES:
         name = f"MobileNetV1_{_scale_name(scale)}"
@@ -181,7 +181,7 @@ def program_candidates() -> Iterator[Candidate]:
 
 
 def _scale_name(scale: float) -> str:
-    """Return "x0_25", as PaddleClas writes a scale."""
+    """Return a scale in PaddleClas's notation: "x0_25"."""
     return "x" + str(scale).replace(".", "_")
 
 
@@ -211,7 +211,7 @@ def _torch_vgg() -> Iterator[Candidate]:
 
 
 def _vgg16_bn() -> Arch:
-    """Return VGG-16 with a batch norm behind each convolution."""
+    """Return VGG-16 with a batch norm after each convolution."""
     original = zoo.load("vgg16")
     stages = [
         Stage(

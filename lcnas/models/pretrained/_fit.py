@@ -1,4 +1,4 @@
-"""Whether tensors fit a network, and the network's weights made of them."""
+"""Checks that tensors fit a network, and their conversion to the network's weights."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from lcnas.models.pretrained._program import Weight
 from lcnas.onnx_export import names
 
 Floats = NDArray[np.float32]
-_SHOWN = 3  # how many names of a kind a message lists
+_SHOWN = 3  # names of each kind in a message
 
 
 @dataclass(frozen=True)
 class Differences:
-    """What keeps tensors from fitting a network."""
+    """The differences between tensors and a network's weights."""
 
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
-    wrong: tuple[str, ...]  # of another shape, in words
+    wrong: tuple[str, ...]  # of another shape, as text
 
     def __len__(self) -> int:
         return len(self.missing) + len(self.unexpected) + len(self.wrong)
@@ -43,7 +43,7 @@ class Differences:
 
 
 def _first(items: Iterable[str]) -> str:
-    """Return how many items there are, and the first few."""
+    """Return the number of items and the first few, as text."""
     listed = list(items)
     more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
     return f"{len(listed)}: {', '.join(listed[:_SHOWN])}{more}"
@@ -52,10 +52,10 @@ def _first(items: Iterable[str]) -> str:
 def differences(
     shapes: Mapping[str, Shape], weight_map: Mapping[str, Weight], ours: Mapping[str, Shape]
 ) -> Differences:
-    """Return what is missing, unexpected or of another shape.
+    """Return the tensors that are missing, unexpected or of another shape.
 
     Args:
-        shapes: name -> shape of the tensors that there are.
+        shapes: name -> shape of the tensors.
         weight_map: our name -> what it is made of.
         ours: our name -> shape.
     """
@@ -78,14 +78,14 @@ def differences(
 def fit(
     arrays: Arrays, weight_map: Mapping[str, Weight], arch: Arch, classes: int, source: str
 ) -> dict[str, Floats]:
-    """Return the weights of a network, in the order of their names, out of the tensors of a file.
+    """Return the weights of a network, in the order of their names, from the tensors of a file.
 
     Args:
         arrays: the tensors.
         weight_map: our name -> what it is made of.
         arch: the network.
         classes: outputs of its last layer.
-        source: what to call the tensors in errors.
+        source: name of the tensors' origin, for errors.
 
     Raises:
         PretrainedError: something is missing, unexpected, of another shape, no float, not finite, or a
@@ -100,7 +100,7 @@ def fit(
 def check_fit(
     arrays: Arrays, weight_map: Mapping[str, Weight], arch: Arch, classes: int, source: str
 ) -> None:
-    """Compare names and shapes; the arguments are those of :func:`fit`.
+    """Check names and shapes; the arguments are those of :func:`fit`.
 
     Raises:
         PretrainedError: something is missing, unexpected or of another shape.
@@ -150,7 +150,7 @@ def head_names(arch: Arch, whole: bool = False) -> tuple[str, ...]:
     """Return the names of the head's weights, in order.
 
     Those are the kernel and the bias of the last linear layer, the only ones whose shape depends on the
-    number of classes; with ``whole`` all of the last block's, PP-LCNet's 1280 wide convolution too.
+    number of classes; ``whole``: all of the last block's, such as PP-LCNet's 1x1 convolution of 1,280.
 
     Raises:
         PretrainedError: no weight of the arch depends on the number of classes.
@@ -166,16 +166,14 @@ def head_names(arch: Arch, whole: bool = False) -> tuple[str, ...]:
 
 
 def classes_of(arch: Arch, arrays: Mapping[str, NDArray[np.generic]]) -> int:
-    """Return the number of classes that weights with our names are for.
+    """Return the number of classes of weights with lcnas's names.
 
     Raises:
-        PretrainedError: the kernel of the last layer is missing, or no matrix.
+        PretrainedError: the kernel of the last layer is missing, or not a matrix.
     """
     kernel = head_names(arch)[0]
     if kernel not in arrays or arrays[kernel].ndim != 2 or not arrays[kernel].shape[1]:
-        raise PretrainedError(
-            f"weights: {kernel!r} is not there, or is no matrix (inputs, classes)"
-        )
+        raise PretrainedError(f"weights: {kernel!r} is missing, or not a matrix (inputs, classes)")
     return int(arrays[kernel].shape[1])
 
 
@@ -200,7 +198,7 @@ def check_class_names(class_names: object, classes: int, source: str) -> tuple[s
     """Return the names of the classes.
 
     Raises:
-        PretrainedError: they are no list of texts, or not one a class.
+        PretrainedError: not a list of texts, or not one per class.
     """
     if not isinstance(class_names, Sequence) or isinstance(class_names, str):
         raise PretrainedError(f"{source}: {shorten(class_names)} is not a list of texts")

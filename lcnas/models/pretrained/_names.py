@@ -1,7 +1,7 @@
-"""How timm and PaddleClas call the weights of a network: our names -> theirs.
+"""The names of a network's weights in timm and PaddleClas: lcnas's name -> theirs.
 
 Facts from timm 1.0 (``_efficientnet_blocks.py``, ``mobilenetv3.py``, ``efficientnet.py``) and
-PaddleClas 2.6 (``pp_lcnet.py``, ``pp_lcnet_v2.py``, ``mobilenet_v3.py``), looked up, not copied.
+PaddleClas 2.6 (``pp_lcnet.py``, ``pp_lcnet_v2.py``, ``mobilenet_v3.py``); no code was copied.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ NamePair = tuple[str, str]  # (convolution, its norm), or the two layers of sque
 
 @dataclass(frozen=True)
 class Style:
-    """What two libraries do differently."""
+    """The differences between two libraries."""
 
     mean: str  # last names of the running statistics
     var: str
     linear: tuple[int, int] | None  # axes of a linear layer's kernel
     gate: float = 1.0  # slope of the hard sigmoid, in sixths
-    keeps: bool = True  # dropout leaves evaluation alone; else it multiplies by 1 - rate there
+    keeps: bool = True  # in evaluation dropout is the identity; otherwise it multiplies by 1 - rate
 
 
 TORCH = Style("running_mean", "running_var", (1, 0))
@@ -69,7 +69,7 @@ def _squeeze_excite(style: Style, names: NamePair) -> WeightMap:
 
 
 def linear_map(style: Style, name: str, dropout: float) -> WeightMap:
-    """Return the names of a linear layer behind a dropout of that rate."""
+    """Return the names of a linear layer after a dropout of that rate."""
     factor = 1.0 if style.keeps else 1.0 - dropout
     return {
         "kernel": Weight(f"{name}.weight", style.linear, factor),
@@ -82,7 +82,7 @@ def _branches(style: Style, layer: layers.Reparam, name: str) -> WeightMap:
     weight_map: WeightMap = {}
     for i, branch in enumerate(layer.branches):
         if not isinstance(branch, layers.Conv):
-            raise PretrainedError("a branch of batch norm alone has no name there")
+            raise PretrainedError("a branch of batch norm alone has no name in this scheme")
         inner = _conv(style, branch, (f"{name}.{i}.conv", f"{name}.{i}.bn"))
         weight_map |= {f"branch{i}/{last}": weight for last, weight in inner.items()}
     return weight_map
@@ -97,21 +97,21 @@ def _layer(style: Style, leaf: Leaf, convs: Iterator[NamePair], squeeze: NamePai
         case layers.SqueezeExcite(), _:
             weight_map = _squeeze_excite(style, squeeze)
         case _:
-            raise PretrainedError(f"{leaf.path}, a {leaf.layer.kind}, has no name there")
+            raise PretrainedError(f"{leaf.path}, a {leaf.layer.kind}, has no name in this scheme")
     return {f"{leaf.path}/{last}": weight for last, weight in weight_map.items()}
 
 
 def block_map(
     style: Style, part: BlockLeaves, prefix: str, convs: Sequence[NamePair], squeeze: NamePair
 ) -> WeightMap:
-    """Return the names of a block whose convolutions, in order of execution, are called ``convs``."""
+    """Return the names of a block with convolutions named ``convs``, in order of execution."""
     remaining = iter([(f"{prefix}{conv}", f"{prefix}{norm}") for conv, norm in convs])
     inner = (f"{prefix}{squeeze[0]}", f"{prefix}{squeeze[1]}")
     weight_map: WeightMap = {}
     for leaf in weighted(part.leaves):
         weight_map |= _layer(style, leaf, remaining, inner)
     if next(remaining, None) is not None:
-        raise PretrainedError(f"{part.stage}: {part.block} has fewer convolutions than there")
+        raise PretrainedError(f"{part.stage}: {part.block} has fewer convolutions than the scheme")
     return weight_map
 
 
@@ -130,16 +130,16 @@ def _head(style: Style, part: BlockLeaves, convs: Sequence[NamePair], linear: st
 def _parts(arch: Arch, classes: int) -> tuple[BlockLeaves, ...]:
     blocks_with_leaves = block_leaves(arch, classes)
     if len(blocks_with_leaves) < 3:
-        raise PretrainedError(f"a network of {len(blocks_with_leaves)} blocks has no names there")
+        raise PretrainedError(f"a network of {len(blocks_with_leaves)} blocks has no such names")
     return blocks_with_leaves
 
 
 def expect(part: BlockLeaves, *allowed: type[Block]) -> None:
-    """Refuse a block of another type than those that a library has there."""
+    """Raise PretrainedError unless the block has one of the allowed types."""
     if not isinstance(part.block, allowed):
         names = " or ".join(sorted(kind.type for kind in allowed))
         raise PretrainedError(
-            f"{part.stage} has the block {part.block.type}, where {names} is known"
+            f"{part.stage} has the block {part.block.type}, where {names} is expected"
         )
 
 
@@ -148,7 +148,7 @@ def expect(part: BlockLeaves, *allowed: type[Block]) -> None:
 _TIMM_SQUEEZE = ("se.conv_reduce", "se.conv_expand")
 _SEPARABLE = (("conv_dw", "bn1"), ("conv_pw", "bn2"))
 _INVERTED = (("conv_pw", "bn1"), ("conv_dw", "bn2"), ("conv_pwl", "bn3"))
-# PP-LCNet's stages there: the six blocks of the fourth are two and four.
+# PP-LCNet's stages in timm: the six blocks of the fourth are two stages of two and four.
 _LCNET: dict[tuple[int, ...], tuple[int, ...]] = {(1, 2, 2, 6, 2): (1, 2, 2, 2, 4, 2)}
 
 
@@ -211,7 +211,7 @@ def paddle_lcnet(arch: Arch, classes: int) -> WeightMap:
     """Return PaddleClas's names of PP-LCNet: ``conv1``, ``blocks2`` to ``blocks6``, ``last_conv``, ``fc``.
 
     Raises:
-        PretrainedError: the arch is no PP-LCNet.
+        PretrainedError: the arch is not a PP-LCNet.
     """
     stem, *body, head = _parts(arch, classes)
     expect(stem, blocks.ConvNormAct)
@@ -230,10 +230,10 @@ def paddle_lcnet(arch: Arch, classes: int) -> WeightMap:
 
 
 def paddle_lcnet_v2(arch: Arch, classes: int) -> WeightMap:
-    """Return PaddleClas's names of PP-LCNetV2, with the branches that it trains.
+    """Return PaddleClas's names of PP-LCNetV2, with its branches of training.
 
     Raises:
-        PretrainedError: the arch is no PP-LCNetV2.
+        PretrainedError: the arch is not a PP-LCNetV2.
     """
     stem, *body, head = _parts(arch, classes)
     expect(stem, blocks.ConvNormAct)
@@ -256,7 +256,7 @@ def paddle_mobilenet_v3(arch: Arch, classes: int) -> WeightMap:
     """Return PaddleClas's names of MobileNetV3: ``conv``, ``blocks``, ``last_second_conv``, ``fc`` ...
 
     Raises:
-        PretrainedError: the arch is no MobileNetV3.
+        PretrainedError: the arch is not a MobileNetV3.
     """
     stem, *body, last, head = _parts(arch, classes)
     expect(stem, blocks.ConvNormAct)
@@ -278,16 +278,16 @@ def paddle_mobilenet_v3(arch: Arch, classes: int) -> WeightMap:
 
 @dataclass(frozen=True)
 class Scheme:
-    """A way of naming, and how a file of it is known."""
+    """A naming scheme, and how its files are recognised."""
 
     name: str
-    markers: tuple[str, ...]  # names that each of its files has
+    markers: tuple[str, ...]  # names that each of its files contains
     names: Callable[[Arch, int], WeightMap]
-    classifier: tuple[str, int]  # a tensor, and the side of it that is the number of classes
-    epsilon: float = EPSILON  # of its batch norms
+    classifier: tuple[str, int]  # a tensor, and its axis of the classes
+    epsilon: float = EPSILON  # of batch norm
 
     def needless(self, name: str, names: Mapping[str, object]) -> bool:
-        """Return whether a tensor says nothing that the others do not."""
+        """Return whether a tensor is redundant."""
         if name.endswith(".num_batches_tracked"):
             return True
         # PP-LCNetV2 keeps the merged convolution beside its branches.

@@ -1,4 +1,4 @@
-"""lcnas's own file of weights: safetensors with flat names, the arch and the classes in its metadata."""
+"""lcnas's files of weights: safetensors with flat names, and arch and classes in the metadata."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lcnas.models.pretrained._fit import check_class_names, classes_of, fit
 from lcnas.models.pretrained._program import Weight
 from lcnas.onnx_export import MeanStd, constants
 
-KEY = "lcnas"  # of the metadata; one key, since their order in a file is not fixed
+KEY = "lcnas"  # the only key of the metadata, since the order of several is not fixed
 VERSION = 1
 _CONSTANTS = ("mean", "std")
 
@@ -32,17 +32,17 @@ def save(
     normalization: MeanStd | None = None,
     source: str = "",
 ) -> None:
-    """Write a network and its weights into one file, which :func:`read` takes back.
+    """Write a network and its weights to a file, which :func:`read` reads.
 
-    The file is written beside and renamed; equal arguments give equal bytes.
+    The file is written under a temporary name and renamed; equal arguments give equal bytes.
 
     Args:
-        path: the file, by habit ``.safetensors``.
+        path: the file, usually ``.safetensors``.
         arch: the network.
-        weights: name -> float32 array, as :func:`lcnas.onnx_export.names` lists them.
+        weights: name -> float32 array; names are those of :func:`lcnas.onnx_export.names`.
         class_names: the name of each class, in order.
-        normalization: mean and deviation, of pixels from 0 to 1, that the network's images had.
-        source: where the weights are from, in words.
+        normalization: mean and standard deviation of the network's images, for pixels from 0 to 1.
+        source: origin of the weights, as text.
 
     Raises:
         PretrainedError: weights that do not fit the arch, or a file that cannot be written.
@@ -82,7 +82,7 @@ def _write(path: Path, data: bytes) -> None:
 
 @dataclass(frozen=True)
 class OwnHeader:
-    """What the metadata of an own file say."""
+    """The metadata of lcnas's own file."""
 
     arch: Arch
     classes: int
@@ -93,17 +93,17 @@ class OwnHeader:
 
 @dataclass(frozen=True)
 class StoredNormalization:
-    """How the images of a network were normalised, of pixels from 0 to 1."""
+    """The normalisation of a network's images, for pixels from 0 to 1."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
 
 def header(text: str, source: str) -> OwnHeader:
-    """Return what the metadata of an own file say.
+    """Return the parsed metadata of lcnas's own file.
 
     Raises:
-        PretrainedError: the metadata are not those that :func:`save` writes.
+        PretrainedError: not metadata of :func:`save`.
     """
     try:
         metadata = json.loads(text)
@@ -124,7 +124,7 @@ def header(text: str, source: str) -> OwnHeader:
         values = [constants(metadata[name], name) for name in _CONSTANTS if name in metadata]
     except (LcnasError, ValueError, KeyError, TypeError, RecursionError) as error:
         what = error if isinstance(error, LcnasError) else shorten(str(error))
-        raise PretrainedError(f"{source}: no file of lcnas's weights: {what}") from None
+        raise PretrainedError(f"{source}: not a file of lcnas's weights: {what}") from None
     checked = check_class_names(names, classes, source) if names else None
     normalization = StoredNormalization(*values) if len(values) == len(_CONSTANTS) else None
     return OwnHeader(arch, classes, checked, normalization, source_text)

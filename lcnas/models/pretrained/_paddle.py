@@ -32,7 +32,7 @@ Fields = dict[int, list[int | bytes]]
 
 @dataclass(frozen=True)
 class InferenceModel:
-    """A program and its tensors, and what the ``.yml`` beside them says."""
+    """A program and its tensors, and the notes of the ``.yml`` beside them."""
 
     program: Program
     content: FileContent
@@ -41,10 +41,10 @@ class InferenceModel:
 
 
 def inference(path: Path) -> InferenceModel:
-    """Return the inference model of a ``.pdiparams`` file; its program lies beside it.
+    """Return the inference model of a ``.pdiparams`` file and the program beside it.
 
     Raises:
-        PretrainedError: no program beside it, or files that do not fit each other.
+        PretrainedError: there is no program, or the files do not fit each other.
     """
     beside = [path.with_suffix(suffix) for suffix in (".json", ".pdmodel")]
     programs = [file for file in beside if file.is_file()]
@@ -62,9 +62,9 @@ def inference(path: Path) -> InferenceModel:
 
 
 def _notes(path: Path) -> tuple[str, tuple[str, ...] | None]:
-    """Return the model's name and its classes from ``inference.yml``, where it has them.
+    """Return the model's name and its classes from ``inference.yml``, if it has them.
 
-    Two plain keys are wanted, not YAML: a list of texts, one a line.
+    Only two simple keys are parsed, not YAML: a name, and a list of texts, one per line.
     """
     text = read_bytes(path).decode("utf-8", "replace") if path.is_file() else ""
     name = re.search(r"^ *model_name: *(\S+) *$", text, re.MULTILINE)
@@ -83,14 +83,14 @@ def _unquoted(text: str) -> str:
 
 
 def tensors(path: Path, shapes: Mapping[str, Shape]) -> Arrays:
-    """Return the tensors of a ``.pdiparams`` file, which lie in the sorted order of their names.
+    """Return the tensors of a ``.pdiparams`` file, which are sorted by name.
 
     Args:
         path: the file.
-        shapes: name -> shape, as the program has them.
+        shapes: name -> shape, from the program.
 
     Raises:
-        PretrainedError: the file ends too early or too late, or a tensor has another shape.
+        PretrainedError: the file is too short or too long, or a tensor has another shape.
     """
     data, position = read_bytes(path), 0
     arrays: Arrays = {}
@@ -153,7 +153,7 @@ def pir(path: Path) -> Program:
     """Return the program of an ``inference.json``.
 
     Raises:
-        PretrainedError: it is none.
+        PretrainedError: it is not one.
     """
     try:
         data = json.loads(read_bytes(path))
@@ -170,7 +170,9 @@ def pir(path: Path) -> Program:
                 ops.append(_pir_op(item))
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         reason = shorten(str(error))
-        raise PretrainedError(f"{path}: no program of Paddle 3 (PIR in JSON): {reason}") from None
+        raise PretrainedError(
+            f"{path}: not a program of Paddle 3 (PIR in JSON): {reason}"
+        ) from None
     return Program(params, tuple(ops))
 
 
@@ -199,7 +201,7 @@ def _pir_attr(attr: dict[str, Any]) -> object:
 
 # -- programs in protobuf ("pdmodel") --------------------------------------------------------------
 
-# Paddle 2's name of an operation: that of Paddle 3, its inputs in the order there, its output.
+# Paddle 2's name of an operation: Paddle 3's name, its inputs in Paddle 3's order, its output.
 _OPS = {
     "conv2d": ("conv2d", ("Input", "Filter"), "Output"),
     "depthwise_conv2d": ("depthwise_conv2d", ("Input", "Filter"), "Output"),
@@ -227,7 +229,7 @@ def pdmodel(path: Path) -> Program:
     """Return the program of a ``.pdmodel`` file (Paddle 2's framework.proto, ProgramDesc).
 
     Raises:
-        PretrainedError: it is none, or has more than one block.
+        PretrainedError: it is not one, or has more than one block.
     """
     try:
         (block,) = _message(read_bytes(path)).get(1, [])
@@ -236,12 +238,12 @@ def pdmodel(path: Path) -> Program:
         ops = tuple(_pdmodel_op(_message(_raw(op)), shapes) for op in parts.get(4, []))
     except (ValueError, struct.error) as error:
         reason = shorten(str(error))
-        raise PretrainedError(f"{path}: no program of Paddle 2 (one block): {reason}") from None
+        raise PretrainedError(f"{path}: not a program of Paddle 2 (one block): {reason}") from None
     return Program(params, ops)
 
 
 def _variables(block: Fields) -> tuple[dict[str, Shape], dict[str, Param]]:
-    """Return the shapes of a block's variables, and those that lie in the file of tensors."""
+    """Return the shapes of a block's variables, and the variables in the file of tensors."""
     shapes, params = {}, {}
     for item in block.get(3, []):
         description = _message(_raw(item))

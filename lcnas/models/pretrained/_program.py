@@ -1,8 +1,8 @@
-"""What a Paddle program computes, as the layers of lcnas with the tensors that belong to them.
+"""Tracing of Paddle programs: their computation as layers of lcnas, with the layers' tensors.
 
-A program is followed operation by operation: each value is known by the steps that lead to it from
-the input. So a network is recognised by what it does, not by what its tensors are called, and
-strides, paddings, activations and epsilons are those of the program.
+A program is interpreted operation by operation: each value has the steps that compute it from
+the input. So a network is recognised by its computation, not by the names of its tensors, and
+strides, paddings, activations and epsilons are the program's.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from lcnas.errors import PretrainedError, listing, shorten
 from lcnas.layers import Layer, Padding, Pair, Shape
 from lcnas.onnx_export import EPSILON
 
-OIHW = (2, 3, 1, 0)  # the axes of a kernel (out, in, height, width) in the order of ours
+OIHW = (2, 3, 1, 0)  # axes that transpose a kernel (out, in, height, width) to ours
 MAX_OPS = 4096
-_NEAR = 1e-6  # of constants that went through float32
+_NEAR = 1e-6  # relative tolerance of constants that were float32
 
 
 @dataclass(frozen=True)
 class Weight:
-    """Which tensor of a file a weight is, and what becomes of it."""
+    """The tensor of a weight in a file, and its conversion."""
 
     tensor: str
-    axes: tuple[int, ...] | None = None  # transposition; None: as it is
+    axes: tuple[int, ...] | None = None  # transposition; None: none
     factor: float = 1.0
-    shift: float = 0.0  # added behind the factor
+    shift: float = 0.0  # added after the factor
     flat: bool = False  # of a 1x1 kernel: the tensor is a linear layer's, without height and width
-    less: str = ""  # a tensor of the same shape that is subtracted
+    less: str = ""  # name of a tensor of the same shape that is subtracted
 
     def source_shape(self, shape: Shape) -> Shape:
         """Return the shape of the tensor for a weight of ``shape``."""
@@ -57,7 +57,7 @@ class Param:
 
 @dataclass(frozen=True)
 class Op:
-    """An operation, by Paddle's name; its inputs and its (first) output are names of values."""
+    """An operation, with Paddle's name; its inputs and its (first) output are names of values."""
 
     kind: str
     inputs: tuple[str, ...]
@@ -69,13 +69,13 @@ class Op:
 class Program:
     """Operations in order of execution, and the tensors they read."""
 
-    params: Mapping[str, Param]  # by value
+    params: Mapping[str, Param]  # by name of the value
     ops: tuple[Op, ...]
 
 
 @dataclass(frozen=True)
 class Step:
-    """A layer and its tensors, by the last names of our weights; a sum has steps of its own."""
+    """A layer and its tensors, by the last part of our names; a sum has inner steps."""
 
     layer: Layer
     weights: Mapping[str, Weight] = field(default_factory=dict)
@@ -84,20 +84,20 @@ class Step:
 
 @dataclass(frozen=True)
 class TracedNetwork:
-    """What a program computes: its steps, and the input that it is for."""
+    """The computation of a program: its steps, and its input size."""
 
     steps: tuple[Step, ...]
     size: tuple[int, int] | None  # (height, width); None: any
-    dropout: float | None  # the rate, where there is one
+    dropout: float | None  # rate; None: none
 
 
 @dataclass(frozen=True)
 class _Value:
-    """A value of the program: the steps to it, and a factor that the next weights still have to take."""
+    """A value of the program: its steps, and a factor that the next weights have to absorb."""
 
     steps: tuple[Step, ...]
     factor: float = 1.0
-    ended: bool = False  # behind the softmax
+    ended: bool = False  # after the softmax
 
 
 SUM = layers.Add(())  # the input of a sum plus its body, in a Step
@@ -111,7 +111,7 @@ _ACTS = {
     "swish": "silu",
     "gelu": "gelu",
 }
-# Attributes that have to have these values, where a program names them.
+# Attributes that must have these values if a program has them.
 _FIXED: dict[str, dict[str, object]] = {
     "conv2d": {"dilations": [1, 1], "data_format": "NCHW"},
     "batch_norm": {"data_format": "NCHW"},
@@ -127,7 +127,7 @@ _FIXED: dict[str, dict[str, object]] = {
 
 
 class _Tracer:
-    """Follows a program; see :func:`trace`."""
+    """Interprets a program; see :func:`trace`."""
 
     def __init__(self, program: Program) -> None:
         self.params = dict(program.params)
@@ -140,28 +140,28 @@ class _Tracer:
     # -- inputs --------------------------------------------------------------------------------
 
     def value(self, op: Op, index: int = 0, carries: bool = False) -> _Value:
-        """Return a value that the operation reads; ``carries``: a factor may pass through it."""
+        """Return an input value of the operation; ``carries``: a factor may pass through it."""
         name = op.inputs[index] if index < len(op.inputs) else ""
         if name not in self.values:
             raise PretrainedError(f"{op.kind} reads {shorten(name)}, which nothing computes")
         value = self.values[name]
         if value.ended:
-            raise PretrainedError(f"{op.kind} behind the softmax")
+            raise PretrainedError(f"{op.kind} after the softmax")
         if value.factor != 1.0 and not carries:
-            raise PretrainedError(f"{op.kind} behind a scale or a dropout that is none")
+            raise PretrainedError(f"{op.kind} after a scale, or a dropout that scales")
         return value
 
     def param(self, op: Op, index: int) -> Param:
-        """Return a tensor of the file that the operation reads."""
+        """Return an input tensor of the operation, from the file."""
         name = op.inputs[index] if index < len(op.inputs) else ""
         if name not in self.params:
             raise PretrainedError(
-                f"{op.kind} reads {shorten(name)}, which is no tensor of the file"
+                f"{op.kind} reads {shorten(name)}, which is not a tensor of the file"
             )
         return self.params[name]
 
     def split(self, op: Op) -> tuple[_Value | None, Param | None]:
-        """Return the value and the tensor among two inputs, None for what is not there."""
+        """Return the value and the tensor of two inputs, or (None, None) if they are not one each."""
         tensors = [name for name in op.inputs if name in self.params]
         if len(tensors) != 1 or len(op.inputs) != 2:
             return None, None
@@ -213,7 +213,7 @@ class _Tracer:
         return _activated(self.value(op), _ACTS[op.kind])
 
     def hard_sigmoid(self, op: Op) -> _Value:
-        """Clip(slope x + 1/2): ours has the slope 1/6, so that the layer before takes the rest."""
+        """Clip(slope x + 1/2): ours has the slope 1/6, so the layer before absorbs the rest."""
         before = self.value(op)
         slope, offset = _float(op, "slope", 1 / 6), _float(op, "offset", 0.5)
         if not math.isclose(offset, 0.5, rel_tol=_NEAR) or not slope > 0:
@@ -230,7 +230,7 @@ class _Tracer:
         short, long = sorted((first, second), key=lambda value: len(value.steps))
         body = _behind(short, long)
         if not body:
-            raise PretrainedError("a sum of two branches, where only a shortcut is known")
+            raise PretrainedError("a sum of two branches that is not a shortcut")
         return _then(short, Step(SUM, body=body))
 
     def multiply(self, op: Op) -> _Value:
@@ -260,7 +260,7 @@ class _Tracer:
         return _then(before, Step(layers.Linear(kernel.shape[1]), weights))
 
     def drop(self, op: Op) -> _Value:
-        """Nothing, or the factor 1 - rate of Paddle's "downgrade_in_infer"."""
+        """Identity, or the factor 1 - rate of Paddle's "downgrade_in_infer"."""
         before = self.value(op, carries=True)
         rate = self.constants.get(op.inputs[2]) if len(op.inputs) > 2 else op.attrs.get("p")
         if not isinstance(rate, int | float) or not 0 <= rate < 1:
@@ -286,10 +286,10 @@ class _Tracer:
         self.constants[op.output] = op.attrs.get("value")
 
     def reshape(self, op: Op) -> None:
-        """Give a bias the shape in which it is added; a map keeps its own."""
+        """Reshape a bias, as Paddle does before adding it; ours keeps its shape."""
         param = self.param(op, 0)
         if math.prod(param.shape) != max(param.shape, default=0):
-            raise PretrainedError(f"a reshape of {shorten(param.name)}, which is no bias")
+            raise PretrainedError(f"a reshape of {shorten(param.name)}, which is not a bias")
         self.params[op.output] = param
 
     def fetch(self, op: Op) -> None:
@@ -301,11 +301,11 @@ class _Tracer:
         self.result = value
 
     def follow(self, op: Op) -> None:
-        """Take one operation."""
+        """Interpret one operation."""
         for name, value in _FIXED.get(op.kind.removeprefix("depthwise_"), {}).items():
             if name in op.attrs and not _same(op.attrs[name], value):
                 raise PretrainedError(
-                    f"{op.kind} with {name} {shorten(op.attrs[name])}, where only {value} is known"
+                    f"{op.kind} with {name} {shorten(op.attrs[name])}, where only {value} is supported"
                 )
         if op.kind in _QUIET:
             _QUIET[op.kind](self, op)
@@ -342,14 +342,14 @@ _QUIET: dict[str, Callable[[_Tracer, Op], None]] = {
 
 
 def trace(program: Program, source: str) -> TracedNetwork:
-    """Return what a program computes up to its logits; a softmax at the end is left out.
+    """Return the computation of a program up to its logits, without a final softmax.
 
     Args:
         program: the operations.
-        source: what to call it in errors.
+        source: name of its origin, for errors.
 
     Raises:
-        PretrainedError: an operation, or a use of one, that is none of the layers that lcnas has.
+        PretrainedError: an operation, or a use of one, that is not a layer of lcnas.
     """
     run = _Tracer(program)
     if len(program.ops) > MAX_OPS:
@@ -368,24 +368,24 @@ def trace(program: Program, source: str) -> TracedNetwork:
 
 
 def _then(value: _Value, step: Step) -> _Value:
-    """Return the value behind one more step; a factor passes where the step has no weights to take it."""
+    """Return the value after one more step; a factor passes a step that has no weights to absorb it."""
     return _Value((*value.steps, step), 1.0 if step.weights else value.factor)
 
 
 def _instead(value: _Value, layer: Layer, weights: Mapping[str, Weight]) -> _Value:
-    """Return the value whose last step is ``layer``, with more weights."""
+    """Return the value with its last step replaced by ``layer``, with more weights."""
     last = value.steps[-1]
     step = Step(layer, {**last.weights, **weights}, last.body)
     return dataclasses.replace(value, steps=(*value.steps[:-1], step))
 
 
 def _bare(op: Op, value: _Value) -> layers.Conv:
-    """Return the last layer, a convolution without batch norm, bias and activation."""
+    """Return the last layer, which must be a convolution without batch norm, bias and activation."""
     last = value.steps[-1].layer if value.steps else None
     if not isinstance(last, layers.Conv):
-        raise PretrainedError(f"{op.kind} that is not behind a convolution")
+        raise PretrainedError(f"{op.kind} that does not follow a convolution")
     if last.norm or last.bias or last.act != "identity":
-        raise PretrainedError(f"{op.kind} that is not right behind its convolution")
+        raise PretrainedError(f"{op.kind} that does not directly follow its convolution")
     return last
 
 
@@ -405,13 +405,13 @@ def _biased(op: Op, value: _Value, bias: Param) -> _Value:
 
 
 def _scaled(op: Op, value: _Value, factor: float) -> _Value:
-    """Return the value times a factor, which the kernel and the bias of the last step take."""
+    """Return the value times a factor, which the kernel and the bias of the last step absorb."""
     last = value.steps[-1] if value.steps else None
     conv = last.layer if last else None
     is_bare = isinstance(conv, layers.Conv) and not conv.norm and conv.act == "identity"
     if last is None or not is_bare:
         raise PretrainedError(
-            f"{op.kind} of another slope than 1/6 that is not behind a convolution"
+            f"{op.kind} of another slope than 1/6 that does not follow a convolution"
         )
     taken = {
         name: dataclasses.replace(weight, factor=weight.factor * factor)
@@ -421,23 +421,25 @@ def _scaled(op: Op, value: _Value, factor: float) -> _Value:
 
 
 def _behind(short: _Value, long: _Value) -> tuple[Step, ...]:
-    """Return the steps from one value to the other, or none where they part before it."""
+    """Return the steps from one value to the other, or () if the other does not continue the first."""
     count = len(short.steps)
     return long.steps[count:] if long.steps[:count] == short.steps else ()
 
 
 def _squeeze_excite(steps: tuple[Step, ...]) -> Step:
-    """Return the layer of the steps pool, 1x1, act, 1x1, gate, whose output multiplies their input."""
+    """Return squeeze-and-excite for the steps pool, 1x1, act, 1x1, gate."""
     shape = [type(step.layer) for step in steps]
     if shape != [layers.GlobalPool, layers.Conv, layers.Conv]:
-        raise PretrainedError("a product that is no squeeze-and-excite")
+        raise PretrainedError("a product that is not squeeze-and-excite")
     reduce, expand = steps[1], steps[2]
     if not (isinstance(reduce.layer, layers.Conv) and isinstance(expand.layer, layers.Conv)):
         raise AssertionError("the types were compared")
     for conv in (reduce.layer, expand.layer):
         expected = layers.Conv(conv.width, bias=True, norm=False, act=conv.act)
         if conv != expected:
-            raise PretrainedError("a squeeze-and-excite whose convolutions are not 1x1 with a bias")
+            raise PretrainedError(
+                "a squeeze-and-excite with convolutions that are not 1x1 with a bias"
+            )
     layer = layers.SqueezeExcite(reduce.layer.width, reduce.layer.act, expand.layer.act)
     named = {f"reduce/{name}": weight for name, weight in reduce.weights.items()}
     return Step(
@@ -480,7 +482,7 @@ def _float(op: Op, name: str, default: float) -> float:
 def _pair(op: Op, name: str) -> Pair:
     numbers = _numbers(op, name)
     if len(numbers) != 2 or min(numbers) < 1:
-        raise PretrainedError(f"{op.kind}: {name}: {numbers} is no pair")
+        raise PretrainedError(f"{op.kind}: {name}: {numbers} is not a pair")
     return (numbers[0], numbers[1])
 
 

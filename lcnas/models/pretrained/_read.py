@@ -1,4 +1,4 @@
-"""Reading a file of published weights, whatever its format and its names."""
+"""Reading files of published weights, of any format and naming scheme."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ _READERS: dict[str, Callable[[Path], FileContent]] = {
     ".ckpt": torch_pickle,  # Lightning's
 }
 _PROGRAMS = (".pdiparams", ".json", ".pdmodel")
-SUFFIXES = (*_PROGRAMS, *_READERS)  # of the files that can be read
+SUFFIXES = (*_PROGRAMS, *_READERS)  # of supported files
 
 
 @dataclass(frozen=True, eq=False)
 class Pretrained:
-    """A network and its weights, out of a file."""
+    """A network and its weights, from a file."""
 
     arch: Arch
     classes: int  # outputs of the last layer
     weights: dict[str, NDArray[np.float32]]  # by the names of lcnas.onnx_export.names
-    source: str  # what was read, in words
+    source: str  # what was read, as text
     class_names: tuple[str, ...] | None = (
         None  # in the order of the outputs, where the file has them
     )
@@ -61,38 +61,38 @@ class Pretrained:
     )
 
     def is_for(self, classes: int, class_names: Sequence[str] | None = None) -> bool:
-        """Return whether its last layer is for these classes; names count where both sides have them."""
+        """Return whether the last layer is for these classes; names are compared if both have them."""
         if class_names is None or self.class_names is None:
             return classes == self.classes
         return tuple(class_names) == self.class_names
 
 
 def read(path: str | Path, arch: Arch | None = None, *, epsilon: float | None = None) -> Pretrained:
-    """Return the network and the weights of a file; nothing in the file is run.
+    """Return the network and the weights of a file; nothing in the file is executed.
 
-    By its suffix the file is taken for
+    The suffix decides the format:
 
     - ``.pdiparams``: Paddle's inference model, with its program (``.json`` or ``.pdmodel``) beside it;
     - ``.pdparams``: PaddleClas's weights of PP-LCNet, PP-LCNetV2 or MobileNetV3;
     - ``.safetensors``: timm's or torchvision's weights, or a file of :func:`lcnas.models.pretrained.save`;
     - ``.pth``, ``.pt``, ``.bin``, ``.tar``, ``.ckpt``: timm's or torchvision's as PyTorch saves them.
 
-    Whatever lies around them, prefixes of names and dicts of a checkpoint, is found by the names.
+    Prefixes of names and dicts of a checkpoint around the weights are inferred from the names.
 
     Args:
         path: the file.
-        arch: the network, where the file does not tell it: a program tells all, names and shapes tell
-            a network that is published under them. Its resolution is kept.
-        epsilon: of the batch norms, where the file does not tell it; None: as the library builds the network.
+        arch: the network, if the file does not identify it. A program does, and names and shapes do
+            for published networks. The resolution is that of ``arch``.
+        epsilon: of batch norm, if the file does not have it; None: the library's default.
 
     Raises:
-        PretrainedError: the file cannot be read, holds anything but arrays, is for no network that lcnas
-            knows, or does not fit the arch; says what is missing, unexpected or of another shape.
+        PretrainedError: the file cannot be read, holds more than arrays, is for a network that lcnas does
+            not know, or does not fit the arch; names what is missing, unexpected or of another shape.
     """
     file = Path(path)
     if arch is not None and not isinstance(arch, Arch):
         raise PretrainedError(
-            f"arch: {shorten(arch)} is no Arch; lcnas.zoo.load() gives one by name"
+            f"arch: {shorten(arch)} is not an Arch; lcnas.zoo.load() gives one by name"
         )
     if epsilon is not None and (not math.isfinite(epsilon) or epsilon < 0):
         raise PretrainedError(f"epsilon: {shorten(epsilon)} is not a number of at least 0")
@@ -127,7 +127,7 @@ def _why_no_file(file: Path) -> str:
 def _only_without(epsilon: float | None, file: Path) -> None:
     if epsilon not in (None, EPSILON):
         raise PretrainedError(
-            f"epsilon: {epsilon} is not taken for {file.name}, which tells its own"
+            f"epsilon: {epsilon} cannot be given for {file.name}, which has its own"
         )
 
 
@@ -174,7 +174,7 @@ def _arch_of(network: TracedNetwork, model: InferenceModel, classes: int, file: 
 
 
 def _matched(network: TracedNetwork, arch: Arch, classes: int, source: str) -> dict[str, Weight]:
-    """Return our name -> tensor, where the program does what the arch does, layer by layer."""
+    """Return our name -> tensor, if the program computes the arch, layer by layer."""
     leaves = [leaf for part in block_leaves(arch, classes) for leaf in part.leaves]
     try:
         return _paired(network.steps, leaves)
@@ -200,7 +200,7 @@ def _paired(steps: Sequence[Step], leaves: Sequence[Leaf]) -> dict[str, Weight]:
 
 
 def _difference(theirs: layers.Layer, ours: layers.Layer) -> str:
-    """Return how a layer of the program differs from that of the network."""
+    """Return the difference of a layer of the program from that of the network, as text."""
     if type(theirs) is not type(ours):
         return f"the program has {_a(theirs.kind)}, the network {_a(ours.kind)}"
     mine = vars(ours)
@@ -234,7 +234,7 @@ def _of_own(file: Path, content: FileContent, arch: Arch | None) -> Pretrained:
 
 @dataclass(frozen=True, eq=False)
 class _Fitting:
-    """A network in a file that is told apart, and whose names and shapes fit."""
+    """A recognised network in a file, with names and shapes that fit."""
 
     tensors: NetworkTensors
     arch: Arch
@@ -262,7 +262,7 @@ def _of_names(
 
 
 def _chosen(networks: Sequence[NetworkTensors], arch: Arch | None, file: Path) -> _Fitting:
-    """Return the one network that a file is for: the first of those that fit, unless others rank alike.
+    """Return the network of a file: the first that fits, unless others rank equally.
 
     Raises:
         PretrainedError: none fits, or several different ones do.
@@ -298,18 +298,18 @@ def _fitting(tensors: NetworkTensors, arch: Arch | None, file: Path) -> _Fitting
 
 
 def _refuse_padding(file: Path, padding: str) -> None:
-    """Refuse a file whose metadata tell of TensorFlow's padding."""
+    """Raise PretrainedError if the metadata name TensorFlow's padding."""
     if "same" in padding.lower() or "tensorflow" in padding.lower():
         raise PretrainedError(
-            f"{file}: says that it pads as {shorten(padding)}, more behind than before, "
+            f"{file}: its padding is {shorten(padding)}, more after than before, "
             "which no block of lcnas can"
         )
 
 
 def _refuse_tensorflow(file: Path) -> None:
-    """Refuse timm's ports of TensorFlow's weights: they pad on one side, which lcnas's blocks do not.
+    """Raise PretrainedError for timm's ports of TensorFlow's weights, which need one-sided padding.
 
-    Only the model's name tells, which the file or the config.json beside it (Hugging Face) has.
+    They are recognised by the model's name: the file's, or in the config.json beside it (Hugging Face).
     """
     config = file.with_name("config.json")
     name = file.stem
@@ -317,11 +317,11 @@ def _refuse_tensorflow(file: Path) -> None:
         try:
             config_data = json.loads(config.read_bytes())
         except (OSError, ValueError, RecursionError):
-            return  # nobody asked for it
+            return  # the file is optional
         name = str(config_data.get("architecture", "")) if isinstance(config_data, dict) else ""
     if name.startswith("tf_"):
         raise PretrainedError(
-            f"{file}: {shorten(name)} pads as TensorFlow does, more behind than before, "
+            f"{file}: {shorten(name)} pads as TensorFlow does, more after than before, "
             "which no block of lcnas can"
         )
 
@@ -330,7 +330,7 @@ def _classes(arrays: Arrays, scheme: Scheme, file: Path) -> int:
     name, side = scheme.classifier
     if name not in arrays or arrays[name].ndim != 2 or not arrays[name].shape[side]:
         raise PretrainedError(
-            f"{file}: {name!r}, the kernel of the last layer, is missing or no matrix"
+            f"{file}: {name!r}, the kernel of the last layer, is missing or not a matrix"
         )
     return int(arrays[name].shape[side])
 
@@ -346,7 +346,7 @@ def _names(scheme: Scheme, arch: Arch, classes: int, file: Path) -> WeightMap:
 
 
 def _with_shift(weight_map: WeightMap, shift: float) -> WeightMap:
-    """Return the map with variances that take up another epsilon than ours, larger by ``shift``."""
+    """Return the map with ``shift`` added to variances, for an epsilon that is larger by it than ours."""
     if not shift:
         return weight_map
     return {
@@ -356,7 +356,7 @@ def _with_shift(weight_map: WeightMap, shift: float) -> WeightMap:
 
 
 def _known(arrays: Arrays, scheme: Scheme, classes: int, file: Path) -> Arch:
-    """Return the published network whose names and shapes these are."""
+    """Return the published network with these names and shapes."""
     shapes = {name: array.shape for name, array in arrays.items()}
     problems: dict[str, Differences] = {}
     for candidate in _archs.candidates(scheme.name):
@@ -366,7 +366,7 @@ def _known(arrays: Arrays, scheme: Scheme, classes: int, file: Path) -> Arch:
             return arch if arch.name else arch.named(candidate.name)
     closest = min(problems, key=lambda name: len(problems[name]))
     raise PretrainedError(
-        f"{file}: is none of the networks that are known with the names of {scheme.name}; give it as "
+        f"{file}: is not among the known networks with the names of {scheme.name}; give it as "
         f"arch=. From {closest} it differs in {len(problems[closest])}: {problems[closest]}"
     )
 

@@ -1,8 +1,8 @@
-"""How torchvision calls the weights of a network: our names -> theirs.
+"""The names of a network's weights in torchvision: lcnas's name -> theirs.
 
 Facts from torchvision 0.28 (``mobilenetv2.py``, ``mobilenetv3.py``, ``efficientnet.py``,
-``shufflenetv2.py``, ``resnet.py``, ``vgg.py``), looked up, not copied. Its modules are numbered, those
-without weights as well, so that most names are places in a sequence.
+``shufflenetv2.py``, ``resnet.py``, ``vgg.py``); no code was copied. Its modules are numbered, those
+without weights as well, so most names are positions in a sequence.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from lcnas.models.pretrained._program import Weight
 from lcnas.models.pretrained._tree import BlockLeaves, block_leaves, weighted
 
 _NO_SQUEEZE = ("", "")
-_CONV_BN = [("0", "1")]  # convolution and norm, in a sequence of their own
+_CONV_BN = [("0", "1")]  # convolution and norm, in an inner sequence
 
 
 def _parts(
     arch: Arch, classes: int, first: type[Block], last: type[Block]
 ) -> tuple[BlockLeaves, ...]:
-    """Return the blocks that have weights, of which the first and the last are of these types."""
+    """Return the blocks with weights; the first and the last must have these types."""
     blocks_with_weights = tuple(
         part for part in block_leaves(arch, classes, branches=True) if part.leaves
     )
     if len(blocks_with_weights) < 3:
-        raise PretrainedError(f"a network of {len(blocks_with_weights)} blocks has no names there")
+        raise PretrainedError(f"a network of {len(blocks_with_weights)} blocks has no such names")
     expect(blocks_with_weights[0], first)
     expect(blocks_with_weights[-1], last)
     return blocks_with_weights
 
 
 def _last(part: BlockLeaves, name: str) -> WeightMap:
-    """Return the names of the linear layer in which a head ends."""
+    """Return the names of the last linear layer of a head."""
     leaf = part.leaves[-1]
     return {f"{leaf.path}/{key}": weight for key, weight in linear_map(TORCH, name, 0.0).items()}
 
@@ -57,7 +57,7 @@ def mobilenet_v2(arch: Arch, classes: int) -> WeightMap:
     for i, part in enumerate(body, start=1):
         expect(part, blocks.InvertedResidual)
         *before, _ = part.leaves
-        n = len(before)  # convolutions with an activation; the last has none, nor a sequence
+        n = len(before)  # convolutions with an activation; the last has neither it nor a sequence
         convs = [(f"{j}.0", f"{j}.1") for j in range(n)] + [(str(n), str(n + 1))]
         weight_map |= block_map(TORCH, part, f"features.{i}.conv.", convs, _NO_SQUEEZE)
     weight_map |= block_map(TORCH, last, f"features.{len(body) + 1}.", _CONV_BN, _NO_SQUEEZE)
@@ -65,7 +65,7 @@ def mobilenet_v2(arch: Arch, classes: int) -> WeightMap:
 
 
 def mobilenet_v3(arch: Arch, classes: int) -> WeightMap:
-    """Return torchvision's names of MobileNetV3, whose head begins with a linear layer: our 1x1 convolution.
+    """Return torchvision's names of MobileNetV3; the first linear layer of its head is our 1x1 convolution.
 
     Raises:
         PretrainedError: the arch has other blocks.
@@ -79,7 +79,7 @@ def mobilenet_v3(arch: Arch, classes: int) -> WeightMap:
     weight_map |= block_map(TORCH, last, f"features.{len(body) + 1}.", _CONV_BN, _NO_SQUEEZE)
     conv, *_ = head.leaves
     if len(head.leaves) != 2 or not isinstance(conv.layer, layers.Conv) or conv.layer.norm:
-        raise PretrainedError(f"{head.stage}: {head.block} is no linear layer behind another")
+        raise PretrainedError(f"{head.stage}: {head.block} is not two linear layers")
     for key, weight in linear_map(TORCH, "classifier.0", 0.0).items():
         weight_map[f"{conv.path}/{key}"] = dataclasses.replace(weight, flat=key == "kernel")
     return weight_map | _last(head, "classifier.3")
@@ -103,7 +103,7 @@ def efficientnet(arch: Arch, classes: int) -> WeightMap:
 
 
 def _in_a_row(part: BlockLeaves, prefix: str) -> WeightMap:
-    """Return the names of a block whose convolutions and squeeze-and-excite are numbered together."""
+    """Return the names of a block that numbers convolutions and squeeze-and-excite together."""
     convs, squeeze = [], _NO_SQUEEZE
     for i, leaf in enumerate(part.leaves):
         if isinstance(leaf.layer, layers.SqueezeExcite):
@@ -144,7 +144,7 @@ def shufflenet_v2(arch: Arch, classes: int) -> WeightMap:
 
 
 def resnet(arch: Arch, classes: int) -> WeightMap:
-    """Return torchvision's names of ResNet-18 and -34, which timm's are as well.
+    """Return torchvision's names of ResNet-18 and -34; timm's are the same.
 
     Raises:
         PretrainedError: the arch has other blocks.
@@ -165,15 +165,15 @@ def resnet(arch: Arch, classes: int) -> WeightMap:
 def vgg(arch: Arch, classes: int) -> WeightMap:
     """Return torchvision's names of VGG, with batch norm or without.
 
-    Its convolutions have a bias even in front of a batch norm, where ours have none: there it is taken
-    off the running mean, which gives the same.
+    Its convolutions have a bias even before a batch norm, where ours have none: there it is subtracted
+    from the running mean, which is equivalent.
 
     Raises:
         PretrainedError: the arch has other blocks.
     """
     *_, head = _parts(arch, classes, blocks.ConvNormAct, DenseHead)
     weight_map: WeightMap = {}
-    place = 0  # place in "features", in which activations and poolings have one too
+    place = 0  # position in "features", where activations and poolings have one too
     for part in block_leaves(arch, classes, branches=True)[:-1]:
         expect(part, blocks.ConvNormAct, blocks.Pool)
         if not part.leaves:

@@ -1,4 +1,4 @@
-"""Supernets: one set of weights in which any network of a space runs, by masks.
+"""Supernets: one set of weights for all networks of a space, which run in it with masks.
 
 from lcnas import spaces
 from lcnas.models.supernet import Supernet

@@ -1,4 +1,4 @@
-"""Which part of a supernet a network uses: a few whole numbers, made on the host."""
+"""The part of a supernet that a network uses: a few integers, computed on the host."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from lcnas.models.supernet._plan import BlockChoices, EndChoices, SupernetPlan
 
 
 class Active(NamedTuple):
-    """A network within a supernet; int32 arrays, NumPy's or traced. Stacked, they are several networks.
+    """A network within a supernet: int32 arrays of NumPy or JAX; stacked, several networks.
 
-    What an absent block has does not matter; it is as in the smallest network.
+    Values of absent blocks have no effect; they are those of the smallest network.
     """
 
     widths: Any  # (1 + stages,): of the stem and of each stage
     depths: Any  # (stages,): blocks
     kernels: Any  # (places,): side of each block's depthwise kernel
     hidden: Any  # (places,): hidden channels of squeeze-and-excite, 0: none
-    acts: Any  # (places + 2,): number in Plan.acts: of the stem, of each block, of the head
+    acts: Any  # (places + 2,): number in SupernetPlan.acts of the stem, each block and the head
     last: Any  # (): width of the head's 1x1 convolution, 0: none
 
 
@@ -34,10 +34,10 @@ def stacked(active: Sequence[Active]) -> Active:
 
 
 def active(plan: SupernetPlan, arch: Arch) -> Active:
-    """Return how a network lies in the envelope.
+    """Return a network's choices in the supernet of a plan.
 
     Raises:
-        ModelError: it does not; names the block and what it could be.
+        ModelError: the network does not fit; names the block and the allowed values.
     """
     names = [plan.stem.name, *(stage.name for stage in plan.stages), plan.head.name]
     if [stage.name for stage in arch.stages] != names:
@@ -66,7 +66,7 @@ def active(plan: SupernetPlan, arch: Arch) -> Active:
 
 
 def smallest(plan: SupernetPlan) -> Active:
-    """Return what is smallest in each way; it need not be a network of the space."""
+    """Return the smallest choice everywhere; it need not be a network of the space."""
     widths = [plan.stem.widths[0], *(stage.widths[0] for stage in plan.stages)]
     kernels = [place.kernels[0] for place in plan.places]
     return _arrays(
@@ -80,7 +80,7 @@ def smallest(plan: SupernetPlan) -> Active:
 
 
 def largest(plan: SupernetPlan) -> Active:
-    """Return what is largest in each way; it need not be a network of the space."""
+    """Return the largest choice everywhere; it need not be a network of the space."""
     widths = list(plan.widest)
     return _arrays(
         widths,
@@ -102,7 +102,7 @@ def _acts_of(plan: SupernetPlan, which: int) -> list[int]:
 
 
 def _hidden_of(plan: SupernetPlan, widths: Sequence[int], which: int) -> list[int]:
-    """Return the hidden channels of every place at these widths."""
+    """Return the hidden channels of each block at these widths."""
     hidden = []
     for i, stage in enumerate(plan.stages):
         for j, place in enumerate(stage.places):
@@ -134,7 +134,7 @@ def _least(place: BlockChoices, like: Block) -> Block:
 
 def _checked(where: str, place: BlockChoices, block: Block) -> DepthwiseSeparable:
     if not isinstance(block, DepthwiseSeparable) or block.shortcut or block.branches:
-        raise ModelError(f"supernet: {where}: {block} is no plain depthwise-separable block")
+        raise ModelError(f"supernet: {where}: {block} is not a simple depthwise-separable block")
     _check(f"{where}: stride", block.stride, (place.stride,))
     _check(f"{where}: kernel", block.kernel, place.kernels)
     _check(f"{where}: se", block.se, place.se)

@@ -1,9 +1,9 @@
-"""What a masked network computes.
+"""The forward pass of a masked network.
 
-A masked channel is 0 behind every batch norm and its activation: scale and shift are masked, and all
-activations here leave 0 at 0. So what the masked weights hold, any finite numbers, changes neither values nor
-gradients, and no map is read once more for its mask. A block that a network lacks is not computed
-(``lax.cond``), but where several networks run at once.
+A masked channel is 0 after every batch norm and its activation: scale and shift are masked, and all
+activations map 0 to 0. So masked weights, which may be any finite numbers, change neither values nor
+gradients, and no map is read again for its mask. An absent block is not computed
+(``lax.cond``), unless several networks run at once.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SE = layers.SqueezeExcite(1)
 
 @dataclass(frozen=True)
 class BucketNetwork:
-    """The largest network of a bucket, as its forward pass needs it."""
+    """The largest network of a bucket: what its forward pass needs."""
 
     plan: SupernetPlan
     widths: tuple[int, ...]  # of the stem and of each stage
@@ -47,7 +47,7 @@ class BucketNetwork:
 
 
 class _ActiveChoices(NamedTuple):
-    """What is chosen at a place, each ()."""
+    """The active choices of a block, each ()."""
 
     kernel: Array
     hidden: Array
@@ -72,12 +72,12 @@ def forward(
     """Return logits (n, classes), and the mean and variance of each batch norm's channels by name.
 
     Args:
-        net: the largest network.
-        weights: of it.
-        stats: running statistics; None: the batch's own.
-        active: the network that runs.
+        network: the bucket's largest network.
+        weights: its weights.
+        stats: running statistics; None: the batch's.
+        active: the network to run.
         images: (n, height, width, 3), float32, normalised.
-        dropout: key, and whether there is any; None: there is none.
+        dropout: key and whether it is on; None: off.
     """
     masks = [_mask(width, active.widths[i]) for i, width in enumerate(network.widths)]
     x, moments = _stem(network, weights, stats, active, masks[0], network.layout.enter(images))
@@ -107,7 +107,7 @@ def _mask(count: int, width: Array) -> Array:
 
 
 def _of(roles: Roles, weights: Weights) -> dict[str, Array]:
-    """Return a block's weights by role: "depthwise/kernel"."""
+    """Return a block's weights by role, such as "depthwise/kernel"."""
     return {
         f"{role}{name.removeprefix(start)}": weight
         for role, start in roles.items()
@@ -137,7 +137,7 @@ def _normed(
     acts: Sequence[str],
     act: Array,
 ) -> tuple[Array, Moments]:
-    """Return act(batch norm(x)) of the channels that are there, 0 for the others, and the moments."""
+    """Return act(batch norm(x)) of the active channels, 0 of the others, and the moments."""
     scale, shift = p[f"{role}/scale"] * mask, p[f"{role}/shift"] * mask
     numbers = tuple(network.plan.acts.index(name) for name in acts)
     if s is None:
@@ -179,27 +179,27 @@ class _Block:
 
     network: BucketNetwork
     place: BlockChoices
-    coming: Array  # mask of the channels that come in
-    going: Array  # mask of those that go out
+    mask_in: Array  # of the input's channels
+    mask_out: Array  # of the output's channels
 
     def compute(
         self, p: Weights, s: Weights | None, chosen: _ActiveChoices, x: Array
     ) -> tuple[Array, Moments]:
-        """Return what the block makes of a map, and its moments."""
+        """Return the block's output, and its moments."""
         network, place = self.network, self.place
         side, stride = place.kernels[-1], pair(place.stride)
         kernel = p["depthwise/kernel"] * _window(place.kernels, chosen.kernel)
         z = ops.depthwise(x, kernel, stride, same_padding((side, side)), network.layout)
         acts = (place.acts, chosen.act)
-        y, moments = _normed(network, p, s, "depthwise", z, self.coming, *acts)
+        y, moments = _normed(network, p, s, "depthwise", z, self.mask_in, *acts)
         if place.se[-1]:
             y = self.excited(y, p, chosen.hidden)
         z = ops.pointwise(y, p["pointwise/kernel"], network.layout)
-        y, pointwise_moments = _normed(network, p, s, "pointwise", z, self.going, *acts)
+        y, pointwise_moments = _normed(network, p, s, "pointwise", z, self.mask_out, *acts)
         return y, moments | pointwise_moments
 
     def absent(self, s: Weights | None) -> Callable[[Array], tuple[Array, Moments]]:
-        """Return what a network without the block does: it passes the map on."""
+        """Return the function of an absent block: the identity."""
 
         def passed(x: Array) -> tuple[Array, Moments]:
             none = jnp.zeros((x.shape[self.network.layout.channel],), jnp.float32)
@@ -209,7 +209,7 @@ class _Block:
         return passed
 
     def excited(self, x: Array, p: Weights, hidden: Array) -> Array:
-        """Return squeeze-and-excitation with so many hidden channels; x itself for none."""
+        """Return squeeze-and-excitation with ``hidden`` channels; x itself for 0."""
         layout = self.network.layout
         v = ops.act(_dense(p, "se/reduce", ops.spatial_mean(x, layout), layout), _SE.act)
         v = v * layout.per_channel(_mask(v.shape[layout.channel], hidden))
@@ -225,7 +225,7 @@ def _dense(p: Weights, name: str, x: Array, layout: Layout) -> Array:
 
 
 def _window(kernels: Sequence[int], side: Array) -> Array:
-    """Return (k, k, 1, 1): ones in the middle ``side`` x ``side`` of the largest kernel."""
+    """Return (k, k, 1, 1): ones in the central ``side`` x ``side`` of the largest kernel."""
     if len(kernels) == 1:
         return jnp.ones((1, 1, 1, 1), jnp.float32)
     k = kernels[-1]

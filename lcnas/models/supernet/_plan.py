@@ -1,4 +1,4 @@
-"""The envelope of a space: what any of its networks has at each place, and whether masks can run them."""
+"""The plan of a supernet: the choices of a space at each place, and whether masks can run its networks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lcnas.spaces.layout import ElementTable
 
 B = TypeVar("B", bound=Block)
 
-# Activations that leave 0 at 0: a masked channel stays masked behind them.
+# Activations that map 0 to 0: a masked channel stays masked after them.
 ZERO_AT_ZERO = ("identity", "relu", "relu6", "hard_swish", "silu", "gelu")
 _MAY_VARY = {
     "stem": ("width", "act"),
@@ -28,7 +28,7 @@ _MAY_VARY = {
 
 @dataclass(frozen=True)
 class BlockChoices:
-    """What one block of a stage can be."""
+    """The choices of one block of a stage."""
 
     stride: int | layers.Pair
     kernels: tuple[int, ...]  # ascending
@@ -44,7 +44,7 @@ class BlockChoices:
 
 @dataclass(frozen=True)
 class StageChoices:
-    """What a stage of depthwise-separable blocks can be."""
+    """The choices of a stage of depthwise-separable blocks."""
 
     name: str
     widths: tuple[int, ...]  # output channels of all its blocks, ascending
@@ -54,7 +54,7 @@ class StageChoices:
 
 @dataclass(frozen=True)
 class EndChoices:
-    """What the stem or the head can be."""
+    """The choices of the stem or the head."""
 
     name: str
     widths: tuple[int, ...]  # ascending; of the head's 1x1 convolution, 0: none
@@ -64,7 +64,7 @@ class EndChoices:
 
 @dataclass(frozen=True)
 class SupernetPlan:
-    """The envelope of a space whose networks can run by masks."""
+    """The choices of a space at each place, if masks can run its networks."""
 
     stem: EndChoices
     stages: tuple[StageChoices, ...]
@@ -77,23 +77,23 @@ class SupernetPlan:
 
     @property
     def acts(self) -> tuple[str, ...]:
-        """All activations that something can have; an activation's number is its place here."""
+        """All activations of the space; an activation's number is its index here."""
         parts = [self.stem.acts, self.head.acts]
         parts += [place.acts for stage in self.stages for place in stage.places]
         return tuple(dict.fromkeys(act for acts in parts for act in acts))
 
     @property
     def places(self) -> tuple[BlockChoices, ...]:
-        """All places of blocks, stage by stage."""
+        """The choices of all blocks, stage by stage."""
         return tuple(place for stage in self.stages for place in stage.places)
 
     @property
     def optional_conv(self) -> bool:
-        """Whether some networks have the head's convolution and some have not."""
+        """Whether some networks have the head's convolution and some do not."""
         return self.head.widths[0] == 0 < self.head.widths[-1]
 
     def arch(self, widths: Sequence[int], resolution: Resolution) -> Arch:
-        """Return the network of these widths (stem, stages) that is the largest in all else."""
+        """Return the network of these widths (stem, stages) with the largest choices in all else."""
         stages: dict[str, list[Block]] = {}
         stages[self.stem.name] = [dataclasses.replace(self.stem.block, width=widths[0])]
         for stage, width in zip(self.stages, widths[1:], strict=True):
@@ -101,10 +101,10 @@ class SupernetPlan:
         stages[self.head.name] = [self.head.block]
         return Arch.of(stages, resolution)
 
-    # -- plain data --
+    # -- serialisation --
 
     def to_data(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
+        """Return a dict for JSON."""
         data = dataclasses.asdict(self)
         for name in ("stem", "head"):
             data[name]["block"] = to_data(getattr(self, name).block)
@@ -112,10 +112,10 @@ class SupernetPlan:
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> SupernetPlan:
-        """Return the plan of such data.
+        """Return the plan of a dict from :meth:`to_data`.
 
         Raises:
-            ModelError: it is none.
+            ModelError: it is not one.
         """
         try:
             stages = [
@@ -156,12 +156,12 @@ def _block(data: Any) -> ConvNormAct | Classifier:
 # -- from a space ----------------------------------------------------------------------------------
 
 
-class _Unmaskable(Exception):  # noqa: N818 - an answer, no fault
-    """What of a space cannot be masked."""
+class _Unmaskable(Exception):  # noqa: N818 - an answer, not an error
+    """A choice of a space that masks cannot run."""
 
 
 def maskable(space: Space) -> str | None:
-    """Return None if any network of the space can run by masks in its largest one, else what is in the way.
+    """Return None if masks can run all networks of a space in its largest one, otherwise the reason.
 
     Widths, depths, kernels, squeeze-and-excite, activations and the width of the last 1x1 convolution may
     vary, in networks of a convolution, stages of depthwise-separable blocks and a classifier, at one
@@ -181,10 +181,10 @@ def maskable(space: Space) -> str | None:
 
 
 def plan_of(space: Space) -> SupernetPlan:
-    """Return the envelope of a space.
+    """Return the plan of a space's supernet.
 
     Raises:
-        ModelError: masks cannot run it; names what they cannot.
+        ModelError: masks cannot run its networks; says why.
     """
     try:
         return _planned(space)
@@ -204,7 +204,7 @@ def _stem(table: ElementTable) -> EndChoices:
     _constant(table.name, blocks, _MAY_VARY["stem"])
     first = blocks[0]
     if not first.norm or first.affine or first.branches or first.groups != 1:
-        raise _Unmaskable(f"{table.name}: {first}, only a plain convolution with batch norm")
+        raise _Unmaskable(f"{table.name}: {first}, only a simple convolution with batch norm")
     if table.depths != (1,):
         raise _Unmaskable(f"{table.name}: more than one block")
     return _end_choices(table.name, blocks)
@@ -247,7 +247,7 @@ def _block_choices(name: str, j: int, blocks: Sequence[DepthwiseSeparable]) -> B
         raise _Unmaskable(f"{where}: a stride of {first.stride} where a block may be absent")
     kernels = {block.kernel for block in blocks}
     if any(not isinstance(k, int) or k % 2 == 0 for k in kernels):
-        raise _Unmaskable(f"{where}: a kernel that is no odd number: {listing(kernels)}")
+        raise _Unmaskable(f"{where}: a kernel that is not an odd number: {listing(kernels)}")
     se = tuple(sorted({block.se for block in blocks}))
     return BlockChoices(first.stride, _sorted(kernels), se, _acts(where, blocks))  # type: ignore[arg-type]
 
@@ -265,7 +265,7 @@ def _acts(where: str, blocks: Sequence[Any]) -> tuple[str, ...]:
 
 
 def _chains(table: ElementTable) -> Iterable[list[Block]]:
-    """Yield, for each stage-wide combination of choices, the blocks that it can give."""
+    """Yield the blocks of each stage-wide combination of choices."""
     for g, totals in table.totals.items():
         total = min(totals)[0] if totals else (1, 1)
         for s in range(len(table.signatures)):
@@ -275,7 +275,7 @@ def _chains(table: ElementTable) -> Iterable[list[Block]]:
 
 
 def _typed(table: ElementTable, j: int, kind: type[B]) -> list[B]:
-    """Return the different blocks that can stand at a slot, all of one kind."""
+    """Return the distinct blocks that a slot can have, all of one kind."""
     blocks: dict[Block, None] = {}
     for g, totals in table.totals.items():
         signatures, combos = range(len(table.signatures)), range(len(table.slot_values[j]))
@@ -300,11 +300,11 @@ def _constant(where: str, blocks: Sequence[Block], free: Sequence[str]) -> None:
 
 # -- roles of weights ------------------------------------------------------------------------------
 
-Roles = dict[str, str]  # role -> start of the names of its weights
+Roles = dict[str, str]  # role -> prefix of the names of its weights
 
 
 def roles(arch: Arch, classes: int) -> tuple[Roles, ...]:
-    """Return for each block what its weights are called, by what they do.
+    """Return the name prefixes of each block's weights, by role.
 
     The roles are ``conv`` of the stem; ``depthwise``, ``se`` and ``pointwise`` of a block; ``conv`` and
     ``linear`` of the head.

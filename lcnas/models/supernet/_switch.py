@@ -1,4 +1,4 @@
-"""Batch norm with an activation that is chosen when the program runs."""
+"""Batch norm with an activation that is chosen at run time."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def norm_switch(
     layout: Layout,
     epsilon: float,
 ) -> tuple[Array, Array, Array]:
-    """Return what :func:`lcnas.models.ops.norm_act` does, for one of several activations.
+    """Return :func:`lcnas.models.ops.norm_act` for one of several activations.
 
     Args:
         x: a map in ``layout``.
-        scale: of the norm, (channels,).
-        shift: of the norm, (channels,).
+        scale: scale of the norm, (channels,).
+        shift: shift of the norm, (channels,).
         act: number of the activation, (), int32.
-        names: of the activations.
-        numbers: of each name.
-        layout: of x and of the result.
+        names: names of the activations.
+        numbers: number of each name.
+        layout: layout of x and of the result.
         epsilon: added to the variance.
     """
     if len(names) == 1:
