@@ -39,26 +39,26 @@ SPACES = ("pplcnet_tail", "pplcnet_free", "lcnet_next", "mobilenetv3")
 def made_up_terms(space: Space) -> Terms:
     """Return terms like a CPU's latencies in microseconds."""
     rng = np.random.default_rng(SEED)
-    n = len(space.rows())
-    macs = np.array([cost.of(placed).macs for placed in space.rows()], dtype=np.int64)
+    n = len(space.placed_blocks())
+    macs = np.array([cost.of(placed).macs for placed in space.placed_blocks()], dtype=np.int64)
     kinds = np.stack([rng.integers(0, 6, n), rng.integers(0, 7, n)], axis=1)
     return Terms(40, macs // 50_000 + 20, kinds, rng.integers(-10, 10, (6, 7)))
 
 
 def again(terms: Terms) -> Terms:
     """Return equal terms that know no space yet."""
-    return Terms(terms.base, terms.rows, terms.kinds, terms.pairs, terms.classes)
+    return Terms(terms.base, terms.entries, terms.kinds, terms.pairs, terms.classes)
 
 
 def looped_costs(space: Space, terms: Terms, codes: np.ndarray[Any, Any]) -> float:
     """Return the seconds for NETWORKS costs by dictionaries, from a loop over LOOPED."""
     assert terms.kinds is not None
     assert terms.pairs is not None
-    rows = dict(enumerate(terms.rows.tolist()))
+    rows = dict(enumerate(terms.entries.tolist()))
     left = dict(enumerate(terms.kinds[:, 0].tolist()))
     right = dict(enumerate(terms.kinds[:, 1].tolist()))
     pairs = {key: int(ticks) for key, ticks in np.ndenumerate(terms.pairs)}
-    chains = [[i for i in ids if i >= 0] for ids in space.row_ids(codes[:LOOPED]).tolist()]
+    chains = [[i for i in ids if i >= 0] for ids in space.block_ids(codes[:LOOPED]).tolist()]
 
     def loop() -> list[int]:
         return [

@@ -80,8 +80,8 @@ def plain_draws(space: Space) -> float:
 
 def plain_costs(space: Space, codes: np.ndarray[Any, Any]) -> float:
     """Return the seconds for NETWORKS networks by adding up a dictionary, from a loop over LOOPED."""
-    macs = {row: cost.of(placed).macs for row, placed in enumerate(space.rows())}
-    rows = [[i for i in ids if i >= 0] for ids in space.row_ids(codes[:LOOPED]).tolist()]
+    macs = {row: cost.of(placed).macs for row, placed in enumerate(space.placed_blocks())}
+    rows = [[i for i in ids if i >= 0] for ids in space.block_ids(codes[:LOOPED]).tolist()]
     return timed(lambda: [sum(macs[i] for i in ids) for ids in rows]) * NETWORKS / LOOPED
 
 

@@ -33,9 +33,9 @@ def main() -> None:
     tables = [t for t in map(LatencyTable.load, files) if t.coverage(space) == 1]
     table = tables[0]
     codes = space.sample_codes(NETWORKS, np.random.default_rng(SEED))
-    rows = space.rows()
+    rows = space.placed_blocks()
     ms = {i: table.term(placed) * 1e-3 for i, placed in enumerate(rows)}
-    ids = [[i for i in row if i >= 0] for row in space.row_ids(codes[:LOOPED]).tolist()]
+    ids = [[i for i in row if i >= 0] for row in space.block_ids(codes[:LOOPED]).tolist()]
     base = table.base * 1e-3
 
     def plain() -> float:

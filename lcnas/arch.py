@@ -1,6 +1,6 @@
-"""A network as data, and :func:`walk`, the one place that chains its blocks.
+"""Networks as data, and :func:`walk`, the only function that chains their blocks.
 
-Costs, latency tables, ONNX graphs and Flax networks all read the walk; nothing else knows how blocks
+Costs, latency tables, ONNX graphs and Flax networks all use the walk; nothing else knows how blocks
 follow one another.
 """
 
@@ -29,7 +29,7 @@ Resolution = int | tuple[int, int]  # a side, or (height, width)
 
 
 def check_resolution(value: object, what: str = "resolution") -> Resolution:
-    """Return a resolution in its one spelling: a number for a square, else (height, width)."""
+    """Return a resolution in canonical form: a number for a square, otherwise (height, width)."""
     sides = value if isinstance(value, list | tuple) else (value, value)
     if len(sides) != 2 or any(isinstance(s, bool) or not isinstance(s, int) for s in sides):
         raise ArchError(f"{what}: {shorten(value)} is neither a whole number nor (height, width)")
@@ -40,20 +40,20 @@ def check_resolution(value: object, what: str = "resolution") -> Resolution:
 
 
 def check_classes(classes: object) -> int:
-    """Return a number of classes, or refuse what is none."""
+    """Return a number of classes; raise :class:`~lcnas.errors.ArchError` for anything else."""
     if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
         raise ArchError(f"classes: {shorten(classes)} is not a whole number of at least 1")
     return classes
 
 
 def height_width(resolution: Resolution) -> tuple[int, int]:
-    """Return (height, width) of either spelling."""
+    """Return (height, width) of a resolution in either form."""
     return resolution if isinstance(resolution, tuple) else (resolution, resolution)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Blocks under one name, such as "stem", "stage3" or "head"."""
+    """Consecutive blocks under one name, such as "stem", "stage3" or "head"."""
 
     name: str
     blocks: tuple[Block, ...]
@@ -61,10 +61,10 @@ class Stage:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Arch:
-    """A network: its blocks in order, and the resolution it is deployed at.
+    """A network: its blocks in order, and the resolution that it is deployed at.
 
-    What a network *is* are its blocks and its resolution: they decide equality, hash and :attr:`id`. The
-    grouping into stages and the name are labels for people, for images and for choosing layers to freeze.
+    Equality, hash and :attr:`id` depend on the blocks and the resolution only. The
+    name and the grouping into stages are labels, for messages and for choosing layers to freeze.
 
     Example:
         >>> from lcnas import blocks
@@ -88,7 +88,7 @@ class Arch:
             if wrong:
                 raise ArchError(f"stage {shorten(stage.name)}: {shorten(wrong[0])} is not a block")
         names = [stage.name for stage in self.stages]
-        for text in (self.name, *names):  # a line break would tear tables and messages
+        for text in (self.name, *names):  # a line break would break tables and messages
             if not isinstance(text, str) or not text.isprintable():
                 raise ArchError(f"the name {shorten(text)} has characters that cannot be printed")
         for i, name in enumerate(names):
@@ -103,7 +103,7 @@ class Arch:
     def of(
         cls, stages: Mapping[str, Iterable[Block]], resolution: Resolution = 224, name: str = ""
     ) -> Arch:
-        """Return the network of named stages, in order."""
+        """Return the network of a mapping from stage names to blocks, in order."""
         if not isinstance(stages, Mapping):
             raise ArchError(
                 f"stages: {shorten(stages)} is not a mapping of names to lists of blocks"
@@ -113,8 +113,8 @@ class Arch:
                 raise ArchError(
                     f"stages: {shorten(key)}: {shorten(blocks)} is not a list of blocks"
                 )
-        made = tuple(Stage(key, tuple(blocks)) for key, blocks in stages.items())
-        return cls(made, resolution, name)
+        stage_tuple = tuple(Stage(key, tuple(blocks)) for key, blocks in stages.items())
+        return cls(stage_tuple, resolution, name)
 
     @functools.cached_property
     def blocks(self) -> tuple[Block, ...]:
@@ -123,7 +123,7 @@ class Arch:
 
     @functools.cached_property
     def id(self) -> str:
-        """Content id: the same for equal networks in every process and Python version."""
+        """Content id: equal for equal networks, in every process and Python version."""
         content = [self._resolution_data(), [vocabulary.to_data(b) for b in self.blocks]]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
         return hashlib.sha256(text.encode()).hexdigest()[:_ID_LENGTH]
@@ -149,7 +149,7 @@ class Arch:
         return hash((self.resolution, self.blocks))
 
     def __getstate__(self) -> dict[str, Any]:
-        # Hashes of texts differ between processes: what is cached does not travel.
+        # Hashes of texts differ between processes, so cached values are not pickled.
         return {"stages": self.stages, "resolution": self.resolution, "name": self.name}
 
     def __repr__(self) -> str:
@@ -165,7 +165,7 @@ class Arch:
         return list(self.resolution) if isinstance(self.resolution, tuple) else self.resolution
 
     def to_json(self) -> str:
-        """Return the network as JSON text, one block a line."""
+        """Return the network as JSON text, one block per line."""
         lines = [
             "{",
             f'  "format": "lcnas-arch", "version": {VERSION},',
@@ -173,23 +173,25 @@ class Arch:
             '  "stages": [',
         ]
         for i, stage in enumerate(self.stages):
-            rows = [f"      {json.dumps(vocabulary.to_data(block))}" for block in stage.blocks]
+            block_lines = [
+                f"      {json.dumps(vocabulary.to_data(block))}" for block in stage.blocks
+            ]
             end = "," if i + 1 < len(self.stages) else ""
             lines.append(f'    {{"name": {json.dumps(stage.name)}, "blocks": [')
-            lines.append(",\n".join(rows))
+            lines.append(",\n".join(block_lines))
             lines.append(f"    ]}}{end}")
         return "\n".join([*lines, "  ]", "}", ""])
 
     @classmethod
     def from_json(cls, text: str | bytes, source: str = "arch JSON") -> Arch:
-        """Return the network of JSON text made by :meth:`to_json`.
+        """Return the network of JSON text from :meth:`to_json`.
 
         Args:
             text: the JSON.
-            source: what to call it in errors, such as the file's name.
+            source: name for errors, such as the file's name.
 
         Raises:
-            ArchError: not JSON, another version, unknown or missing keys, blocks that do not exist.
+            ArchError: not JSON, another version, unknown or missing keys, unknown blocks.
         """
         try:
             data = json.loads(text, parse_constant=_no_constant)
@@ -199,7 +201,7 @@ class Arch:
 
     @classmethod
     def from_data(cls, data: object, source: str = "arch") -> Arch:
-        """Return the network of plain data, as :meth:`from_json` does."""
+        """Return the network of parsed JSON; see :meth:`from_json`."""
         keys = ("format", "version", "name", "resolution", "stages")
         table = _table(data, keys, source, optional=("name",))
         if table["format"] != "lcnas-arch":
@@ -254,13 +256,13 @@ def _stage(data: object, what: str) -> Stage:
         raise ArchError(f"{what}.name: {shorten(table['name'])} is not a text")
     if not isinstance(table["blocks"], list):
         raise ArchError(f"{what}.blocks: {shorten(table['blocks'])} is not a list")
-    made = []
+    blocks = []
     for i, item in enumerate(table["blocks"]):
         try:
-            made.append(vocabulary.from_data(item))
+            blocks.append(vocabulary.from_data(item))
         except BlockError as error:
             raise ArchError(f"{what}.blocks[{i}]: {error}") from None
-    return Stage(table["name"], tuple(made))
+    return Stage(table["name"], tuple(blocks))
 
 
 # -- the walk --------------------------------------------------------------------------------------
@@ -268,12 +270,12 @@ def _stage(data: object, what: str) -> Stage:
 
 @dataclass(frozen=True)
 class PlacedBlock:
-    """A block at its place: with the shapes that go in and come out. Equal placed blocks cost the same."""
+    """A block with its input and output shape. Equal placed blocks cost the same."""
 
     block: Block
     in_shape: Shape  # (height, width, channels)
-    out_shape: Shape  # the same, or (classes,) of a head
-    layer: Layer = field(compare=False, repr=False)  # what it computes
+    out_shape: Shape  # (height, width, channels), or (classes,) of a head
+    layer: Layer = field(compare=False, repr=False)  # its primitive layers
     depends_on_classes: bool = field(compare=False, repr=False)
 
     def __str__(self) -> str:
@@ -282,7 +284,7 @@ class PlacedBlock:
 
 @functools.lru_cache(maxsize=1 << 16)
 def place(block: Block, in_shape: Shape, classes: int = 1000) -> PlacedBlock:
-    """Return a block placed on an input shape.
+    """Return a block with an input shape.
 
     Raises:
         ShapeError: the block cannot take that input.
@@ -296,7 +298,7 @@ def place(block: Block, in_shape: Shape, classes: int = 1000) -> PlacedBlock:
 def walk(
     arch: Arch, resolution: Resolution | None = None, classes: int = 1000
 ) -> tuple[PlacedBlock, ...]:
-    """Return the network's blocks, each with its input and output shape.
+    """Return the blocks of a network, each with its input and output shape.
 
     Args:
         arch: the network.
@@ -304,7 +306,7 @@ def walk(
         classes: outputs of the last layer.
 
     Raises:
-        ArchError: a block cannot take what the one before it gives; names the block and both shapes.
+        ArchError: a block cannot take the output of the block before; names the block and the shape.
     """
     if not isinstance(arch, Arch):
         raise ArchError(f"{shorten(arch)} is not an Arch; lcnas.zoo.load() gives one by name")
@@ -327,10 +329,10 @@ def walk(
 
 
 def label(stage: Stage, index: int) -> str:
-    """Return the name of a stage's block for people: "stage4 block 2", or "stem" where it is alone."""
+    """Return the name of a stage's block in messages: "stage4 block 2", or "stem" if it is the only one."""
     return stage.name if len(stage.blocks) == 1 else f"{stage.name} block {index + 1}"
 
 
 def labels(arch: Arch) -> tuple[str, ...]:
-    """Return the name of each block of the network, in the order of :func:`walk`."""
+    """Return the name of each block in messages, in the order of :func:`walk`."""
     return tuple(label(stage, i) for stage in arch.stages for i in range(len(stage.blocks)))

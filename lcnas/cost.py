@@ -1,23 +1,23 @@
-"""What a network costs, counted from its primitive layers: params, MACs, activations, peak memory.
+"""The cost of a network, counted from its primitive layers: params, MACs, activations, peak memory.
 
-Every figure can be had for a whole network, block by block, or for an array of a space's codes:
+Each figure exists for a network, for its blocks, and for an array of a space's codes:
 
 =================  =======================================================================================
 figure             what is counted
 =================  =======================================================================================
-params             all that is trained; batch norm's scale and shift included
-macs               multiply-accumulates of convolutions and linear layers, squeeze-and-excite's included
+params             trained values; includes batch norm's scale and shift
+macs               multiply-accumulates of convolutions and linear layers; includes squeeze-and-excite
 activations        values that convolutions write (arXiv 2003.13678, section 3.1, of convolutions only)
-peak_memory        bytes of the feature maps that are alive at once, at the worst moment, batch 1
-paddle_flops       what ``paddle.flops`` prints, the "FLOPs" of PP-LCNet's paper
+peak_memory        maximum bytes of feature maps that are alive at once, batch 1
+paddle_flops       output of ``paddle.flops``: the "FLOPs" of PP-LCNet's paper
 =================  =======================================================================================
 
-``paddle_flops`` adds to the MACs: a bias as one operation a value, batch norm as two a value, average
-pooling as one a value written, global pooling as one a value read and one a value written; activations
-are free. Source: Paddle, ``python/paddle/hapi/dynamic_flops.py``. With it the eight scales of PP-LCNet
-come out as in the paper's table (18, 29, 47, 99, 161, 342, 590, 906 M; see tests/test_cost.py).
+``paddle_flops`` adds to the MACs one operation per value for a bias, two for batch norm, one per
+output value for average pooling, and one per input and output value for global pooling; activations
+are free. Source: Paddle, ``python/paddle/hapi/dynamic_flops.py``. The eight scales of PP-LCNet
+agree with the paper's table (18, 29, 47, 99, 161, 342, 590, 906 M; see tests/test_cost.py).
 
-Re-parameterised convolutions count as the one convolution that they are outside training.
+Re-parameterised convolutions count as the single convolution that they are outside training.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _activations(layer: Layer, shape: Shape, out: Shape) -> int:
 
 
 def _paddle_extra(layer: Layer, shape: Shape, out: Shape) -> int:
-    """Return what paddle.flops counts beyond the MACs."""
+    """Return the operations that paddle.flops counts in addition to the MACs."""
     match layer:
         case layers.Conv():
             return prod(out) * (layer.bias + 2 * layer.norm)
@@ -135,12 +135,12 @@ _IN_PLACE = (
 
 
 def _peak(layer: Layer, shape: Shape, keep: bool = False) -> int:
-    """Return the most values alive at once while the layer runs, its input and output included.
+    """Return the maximum number of values alive while the layer runs, with its input and output.
 
-    Layers run one after the other; a map is alive from the layer that writes it to the last that reads
-    it. ``keep`` says that somebody still needs the input afterwards. Activations, squeeze-and-excite and
-    norms that stand alone write over their input where nobody else needs it; additions into a term. The
-    parts of a split lie in one map, which stays until the last branch is done.
+    Layers run one after another; a map is alive from the layer that writes it to the last one that reads
+    it. ``keep``: the input is still needed afterwards. Activations, squeeze-and-excite and
+    separate norms overwrite their input if nothing else needs it; additions overwrite a term. The
+    parts of a split are one map, which is alive until the last branch has run.
     """
     size = prod(shape)
     match layer:
@@ -164,7 +164,7 @@ def _peak_of_branches(
     layer: layers.Add | layers.Concat | layers.Split, shape: Shape, keep: bool
 ) -> int:
     size = prod(shape)
-    cut = isinstance(layer, layers.Split)  # its branches read parts of the one input
+    cut = isinstance(layer, layers.Split)  # its branches read parts of the input
     parts = (
         layer.parts(shape) if isinstance(layer, layers.Split) else (shape,) * len(layer.branches)
     )
@@ -174,13 +174,13 @@ def _peak_of_branches(
         if not isinstance(b, layers.Identity)
     ]
     passes = len(work) < len(layer.branches)  # the input itself goes into the join
-    made = 0  # values that the branches so far have written
+    written = 0  # values written by the branches so far
     peak = size
     for i, (branch, part) in enumerate(work):
         needed = keep or passes or cut or i + 1 < len(work)
-        peak = max(peak, made + size - prod(part) + _peak(branch, part, needed))
-        made += prod(branch.out_shape(part))
-    joined = made + (size if passes or keep else 0)
+        peak = max(peak, written + size - prod(part) + _peak(branch, part, needed))
+        written += prod(branch.out_shape(part))
+    joined = written + (size if passes or keep else 0)
     if isinstance(layer, layers.Add):
         return max(peak, joined)
     return max(peak, joined + prod(layer.out_shape(shape)))
@@ -211,7 +211,7 @@ def per_block(
 
 
 def total(arch: Arch, resolution: Resolution | None = None, classes: int = 1000) -> Cost:
-    """Return the cost of the whole network: sums, and of the peak memory the greatest."""
+    """Return the cost of the network: sums over its blocks, and the maximum of the peak memory."""
     costs = per_block(arch, resolution, classes)
     return Cost(
         params=sum(c.params for c in costs),
@@ -223,7 +223,12 @@ def total(arch: Arch, resolution: Resolution | None = None, classes: int = 1000)
 
 
 def params(arch: Arch, classes: int = 1000, training: bool = False) -> int:
-    """Return the number of trained values; in training, branches count instead of what they merge to.
+    """Return the number of trained values.
+
+    Args:
+        arch: the network.
+        classes: outputs of the last layer.
+        training: count re-parameterised branches instead of the convolutions that they merge to.
 
     Example:
         >>> from lcnas import zoo
@@ -257,12 +262,12 @@ def activations(arch: Arch, resolution: Resolution | None = None, classes: int =
 
 
 def peak_memory(arch: Arch, resolution: Resolution | None = None, classes: int = 1000) -> int:
-    """Return the bytes of float32 feature maps alive at once, at the worst moment, batch 1."""
+    """Return the maximum bytes of float32 feature maps that are alive at once, batch 1."""
     return total(arch, resolution, classes).peak_memory
 
 
 def paddle_flops(arch: Arch, resolution: Resolution | None = None, classes: int = 1000) -> int:
-    """Return what ``paddle.flops`` counts, the "FLOPs" column of PP-LCNet's paper."""
+    """Return the operations that ``paddle.flops`` counts: the "FLOPs" column of PP-LCNet's paper."""
     return total(arch, resolution, classes).paddle_flops
 
 
@@ -270,58 +275,58 @@ def paddle_flops(arch: Arch, resolution: Resolution | None = None, classes: int 
 
 
 class CodedSpace(Protocol):
-    """What the functions over codes need of a :class:`lcnas.spaces.Space`."""
+    """The part of a :class:`lcnas.spaces.Space` that the functions over codes use."""
 
-    def rows(self, classes: int = 1000) -> Sequence[PlacedBlock]: ...
+    def placed_blocks(self, classes: int = 1000) -> Sequence[PlacedBlock]: ...
 
-    def row_ids(self, codes: NDArray[np.integer]) -> NDArray[np.int32]: ...
-
-
-Rows = NDArray[np.int64]
+    def block_ids(self, codes: NDArray[np.integer]) -> NDArray[np.int32]: ...
 
 
-def _row_values(space: CodedSpace, classes: int, figure: Callable[[Cost], int]) -> Rows:
-    """Return the figure of each row of the space, and a 0 at the end for absent blocks (row -1)."""
-    values = [figure(of(placed)) for placed in space.rows(classes)]
-    if max(values, default=0) > np.iinfo(np.int64).max >> 8:
+Ints = NDArray[np.int64]
+
+
+def _block_figures(space: CodedSpace, classes: int, figure: Callable[[Cost], int]) -> Ints:
+    """Return a figure of each placed block of the space, and a 0 at the end for absent blocks (id -1)."""
+    figures = [figure(of(placed)) for placed in space.placed_blocks(classes)]
+    if max(figures, default=0) > np.iinfo(np.int64).max >> 8:
         raise LcnasError("a block of this space costs too much to be summed in 64 bits")
-    return np.array([*values, 0], dtype=np.int64)
+    return np.array([*figures, 0], dtype=np.int64)
 
 
-def params_codes(space: CodedSpace, codes: NDArray[np.integer], classes: int = 1000) -> Rows:
+def params_codes(space: CodedSpace, codes: NDArray[np.integer], classes: int = 1000) -> Ints:
     """Return the params of each network of an (n, genes) array of codes."""
-    rows = space.row_ids(codes)
-    out: Rows = _row_values(space, classes, lambda c: c.params)[rows].sum(axis=1, dtype=np.int64)
+    ids = space.block_ids(codes)
+    out: Ints = _block_figures(space, classes, lambda c: c.params)[ids].sum(axis=1, dtype=np.int64)
     return out
 
 
-def macs_codes(space: CodedSpace, codes: NDArray[np.integer], classes: int = 1000) -> Rows:
+def macs_codes(space: CodedSpace, codes: NDArray[np.integer], classes: int = 1000) -> Ints:
     """Return the MACs of each network of an (n, genes) array of codes, at its own resolution."""
-    rows = space.row_ids(codes)
-    out: Rows = _row_values(space, classes, lambda c: c.macs)[rows].sum(axis=1, dtype=np.int64)
+    ids = space.block_ids(codes)
+    out: Ints = _block_figures(space, classes, lambda c: c.macs)[ids].sum(axis=1, dtype=np.int64)
     return out
 
 
-def activations_codes(space: CodedSpace, codes: NDArray[np.integer], classes: int = 1000) -> Rows:
+def activations_codes(space: CodedSpace, codes: NDArray[np.integer], classes: int = 1000) -> Ints:
     """Return the activation count of each network of an (n, genes) array of codes."""
-    rows = space.row_ids(codes)
-    out: Rows = _row_values(space, classes, lambda c: c.activations)[rows].sum(
+    ids = space.block_ids(codes)
+    out: Ints = _block_figures(space, classes, lambda c: c.activations)[ids].sum(
         axis=1, dtype=np.int64
     )
     return out
 
 
-def peak_memory_codes(space: CodedSpace, codes: NDArray[np.integer], classes: int = 1000) -> Rows:
+def peak_memory_codes(space: CodedSpace, codes: NDArray[np.integer], classes: int = 1000) -> Ints:
     """Return the peak memory in bytes of each network of an (n, genes) array of codes."""
-    rows = space.row_ids(codes)
-    out: Rows = _row_values(space, classes, lambda c: c.peak_memory)[rows].max(axis=1)
+    ids = space.block_ids(codes)
+    out: Ints = _block_figures(space, classes, lambda c: c.peak_memory)[ids].max(axis=1)
     return out
 
 
-def paddle_flops_codes(space: CodedSpace, codes: NDArray[np.integer], classes: int = 1000) -> Rows:
-    """Return what ``paddle.flops`` counts for each network of an (n, genes) array of codes."""
-    rows = space.row_ids(codes)
-    out: Rows = _row_values(space, classes, lambda c: c.paddle_flops)[rows].sum(
+def paddle_flops_codes(space: CodedSpace, codes: NDArray[np.integer], classes: int = 1000) -> Ints:
+    """Return the operations that ``paddle.flops`` counts, of each network of an (n, genes) array of codes."""
+    ids = space.block_ids(codes)
+    out: Ints = _block_figures(space, classes, lambda c: c.paddle_flops)[ids].sum(
         axis=1, dtype=np.int64
     )
     return out

@@ -1,4 +1,4 @@
-"""The errors that lcnas raises, and the one way it words a wrong name.
+"""The errors that lcnas raises, and the messages for wrong names.
 
 Every error is one line: what was given, what is allowed, and the nearest right value.
 """
@@ -20,19 +20,19 @@ class LcnasError(ValueError):
 
 
 class WriteError(LcnasError):
-    """A file cannot be written: the disk is full, say. A failure (exit code 1), not a bad argument."""
+    """A file cannot be written, for example to a full disk: a failure (exit code 1), not a bad argument."""
 
 
 class ShapeError(LcnasError):
-    """A layer or block was given an input that it cannot take."""
+    """A layer or block cannot take an input of that shape."""
 
 
 class BlockError(LcnasError):
-    """A block was described wrongly: unknown type, unknown key, or a value out of range."""
+    """A block has an unknown type, an unknown key, or a value out of range."""
 
 
 class ArchError(LcnasError):
-    """A network was described wrongly, or its blocks do not fit together."""
+    """A description of a network is wrong, or its blocks do not fit together."""
 
 
 class SpaceError(LcnasError):
@@ -40,7 +40,7 @@ class SpaceError(LcnasError):
 
 
 class CodesError(SpaceError):
-    """An array of codes is not one of the space's networks."""
+    """An array of codes does not encode networks of the space."""
 
 
 class BudgetError(LcnasError):
@@ -52,23 +52,23 @@ class EmptyBandWarning(UserWarning):
 
 
 class ZooError(LcnasError):
-    """No published network has that name."""
+    """There is no published network of that name."""
 
 
 class EngineError(LcnasError):
-    """An inference engine is not here, or does not take a model or a setting."""
+    """An inference engine is not installed, or does not take a model or a setting."""
 
 
 class TableError(LcnasError):
-    """A latency table cannot be read, or lacks a row."""
+    """A latency table cannot be read, or lacks an entry."""
 
 
 class TableWriteError(TableError, WriteError):
-    """A latency table, or what goes into one, cannot be written: the disk is full, say."""
+    """A latency table, or its journal, cannot be written."""
 
 
 class ExportError(LcnasError):
-    """A network cannot be exported, or the weights given for it do not fit it."""
+    """A network cannot be exported, or its weights do not fit it."""
 
 
 class ExportWriteError(ExportError, WriteError):
@@ -76,7 +76,7 @@ class ExportWriteError(ExportError, WriteError):
 
 
 class PretrainedError(LcnasError):
-    """A file of weights cannot be read, is for no network that is known, or does not fit its network."""
+    """A file of weights cannot be read, is for an unknown network, or does not fit its network."""
 
 
 class PretrainedWriteError(PretrainedError, WriteError):
@@ -84,11 +84,11 @@ class PretrainedWriteError(PretrainedError, WriteError):
 
 
 class OnnxError(LcnasError):
-    """An ONNX file cannot be read, quantised or run, or is no classifier of images."""
+    """An ONNX file cannot be read, quantised or run, or is not an image classifier."""
 
 
 class ImageError(LcnasError):
-    """An image cannot be read, or images do not fit what is asked of them."""
+    """An image cannot be read, or images do not have the required shape or type."""
 
 
 class TeacherError(LcnasError):
@@ -96,67 +96,67 @@ class TeacherError(LcnasError):
 
 
 class ModelError(LcnasError):
-    """A network cannot be built in Flax, called so, or given those weights."""
+    """A network cannot be built in Flax, or does not take an input or weights."""
 
 
 class RecipeError(LcnasError):
-    """A recipe has no such field, or a field no such value."""
+    """A recipe has an unknown field, or a field an invalid value."""
 
 
 class TrainingError(LcnasError):
-    """Training cannot start: what it was given does not fit together, or the folder holds another run."""
+    """Training cannot start: its arguments contradict each other, or the folder holds another run."""
 
 
 class TrainingFailedError(LcnasError):
-    """Training had to stop: a loss that is no number, no memory, no space; says what to try."""
+    """Training stopped: the loss is not finite, or memory or disk is full; says what to try."""
 
 
 class DataError(LcnasError):
-    """A data set is missing, damaged or not what it should be, or the wrong split was handed over."""
+    """A data set is missing, damaged or of another kind, or the wrong split was passed."""
 
 
 class AugmentError(LcnasError):
-    """An augmentation was described wrongly."""
+    """A description of an augmentation is wrong."""
 
 
-_FAR = 10**15  # a number beyond is a mistake of another kind; floats cannot hold every one
-_SHOWN = 12  # how many allowed names a message lists before it says "and N more"
+_FAR = 10**15  # above it a number gets no hint: the mistake is another, and floats are not exact
+_SHOWN = 12  # number of allowed names that a message lists before "and N more"
 
 
 def listing(allowed: Iterable[object]) -> str:
-    """Return the allowed values as a short comma-separated text."""
+    """Return the allowed values as a comma-separated text, shortened if there are many."""
     items = [str(item) for item in allowed]
     if len(items) <= _SHOWN:
         return ", ".join(items) if items else "(nothing)"
     return ", ".join(items[:_SHOWN]) + f", and {len(items) - _SHOWN} more"
 
 
-def nearest(given: object, allowed: Iterable[object]) -> str:
-    """Return `` - did you mean 'x'?`` for the closest allowed value, or an empty text.
+def nearest(value: object, allowed: Iterable[object]) -> str:
+    """Return ``; did you mean 'x'?`` for the closest allowed value, or an empty text.
 
     Numbers are compared by distance, everything else by spelling.
     """
     options = list(allowed)
     numbers = [o for o in options if isinstance(o, int | float) and not isinstance(o, bool)]
-    if isinstance(given, int | float) and not isinstance(given, bool) and numbers:
-        if given != given or abs(given) > _FAR:  # NaN is near to nothing
+    if isinstance(value, int | float) and not isinstance(value, bool) and numbers:
+        if value != value or abs(value) > _FAR:  # NaN has no nearest value
             return ""
-        return f"; the nearest is {min(numbers, key=lambda o: abs(o - given))}"
-    spelt = {str(option): option for option in options}
-    close = difflib.get_close_matches(shorten(given, 200).strip("'"), spelt, n=1, cutoff=0.5)
-    return f"; did you mean {spelt[close[0]]!r}?" if close else ""
+        return f"; the nearest is {min(numbers, key=lambda o: abs(o - value))}"
+    by_spelling = {str(option): option for option in options}
+    close = difflib.get_close_matches(shorten(value, 200).strip("'"), by_spelling, n=1, cutoff=0.5)
+    return f"; did you mean {by_spelling[close[0]]!r}?" if close else ""
 
 
-def not_among(what: str, given: object, allowed: Iterable[object]) -> str:
-    """Return the message for a value that is none of the allowed ones."""
+def not_among(name: str, value: object, allowed: Iterable[object]) -> str:
+    """Return the message for a value that is not among the allowed ones."""
     options = list(allowed)
-    return f"{what}: {shorten(given)} is not among {listing(options)}{nearest(given, options)}"
+    return f"{name}: {shorten(value)} is not among {listing(options)}{nearest(value, options)}"
 
 
 def spelt(name: str) -> str:
-    r"""Return the name of a file as valid text: a byte that is no UTF-8 as ``\xe9``, say.
+    r"""Return the name of a file as valid text, with bytes that are not UTF-8 escaped, such as ``\xe9``.
 
-    Python keeps such bytes as halves of surrogate pairs, which neither JSON nor ONNX nor a terminal takes.
+    Python represents such bytes by surrogates, which JSON, ONNX and terminals do not accept.
 
     >>> spelt("caf\udce9"), spelt("café")
     ('caf\\xe9', 'café')
@@ -167,25 +167,25 @@ def spelt(name: str) -> str:
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
-def _escaped(found: re.Match[str]) -> str:
-    code = ord(found.group())
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match.group())
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
 
 __getattr__ = _renamed.in_module(__name__, {"PictureError": "ImageError"})
 
-# What onnxruntime puts before a reason: its error's number, then a place in its own source.
+# onnxruntime's prefix of a reason: the error's number, and a line in its own source.
 _PLACE = re.compile(r"^(\[ONNXRuntimeError\] : \d+ : \w+ : )?(/\S+:\d+ .*?\) (?=[A-Z]))?")
 
 
 def reason(error: Exception, limit: int = 300) -> str:
-    """Return the first line of what a library says of a failure, without where in its own code it was."""
+    """Return the first line of a library's error, without its own source lines."""
     text = next(iter(str(error).strip().splitlines()), "")
     return shorten(_PLACE.sub("", text) or text or repr(error), limit)
 
 
 def shorten(value: object, limit: int = 80) -> str:
-    """Return ``repr(value)``, cut so that a message stays one readable line."""
+    """Return ``repr(value)``, shortened so that a message stays one readable line."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # an int of many thousand digits, a list that holds itself

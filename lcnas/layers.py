@@ -1,10 +1,10 @@
-"""The primitive layers: the small language to which every block lowers.
+"""The primitive layers that every block lowers to.
 
-A block becomes a tree of these, and the interpreters (:mod:`lcnas.cost`, the ONNX exporter, the Flax
-builder) know nothing else. A layer computes its output shape from its input shape and refuses, with
-a :class:`~lcnas.errors.ShapeError`, an input that it cannot take.
+A block becomes a tree of these layers, and the interpreters (:mod:`lcnas.cost`, the ONNX exporter, the Flax
+builder) handle these and nothing else. A layer computes its output shape from its input shape and raises
+:class:`~lcnas.errors.ShapeError` for an input that it cannot take.
 
-A shape is ``(height, width, channels)``, or ``(features,)`` behind :class:`Flatten`; the batch is never
+A shape is ``(height, width, channels)``, or ``(features,)`` after :class:`Flatten`; the batch is never
 part of it.
 """
 
@@ -39,7 +39,7 @@ def format_shape(shape: Shape) -> str:
 
 
 def same_padding(kernel: Pair) -> Padding:
-    """Return the padding that keeps the size at stride 1: ``k // 2`` before, ``(k - 1) // 2`` behind.
+    """Return the padding that keeps the size at stride 1: ``k // 2`` before, ``(k - 1) // 2`` after.
 
     For odd kernels that is symmetric, as in PyTorch and Paddle.
     """
@@ -82,14 +82,14 @@ class Layer:
 
 @dataclass(frozen=True)
 class Identity(Layer):
-    """Passes its input on."""
+    """Returns its input."""
 
     kind: ClassVar[str] = "identity"
 
 
 @dataclass(frozen=True)
 class Conv(Layer):
-    """Convolution, then bias or batch norm, then an activation, then an optional learnable affine.
+    """Convolution, bias or batch norm, activation, and an optional learnable affine, in this order.
 
     The weights are (kernel height, kernel width, channels in / groups, width).
     """
@@ -102,10 +102,10 @@ class Conv(Layer):
     padding: Padding = (0, 0, 0, 0)
     groups: int = 1
     bias: bool = False
-    norm: bool = True  # batch norm behind the convolution
+    norm: bool = True  # batch norm after the convolution
     act: str = "identity"
     affine: bool = (
-        False  # one learnable scale and one shift for the whole map, behind the activation
+        False  # one learnable scale and one shift for the whole map, after the activation
     )
 
     def out_shape(self, shape: Shape) -> Shape:
@@ -125,7 +125,7 @@ class Conv(Layer):
 
 @dataclass(frozen=True)
 class BatchNorm(Layer):
-    """Batch norm on its own: one scale and one shift a channel."""
+    """Batch norm on its own: one scale and one shift per channel."""
 
     kind: ClassVar[str] = "batch norm"
 
@@ -135,9 +135,9 @@ class BatchNorm(Layer):
 
 @dataclass(frozen=True)
 class Reparam(Layer):
-    """A convolution that trains as the sum of parallel branches and is one convolution elsewhere.
+    """A convolution that is a sum of parallel branches in training, and a single convolution otherwise.
 
-    ``merged`` is what counts, tables and exported graphs see. Each branch is a :class:`Conv` with batch
+    Counts, tables and exported graphs use ``merged``. Each branch is a :class:`Conv` with batch
     norm and no activation, or a :class:`BatchNorm`; the activation of ``merged`` follows their sum.
     """
 
@@ -185,7 +185,7 @@ class SqueezeExcite(Layer):
 
 @dataclass(frozen=True)
 class Pool(Layer):
-    """Max or average pooling; an average counts only what lies inside the image."""
+    """Max or average pooling; an average excludes the padding."""
 
     kind: ClassVar[str] = "pooling"
 
@@ -204,13 +204,13 @@ class Pool(Layer):
             channels,
         )
 
-    def _side(self, size: int, kernel: int, stride: int, before: int, behind: int) -> int:
-        if max(before, behind) >= kernel:  # a window of padding alone has neither mean nor maximum
+    def _side(self, size: int, kernel: int, stride: int, before: int, after: int) -> int:
+        if max(before, after) >= kernel:  # a window of only padding has neither mean nor maximum
             raise ShapeError(
-                f"{self.kind}: padding {max(before, behind)} is not smaller than the kernel {kernel}"
+                f"{self.kind}: padding {max(before, after)} is not smaller than the kernel {kernel}"
             )
-        count = _window(self, size, kernel, stride, before + behind, self.ceil)
-        # With ceil, a last window that starts in the padding behind is dropped (as in PyTorch and ONNX).
+        count = _window(self, size, kernel, stride, before + after, self.ceil)
+        # With ceil, a last window that starts in the padding after is dropped (as in PyTorch and ONNX).
         return count - 1 if self.ceil and (count - 1) * stride >= size + before else count
 
 
@@ -226,7 +226,7 @@ class GlobalPool(Layer):
 
 @dataclass(frozen=True)
 class Flatten(Layer):
-    """All values of an image in one row, in the order (channels, height, width) of the published weights."""
+    """All values of an image as one vector, in the order (channels, height, width) of published weights."""
 
     kind: ClassVar[str] = "flatten"
 
@@ -236,7 +236,7 @@ class Flatten(Layer):
 
 @dataclass(frozen=True)
 class Linear(Layer):
-    """A fully connected layer with bias, then an activation; ``width`` None: one output a class."""
+    """A fully connected layer with bias and activation; ``width`` None: one output per class."""
 
     kind: ClassVar[str] = "linear"
 
@@ -253,7 +253,7 @@ class Linear(Layer):
 
 @dataclass(frozen=True)
 class Dropout(Layer):
-    """Zeroes a share of the values in training; nothing elsewhere."""
+    """Zeroes a share of the values in training; the identity otherwise."""
 
     kind: ClassVar[str] = "dropout"
 
@@ -294,7 +294,7 @@ class ChannelShuffle(Layer):
 
 @dataclass(frozen=True)
 class Chain(Layer):
-    """Layers one behind the other."""
+    """Layers in sequence."""
 
     kind: ClassVar[str] = "chain"
 
@@ -311,7 +311,7 @@ class Chain(Layer):
 
 @dataclass(frozen=True)
 class Add(Layer):
-    """Branches over the same input, summed; then an activation."""
+    """The sum of branches over the same input, and an activation."""
 
     kind: ClassVar[str] = "add"
 
@@ -342,7 +342,7 @@ def _joined(layer: Layer, shapes: list[Shape]) -> Shape:
 
 @dataclass(frozen=True)
 class Concat(Layer):
-    """Branches over the same input, joined along the channels."""
+    """Branches over the same input, concatenated along the channels."""
 
     kind: ClassVar[str] = "concat"
 
@@ -357,7 +357,7 @@ class Concat(Layer):
 
 @dataclass(frozen=True)
 class Split(Layer):
-    """Channels cut into parts, each through its own branch, joined again along the channels."""
+    """Channels split into parts, each through its own branch, concatenated along the channels."""
 
     kind: ClassVar[str] = "split"
 
@@ -383,9 +383,9 @@ class Split(Layer):
 
 
 def visit(layer: Layer, shape: Shape) -> Iterator[tuple[Layer, Shape, Shape]]:
-    """Yield (leaf, input shape, output shape) for each primitive that computes, in order of execution.
+    """Yield (layer, input shape, output shape) of each primitive that computes, in order of execution.
 
-    An :class:`Add` is yielded itself, behind its branches; a :class:`Reparam` as itself, not as its parts.
+    :class:`Add`, :class:`Concat` and :class:`Split` follow their branches; a :class:`Reparam` is one layer.
     """
     if isinstance(layer, Chain):
         for inner in layer.layers:
@@ -404,7 +404,7 @@ def visit(layer: Layer, shape: Shape) -> Iterator[tuple[Layer, Shape, Shape]]:
 
 
 def with_classes(layer: Layer, classes: int) -> Layer:
-    """Return the layer with every open :class:`Linear` of a chain given ``classes`` outputs."""
+    """Return the layer with ``classes`` outputs in each :class:`Linear` of a chain whose width is open."""
     if isinstance(layer, Linear) and layer.width is None:
         return Linear(classes, layer.act)
     if isinstance(layer, Chain):

@@ -1,7 +1,7 @@
-"""Where the data files lie: the spaces, and the latency tables.
+"""Folders of the data files: spaces and latency tables.
 
-In a wheel they are inside the package (`lcnas/_data/`), in a checkout and its editable install
-beside it.
+In a wheel they are inside the package (`lcnas/_data/`), in a checkout and an editable install
+next to it.
 """
 
 import os
@@ -11,29 +11,29 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def spaces_dir() -> Path:
-    """The folder of the space files that come with the package."""
+    """Return the folder of the package's own space files."""
     return _data_dir("spaces")
 
 
 def table_dirs(explicit: Path | None = None) -> tuple[Path, ...]:
-    """The folders in which a latency table is looked up, first come first served.
+    """Return the folders in which latency tables are looked up, in order of precedence.
 
-    Those are `explicit` (what `--table` names), `$LCNAS_TABLES`, `./latency_tables`, and the
-    packaged one. Only folders that exist are listed, each once.
+    They are `explicit` (from `--table`), `$LCNAS_TABLES`, `./latency_tables`, and the
+    package's own folder. Only folders that exist are listed, each once.
     """
-    named = os.environ.get("LCNAS_TABLES")
-    wanted = [
+    variable = os.environ.get("LCNAS_TABLES")
+    folders = [
         explicit,
-        Path(named) if named else None,
+        Path(variable) if variable else None,
         Path("latency_tables"),
         _data_dir("latency_tables"),
     ]
-    existing = (path.resolve() for path in wanted if path is not None and path.is_dir())
+    existing = (path.resolve() for path in folders if path is not None and path.is_dir())
     return tuple(dict.fromkeys(existing))
 
 
 def expanded(text: str | Path) -> Path:
-    """Return a path with ``~`` and ``~user`` replaced; where there is no such home, it stays as it is."""
+    """Return a path with ``~`` and ``~user`` expanded; unchanged if there is no such home."""
     path = Path(text)
     try:
         return path.expanduser()
@@ -47,7 +47,7 @@ def _data_dir(name: str) -> Path:
         return packaged
     root = _PACKAGE.parent
     beside = root / name
-    # Else an installed package would take any folder of that name in site-packages for ours.
+    # Otherwise an installed package would use any folder of that name in site-packages.
     if (root / "pyproject.toml").is_file() and beside.is_dir():
         return beside
     raise FileNotFoundError(

@@ -217,7 +217,7 @@ def _notes_on_size(table: LatencyTable, settings: ProfileSettings | None) -> lis
     """Return notes on spaces so small that an error over their networks means little."""
     lines = []
     for space in settings.spaces if settings else ():
-        placed = set(space.rows(settings.classes if settings else 1000))
+        placed = set(space.placed_blocks(settings.classes if settings else 1000))
         measured = sum(
             n.space == space.name and placed.issuperset(n.placed) for n in table.networks
         )

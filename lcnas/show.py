@@ -36,11 +36,13 @@ def main(argv: list[str]) -> int:
         help="networks (zoo names or .json files) and spaces (names or .toml files)",
     )
     parser.add_argument(
-        "--diff", nargs=2, metavar=("A", "B"), help="show where two networks differ"
+        "--diff", nargs=2, metavar=("A", "B"), help="two networks to compare, block by block"
     )
-    parser.add_argument("--list", action="store_true", help="list all networks and spaces by name")
+    parser.add_argument("--list", action="store_true", help="names of all networks and spaces")
     parser.add_argument(
-        "--resolution", metavar="R", help="pixels, a side or HEIGHTxWIDTH (default: its own)"
+        "--resolution",
+        metavar="R",
+        help="pixels, a side or HEIGHTxWIDTH (default: that of each network or space)",
     )
     parser.add_argument("--classes", metavar="N", default="1000", help="outputs of the last layer")
     parser.add_argument(
@@ -48,7 +50,7 @@ def main(argv: list[str]) -> int:
         metavar="FILE",
         action="append",
         default=[],
-        help="Python file with blocks of your own",
+        help="Python file with additional blocks; repeatable",
     )
     args = parser.parse_args(argv)
     if not args.what and not args.diff and not args.list:
@@ -100,7 +102,7 @@ def describe(
     classes: int = 1000,
     columns: int | None = None,
 ) -> str:
-    """Return a network or a space as text; where there are few columns, tables become a line a cell."""
+    """Return a network or a space as text; with few columns, tables have one line per cell."""
     if isinstance(what, Space):
         return describe_space(what, classes, columns)
     return describe_arch(what if resolution is None else what.at(resolution), classes, columns)
@@ -180,7 +182,7 @@ def _share(part: int, whole: int) -> str:
 
 
 def describe_space(space: Space, classes: int = 1000, columns: int | None = None) -> str:
-    """Return what a space may vary, its rules, its size, and the least and greatest MACs and params."""
+    """Return the genes of a space, its rules, its size, and the least and greatest MACs and params."""
     lines = [f"{space.name}  {space.summary}", ""]
     sizes = ", ".join(format_shape(height_width(r)) for r in space.resolutions)
     lines += [f"input {sizes}   {classes} classes", "", f"what may vary ({len(space.genes)} genes)"]
@@ -190,7 +192,7 @@ def describe_space(space: Space, classes: int = 1000, columns: int | None = None
         lines += ["", "kinds of block", *(f"  {text}" for text in space.block_texts)]
     lines += ["", "rules"]
     lines += [f"  {text}" for text in space.rule_texts] or ["  none"]
-    placed = space.rows(classes)
+    placed = space.placed_blocks(classes)
     lines += [
         "",
         f"networks  {space.size:,}  ({rough(space.size)})",
@@ -216,7 +218,7 @@ def rough(number: int) -> str:
 
 
 def _grouped(space: Space) -> list[tuple[str, str]]:
-    """Return (genes, choices), the like genes of a stage's blocks in one line."""
+    """Return (genes, choices); equal genes of a stage's blocks are one line."""
     groups: dict[tuple[str, tuple[object, ...]], list[Gene]] = {}
     for gene in space.genes:
         groups.setdefault((_stem(gene), gene.choices), []).append(gene)
@@ -253,7 +255,7 @@ def difference(
     classes: int = 1000,
     columns: int | None = None,
 ) -> str:
-    """Return where two networks differ, block by block, and what each costs."""
+    """Return the differences of two networks, block by block, and the cost of each."""
     if resolution is not None:
         a, b = a.at(resolution), b.at(resolution)
     if a == b:
@@ -274,23 +276,23 @@ def difference(
 
 
 def _block_rows(a: Arch, b: Arch) -> list[tuple[str, str, str]]:
-    out = []
+    rows = []
     stages = {s.name: s.blocks for s in a.stages}
     others = {s.name: s.blocks for s in b.stages}
     for name in [*stages, *(n for n in others if n not in stages)]:
         pairs = itertools.zip_longest(stages.get(name, ()), others.get(name, ()))
-        for i, (x, y) in enumerate(pairs, start=1):
-            if x != y:
+        for i, (first, second) in enumerate(pairs, start=1):
+            if first != second:
                 many = max(len(stages.get(name, ())), len(others.get(name, ()))) > 1
-                out.append((f"{name} block {i}" if many else name, *_contrast(x, y)))
-    return out
+                rows.append((f"{name} block {i}" if many else name, *_contrast(first, second)))
+    return rows
 
 
-def _contrast(x: Block | None, y: Block | None) -> tuple[str, str]:
-    if x is None or y is None or type(x) is not type(y):
-        return _whole(x), _whole(y)
-    names = [f.name for f in fields(x) if getattr(x, f.name) != getattr(y, f.name)]
-    return _chosen(x, names), _chosen(y, names)
+def _contrast(first: Block | None, second: Block | None) -> tuple[str, str]:
+    if first is None or second is None or type(first) is not type(second):
+        return _whole(first), _whole(second)
+    names = [f.name for f in fields(first) if getattr(first, f.name) != getattr(second, f.name)]
+    return _chosen(first, names), _chosen(second, names)
 
 
 def _chosen(block: Block, names: Sequence[str]) -> str:

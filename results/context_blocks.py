@@ -74,7 +74,7 @@ def in_context(
 def main() -> None:
     """Measure and compare."""
     space = spaces.load("pplcnet_tail")
-    rows = space.rows()
+    rows = space.placed_blocks()
     engine = engines.engine("openvino")
     rng = np.random.default_rng(SEED)
     watch = Stopwatch(latency.reference(engine), BLOCK_PLAN, rng)
@@ -86,7 +86,7 @@ def main() -> None:
         overhead = 0.013
         terms = np.array([alone[f"alone:{i}"] for i in range(len(rows))])
         codes = space.sample_codes(40_000, rng)
-        ids = space.row_ids(codes)
+        ids = space.block_ids(codes)
         rough = np.append(terms - overhead, 0.0)[ids].sum(axis=1)
         picked = banded(rough, rng)
         archs = space.decode(codes[picked])

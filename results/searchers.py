@@ -63,7 +63,7 @@ class MadeUp:
 
     def __init__(self, space: spaces.Space) -> None:
         self.space = space
-        self.macs = np.array([*(cost.of(placed).macs for placed in space.rows()), 0], dtype=np.float64)
+        self.macs = np.array([*(cost.of(placed).macs for placed in space.placed_blocks()), 0], dtype=np.float64)
         self.needs = np.array(NEEDS) * self._macs(space.encode(zoo.load("pplcnet_0.5x")))[0]
         names = [g.name for g in space.genes]
         self.columns = {name: i for i, name in enumerate(names)}
@@ -74,7 +74,7 @@ class MadeUp:
         self.weights = np.random.default_rng(1).normal(0, 1.2 / math.sqrt(len(pairs)), len(pairs))
 
     def _macs(self, codes: NDArray[np.int64]) -> Floats:
-        rows = self.macs[self.space.row_ids(codes)]  # absent slots are row -1: the 0 at the end
+        rows = self.macs[self.space.block_ids(codes)]  # absent slots have id -1: the 0 at the end
         return np.stack([rows[:, a:b].sum(axis=1) for a, b in STAGES], axis=1)
 
     def exact(self, codes: NDArray[np.int64]) -> Floats:

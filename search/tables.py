@@ -195,8 +195,8 @@ def _of_another(table: LatencyTable, space: Space, classes: int) -> tuple[str, .
         command = table.command_for(missing[0], space, classes)
         raise SearchError(
             f"table: {table.source} is of {table.machine_label}, not of this machine and its engine, and "
-            f"lacks {len(missing)} of the {len(space.rows(classes))} rows of {space.name} for {classes} "
-            f"classes; measure them there: {command}"
+            f"lacks {len(missing)} of the {len(space.placed_blocks(classes))} entries of {space.name} "
+            f"for {classes} classes; measure them there: {command}"
         )
     return (f"latencies are those of {table.machine_label}, not of this machine and its engine",)
 
@@ -212,7 +212,7 @@ def _default(engine: Engine, folder: Path, space: Space, classes: int) -> Latenc
 
 def _lacking(table: LatencyTable, space: Space, classes: int) -> list[PlacedBlock]:
     """Return the rows that a table lacks, of a space and of the networks that bound its latencies."""
-    wanted = dict.fromkeys(space.rows(classes))
+    wanted = dict.fromkeys(space.placed_blocks(classes))
     for arch in profile.span(space):
         wanted.update(dict.fromkeys(walk(arch, None, classes)))
     return [p for p in wanted if p not in table.entries]
@@ -241,7 +241,7 @@ class _Job:
     @property
     def is_small(self) -> bool:
         """Whether the table only has to be extended: by heads, or few rows of another kind."""
-        rows = len(self.space.rows(self.classes))
+        rows = len(self.space.placed_blocks(self.classes))
         others = [p for p in self.missing if not p.depends_on_classes]
         return bool(self.base.networks) and len(others) <= FEW_SHARE * rows
 

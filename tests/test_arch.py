@@ -223,7 +223,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("change", "words"), WRONG)
-def test_wrong_data_is_told_in_one_line_with_its_place(change, words):
+def test_wrong_data_is_reported_in_one_line_with_its_place(change, words):
     with pytest.raises(ArchError) as caught:
         Arch.from_json(json.dumps(changed(change)), "net.json")
     message = str(caught.value)
@@ -249,7 +249,7 @@ def test_wrong_data_is_told_in_one_line_with_its_place(change, words):
     ],
     ids=range(10),
 )
-def test_what_is_no_network_is_told_in_one_line(text, word):
+def test_what_is_no_network_is_reported_in_one_line(text, word):
     with pytest.raises(ArchError) as caught:
         Arch.from_json(text)
     assert word in str(caught.value)
@@ -338,7 +338,7 @@ def test_a_broken_chain_names_the_block_and_both_shapes():
         walk(arch.named(""))
 
 
-def test_an_image_too_small_is_told():
+def test_an_image_too_small_is_reported():
     arch = Arch.of({"only": [blocks.ConvNormAct(8, 7, padding=(0, 0, 0, 0))]}, 5)
     with pytest.raises(ArchError, match=r"only, conv.*5x5x3.*kernel 7 .* input 5"):
         walk(arch)

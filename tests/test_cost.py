@@ -29,14 +29,14 @@ def test_pplcnet_counts_exactly(scale, params, macs, paper_mflops):
     assert round(cost.paddle_flops(arch) / 1e6) == paper_mflops
 
 
-def net(*made, resolution=8):
+def net(*later, resolution=8):
     """A network of these blocks and an 8-channel 1x1 convolution (and nothing else) before them."""
-    return Arch.of({"first": [blocks.ConvNormAct(8, 1)], "then": made}, resolution)
+    return Arch.of({"first": [blocks.ConvNormAct(8, 1)], "then": later}, resolution)
 
 
-def beyond(figure, *made):
+def beyond(figure, *later):
     """What the blocks add to a figure that is a sum."""
-    return figure(net(*made)) - figure(net())
+    return figure(net(*later)) - figure(net())
 
 
 # -- paddle.flops ----------------------------------------------------------------------------------
@@ -175,8 +175,8 @@ def test_training_counts_the_branches():
     three, one, norm = 9 * 64 + 16, 64 + 16, 16
     assert cost.params(arch) - cost.params(net()) == three
     assert cost.params(arch, training=True) - cost.params(net()) == three + one + norm
-    plain = zoo.load("pplcnet_0.5x")
-    assert cost.params(plain, training=True) == cost.params(plain)
+    unbranched = zoo.load("pplcnet_0.5x")
+    assert cost.params(unbranched, training=True) == cost.params(unbranched)
     assert cost.params(arch, 10, training=True) == cost.params(arch, training=True)
     assert cost.macs(arch) == cost.macs(net(blocks.ConvNormAct(8)))
 

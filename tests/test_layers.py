@@ -33,15 +33,15 @@ from lcnas.layers import (
 
 def starts(size, kernel, stride, before, behind, ceil=False):
     """Where a sliding window starts, in coordinates of the unpadded side, found by sliding it."""
-    found, start = [], -before
+    positions, start = [], -before
     while start + kernel <= size + behind:
-        found.append(start)
+        positions.append(start)
         start += stride
     # Rounding up adds one window, if values are left over and it starts inside.
-    left_over = found[-1] + kernel < size + behind
+    left_over = positions[-1] + kernel < size + behind
     if ceil and left_over and start < size:
-        found.append(start)
-    return found
+        positions.append(start)
+    return positions
 
 
 SIDES = [
@@ -66,10 +66,10 @@ def test_pooling_has_one_output_a_window_position(ceil):
         if max(before, behind) >= kernel:
             continue
         pool = Pool("max", (kernel, 1), (stride, 2), (before, behind, 0, 0), ceil)
-        found = starts(size, kernel, stride, before, behind, ceil)
-        assert pool.out_shape((size, 5, 3)) == (len(found), 3, 3), (size, pool)
+        positions = starts(size, kernel, stride, before, behind, ceil)
+        assert pool.out_shape((size, 5, 3)) == (len(positions), 3, 3), (size, pool)
         # Every window sees at least one value: a mean of none would be NaN.
-        assert all(start < size and start + kernel > 0 for start in found)
+        assert all(start < size and start + kernel > 0 for start in positions)
 
 
 @pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5, 7])

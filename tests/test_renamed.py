@@ -1,10 +1,25 @@
 """What had another name goes on working under it."""
 
+import numpy as np
 import pytest
 
-from lcnas import classify, errors, images, latency, measure, onnx_export, profile_blocks, zoo
+from lcnas import (
+    blocks,
+    budgets,
+    classify,
+    errors,
+    images,
+    latency,
+    measure,
+    onnx_export,
+    profile_blocks,
+    spaces,
+    zoo,
+)
 from lcnas.arch import walk
 from lcnas.latency import profile, table, timing
+from lcnas.models import supernet
+from lcnas.spaces import layout
 from search import run
 from search.settings import Settings
 from tests.latency.synthetic import ENGINE
@@ -31,6 +46,12 @@ def test_old_names_of_a_module_warn_and_are_the_new_ones():
         assert classify.Guess is classify.Prediction
     with pytest.warns(DeprecationWarning, match=r"use lcnas\.classify\.Classification$"):
         assert classify.Answer is classify.Classification
+    with pytest.warns(DeprecationWarning, match=r"use lcnas\.blocks\.WholeNumbers$"):
+        assert blocks.Row is blocks.WholeNumbers
+    with pytest.warns(DeprecationWarning, match=r"use lcnas\.spaces\.layout\.PlacedBlocks$"):
+        assert layout.Rows is layout.PlacedBlocks
+    with pytest.warns(DeprecationWarning, match=r"use lcnas\.models\.supernet\.SupernetPlan$"):
+        assert supernet.Plan is supernet.SupernetPlan
     with pytest.raises(AttributeError, match=r"module 'lcnas\.errors' has no attribute 'Other'"):
         _ = errors.Other
 
@@ -70,6 +91,27 @@ def test_old_attributes_of_a_latency_table():
         DeprecationWarning, match=r"^MeasuredNetwork\.rows is deprecated: use placed$"
     ):
         assert network.rows is network.placed
+
+
+def test_old_names_of_a_space_warn_where_they_are_called():
+    space = spaces.load("pplcnet")
+    codes = space.sample_codes(3, np.random.default_rng(0))
+    with pytest.warns(DeprecationWarning, match=r"^Space\.rows is deprecated: use ") as caught:
+        assert space.rows(10) == space.placed_blocks(10)
+    assert caught[0].filename == __file__
+    with pytest.warns(DeprecationWarning, match=r"use Space\.block_ids$") as caught:
+        assert (space.row_ids(codes) == space.block_ids(codes)).all()
+    assert caught[0].filename == __file__
+
+
+def test_old_names_of_terms_warn_where_they_are_used():
+    with pytest.warns(DeprecationWarning, match=r"^Terms\(rows=\) is deprecated: use ") as caught:
+        terms = budgets.Terms(base=1, rows=np.arange(3))
+    assert caught[0].filename == __file__
+    with pytest.warns(DeprecationWarning, match=r"use Terms\.entries$") as caught:
+        assert terms.rows is terms.entries
+    assert caught[0].filename == __file__
+    assert terms.entries.tolist() == [0, 1, 2]
 
 
 def test_old_options_are_taken_with_a_line(capsys):

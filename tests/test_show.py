@@ -93,7 +93,7 @@ def test_a_space_has_genes_rules_size_and_extremes(capsys):
     space = spaces.load("pplcnet_tail")
     out = shown(capsys, "pplcnet_tail")
     assert f"networks  {space.size:,}  " in out
-    assert f"distinct placed blocks  {len(space.rows()):,}\n" in out
+    assert f"distinct placed blocks  {len(space.placed_blocks()):,}\n" in out
     assert f"({len(space.genes)} genes)" in out
     assert all(text in out for text in space.rule_texts)
     assert re.search(r"stem_width +8, 16, 24, 32, 40\n", out)

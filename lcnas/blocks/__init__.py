@@ -1,8 +1,9 @@
-"""The block vocabulary: what networks are made of, each block a frozen dataclass that lowers to layers.
+"""The block vocabulary of all networks; each block is a frozen dataclass that lowers to layers.
 
-A block of your own is one file: see ``docs/blocks.md``.
+To add a block, write one file: see ``docs/blocks.md``.
 """
 
+from lcnas import _renamed
 from lcnas.blocks._base import (
     FIELD_TYPES,
     Activation,
@@ -14,11 +15,11 @@ from lcnas.blocks._base import (
     OneOf,
     OptionalKernel,
     Ratio,
-    Row,
     Share,
     Sides,
     Stride,
     Whole,
+    WholeNumbers,
     Width,
     Widths,
     channels_of,
@@ -76,7 +77,6 @@ __all__ = [
     "OptionalKernel",
     "Pool",
     "Ratio",
-    "Row",
     "Share",
     "ShuffleV1Unit",
     "ShuffleV2Unit",
@@ -85,6 +85,7 @@ __all__ = [
     "Stride",
     "UniversalInvertedBottleneck",
     "Whole",
+    "WholeNumbers",
     "Width",
     "Widths",
     "chain",
@@ -105,3 +106,5 @@ __all__ = [
     "types",
     "with_shortcut",
 ]
+
+__getattr__ = _renamed.in_module(__name__, {"Row": "WholeNumbers"})

@@ -1,4 +1,4 @@
-"""What a block is, how its fields are checked, and the vocabulary that knows each block by name."""
+"""The base class of blocks, the checks of their fields, and the vocabulary of blocks by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lcnas.layers import ACTIVATIONS, Layer, Pair, Shape, format_shape
 
 LIMIT = (
     1 << 20
-)  # no width, kernel or stride is larger; keeps a typing error from becoming a huge network
+)  # of every width, kernel and stride, so that a typing error does not become a huge network
 
 
 def _whole(value: object, low: int, what: str) -> int:
@@ -36,7 +36,7 @@ class Whole:
 
 @dataclass(frozen=True)
 class OneOrPair:
-    """Check for a number, or a (vertical, horizontal) pair; a pair of equals becomes the number."""
+    """Check for a number or a (vertical, horizontal) pair; a pair of equal numbers becomes the number."""
 
     low: int = 1
 
@@ -52,8 +52,8 @@ class OneOrPair:
 
 
 @dataclass(frozen=True)
-class Row:
-    """Check for a tuple of whole numbers, of any length or of a given one (or none at all)."""
+class WholeNumbers:
+    """Check for a tuple of whole numbers, of any length, or empty or of ``length``."""
 
     low: int = 0
     length: int | None = None
@@ -106,9 +106,11 @@ Count = Annotated[int, Whole(0)]  # a number of something, or 0 for none
 Stride = Annotated[int | Pair, OneOrPair(1)]
 Kernel = Annotated[int | Pair, OneOrPair(1)]
 OptionalKernel = Annotated[int | Pair, OneOrPair(0)]  # 0: no convolution
-Kernels = Annotated[tuple[int, ...], Row(0)]  # one a branch; 0: batch norm alone
-Widths = Annotated[tuple[int, ...], Row(1)]
-Sides = Annotated[tuple[int, ...], Row(0, length=4)]  # (top, bottom, left, right), or () for k // 2
+Kernels = Annotated[tuple[int, ...], WholeNumbers(0)]  # one per branch; 0: batch norm alone
+Widths = Annotated[tuple[int, ...], WholeNumbers(1)]
+Sides = Annotated[
+    tuple[int, ...], WholeNumbers(0, length=4)
+]  # (top, bottom, left, right), or () for k // 2
 Activation = Annotated[str, OneOf(ACTIVATIONS)]
 Ratio = Annotated[float, Between(1 / 1024, 1024)]
 Share = Annotated[float, Between(0.0, 0.99)]
@@ -127,9 +129,9 @@ def field_checks(cls: type[Block]) -> dict[str, Check]:
     checks: dict[str, Check] = {}
     for field in dataclasses.fields(cls):
         hint = hints[field.name]
-        given = [m for m in getattr(hint, "__metadata__", ()) if callable(m)]
-        if given:
-            checks[field.name] = given[0]
+        annotated = [m for m in getattr(hint, "__metadata__", ()) if callable(m)]
+        if annotated:
+            checks[field.name] = annotated[0]
         elif hint is bool:
             checks[field.name] = _flag
         else:
@@ -158,18 +160,18 @@ FIELD_TYPES = (
 
 @dataclass(frozen=True)
 class Block:
-    """A step of a network, described by a few numbers; :meth:`lower` says what it computes.
+    """Base of all blocks: a few settings, from which :meth:`lower` builds the layers.
 
-    Subclasses are frozen dataclasses whose fields carry one of the annotations of this module, and are
-    entered into the vocabulary by :func:`register`. The input's channels are not a field: they come from
-    the chain.
+    Subclasses are frozen dataclasses. Annotate their fields with the types of this module, and add them to
+    the vocabulary with :func:`register`. The input's channels are not a field: they follow from
+    the block before.
     """
 
     type: ClassVar[str] = ""  # the name in JSON and TOML, set by register()
 
     def __post_init__(self) -> None:
         cls = type_of(self)
-        if not vars(cls).get("type"):  # an inherited name would pass one block off as another
+        if not vars(cls).get("type"):  # an inherited name is another block's
             raise BlockError(
                 f"{cls.__name__} is not in the vocabulary: put @blocks.register(...) above the class"
             )
@@ -179,16 +181,16 @@ class Block:
         self.check()
 
     def check(self) -> None:
-        """Raise a BlockError where fields do not go together; forget fields that have no effect."""
+        """Raise a BlockError if fields contradict each other; reset fields that have no effect."""
 
     def _forget(self, *names: str) -> None:
-        """Reset fields that have no effect to their defaults, so that a block has one spelling only."""
+        """Reset fields that have no effect to their defaults, so that equal blocks have equal fields."""
         for field in dataclasses.fields(self):
             if field.name in names:
                 object.__setattr__(self, field.name, field.default)
 
     def lower(self, in_shape: Shape) -> Layer:
-        """Return what the block computes on an input of ``in_shape``, as primitive layers."""
+        """Return the block's primitive layers for an input of ``in_shape``."""
         raise NotImplementedError(f"{type_of(self).__name__} has no lower()")
 
     def __repr__(self) -> str:
@@ -196,12 +198,12 @@ class Block:
 
 
 def type_of(block: Block) -> type[Block]:
-    """Return the class of a block (``Block.type`` is its name)."""
+    """Return the class of a block (``Block.type`` is its name in files)."""
     return block.__class__
 
 
 def settings(block: Block) -> dict[str, Any]:
-    """Return the fields that differ from their defaults (and those that have none), in order."""
+    """Return the fields that differ from their defaults, and those without a default, in order."""
     out = {}
     for field in dataclasses.fields(block):
         value = getattr(block, field.name)
@@ -217,7 +219,7 @@ B = TypeVar("B", bound=type[Block])
 
 
 def register(name: str) -> Callable[[B], B]:
-    """Enter a block class into the vocabulary under ``name``, so that JSON and TOML know it.
+    """Return a decorator that adds a block class to the vocabulary, for JSON and TOML files.
 
     Example:
         >>> from dataclasses import dataclass
@@ -243,7 +245,7 @@ def register(name: str) -> Callable[[B], B]:
                 f"block type {name!r} is taken by {known.__module__}.{known.__qualname__}"
             )
         cls.type = name
-        field_checks(cls)  # a wrong annotation is told at once
+        field_checks(cls)  # so that a wrong annotation fails at once
         _vocabulary[name] = cls
         return cls
 
@@ -256,7 +258,7 @@ def types() -> tuple[str, ...]:
 
 
 def find(name: object) -> type[Block]:
-    """Return the block class of that name."""
+    """Return the block class of a name."""
     if not isinstance(name, str) or name not in _vocabulary:
         raise BlockError(not_among("block type", name, types()))
     return _vocabulary[name]
@@ -268,7 +270,7 @@ def field_names(cls: type[Block]) -> tuple[str, ...]:
 
 
 def create(cls: type[Block], fields: dict[str, Any]) -> Block:
-    """Return ``cls(**fields)``; unknown or missing fields are told by name."""
+    """Return ``cls(**fields)``; errors name unknown and missing fields."""
     names = field_names(cls)
     for key in fields:
         if key not in names:
@@ -284,7 +286,7 @@ def create(cls: type[Block], fields: dict[str, Any]) -> Block:
 
 
 def to_data(block: Block) -> dict[str, Any]:
-    """Return a block as plain data: its type and every field that is not at its default."""
+    """Return a block as a dict for JSON: its type and every field that is not at its default."""
     data: dict[str, Any] = {"type": block.type}
     for key, value in settings(block).items():
         data[key] = list(value) if isinstance(value, tuple) else value
@@ -292,7 +294,7 @@ def to_data(block: Block) -> dict[str, Any]:
 
 
 def from_data(data: object) -> Block:
-    """Return the block of plain data made by :func:`to_data`."""
+    """Return the block of a dict from :func:`to_data`."""
     if not isinstance(data, dict):
         raise BlockError(f"a block is a table of its type and fields, got {shorten(data)}")
     if "type" not in data:
@@ -304,7 +306,7 @@ def from_data(data: object) -> Block:
 
 
 def pair(value: int | Pair) -> Pair:
-    """Return (v, v) for a number, a pair as it is."""
+    """Return (v, v) for a number v, and a pair unchanged."""
     return value if isinstance(value, tuple) else (value, value)
 
 

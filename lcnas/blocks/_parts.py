@@ -1,4 +1,4 @@
-"""Pieces that several blocks lower to: convolutions by habit, squeeze-and-excite, shortcuts."""
+"""Layers that several blocks use: convolutions with the usual settings, branches, shortcuts."""
 
 from __future__ import annotations
 
@@ -39,30 +39,30 @@ def depthwise(
 
 
 def reparam(conv: Conv, branches: tuple[int, ...], in_channels: int) -> Layer:
-    """Return ``conv``, trained as parallel branches where ``branches`` names any.
+    """Return ``conv``, with parallel branches in training if ``branches`` names any.
 
-    A branch k > 0 is a k x k convolution with batch norm, 0 is batch norm alone: it exists only where
+    A branch k > 0 is a k x k convolution with batch norm. 0 is batch norm alone; it exists only where
     stride is 1 and the channels stay (as in RepVGG, arXiv 2101.03697), and is left out elsewhere.
     """
     if not branches:
         return conv
-    made: list[Conv | BatchNorm] = []
+    parallel: list[Conv | BatchNorm] = []
     for kernel in branches:
         if kernel == 0:
             if conv.stride == (1, 1) and conv.width == in_channels:
-                made.append(BatchNorm())
+                parallel.append(BatchNorm())
         else:
-            made.append(_branch(conv, kernel))
+            parallel.append(_branch(conv, kernel))
     if not any((kernel, kernel) == conv.kernel for kernel in branches):
         height, width = conv.kernel
         raise ShapeError(
             f"branches {list(branches)} leave out the {height}x{width} that they merge to"
         )
-    return Reparam(conv, tuple(made))
+    return Reparam(conv, tuple(parallel))
 
 
 def _branch(conv: Conv, kernel: int) -> Conv:
-    # The branch sees the same window centres: its padding is the merged one less half the difference.
+    # The window centres are the same, so the padding is the merged one less half the difference.
     insets = [(side - kernel) // 2 for side in conv.kernel]
     if any(side < kernel or (side - kernel) % 2 for side in conv.kernel):
         raise ShapeError(
@@ -77,7 +77,7 @@ def _branch(conv: Conv, kernel: int) -> Conv:
 
 
 def chain(*layers: Layer | None) -> Layer:
-    """Return the layers one behind the other, without the Nones."""
+    """Return the layers in sequence, without the Nones."""
     kept = tuple(layer for layer in layers if layer is not None)
     return kept[0] if len(kept) == 1 else Chain(kept)
 

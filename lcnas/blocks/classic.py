@@ -1,4 +1,4 @@
-"""Blocks of larger classics: ResNet's basic block, GoogLeNet's inception, PP-HGNetV2's three."""
+"""Blocks of larger classic networks: ResNet's basic block, GoogLeNet's inception, PP-HGNetV2's blocks."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class HGStem(Block):
 
     width: Width  # output channels
     middle: Width  # channels inside
-    affine: bool = True  # learnable affine behind each activation
+    affine: bool = True  # learnable affine after each activation
 
     def check(self) -> None:
         if self.middle < 2:
@@ -99,16 +99,16 @@ class HGStem(Block):
 
     def lower(self, in_shape: Shape) -> Layer:
         channels_of(self, in_shape)
-        # Kernel 2 at stride 1, "same": the padding lies behind.
-        behind = (0, 1, 0, 1)
-        narrow = Conv(self.middle // 2, (2, 2), padding=behind, act="relu", affine=self.affine)
-        wide = Conv(self.middle, (2, 2), padding=behind, act="relu", affine=self.affine)
+        # Kernel 2 at stride 1, "same": the padding is at the end of each side.
+        padding = (0, 1, 0, 1)
+        narrow = Conv(self.middle // 2, (2, 2), padding=padding, act="relu", affine=self.affine)
+        wide = Conv(self.middle, (2, 2), padding=padding, act="relu", affine=self.affine)
         return Chain(
             (
                 _conv(self.middle, 3, 2, affine=self.affine),
                 Concat(
                     (
-                        layers.Pool("max", (2, 2), (1, 1), behind, ceil=True),
+                        layers.Pool("max", (2, 2), (1, 1), padding, ceil=True),
                         Chain((narrow, wide)),
                     )
                 ),
@@ -123,9 +123,9 @@ class HGStem(Block):
 class HGBlock(Block):
     """PP-HGNetV2's block (PaddleClas, ``pp_hgnet_v2.py``).
 
-    All maps of a short chain of layers are joined, then follow two 1x1 convolutions. A light layer
-    is a 1x1 convolution without activation and a depthwise one; others are plain convolutions.
-    ``downsample`` puts a strided 3x3 depthwise convolution in front.
+    All maps of a short chain of layers are concatenated; two 1x1 convolutions follow. A light layer
+    is a 1x1 convolution without activation and a depthwise one; others are simple convolutions.
+    ``downsample`` adds a strided 3x3 depthwise convolution before them.
     """
 
     width: Width  # output channels

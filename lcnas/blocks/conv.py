@@ -1,4 +1,4 @@
-"""Plain convolutions, pooling and normalisation as blocks of their own."""
+"""Convolutions, pooling and normalisation as blocks."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _padding(sides: tuple[int, ...], kernel: layers.Pair) -> layers.Padding:
 @register("conv")
 @dataclass(frozen=True, repr=False)
 class ConvNormAct(Block):
-    """Convolution + batch norm (or bias) + activation; with ``branches`` a re-parameterised one.
+    """Convolution, batch norm (or bias) and activation; re-parameterised if it has ``branches``.
 
     Branches exist only in training (RepVGG, arXiv 2101.03697): 3 is a 3x3 convolution with batch norm, 0
     batch norm alone, which is left out where the shape changes.
@@ -45,10 +45,10 @@ class ConvNormAct(Block):
     kernel: Kernel = 3
     stride: Stride = 1
     act: Activation = "relu"
-    groups: Count = 1  # 0: one group a channel (depthwise)
+    groups: Count = 1  # 0: one group per channel (depthwise)
     norm: bool = True  # batch norm; without it the convolution has a bias
     padding: Sides = ()  # (top, bottom, left, right); (): k // 2 on each side
-    affine: bool = False  # learnable scale and shift behind the activation
+    affine: bool = False  # learnable scale and shift after the activation
     branches: Kernels = ()  # kernels of the parallel branches in training
 
     def check(self) -> None:
@@ -77,7 +77,7 @@ class ConvNormAct(Block):
 @register("conv_stem")
 @dataclass(frozen=True, repr=False)
 class ConvStem(Block):
-    """A stem of ``convs`` equal convolutions, each with batch norm, activation and the same stride."""
+    """A stem of ``convs`` equal convolutions, each with the same stride, batch norm and activation."""
 
     width: Width  # output channels of each
     convs: Width = 1  # number of convolutions
@@ -106,7 +106,7 @@ class Pool(Block):
     kernel: Kernel
     stride: Stride = 2
     mode: Annotated[str, OneOf(("max", "avg"))] = "max"
-    padding: Sides = ()  # (top, bottom, left, right); (): k // 2 before and (k - 1) // 2 behind
+    padding: Sides = ()  # (top, bottom, left, right); (): k // 2 before and (k - 1) // 2 after
     ceil: bool = False  # round the number of windows up
 
     def check(self) -> None:

@@ -21,7 +21,7 @@ from lcnas.errors import BlockError
 
 
 def _ghost(width: int, act: str) -> layers.Layer:
-    """Half of the channels by a 1x1 convolution, the other half by a cheap 3x3 depthwise one of it."""
+    """Return a 1x1 convolution to half of the width, concatenated with a 3x3 depthwise one of it."""
     half = width // 2
     cheap = depthwise(half, 3, act=act)
     return layers.Chain((pointwise(half, act), layers.Concat((layers.Identity(), cheap))))
@@ -35,7 +35,7 @@ def _check_even(block: Block, name: str, value: int) -> None:
 @register("ghost_module")
 @dataclass(frozen=True, repr=False)
 class GhostModule(Block):
-    """The ghost module (figure 1b) with ratio 2: half of the maps are made cheaply from the other half."""
+    """The ghost module (figure 1b), ratio 2: half of the maps are computed cheaply from the other half."""
 
     width: Width  # output channels, even
     act: Activation = "relu"

@@ -20,11 +20,11 @@ from lcnas.blocks._parts import chain
 @register("classifier")
 @dataclass(frozen=True, repr=False)
 class Classifier(Block):
-    """Global pooling, a 1x1 convolution of any width (or none), dropout, a linear layer to the classes.
+    """Global pooling, an optional 1x1 convolution, dropout, and a linear layer to the classes.
 
-    PP-LCNet's head (arXiv 2109.15099, section 3.4) with its 1,280 wide convolution, which has neither bias
-    nor norm there; MobileNetV3's has a bias, MobileNetV4's batch norm. The dropout belongs to the
-    convolution: without it there is none, as in PaddleClas (``pp_lcnet.py``); see "dense_head".
+    This is PP-LCNet's head (arXiv 2109.15099, section 3.4); its convolution has 1,280 channels and no bias
+    or norm. MobileNetV3's has a bias, MobileNetV4's batch norm. The dropout belongs to the
+    convolution: without the convolution there is no dropout, as in PaddleClas (``pp_lcnet.py``).
     """
 
     width: Count = 1280  # channels of the 1x1 convolution; 0: none
@@ -32,8 +32,8 @@ class Classifier(Block):
     bias: bool = False
     norm: bool = False
     dropout: Share = 0.2
-    affine: bool = False  # learnable affine behind the activation (PP-HGNetV2)
-    pool_after: bool = False  # the 1x1 convolution stands before the pooling
+    affine: bool = False  # learnable affine after the activation (PP-HGNetV2)
+    pool_after: bool = False  # pool after the 1x1 convolution, not before it
 
     def check(self) -> None:
         if not self.width:
@@ -59,14 +59,14 @@ class Classifier(Block):
 @register("dense_head")
 @dataclass(frozen=True, repr=False)
 class DenseHead(Block):
-    """[Global pooling], flatten, linear layers with activation and dropout, a linear layer to the classes.
+    """[Global pooling], flatten, linear layers with activation and dropout, linear layer to the classes.
 
     VGG's head (arXiv 1409.1556) with two layers of 4,096; GoogLeNet's and ResNet's with none.
     """
 
     widths: Widths = ()  # of the linear layers before the last
     act: Activation = "relu"
-    dropout: Share = 0.0  # behind each of them, or before the last layer where there are none
+    dropout: Share = 0.0  # after each of them, or before the last layer if there are none
     pool: bool = True  # mean over height and width first
 
     def check(self) -> None:

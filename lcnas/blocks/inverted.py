@@ -36,7 +36,7 @@ class InvertedResidual(Block):
     """1x1 to the expanded width, depthwise, [SE], 1x1 to the width without activation, [shortcut].
 
     MobileNetV2 (arXiv 1801.04381) with ReLU6, MobileNetV3 (arXiv 1905.02244) with SE and h-swish,
-    FBNet. The hidden width of SE is a quarter of the expanded one, rounded to a multiple of
+    FBNet. SE's hidden width is a quarter of the expanded width, rounded to a multiple of
     ``se_divisor``.
     """
 
@@ -45,9 +45,9 @@ class InvertedResidual(Block):
     stride: Stride = 1
     act: Activation = "relu6"
     expansion: Ratio = 6.0  # of the input's channels; at 1 there is no first 1x1 convolution
-    expanded: Count = 0  # expanded width itself, where the paper tables it; 0: from the expansion
+    expanded: Count = 0  # expanded width, where the paper lists it; 0: from the expansion
     divisor: Width = 1  # the expanded width is rounded to a multiple of it
-    always_expand: bool = False  # the first 1x1 convolution stands even where it widens nothing
+    always_expand: bool = False  # keep the first 1x1 convolution where it widens nothing
     se: bool = False
     se_divisor: Width = 8  # 1: a quarter, rounded half up
     gate: Gate = "hard_sigmoid"
@@ -58,11 +58,11 @@ class InvertedResidual(Block):
             self._forget("se_divisor", "gate")
         if self.expanded:
             self._forget("expansion", "divisor")
-        elif self.expansion >= 1.5:  # it widens every input, since rounding takes 10 % at most
+        elif self.expansion >= 1.5:  # widens every input, since rounding takes at most 10 %
             self._forget("always_expand")
 
     def hidden(self, channels: int) -> int:
-        """Return the expanded width for ``channels`` in."""
+        """Return the expanded width for ``channels`` input channels."""
         return self.expanded or make_divisible(channels * self.expansion, self.divisor)
 
     def lower(self, in_shape: layers.Shape) -> layers.Layer:
@@ -82,7 +82,7 @@ class InvertedResidual(Block):
 @register("mbconv")
 @dataclass(frozen=True, repr=False)
 class MBConv(Block):
-    """EfficientNet's block (arXiv 1905.11946): SiLU, and SE as a share of the *input*."""
+    """EfficientNet's block (arXiv 1905.11946): SiLU, and an SE width that is a share of the *input*."""
 
     width: Width  # output channels
     kernel: Kernel = 3
@@ -110,13 +110,13 @@ class MBConv(Block):
 class MixConv(Block):
     """MixNet's block (arXiv 1907.09595): an inverted residual with a depthwise mix of kernels.
 
-    The expanded channels are cut into one part a kernel; ``expand_groups`` and ``project_groups``
-    cut the pointwise convolutions likewise (the paper's grouped 1x1). SE's hidden width is a share
+    The expanded channels are split into one part per kernel; ``expand_groups`` and ``project_groups``
+    split the pointwise convolutions in the same way (the paper's grouped 1x1). SE's hidden width is a share
     of the input.
     """
 
     width: Width  # output channels
-    kernels: Widths = (3, 5)  # one a part
+    kernels: Widths = (3, 5)  # one per part
     stride: Stride = 1
     act: Activation = "silu"
     expansion: Ratio = 6.0  # of the input's channels; at 1 there is no first 1x1 convolution
@@ -151,7 +151,7 @@ class MixConv(Block):
 
 
 def even_parts(channels: int, parts: int) -> tuple[int, ...]:
-    """Cut ``channels`` into equal parts; the first takes what is left (as in MixNet's code)."""
+    """Split ``channels`` into equal parts; the first takes the remainder (as in MixNet's code)."""
     if parts > channels:
         raise ShapeError(f"{channels} channels cannot be cut into {parts} parts")
     share = channels // parts
@@ -159,7 +159,7 @@ def even_parts(channels: int, parts: int) -> tuple[int, ...]:
 
 
 def _grouped(channels: int, width: int, parts: int, act: str) -> layers.Layer:
-    """Return a pointwise convolution cut into ``parts`` independent ones."""
+    """Return a pointwise convolution, split into ``parts`` independent ones."""
     if parts == 1:
         return pointwise(width, act)
     outs = even_parts(width, parts)
@@ -173,8 +173,8 @@ class UniversalInvertedBottleneck(Block):
 
     [depthwise ``start_kernel``, no activation], 1x1 to the expanded width, [depthwise ``kernel``],
     [SE], 1x1 to the width without activation, [shortcut]. With both depthwise convolutions it is
-    the paper's ExtraDW, with the inner one an inverted bottleneck, with the outer one
-    ConvNext-like, with none an FFN. The stride lies in the inner convolution where there is one.
+    the paper's ExtraDW, with only the inner one an inverted bottleneck, with only the outer one
+    ConvNext-like, with neither an FFN. The inner convolution has the stride if it exists.
     """
 
     width: Width  # output channels
@@ -184,10 +184,10 @@ class UniversalInvertedBottleneck(Block):
     act: Activation = "relu"
     expansion: Ratio = 4.0  # of the input's channels
     divisor: Width = 8  # the expanded width is rounded to a multiple of it
-    se: bool = False  # behind the inner depthwise convolution; a quarter of the expanded width
+    se: bool = False  # after the inner depthwise convolution; a quarter of the expanded width
     shortcut: bool = False
     branches: Kernels = ()  # of the inner depthwise convolution in training
-    start_branches: Kernels = ()  # of the outer one
+    start_branches: Kernels = ()  # of the outer one in training
 
     def check(self) -> None:
         if self.branches and not self.kernel:

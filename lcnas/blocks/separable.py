@@ -1,4 +1,4 @@
-"""Blocks of one depthwise convolution and pointwise ones behind it: MobileNetV1, PP-LCNet V1, V2 and V4."""
+"""Blocks of a depthwise and one or two pointwise convolutions: MobileNetV1, PP-LCNet V1, V2 and V4."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lcnas.blocks._parts import chain, depthwise, pointwise, reparam, with_short
 @register("depthwise_separable")
 @dataclass(frozen=True, repr=False)
 class DepthwiseSeparable(Block):
-    """Depthwise convolution, [squeeze-and-excite], pointwise convolution; batch norm and act behind both.
+    """Depthwise convolution, [squeeze-and-excite], pointwise convolution; batch norm and act after both.
 
     With the defaults and ReLU it is MobileNetV1's block (arXiv 1704.04861), with h-swish and SE
     PP-LCNet's (arXiv 2109.15099, section 3): SE's hidden width is a quarter of the input's channels.
@@ -53,7 +53,7 @@ class DepthwiseSeparable(Block):
 @register("split_pointwise")
 @dataclass(frozen=True, repr=False)
 class SplitPointwise(Block):
-    """PP-LCNetV2's block: the pointwise convolution cut into a narrow and a wide one, after PaddleClas.
+    """PP-LCNetV2's block: the pointwise convolution is split into a narrow and a wide one.
 
     Depthwise (re-parameterised), [SE with a sigmoid gate], 1x1 to ``ratio`` of the width, 1x1 to the
     width, each with batch norm and ReLU. Source: PaddleClas, ``pp_lcnet_v2.py`` (RepDepthwiseSeparable).
@@ -91,7 +91,7 @@ class ExpandCompress(Block):
     """Depthwise, [SE], 1x1 to ``expansion`` times the channels, act, 1x1 to the width, [shortcut].
 
     PP-LCNetV4's block (PP-OCRv6, arXiv 2606.13108): there with expansion 2 and GELU, the depthwise
-    convolution re-parameterised. The only activation stands between the two pointwise convolutions.
+    convolution re-parameterised. The only activation is between the two pointwise convolutions.
     """
 
     width: Width  # output channels

@@ -24,7 +24,7 @@ from lcnas.errors import BlockError, ShapeError
 class ShuffleV1Unit(Block):
     """ShuffleNet V1 (arXiv 1707.01083, figure 2): grouped 1x1, shuffle, depthwise, grouped 1x1.
 
-    At stride 1 the input is added, at stride 2 its 3x3 average is concatenated; ReLU behind either. The
+    At stride 1 the input is added, at stride 2 its 3x3 average is concatenated; ReLU after both. The
     bottleneck is a quarter of the width. ``first_groups`` is 1 in the first unit of the paper's stage 2.
     """
 
@@ -41,8 +41,8 @@ class ShuffleV1Unit(Block):
     def lower(self, in_shape: layers.Shape) -> layers.Layer:
         channels = channels_of(self, in_shape)
         strided = pair(self.stride) != (1, 1)
-        made = self.width - channels if strided else self.width
-        if made < 1:
+        body_width = self.width - channels if strided else self.width
+        if body_width < 1:
             raise ShapeError(
                 f"{self.type}: width {self.width} leaves nothing beside {channels} channels"
             )
@@ -52,7 +52,7 @@ class ShuffleV1Unit(Block):
                 pointwise(hidden, "relu", self.first_groups),
                 layers.ChannelShuffle(self.groups),
                 depthwise(hidden, self.kernel, self.stride),
-                pointwise(made, groups=self.groups),
+                pointwise(body_width, groups=self.groups),
             )
         )
         if not strided:
@@ -66,7 +66,7 @@ class ShuffleV1Unit(Block):
 class ShuffleV2Unit(Block):
     """ShuffleNet V2 (arXiv 1807.11164, figure 3): half of the channels pass, half are computed; shuffle.
 
-    At stride 2 (or where the width changes) both halves are computed from the whole input.
+    At stride 2, or where the width changes, both halves are computed from the whole input.
     """
 
     width: Width  # output channels, even

@@ -1,4 +1,4 @@
-"""Dynamic programs over additive whole-number costs: exact counts, draws and best networks in a budget.
+"""Dynamic programs over additive integer costs: exact counts, samples and best networks of a budget.
 
 Example:
     >>> import numpy as np

@@ -1,4 +1,4 @@
-"""Budget: the networks of a space whose cost lies in a window."""
+"""Budget: the networks of a space with a cost in a window."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ from lcnas.spaces import Space
 
 Ints = NDArray[np.int64]
 
-_TRIES = 100  # random children tried before another way is taken
-_WITNESSES = 1024  # networks tried before a window is searched for one
+_TRIES = 100  # random children before the fallback
+_WITNESSES = 1024  # random networks tried before a search for one in the window
 
 
 def in_ticks(ticks: int) -> str:
-    """Return a cost in words."""
+    """Return a cost as text."""
     return f"{ticks:,} ticks"
 
 
 class Budget:
-    """The networks of a space that cost from ``min_cost`` to ``max_cost``, both included.
+    """The networks of a space with a cost from ``min_cost`` to ``max_cost``, inclusive.
 
-    All answers are exact: dynamic programs over the chains of the space, in the whole ticks of the terms.
-    Where ticks are so fine that nearly each network has a cost of its own (MACs of a large space), exact
-    tables can be too large; then :meth:`count` raises and :meth:`count_bounds` gives an interval, samples
-    are still exactly inside and uniform, and what cannot be answered exactly raises :class:`BudgetError`.
+    Results are exact: dynamic programs over the chains of the space, in the terms' integer ticks.
+    If ticks are so fine that nearly every network has a different cost (MACs of a large space), exact
+    tables can be too large. Then :meth:`count` raises and :meth:`count_bounds` returns an interval, samples
+    are still inside and uniform, and methods without an exact result raise :class:`BudgetError`.
 
-    Memory is bounded, whatever the space: tables at the borders of stages take about 128 MB at most and those
-    inside them 64 MB more, tables of one stage 256 MB while they are made; of chains that are listed there
-    are at most 2 million. Ticks of a microsecond take 10 to 90 MB (results/budgets-speed.json).
+    Memory is bounded for every space: tables at the borders of stages take at most about 128 MB and those
+    inside them 64 MB more, tables of one stage 256 MB while they are built; at most 2 million chains
+    are listed. Ticks of a microsecond take 10 to 90 MB (results/budgets-speed.json).
 
     Args:
         space: the networks.
-        terms: what they cost.
+        terms: their costs.
         max_cost: ticks, or ``math.inf``.
         min_cost: ticks, or ``-math.inf``.
-        show: how messages write a cost given in ticks.
+        show: function from ticks to text, for messages.
 
     Raises:
-        BudgetError: no network meets the budget; names the lowest and the highest cost that exist.
+        BudgetError: no network meets the budget; names the lowest and the highest cost in the space.
 
     Example:
         >>> from lcnas import budgets, spaces
@@ -80,7 +80,7 @@ class Budget:
         ends = (self.lowest, self.highest)
         self.min_cost = max(_whole_ticks("min_cost", min_cost, math.ceil, ends), self.lowest)
         self.max_cost = min(_whole_ticks("max_cost", max_cost, math.floor, ends), self.highest)
-        self._given = (min_cost, max_cost)
+        self._limits = (min_cost, max_cost)
         self._window = self._window_of(self.min_cost, self.max_cost)
         self._check()
 
@@ -95,12 +95,12 @@ class Budget:
         return self.terms.base + self._graph.unit * ticks
 
     def _window_of(self, low: int, high: int) -> Window:
-        """Return costs in units of the graph, without the base."""
+        """Return a window in units of the graph, without the base."""
         unit, base = self._graph.unit, self.terms.base
         return -(-(low - base) // unit), (high - base) // unit
 
     def _check(self) -> None:
-        """Refuse a budget that nothing meets."""
+        """Raise BudgetError if no network meets the budget."""
         low, high = self.min_cost, self.max_cost
         if low <= high:
             if self.lowest >= low or self.highest <= high or self._has_witness():
@@ -108,16 +108,16 @@ class Budget:
             if self.count_bounds()[1]:
                 return
         raise BudgetError(
-            f"budget: no network of {self.space.name} costs {self._wanted()}; "
+            f"budget: no network of {self.space.name} costs {self._window_text()}; "
             f"the lowest cost is {self.show(self.lowest)}, the highest {self.show(self.highest)}"
         )
 
-    def _wanted(self) -> str:
-        """Return the given window in words."""
-        low, high = (self.show(int(x)) if math.isfinite(x) else "any" for x in self._given)
-        if self._given[0] <= self.lowest:
+    def _window_text(self) -> str:
+        """Return the window as text, for messages."""
+        low, high = (self.show(int(x)) if math.isfinite(x) else "any" for x in self._limits)
+        if self._limits[0] <= self.lowest:
             return f"at most {high}"
-        return f"at least {low}" if self._given[1] >= self.highest else f"from {low} to {high}"
+        return f"at least {low}" if self._limits[1] >= self.highest else f"from {low} to {high}"
 
     def _has_witness(self) -> bool:
         codes = self.space.sample_codes(_WITNESSES, np.random.default_rng(0))
@@ -146,7 +146,7 @@ class Budget:
 
     @functools.cached_property
     def _sampler(self) -> Sampler | None:
-        """Exact tables, or None where ticks are too fine."""
+        """Exact tables, or None if ticks are too fine."""
         try:
             tables = Tables(self._graph, self._bounds, self._window)
         except TooFineError:
@@ -170,11 +170,11 @@ class Budget:
 
     @property
     def size(self) -> int:
-        """What :meth:`count` returns."""
+        """The value of :meth:`count`."""
         return self.count()
 
     def count_bounds(self) -> tuple[int, int]:
-        """Return a lower and an upper bound of the number of networks; equal where the count is exact."""
+        """Return a lower and an upper bound of the number of networks; equal if the count is exact."""
         if self._window == (self._bounds.least[0], self._bounds.most[0]):
             return self._bounds.paths[-1], self._bounds.paths[-1]
         return self._count_between(self._window)
@@ -191,21 +191,22 @@ class Budget:
         )
 
     def sample(self, rng: np.random.Generator) -> Arch:
-        """Return a network drawn uniformly over the distinct networks in the budget."""
+        """Return a network, sampled uniformly over the distinct networks of the budget."""
         return self.space.decode(self.sample_codes(1, rng))[0]
 
     def sample_codes(self, n: int, rng: np.random.Generator, bands: int = 1) -> Ints:
-        """Return canonical codes of n networks, drawn uniformly over the distinct networks in the budget.
+        """Return canonical codes of n networks, sampled uniformly over the distinct networks of the budget.
 
-        With at most 4.6e18 networks in the space draws are exactly uniform; with more, chances are
+        With at most 4.6e18 networks in the space, samples are exactly uniform; with more, probabilities are
         exact counts rounded to floats, off by about 1e-15.
 
         Args:
-            n: how many.
-            rng: the source of randomness.
-            bands: parts, equal on a log scale, of the costs between max(min, lowest) and
-                min(max, highest); each gives an equal share (up to one network), uniformly within. The
-                share of an empty one goes to the others, with an :class:`EmptyBandWarning`.
+            n: number of networks.
+            rng: source of randomness.
+            bands: number of equal parts, on a log scale, of the costs between max(min, lowest) and
+                min(max, highest). Each band has an equal share of the samples (up to one network),
+                uniform within it. The share of an empty band goes to the others, with an
+                :class:`EmptyBandWarning`.
 
         Returns:
             An integer array of shape (n, genes), in random order.
@@ -221,7 +222,7 @@ class Budget:
         return rng.permutation(self._draw(each, rng), axis=0)
 
     def _draw(self, shares: Sequence[tuple[Window, int]], rng: np.random.Generator) -> Ints:
-        """Return codes drawn from windows, so many from each, in this order."""
+        """Return codes of networks sampled from windows, in order; each window has its number."""
         if self._sampler is not None:
             return self._sampler.draw(shares, rng)
         return np.concatenate([self._draw_coarse(window, n, rng) for window, n in shares])
@@ -237,7 +238,7 @@ class Budget:
         return self._coarse.draw(window, n, rng, inside)
 
     def band_edges(self, bands: int) -> NDArray[np.float64]:
-        """Return the borders of bands, (bands + 1,) ticks; a cost on a border belongs to the band above."""
+        """Return the edges of bands, (bands + 1,) ticks; a cost on an edge belongs to the band above."""
         if self.min_cost <= 0:
             raise BudgetError(
                 f"budget: bands are equal parts of log cost, but costs begin at {self.show(self.min_cost)}"
@@ -245,16 +246,16 @@ class Budget:
         return np.geomspace(self.min_cost, self.max_cost, bands + 1)
 
     def _bands(self, bands: int) -> list[Window]:
-        """Return the windows of the bands that hold a network."""
+        """Return the windows of the bands that are not empty."""
         edges = [math.ceil(x) for x in self.band_edges(bands)]
         edges[0], edges[-1] = self.min_cost, self.max_cost + 1
-        found: list[Window] = []
+        windows: list[Window] = []
         empty: list[int] = []
         for i in range(bands):
             window = self._window_of(edges[i], edges[i + 1] - 1)
-            some = window[0] <= window[1] and self._count_between(window)[1] > 0
-            if some:
-                found.append(window)
+            holds_networks = window[0] <= window[1] and self._count_between(window)[1] > 0
+            if holds_networks:
+                windows.append(window)
             else:
                 empty.append(i)
         if empty:
@@ -264,22 +265,22 @@ class Budget:
                 EmptyBandWarning,
                 stacklevel=3,
             )
-        return found
+        return windows
 
     # -- extremes ----------------------------------------------------------------------------------
 
     def fastest(self) -> Arch:
-        """Return the network of the lowest cost in the budget; of several the one with the lowest codes."""
+        """Return the network with the lowest cost in the budget; ties go to the lowest codes."""
         return self._extreme(0)
 
     def slowest(self) -> Arch:
-        """Return the network of the highest cost in the budget; of several the one with the lowest codes."""
+        """Return the network with the highest cost in the budget; ties go to the lowest codes."""
         return self._extreme(1)
 
     def _extreme(self, end: int) -> Arch:
-        whole = (self._bounds.least[0], self._bounds.most[0])[end]
-        if self._window[0] <= whole <= self._window[1]:
-            codes = self._search((whole, whole), np.zeros(len(self._graph.to), dtype=np.int64))
+        extreme = (self._bounds.least[0], self._bounds.most[0])[end]
+        if self._window[0] <= extreme <= self._window[1]:
+            codes = self._search((extreme, extreme), np.zeros(len(self._graph.to), dtype=np.int64))
         elif self._sampler is None:
             raise self._too_fine(("fastest()", "slowest()")[end])
         else:
@@ -301,20 +302,20 @@ class Budget:
         canonical codes.
 
         Args:
-            scores: for each of ``space.genes`` the score of each choice. Genes of absent blocks add 0.
+            scores: one array per gene, the score of each choice. Genes of absent blocks add 0.
 
         Raises:
-            BudgetError: arrays of wrong shapes, or values that are not finite.
+            BudgetError: arrays of wrong shapes, values that are not finite, or ticks that are too fine.
         """
         flat = whole_scores(self.space.genes, scores)
         return self.space.decode(self._best(self._edge_scores.of(flat)))[0]
 
     def _best(self, scores: Ints) -> Ints:
-        """Return the codes (genes,) of the best network in the budget by scores of edges."""
+        """Return the codes (genes,) of the best network in the budget, by scores of edges."""
         low, high = self._window
         ways = [(self._bounds.least[0], high), (low, self._bounds.most[0])]
-        # The best under one end of the window is the best of the window, where it lies in it; tables that
-        # serve one end alone are much smaller.
+        # The best network under one limit of the window is the best of the window if it is inside; tables
+        # with one limit are much smaller.
         ways.insert(0 if high - low < DENSE else 2, self._window)
         for window in ways:
             try:
@@ -326,27 +327,27 @@ class Budget:
         raise self._too_fine("best()")
 
     def _search(self, window: Window, scores: Ints) -> Ints | None:
-        """Return the codes of the best network of a window, None where it holds none."""
+        """Return the codes of the best network in a window, or None if it is empty."""
         tables = Tables(self._graph, self._bounds, window, scores)
         return best_codes(tables, (tables.low, tables.high), len(self.space.genes))
 
     # -- changing ----------------------------------------------------------------------------------
 
     def neighbors(self, arch: Arch) -> list[Arch]:
-        """Return the neighbours of a network of the space that meet the budget."""
+        """Return the neighbours of a network that meet the budget."""
         codes = self.space.neighbor_codes(arch)
         return self.space.decode(codes[self.inside(codes)])
 
     def mutate(self, arch: Arch, rng: np.random.Generator) -> Arch:
-        """Return a random neighbour that meets the budget, drawn as by ``space.mutate``.
+        """Return a random neighbour that meets the budget, with the distribution of ``space.mutate``.
 
         Raises:
             BudgetError: no neighbour meets the budget.
         """
         for _ in range(_TRIES):
-            made = self.space.mutate(arch, rng)
-            if made in self:
-                return made
+            mutant = self.space.mutate(arch, rng)
+            if mutant in self:
+                return mutant
         others = self.neighbors(arch)
         if not others:
             raise BudgetError(
@@ -355,21 +356,21 @@ class Budget:
         return others[int(rng.integers(len(others)))]
 
     def crossover(self, a: Arch, b: Arch, rng: np.random.Generator) -> Arch:
-        """Return a network in the budget each of whose genes comes from one of two parents.
+        """Return a network in the budget with each gene from one of two parents.
 
-        Where chance gives none such, a child is mended by :meth:`repair`.
+        If no random child meets the budget, one is changed by :meth:`repair`.
         """
         for _ in range(_TRIES):
-            made = self.space.crossover(a, b, rng)
-            if made in self:
-                return made
-        return self.space.decode(self.repair(self.space.encode(made)))[0]
+            child = self.space.crossover(a, b, rng)
+            if child in self:
+                return child
+        return self.space.decode(self.repair(self.space.encode(child)))[0]
 
     def repair(self, codes: ArrayLike) -> Ints:
-        """Return for each row of codes the network in the budget with the fewest changes.
+        """Return, for each row of codes, the network in the budget with the fewest changes.
 
-        Changes are counted between canonical codes, at genes present in the result; ties go to the
-        lowest codes. Rows that meet the budget stay as they are.
+        Changes are counted between canonical codes, at genes of the result's blocks; ties go to the
+        lowest codes. Rows that meet the budget are unchanged.
 
         Args:
             codes: integers of shape (n, genes) or (genes,), canonical or not.
@@ -379,22 +380,22 @@ class Budget:
         """
         out = self.space.checked(codes).copy()
         rows = np.flatnonzero(~self.inside(out))
-        for row, mine in zip(rows, self.space.canonical(out[rows]), strict=True):
-            flat = self._edge_scores.unchanged(mine, self.space.genes)
+        for row, canonical in zip(rows, self.space.canonical(out[rows]), strict=True):
+            flat = self._edge_scores.unchanged(canonical, self.space.genes)
             out[row] = self._best(self._edge_scores.of(flat))
         return out
 
 
-def _whole_ticks(what: str, given: float, to: Callable[[float], int], ends: tuple[int, int]) -> int:
-    """Return a cost as whole ticks; an infinite one as the first that is beyond all that exist."""
-    number = isinstance(given, int | float | np.integer | np.floating)
-    if not number or isinstance(given, bool) or math.isnan(given):
-        raise BudgetError(f"budget: {what}: {shorten(given)} is not a number of ticks")
-    if math.isinf(given):
-        return ends[1] + 1 if given > 0 else ends[0] - 1
-    return int(to(given))
+def _whole_ticks(name: str, value: float, to: Callable[[float], int], ends: tuple[int, int]) -> int:
+    """Return a cost as whole ticks; an infinite one becomes the first beyond all costs of the space."""
+    number = isinstance(value, int | float | np.integer | np.floating)
+    if not number or isinstance(value, bool) or math.isnan(value):
+        raise BudgetError(f"budget: {name}: {shorten(value)} is not a number of ticks")
+    if math.isinf(value):
+        return ends[1] + 1 if value > 0 else ends[0] - 1
+    return int(to(value))
 
 
-def _check_number(what: str, given: int, least: int) -> None:
-    if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < least:
-        raise BudgetError(f"{what}: {shorten(given)} is not a whole number of at least {least}")
+def _check_number(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise BudgetError(f"{name}: {shorten(value)} is not a whole number of at least {least}")

@@ -1,9 +1,9 @@
-"""Budgets in ticks too fine for exact tables: coarse tables, and exact checks of what they give.
+"""Budgets in ticks too fine for exact tables: coarse tables, and exact checks of their samples.
 
-Each edge's ticks are divided by a quantum and rounded down, so a network of L coarse ticks has at least
-L * quantum ticks, and at most as many more as remainders can add up to on any chain. Coarse windows that
-surely hold, or surely lie in, the budget follow from that: one gives candidates to draw and to check, and
-both together bound the count.
+The ticks of each edge are divided by a quantum and rounded down, so a network of L coarse ticks has at least
+L * quantum ticks, and at most the largest sum of remainders of a chain more. This gives coarse windows that
+surely contain the budget, or surely lie in it: the first has candidates to sample and check, and
+both bound the count.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Ints = NDArray[np.int64]
 
 SPAN = 1 << 16  # coarse ticks in the budget
 AT_ONCE = 1 << 14  # candidates drawn at a time
-TRIES = 1 << 20  # candidates drawn in vain before it gives up
+TRIES = 1 << 20  # candidates outside the budget, one after another, before sampling fails
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Coarse:
 
     sampler: Sampler
     quantum: int  # ticks of a coarse tick
-    rest: int  # the most that remainders add up to, ticks
+    rest: int  # largest sum of remainders of a chain, ticks
 
     @classmethod
     def of(cls, graph: Graph, bounds: Bounds, window: Window, genes: int) -> Coarse:
-        """Return coarse tables with the finest quantum that is feasible, about 2**16 ticks or fewer."""
+        """Return coarse tables with the finest feasible quantum: about 2**16 coarse ticks or fewer."""
         span = min(window[1], bounds.most[0]) - max(window[0], bounds.least[0]) + 1
         quantum = max(2, -(-span // SPAN))
         while quantum <= 8 * span:
@@ -63,31 +63,31 @@ class Coarse:
         rng: np.random.Generator,
         inside: Callable[[Ints], NDArray[np.bool_]],
     ) -> Ints:
-        """Return codes (n, genes) drawn uniformly from the networks in a window.
+        """Return codes (n, genes) of networks sampled uniformly from a window.
 
         Args:
             window: lowest and highest total, ticks.
-            n: how many.
-            rng: the source of randomness.
-            inside: says which rows of codes truly lie in the window.
+            n: number of networks.
+            rng: source of randomness.
+            inside: returns which rows of codes are exactly inside the window.
         """
         outer = _outer(window, self.quantum, self.rest)
-        found = [np.zeros((0, self.sampler.genes), dtype=np.int64)]
-        missing, vain = n, 0
+        chunks = [np.zeros((0, self.sampler.genes), dtype=np.int64)]
+        missing, in_vain = n, 0
         while missing > 0:
             codes = self.sampler.draw([(outer, min(AT_ONCE, 64 + 2 * missing))], rng)
             kept = codes[inside(codes)][:missing]
-            vain = 0 if len(kept) else vain + len(codes)
-            if vain > TRIES:
+            in_vain = 0 if len(kept) else in_vain + len(codes)
+            if in_vain > TRIES:
                 raise BudgetError(
-                    f"of {vain:,} networks that cost about as much as allowed none meets the budget; "
+                    f"of {in_vain:,} networks that cost about as much as allowed none meets the budget; "
                     "widen it"
                 )
-            found.append(kept)
+            chunks.append(kept)
             missing -= len(kept)
-        return np.concatenate(found)
+        return np.concatenate(chunks)
 
 
 def _outer(window: Window, quantum: int, rest: int) -> Window:
-    """Return the coarse window that surely holds every network of a window."""
+    """Return the coarse window that surely contains every network of a window."""
     return -(-(window[0] - rest) // quantum), window[1] // quantum

@@ -1,8 +1,8 @@
-"""Costs of many networks at once: a few table look-ups each, instead of one a block.
+"""Costs of many networks at once: a few table look-ups per network, instead of one per block.
 
-The genes of an element, or of a part of one whose table would grow too large, make one number. A table
-holds, for each state at the part's entrance and each number, the ticks of all its blocks and pairs, and
-another one the state at its exit. States are whatever later blocks depend on: the shape at the border,
+The genes of an element (or of a part of it, if its table would grow too large) form one number. A table
+holds, for each state before the part and each number, the ticks of all its blocks and pairs;
+another one holds the state after it. A state is all that later blocks depend on: the shape at the border,
 the network-wide assignment, the kind of the last block and, inside an element, its depth and signature.
 """
 
@@ -15,36 +15,38 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lcnas.spaces.layout import Digit, ElementTable, Rows
+from lcnas.spaces.layout import Digit, ElementTable, PlacedBlocks
 
 Ints = NDArray[np.int64]
-LIMIT = 1 << 16  # entries of a table, as long as a part has more than one block
-CHUNK = 1 << 14  # networks at a time: what stays in the cache
+LIMIT = 1 << 16  # entries of the table of a part with more than one block
+CHUNK = 1 << 14  # networks at a time, so that arrays stay in the cache
 
 
 @dataclass(frozen=True)
-class Part:
+class PartTables:
     """The tables of some consecutive blocks of an element."""
 
-    size: int  # numbers that its genes can make
+    size: int  # count of numbers that its genes can form
     ticks: Ints  # (states * size,) sum over its blocks and the pairs that end in it
-    after: NDArray[np.intp]  # (states * size,) state behind it
+    after: NDArray[np.intp]  # (states * size,) state after it
 
 
 @dataclass(frozen=True)
 class CostTables:
-    """All tables of a space under given terms."""
+    """All tables of a space under one set of terms."""
 
-    weights: NDArray[np.float64]  # (genes, 1 + parts): what a code adds to a part's number
-    parts: tuple[Part, ...]
+    weights: NDArray[np.float64]  # (genes, 1 + parts): factors of the codes in a part's number
+    parts: tuple[PartTables, ...]
 
     @classmethod
-    def of(cls, layout: Rows, genes: int, rows: Ints, kinds: Ints, pairs: Ints) -> CostTables:
+    def of(
+        cls, layout: PlacedBlocks, genes: int, entries: Ints, kinds: Ints, pairs: Ints
+    ) -> CostTables:
         """Build the tables for ticks of rows, kinds of rows and ticks of pairs of kinds."""
         structure = layout.structure
         digits = [[structure.resolution_digit, *structure.network_digits]]
         state = _first_states(layout)
-        builder = _Builder(layout, rows, kinds, pairs)
+        builder = _Builder(layout, entries, kinds, pairs)
         parts = []
         for table in layout.tables:
             for slots in _cuts(table, len(state["g"])):
@@ -54,7 +56,7 @@ class CostTables:
         return cls(np.stack([_weights(d, genes) for d in digits], axis=1), tuple(parts))
 
     def cost(self, codes: Ints) -> Ints:
-        """Return the sums of ticks, (n,), of codes that are known to be right."""
+        """Return the sums of ticks, (n,), of checked codes."""
         out = np.empty(len(codes), dtype=np.int64)
         for at in range(0, len(codes), CHUNK):
             chunk = codes[at : at + CHUNK].astype(np.float64)
@@ -85,13 +87,13 @@ def _digits_of(table: ElementTable, slots: range) -> list[Digit]:
 
 
 def _cuts(table: ElementTable, states: int) -> Iterator[range]:
-    """Yield ranges of slots whose tables stay small."""
+    """Yield ranges of slots with small tables."""
     start, size = 0, states * len(table.depths) * len(table.signatures)
     for j in range(table.slots):
         combos = len(table.slot_values[j])
         if j > start and size * combos > LIMIT:
             yield range(start, j)
-            # Behind the first block the border is a function of what the state holds anyway.
+            # After the first block the border is a function of the rest of the state.
             start, size = j, len(table.depths) * len(table.signatures) * states
         size *= combos
     yield range(start, table.slots)
@@ -102,7 +104,7 @@ State = dict[
 ]  # g, border, and kind of the last block (-1: none); in an element also d and s
 
 
-def _first_states(layout: Rows) -> State:
+def _first_states(layout: PlacedBlocks) -> State:
     shapes = np.arange(len(layout.structure.resolutions))
     assignments = np.arange(len(layout.structure.assignments))
     return {
@@ -115,42 +117,44 @@ def _first_states(layout: Rows) -> State:
 class _Builder:
     """Fills the tables of parts."""
 
-    def __init__(self, layout: Rows, rows: Ints, kinds: Ints, pairs: Ints) -> None:
+    def __init__(self, layout: PlacedBlocks, entries: Ints, kinds: Ints, pairs: Ints) -> None:
         self.layout = layout
-        self.rows = rows
+        self.entries = entries
         self.kinds = kinds
         self.pairs = pairs
 
-    def part(self, table: ElementTable, slots: range, states: State) -> tuple[Part, State]:
-        """Return the tables of some slots behind the given states, and the states behind them."""
+    def part(self, table: ElementTable, slots: range, states: State) -> tuple[PartTables, State]:
+        """Return the tables of some slots after some states, and the states after the slots."""
         combos = [len(table.slot_values[j]) for j in slots]
         shared = [len(table.depths), len(table.signatures)] if slots.start == 0 else []
         sizes = [*shared, *combos]
         size, count = math.prod(sizes), len(states["g"])
         digits = np.unravel_index(np.tile(np.arange(size), count), sizes)
-        now = {key: np.repeat(values, size) for key, values in states.items()}
+        at_blocks = {key: np.repeat(values, size) for key, values in states.items()}
         if shared:
-            now["d"], now["s"] = digits[0], digits[1]
+            at_blocks["d"], at_blocks["s"] = digits[0], digits[1]
         ticks = np.zeros(size * count, dtype=np.int64)
         for j, c in zip(slots, digits[len(shared) :], strict=True):
-            ticks += self._slot(table, j, c, now)
+            ticks += self._slot(table, j, c, at_blocks)
         if slots.stop == table.slots:
-            del now["d"], now["s"]
-        behind, after = np.unique(np.stack(list(now.values())), axis=1, return_inverse=True)
-        made = dict(zip(now, behind, strict=True))
-        return Part(size, ticks, after.reshape(-1).astype(np.intp)), made
+            del at_blocks["d"], at_blocks["s"]
+        columns, after = np.unique(np.stack(list(at_blocks.values())), axis=1, return_inverse=True)
+        exits = dict(zip(at_blocks, columns, strict=True))
+        return PartTables(size, ticks, after.reshape(-1).astype(np.intp)), exits
 
-    def _slot(self, table: ElementTable, j: int, c: NDArray[np.intp], now: State) -> Ints:
-        """Return the ticks of slot j, 0 where it is absent; moves the states on."""
-        e, g, d = table.index, now["g"], now["d"]
-        s = table.representative[g, d, now["s"]]  # rows are known of canonical choices alone
-        c = table.combo_of[g, d, now["s"], j, c]
+    def _slot(self, table: ElementTable, j: int, c: NDArray[np.intp], states: State) -> Ints:
+        """Return the ticks of slot j, 0 where it is absent; updates the states."""
+        e, g, d = table.index, states["g"], states["d"]
+        s = table.representative[g, d, states["s"]]  # only canonical choices have numbers
+        c = table.combo_of[g, d, states["s"], j, c]
         if j == 0:
-            row = self.layout.first[e][now["border"], g, s, c]
-            now["border"] = self.layout.after[e][now["border"], g, s]
+            number = self.layout.first[e][states["border"], g, s, c]
+            states["border"] = self.layout.after[e][states["border"], g, s]
         else:
-            row = self.layout.rest[e][now["border"], g, s, j - 1, c]
-        there = np.array(table.depths)[d] > j
-        ticks = self.rows[row] + self.pairs[now["kind"], self.kinds[row, 1]] * (now["kind"] >= 0)
-        now["kind"] = np.where(there, self.kinds[row, 0], now["kind"])
-        return np.where(there, ticks, 0)
+            number = self.layout.rest[e][states["border"], g, s, j - 1, c]
+        present = np.array(table.depths)[d] > j
+        ticks = self.entries[number] + self.pairs[states["kind"], self.kinds[number, 1]] * (
+            states["kind"] >= 0
+        )
+        states["kind"] = np.where(present, self.kinds[number, 0], states["kind"])
+        return np.where(present, ticks, 0)

@@ -1,4 +1,4 @@
-"""Budgets over what networks count: MACs and params."""
+"""Budgets over MACs and params."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from lcnas.spaces import Space
 
 
 def macs(space: Space, max_macs: float, min_macs: float = 0, classes: int = 1000) -> Budget:
-    """Return the networks of at most ``max_macs`` multiply-accumulates, each at its own resolution.
+    """Return the budget of networks with at most ``max_macs`` multiply-accumulates, at their own resolutions.
 
     The count is exact for ``pplcnet``, ``pplcnet_tail`` and ``lcnet_next`` and for small spaces; in
-    ``pplcnet_free`` and ``mobilenetv3`` too many networks have a number of MACs of their own, so
-    ``count`` raises unless the budget is tight, and ``count_bounds`` gives an interval. Samples are exactly
-    inside and uniform in any case.
+    ``pplcnet_free`` and ``mobilenetv3`` there are too many different numbers of MACs, so
+    ``count`` raises unless the budget is tight, and ``count_bounds`` returns an interval. Samples are always
+    inside and uniform.
 
     Args:
         space: the networks.
-        max_macs: the most, or ``math.inf``.
-        min_macs: the fewest.
+        max_macs: maximum, or ``math.inf``.
+        min_macs: minimum.
         classes: outputs of the last layer.
 
     Raises:
@@ -33,7 +33,7 @@ def macs(space: Space, max_macs: float, min_macs: float = 0, classes: int = 1000
 
 
 def params(space: Space, max_params: float, min_params: float = 0, classes: int = 1000) -> Budget:
-    """Return the networks of at most ``max_params`` trained values; see :func:`macs`."""
+    """Return the budget of networks with at most ``max_params`` trained values; see :func:`macs`."""
     return _budget(space, max_params, min_params, classes, lambda c: c.params, "params")
 
 
@@ -45,6 +45,8 @@ def _budget(
     figure: Callable[[cost.Cost], int],
     unit: str,
 ) -> Budget:
-    rows = np.array([figure(cost.of(placed)) for placed in space.rows(classes)], dtype=np.int64)
-    terms = Terms(base=0, rows=rows, classes=classes)
+    entries = np.array(
+        [figure(cost.of(placed)) for placed in space.placed_blocks(classes)], np.int64
+    )
+    terms = Terms(base=0, entries=entries, classes=classes)
     return Budget(space, terms, most, least, show=lambda ticks: f"{ticks:,} {unit}")

@@ -1,15 +1,15 @@
-"""The chains of a space as paths of one graph, with the ticks and the codes of each edge.
+"""The chains of a space as paths of a graph, with the ticks and the codes of each edge.
 
-Nodes, in the order in which paths meet them:
+Nodes, in the order of a path:
 
-* the root, from which an edge leads to each (resolution, network-wide assignment);
-* borders: what comes before an element, as far as it matters (shape, order rules, kind of the last block);
-* gates: a border once the kind of the next block is known; the edge to it costs the pair (only where
+* the root, with an edge to each (resolution, network-wide assignment);
+* borders: the state before an element (shape, bounds of order rules, kind of the last block);
+* gates: a border and the kind of the next block; the edge to it costs the pair (only where
   pairs of several kinds exist);
-* insides: an element of chosen depth and signature behind its block j;
+* insides: an element of chosen depth and signature after its block j;
 * the end.
 
-Each distinct network is one path. Where gates are looked through, edges leave a node in the order of codes.
+Each distinct network is one path. Without gates, the edges of a node are in the order of codes.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lcnas.spaces.layout import Digit, ElementTable, Rows, follow, split_number
+from lcnas.spaces.layout import Digit, ElementTable, PlacedBlocks, follow, split_number
 
 Ints = NDArray[np.int64]
-Low = tuple[float, ...]  # what order rules forbid to fall below
+Low = tuple[float, ...]  # lower bounds of the order rules
 
 
 class Border(NamedTuple):
-    """What comes before an element."""
+    """The state before an element."""
 
     e: int
     g: int
@@ -39,18 +39,18 @@ class Border(NamedTuple):
 
 
 class Gate(NamedTuple):
-    """A border, and the kind of the block to come, as right neighbour."""
+    """A border, and the kind of the next block, as right neighbour."""
 
     border: Border
     kind: int
 
 
 class Inside(NamedTuple):
-    """An element of chosen depth (index d) and signature s behind its block j."""
+    """An element of chosen depth (index d) and signature s, after its block j."""
 
     e: int
     g: int
-    shape: int  # number of the shape behind the element
+    shape: int  # number of the shape after the element
     low: Low
     d: int
     s: int
@@ -73,18 +73,18 @@ class Edge(NamedTuple):
 
 @dataclass(frozen=True)
 class Graph:
-    """The graph in arrays; nodes are numbered in an order in which edges lead upwards, root 0."""
+    """The graph as arrays; nodes are numbered from 0, the root, so that edges lead to higher numbers."""
 
     start: Ints  # (nodes + 1,) the edges of node i are start[i] to start[i + 1] - 1
     element: (
         Ints  # (nodes,) element that a node's edges belong to; root -1, end: number of elements
     )
-    border: NDArray[np.bool_]  # (nodes,) whether it is the root, a border or the end
-    gate: NDArray[np.bool_]  # (nodes,) whether it is a gate
-    to: Ints  # (edges,) node
+    border: NDArray[np.bool_]  # (nodes,) is the root, a border or the end
+    gate: NDArray[np.bool_]  # (nodes,) is a gate
+    to: Ints  # (edges,) target node
     ticks: Ints  # (edges,) in units of ``unit``
-    genes: tuple[Genes, ...]  # (edges,) the codes that an edge sets
-    order: Ints  # (edges,) place among the edges of the same border, in the order of codes
+    genes: tuple[Genes, ...]  # (edges,) codes that the edge sets
+    order: Ints  # (edges,) position among the edges of the same border, in the order of codes
     unit: int  # greatest common divisor of all ticks
 
     @property
@@ -96,11 +96,11 @@ class Graph:
 
 
 class GraphBuilder:
-    """Follows the choices of a space from the root to the end."""
+    """Builds the graph from the choices of a space, from the root to the end."""
 
-    def __init__(self, layout: Rows, rows: Ints, kinds: Ints, pairs: Ints) -> None:
+    def __init__(self, layout: PlacedBlocks, entries: Ints, kinds: Ints, pairs: Ints) -> None:
         self.layout = layout
-        self.rows: list[int] = rows.tolist()
+        self.entries: list[int] = entries.tolist()
         self.left: list[int] = kinds[:, 0].tolist()
         self.right: list[int] = kinds[:, 1].tolist()
         self.pairs: list[list[int]] = pairs.tolist()
@@ -112,7 +112,7 @@ class GraphBuilder:
         edges: dict[Node, list[Edge]] = {ROOT: list(self._root())}
         orders: dict[Node, list[int]] = {}
         for e in range(len(self.layout.tables)):
-            layer = list(dict.fromkeys(x.to for made in edges.values() for x in made))
+            layer = list(dict.fromkeys(x.to for leaving in edges.values() for x in leaving))
             layer = [node for node in layer if isinstance(node, Border) and node.e == e]
             while layer:
                 for node in layer:
@@ -124,18 +124,20 @@ class GraphBuilder:
 
     def _pack(self, edges: dict[Node, list[Edge]], orders: dict[Node, list[int]]) -> Graph:
         number = {node: i for i, node in enumerate(edges)}
-        every = [edge for made in edges.values() for edge in made]
-        ticks = np.array([edge.ticks for edge in every], dtype=np.int64)
+        all_edges = [edge for leaving in edges.values() for edge in leaving]
+        ticks = np.array([edge.ticks for edge in all_edges], dtype=np.int64)
         unit = max(1, math.gcd(*ticks.tolist()))
-        places = [o for node, made in edges.items() for o in orders.get(node, range(len(made)))]
+        places = [
+            o for node, leaving in edges.items() for o in orders.get(node, range(len(leaving)))
+        ]
         return Graph(
             start=np.cumsum([0, *map(len, edges.values())]),
             element=np.array([self._element(node) for node in edges]),
             border=np.array([isinstance(node, str | Border) for node in edges]),
             gate=np.array([isinstance(node, Gate) for node in edges]),
-            to=np.array([number[edge.to] for edge in every]),
+            to=np.array([number[edge.to] for edge in all_edges]),
             ticks=ticks // unit,
-            genes=tuple(edge.genes for edge in every),
+            genes=tuple(edge.genes for edge in all_edges),
             order=np.array(places),
             unit=unit,
         )
@@ -159,17 +161,21 @@ class GraphBuilder:
                     yield Edge(Border(0, g, r, chain.start, -1), 0, genes)
 
     def _leave(self, node: Node) -> tuple[list[Edge], list[int]]:
-        """Return the edges of a node, and their places among the edges of the border."""
+        """Return the edges of a node, and their positions among the edges of the border."""
         match node:
             case Inside():
                 edges = list(self._next_blocks(node))
                 return edges, list(range(len(edges)))
             case Gate(border, kind):
-                found = [x for x in self._first_blocks(border) if x[1] == kind]
-                return [edge for _, _, edge in found], [place for place, _, _ in found]
+                first_blocks = [x for x in self._first_blocks(border) if x[1] == kind]
+                return [edge for _, _, edge in first_blocks], [
+                    place for place, _, _ in first_blocks
+                ]
             case Border() if not self.gated:
-                found = self._first_blocks(node)
-                return [edge for _, _, edge in found], [place for place, _, _ in found]
+                first_blocks = self._first_blocks(node)
+                return [edge for _, _, edge in first_blocks], [
+                    place for place, _, _ in first_blocks
+                ]
             case Border():
                 return self._gates(node)
         raise AssertionError(node)
@@ -182,18 +188,18 @@ class GraphBuilder:
         return edges, [0] * len(edges)
 
     def _first_blocks(self, border: Border) -> list[tuple[int, int, Edge]]:
-        """Return (place, kind as right neighbour, edge) of each way to begin an element."""
-        known = self.first.get(border)
-        if known is None:
-            known = [(i, *x) for i, x in enumerate(self._each_first_block(border))]
-            self.first[border] = known
-        return known
+        """Return (position, kind as right neighbour, edge) of each possible first block of an element."""
+        ways = self.first.get(border)
+        if ways is None:
+            ways = [(i, *x) for i, x in enumerate(self._each_first_block(border))]
+            self.first[border] = ways
+        return ways
 
     def _each_first_block(self, border: Border) -> Iterator[tuple[int, Edge]]:
         e, g, shape, low, _ = border
         table, chain = self.layout.tables[e], self.layout.chain(g)
-        behind: list[int] = self.layout.after[e][shape, g].tolist()
-        rows: list[list[int]] = self.layout.first[e][shape, g].tolist()
+        next_shapes: list[int] = self.layout.after[e][shape, g].tolist()
+        numbers: list[list[int]] = self.layout.first[e][shape, g].tolist()
         for (d, s, _), key in zip(chain.variants[e], chain.keys[e], strict=True):
             after = follow(low, key)
             if after is None or not self._goes_on(g, e + 1, after):
@@ -201,26 +207,30 @@ class GraphBuilder:
             genes = _codes([table.depth_digit], [d])
             genes += _codes(table.sig_digits, table.signatures[s].digits)
             for c in table.distinct(g, s, 0):
-                row = rows[s][c]
-                node = self._behind(table, Inside(e, g, behind[s], after, d, s, 1, self.left[row]))
-                edge = Edge(node, self.rows[row], genes + _combo(table, 0, c))
-                yield self.right[row], edge
+                number = numbers[s][c]
+                node = self._next_node(
+                    table, Inside(e, g, next_shapes[s], after, d, s, 1, self.left[number])
+                )
+                edge = Edge(node, self.entries[number], genes + _combo(table, 0, c))
+                yield self.right[number], edge
 
     def _goes_on(self, g: int, e: int, low: Low) -> bool:
-        """Return whether the order rules leave a chain behind."""
+        """Return whether the order rules allow some chain from element e on."""
         chain = self.layout.chain(g)
         return e == len(self.layout.tables) or any(chain.weights(e, low))
 
     def _next_blocks(self, node: Inside) -> Iterator[Edge]:
         table = self.layout.tables[node.e]
-        rows: list[int] = self.layout.rest[node.e][node.shape, node.g, node.s, node.j - 1].tolist()
+        numbers: list[int] = self.layout.rest[node.e][
+            node.shape, node.g, node.s, node.j - 1
+        ].tolist()
         for c in table.distinct(node.g, node.s, node.j):
-            row = rows[c]
-            ticks = self.rows[row] + self.pairs[node.kind][self.right[row]]
-            behind = self._behind(table, node._replace(j=node.j + 1, kind=self.left[row]))
-            yield Edge(behind, ticks, _combo(table, node.j, c))
+            number = numbers[c]
+            ticks = self.entries[number] + self.pairs[node.kind][self.right[number]]
+            next_node = self._next_node(table, node._replace(j=node.j + 1, kind=self.left[number]))
+            yield Edge(next_node, ticks, _combo(table, node.j, c))
 
-    def _behind(self, table: ElementTable, node: Inside) -> Node:
+    def _next_node(self, table: ElementTable, node: Inside) -> Node:
         if node.j < table.depths[node.d]:
             return node
         if node.e + 1 == len(self.layout.tables):

@@ -1,9 +1,9 @@
-"""The passes over a graph: bounds of all totals, then tables from the end to the root.
+"""Passes over a graph: bounds of all totals, then tables from the end to the root.
 
-Tables are kept at borders; those inside an element are kept while they are few, else made anew from the
-borders behind it when somebody walks through. A pass stops at the border where the next element's tables
-would grow too large (ticks so fine that nearly every network has a total of its own), and the chains
-before that border are listed one by one instead: :class:`Fronts`. Where those are too many as well, the
+Tables are kept at borders; those inside an element are kept if they are small, otherwise rebuilt from the
+borders after it when a walk passes through. A pass stops at the border where the next element's tables
+would grow too large (ticks so fine that nearly every network has a different total), and the chains
+before that border are listed one by one: :class:`Prefixes`. If those are too many as well, the
 ticks are too fine (:class:`TooFineError`).
 """
 
@@ -24,24 +24,24 @@ Ints = NDArray[np.int64]
 WORK = 1 << 30  # additions of a pass
 SORTING = 128  # additions that sorting an entry into a sparse table is worth
 BORDER_BYTES = 1 << 27  # tables at borders
-ELEMENT_BYTES = 1 << 28  # tables of one element while they are made
-INSIDE_BYTES = 1 << 26  # tables inside elements, beyond which they are made anew
-FRONTS = 1 << 21  # chains listed before the border where a pass stops
+ELEMENT_BYTES = 1 << 28  # tables of one element while they are built
+INSIDE_BYTES = 1 << 26  # kept tables inside elements; others are rebuilt
+MAX_PREFIXES = 1 << 21  # listed chains before the border where a pass stops
 
 
 class TooFineError(Exception):
-    """Ticks are so fine that no exact pass is feasible."""
+    """Ticks are too fine for an exact pass."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """The least and the greatest ticks before and behind each node, (nodes,) each."""
+    """The least and the greatest ticks before and after each node, (nodes,) each."""
 
     least_before: tuple[int, ...]
     most_before: tuple[int, ...]
     least: tuple[int, ...]
     most: tuple[int, ...]
-    paths: tuple[int, ...]  # number of paths that lead to each node
+    paths: tuple[int, ...]  # number of paths to each node
 
     @classmethod
     def of(cls, graph: Graph) -> Bounds:
@@ -55,8 +55,8 @@ class Bounds:
             assert here is not None
             for k in graph.edges(i):
                 j, a, b = to[k], here + ticks[k], high[i] + ticks[k]
-                known = low[j]
-                low[j], high[j] = (a, b) if known is None else (min(known, a), max(high[j], b))
+                old = low[j]
+                low[j], high[j] = (a, b) if old is None else (min(old, a), max(high[j], b))
                 paths[j] += paths[i]
         for i in range(n - 2, -1, -1):
             least[i] = min(least[to[k]] + ticks[k] for k in graph.edges(i))
@@ -66,14 +66,14 @@ class Bounds:
 
 
 @dataclass(frozen=True)
-class Front:
-    """The chains before a border, one by one, in no order."""
+class Prefixes:
+    """The chains before a border, one by one, in no particular order."""
 
     node: int
     ticks: Ints  # (n,)
     scores: Ints | None  # (n,)
-    steps: tuple[Steps, ...]  # of the nodes on the way
-    index: Ints  # (n,) where each chain is in the steps of its node
+    steps: tuple[Steps, ...]  # of the nodes before the border
+    index: Ints  # (n,) position of each chain in the steps of its node
 
 
 @dataclass(frozen=True)
@@ -87,13 +87,13 @@ class Steps:
 
 
 class Tables:
-    """The tables of all chains whose total lies in a window: counts, or the best scores.
+    """The tables of all chains with a total in a window: counts, or best scores.
 
     Args:
         graph: the chains.
         bounds: of the graph.
         window: lowest and highest total, ticks.
-        scores: None: count; else the score of each edge, (edges,).
+        scores: score of each edge, (edges,); None: count.
 
     Raises:
         TooFineError: the tables would grow too large.
@@ -106,7 +106,7 @@ class Tables:
         self.bounds = bounds
         self.low = max(window[0], bounds.least[0])
         self.high = min(window[1], bounds.most[0])
-        # Which end of the window binds scores, where only one does: -1 the upper end, 1 the lower, else 0.
+        # Limit of the window that matters for scores: -1: the upper, 1: the lower; 0: both, or counts.
         self.side = 0
         if scores is not None:
             self.side = -1 if self.low <= bounds.least[0] else int(self.high >= bounds.most[0])
@@ -114,17 +114,17 @@ class Tables:
         self.to: list[int] = graph.to.tolist()
         self.ticks: list[int] = graph.ticks.tolist()
         self.limbs = _table.limbs_for(bounds.paths[-1]) if scores is None else 1
-        self.known: dict[int, Table] = {}
+        self.by_node: dict[int, Table] = {}
         self.source = np.repeat(np.arange(graph.nodes), np.diff(graph.start)).tolist()
-        self.whole: set[int] = set()  # elements whose inside is kept
+        self.kept_elements: set[int] = set()  # elements whose inside tables are kept
         self.work = 0  # additions so far
         self.bytes = 0  # of the element's tables so far
         self._by_element: dict[int, list[int]] = {}
         for node, e in enumerate(graph.element.tolist()):
             self._by_element.setdefault(e, []).append(node)
-        self.known[graph.nodes - 1] = _table.point(self.limbs, 1 if scores is None else 0)
+        self.by_node[graph.nodes - 1] = _table.point(self.limbs, 1 if scores is None else 0)
         self.stop = self._fill()  # element whose borders the pass reached
-        self._check_fronts()
+        self._check_prefixes()
 
     # -- from the end to the root --
 
@@ -142,32 +142,32 @@ class Tables:
             kept += sum(table.nbytes for table in borders.values())
             if kept > BORDER_BYTES and e + 2 <= last:
                 return e + 1
-            spare -= self.bytes  # most nodes inside only share another table
-            self.known.update(inside if spare >= 0 else borders)
+            spare -= self.bytes  # most nodes inside share another node's table
+            self.by_node.update(inside if spare >= 0 else borders)
             if spare >= 0:
-                self.whole.add(e)
+                self.kept_elements.add(e)
         return -1
 
     def _element(self, e: int) -> dict[int, Table]:
-        """Return the tables of an element's nodes, made from those of the borders behind it."""
-        made: dict[int, Table] = {}
+        """Return the tables of an element's nodes, from those of the borders after it."""
+        tables: dict[int, Table] = {}
         self.bytes = 0
         for i in reversed(self._by_element[e]):
-            table = self._node(i, made)
+            table = self._node(i, tables)
             if table is not None:
-                made[i] = table
-        return made
+                tables[i] = table
+        return tables
 
-    def _node(self, i: int, made: dict[int, Table]) -> Table | None:
+    def _node(self, i: int, tables: dict[int, Table]) -> Table | None:
         low = self.low - self.bounds.most_before[i]
         high = self.high - self.bounds.least_before[i]
         parts = []
         for k in self.graph.edges(i):
             j = self.to[k]
-            behind = made.get(j) or self.known.get(j)
-            if behind is not None:
+            next_table = tables.get(j) or self.by_node.get(j)
+            if next_table is not None:
                 score = 0 if self.scores is None else self.scores[k]
-                part = behind.moved(self.ticks[k], score).clip(low, high)
+                part = next_table.moved(self.ticks[k], score).clip(low, high)
                 if part is not None:
                     parts.append(part)
         return self._merge(parts)
@@ -191,24 +191,24 @@ class Tables:
         return table
 
     def inside(self, e: int) -> Callable[[int], Table | None]:
-        """Return what gives the tables of an element's nodes and of the borders behind it."""
-        made: dict[int, Table] = {}
-        if e not in self.whole:
+        """Return a function from a node of an element, or a border after it, to its table."""
+        tables: dict[int, Table] = {}
+        if e not in self.kept_elements:
             self.work = 0
-            made = self._element(e)
-        return lambda i: made.get(i) or self.known.get(i)
+            tables = self._element(e)
+        return lambda i: tables.get(i) or self.by_node.get(i)
 
     # -- from the root to where the pass stopped --
 
-    def _check_fronts(self) -> None:
+    def _check_prefixes(self) -> None:
         borders = [i for i in self._by_element[self.stop] if self.graph.border[i]]
-        if sum(self.bounds.paths[i] for i in borders) > FRONTS:
+        if sum(self.bounds.paths[i] for i in borders) > MAX_PREFIXES:
             raise TooFineError
 
-    def fronts(self) -> list[Front]:
-        """Return the chains up to the border where the pass stopped; one without steps if at the root."""
+    def prefixes(self) -> list[Prefixes]:
+        """Return the chains before the border where the pass stopped; a single empty one at the root."""
         if self.stop == -1:
-            return [self._front(0, {0: self._root()})] if 0 in self.known else []
+            return [self._prefixes(0, {0: self._root()})] if 0 in self.by_node else []
         steps: dict[int, Steps] = {0: self._root()}
         ends = [i for i in self._by_element[self.stop] if self.graph.border[i]]
         coming: dict[int, list[int]] = {}
@@ -217,7 +217,7 @@ class Tables:
         for i in range(1, ends[-1] + 1):
             if i in coming:
                 steps[i] = self._step(coming[i], steps)
-        return [self._front(i, steps) for i in ends if i in self.known]
+        return [self._prefixes(i, steps) for i in ends if i in self.by_node]
 
     def _root(self) -> Steps:
         zero = np.zeros(1, dtype=np.int64)
@@ -238,36 +238,36 @@ class Tables:
             np.concatenate([np.arange(n, dtype=np.int32) for n in lengths]),
         )
 
-    def _front(self, node: int, steps: dict[int, Steps]) -> Front:
+    def _prefixes(self, node: int, steps: dict[int, Steps]) -> Prefixes:
         mine = steps[node]
-        every = tuple(steps.get(i, mine) for i in range(node + 1))
-        table = self.known[node]
+        steps_of_nodes = tuple(steps.get(i, mine) for i in range(node + 1))
+        table = self.by_node[node]
         index = np.flatnonzero(
             (mine.ticks + table.first <= self.high) & (mine.ticks + table.last >= self.low)
         )
         scores = None if mine.scores is None else mine.scores[index]
-        return Front(node, mine.ticks[index], scores, every, index)
+        return Prefixes(node, mine.ticks[index], scores, steps_of_nodes, index)
 
 
-def write_front(
-    graph: Graph, source: Sequence[int], front: Front, picked: Ints, codes: Ints, rows: Ints
+def write_prefixes(
+    graph: Graph, source: Sequence[int], prefixes: Prefixes, picked: Ints, codes: Ints, rows: Ints
 ) -> None:
     """Write the codes of chains before a border.
 
     Args:
         graph: the chains.
         source: the node of each edge.
-        front: chains up to a border.
-        picked: (n,) which of them.
-        codes: (m, genes), changed in place.
-        rows: (n,) the row of codes for each.
+        prefixes: chains up to a border.
+        picked: (n,) indices of chains.
+        codes: (m, genes), written in place.
+        rows: (n,) the row of codes for each chain.
     """
-    groups = [(front.node, rows, front.index[picked])]
+    groups = [(prefixes.node, rows, prefixes.index[picked])]
     while groups:
         node, rows, index = groups.pop()
         if node == 0 or not len(rows):
             continue
-        steps = front.steps[node]
+        steps = prefixes.steps[node]
         edges = steps.edge[index]
         for k in np.unique(edges).tolist():
             mine = np.flatnonzero(edges == k)

@@ -1,8 +1,8 @@
-"""What is known of the chains behind a node for each total of ticks: exact counts, or best scores.
+"""A table of the chains after a node, by their total of ticks: exact counts, or best scores.
 
-A table is dense (a value a tick) or sparse (sorted ticks with a value each), whichever is smaller.
-Counts are whole numbers of any size, in limbs: value = sum over l of limb[l] * 2**(BITS * l). Additions
-are lazy: a limb of 64 bits takes 2**23 of them before it has to be carried.
+A table is dense (one value per tick) or sparse (sorted ticks, each with a value), whichever is smaller.
+Counts are integers of any size, in limbs: value = sum over l of limb[l] * 2**(BITS * l). Carries
+are lazy: a limb of 64 bits takes 2**23 additions before it has to be carried.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-BITS = 40  # of a limb, where one does not suffice
-SINGLE = 1 << 62  # below, one limb holds it
-NONE = -(1 << 61)  # score of a total that no chain has
-REACHED = -(1 << 60)  # scores above are of chains that exist
-DENSE = 1 << 14  # ticks that a table may always span densely
+BITS = 40  # per limb, if there are several
+SINGLE = 1 << 62  # smaller counts have one limb
+NONE = -(1 << 61)  # score of a total without a chain
+REACHED = -(1 << 60)  # larger scores are of chains
+DENSE = 1 << 14  # ticks that a dense table may always span
 
 
 def limbs_for(largest: int) -> int:
@@ -31,12 +31,12 @@ def limbs_for(largest: int) -> int:
 
 @dataclass(frozen=True)
 class Table:
-    """Values of the totals that a node's chains can have."""
+    """Values by the possible totals of a node's chains."""
 
     low: int  # tick of place 0
     places: Ints | None  # (n,) sorted, tick = low + place; None: dense, place i is i
     values: Ints  # (limbs, n); scores have one limb
-    bias: int = 0  # to be added to scores
+    bias: int = 0  # added to all scores
 
     def __len__(self) -> int:
         return int(self.values.shape[1])
@@ -62,11 +62,11 @@ class Table:
         return self.low + self.places
 
     def moved(self, ticks: int, score: int = 0) -> Table:
-        """Return the table behind an edge; shares all arrays."""
+        """Return the table moved by an edge; all arrays are shared."""
         return Table(self.low + ticks, self.places, self.values, self.bias + score)
 
     def clip(self, low: int, high: int) -> Table | None:
-        """Return the part with ticks from low to high, or None where there is nothing."""
+        """Return the part with ticks from low to high, or None if it is empty."""
         if self.first >= low and self.last <= high:
             return self
         if self.places is None:
@@ -82,25 +82,25 @@ class Table:
     # -- look-ups --
 
     def find(self, ticks: Ints) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-        """Return for each tick its index (any where it is not there), and whether it is there."""
-        wanted = ticks - self.low
+        """Return the index of each tick (arbitrary if absent), and whether it is present."""
+        places = ticks - self.low
         if self.places is None:
-            there = (wanted >= 0) & (wanted < len(self))
-            return np.where(there, wanted, 0).astype(np.intp), there
-        index = np.minimum(np.searchsorted(self.places, wanted), len(self) - 1)
-        return index, self.places[index] == wanted
+            present = (places >= 0) & (places < len(self))
+            return np.where(present, places, 0).astype(np.intp), present
+        index = np.minimum(np.searchsorted(self.places, places), len(self) - 1)
+        return index, self.places[index] == places
 
     def counts_at(self, ticks: Ints) -> Ints | Floats:
-        """Return the counts at the given ticks, 0 where there is no chain; floats if of several limbs."""
-        index, there = self.find(ticks)
-        values = self.values[:, index] * there
+        """Return the counts at some ticks, 0 without a chain; floats if there are several limbs."""
+        index, present = self.find(ticks)
+        values = self.values[:, index] * present
         return values[0] if len(values) == 1 else to_float(values)
 
     def scores_at(self, ticks: Ints) -> Ints:
-        """Return the scores at the given ticks, NONE where there is no chain."""
-        index, there = self.find(ticks)
+        """Return the scores at some ticks, NONE without a chain."""
+        index, present = self.find(ticks)
         scores = self.values[0, index]
-        out: Ints = np.where(there & (scores > REACHED), scores + self.bias, NONE)
+        out: Ints = np.where(present & (scores > REACHED), scores + self.bias, NONE)
         return out
 
     @functools.cached_property
@@ -112,11 +112,11 @@ class Table:
         return out
 
     def index_of(self, ticks: Ints) -> NDArray[np.intp]:
-        """Return the number of entries with lower ticks, for each tick."""
-        wanted = ticks - self.low
+        """Return, for each tick, the number of values with lower ticks."""
+        places = ticks - self.low
         if self.places is None:
-            return np.clip(wanted, 0, len(self)).astype(np.intp)
-        return np.searchsorted(self.places, wanted)
+            return np.clip(places, 0, len(self)).astype(np.intp)
+        return np.searchsorted(self.places, places)
 
     def between(self, low: Ints, high: Ints) -> Ints:
         """Return the counts of chains from each low to each high, (limbs, n); limbs may be negative."""
@@ -126,14 +126,14 @@ class Table:
 
 
 def point(limbs: int, value: int) -> Table:
-    """Return the table of the end: one chain of no ticks."""
+    """Return the table of the end: one chain with no ticks."""
     values = np.zeros((limbs, 1), dtype=np.int64)
     values[0] = value
     return Table(0, None, values)
 
 
 def carry(limbs: Ints) -> None:
-    """Move what exceeds BITS to the next limb, in place."""
+    """Move bits beyond BITS to the next limb, in place."""
     for i in range(len(limbs) - 1):
         over = limbs[i] >> BITS
         limbs[i] -= over << BITS
@@ -156,13 +156,13 @@ def to_int(limbs: Ints) -> int:
 
 
 def range_max(values: Ints, start: NDArray[np.intp], stop: NDArray[np.intp]) -> Ints:
-    """Return the greatest of values[start:stop] for many ranges, NONE where a range is empty."""
+    """Return the maximum of values[start:stop] for many ranges, NONE for an empty range."""
     out = np.full(len(start), NONE, dtype=np.int64)
     length = stop - start
-    step, reach = 1, values  # reach[i] is the greatest of values[i : i + step]
+    step, reach = 1, values  # reach[i] is the maximum of values[i : i + step]
     while len(reach) and (length >= step).any():
-        mine = np.flatnonzero((length >= step) & (length < 2 * step))
-        out[mine] = np.maximum(reach[start[mine]], reach[stop[mine] - step])
+        ranges = np.flatnonzero((length >= step) & (length < 2 * step))
+        out[ranges] = np.maximum(reach[start[ranges]], reach[stop[ranges] - step])
         reach = np.maximum(reach[:-step], reach[step:]) if len(reach) > step else reach[:0]
         step *= 2
     return out
@@ -172,7 +172,7 @@ def range_max(values: Ints, start: NDArray[np.intp], stop: NDArray[np.intp]) -> 
 
 
 def spans(parts: Sequence[Table]) -> tuple[int, int, bool]:
-    """Return lowest tick, number of ticks, and whether the merged table is dense."""
+    """Return the lowest tick, the number of ticks, and whether the merged table is dense."""
     low = min(part.first for part in parts)
     span = max(part.last for part in parts) - low + 1
     return low, span, span <= max(DENSE, 2 * sum(len(part) for part in parts))
@@ -186,9 +186,9 @@ def merge_counts(parts: Sequence[Table]) -> Table:
     if not dense:
         ticks, order, starts = _sorted(parts, low)
         values = np.concatenate([part.values for part in parts], axis=1)[:, order]
-        made = Table(low, ticks, np.add.reduceat(values, starts, axis=1))
-        carry(made.values)
-        return made
+        merged = Table(low, ticks, np.add.reduceat(values, starts, axis=1))
+        carry(merged.values)
+        return merged
     out = np.zeros((parts[0].values.shape[0], span), dtype=np.int64)
     for part in parts:
         if part.places is None:
@@ -201,7 +201,7 @@ def merge_counts(parts: Sequence[Table]) -> Table:
 
 
 def merge_scores(parts: Sequence[Table]) -> Table:
-    """Return the greatest score for each tick."""
+    """Return the maximum score at each tick."""
     if len(parts) == 1:
         return parts[0]
     low, span, dense = spans(parts)
@@ -222,14 +222,14 @@ def merge_scores(parts: Sequence[Table]) -> Table:
 
 
 def best_within(parts: Sequence[Table], below: bool) -> Table:
-    """Return the tables' scores without the totals that another one equals or beats.
+    """Return the tables' scores without totals that are dominated by another one.
 
     Args:
         parts: tables of scores.
-        below: whether fewer ticks are better than more (else the other way round).
+        below: fewer ticks are better; otherwise more are better.
 
     Returns:
-        A sparse table whose scores rise strictly with the ticks that may be spent.
+        A sparse table; its scores increase strictly with the allowed ticks.
     """
     low = min(part.first for part in parts)
     ticks, order, starts = _sorted(parts, low)
@@ -243,7 +243,7 @@ def best_within(parts: Sequence[Table], below: bool) -> Table:
 
 
 def _sorted(parts: Sequence[Table], low: int) -> tuple[Ints, NDArray[np.intp], NDArray[np.intp]]:
-    """Return distinct places, the order of all entries, and where each place begins in it."""
+    """Return the distinct places, the order of all values, and the start of each place in it."""
     places = np.concatenate([part.ticks() for part in parts]) - low
     order = np.argsort(places, kind="stable")
     places = places[order]
@@ -252,7 +252,7 @@ def _sorted(parts: Sequence[Table], low: int) -> tuple[Ints, NDArray[np.intp], N
 
 
 def _thinned(table: Table, used: NDArray[np.bool_]) -> Table:
-    """Return a large table that is mostly empty as a sparse one."""
+    """Return a table, as a sparse one if it is large and mostly empty."""
     if len(table) <= DENSE or 4 * np.count_nonzero(used) > len(table):
         return table
     places = np.flatnonzero(used)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lcnas import _renamed
 from lcnas.budgets._cost import CostTables
 from lcnas.budgets._graph import Graph, GraphBuilder
 from lcnas.budgets._passes import Bounds
@@ -18,11 +19,12 @@ Ints = NDArray[np.int64]
 LARGEST = 1 << 52  # |ticks| of one term: sums stay far below 2**62
 
 
+@_renamed.keyword("rows", "entries")
 @dataclass(frozen=True, eq=False)
 class Terms:
     """Additive costs of a space's networks, in whole ticks of any unit; they may be negative.
 
-    The cost of a network is ``base`` + the sum of ``rows`` over its blocks + the sum of
+    The cost of a network is ``base`` + the sum of ``entries`` over its blocks + the sum of
     ``pairs[kinds[left, 0], kinds[right, 1]]`` over its pairs of consecutive blocks.
 
     Raises:
@@ -32,16 +34,16 @@ class Terms:
         >>> import numpy as np
         >>> from lcnas import budgets, spaces
         >>> space = spaces.load("pplcnet")
-        >>> terms = budgets.Terms(base=10, rows=np.arange(len(space.rows())))
+        >>> terms = budgets.Terms(base=10, entries=np.arange(len(space.placed_blocks())))
         >>> terms.cost(space, space.sample_codes(3, np.random.default_rng(0))).shape
         (3,)
     """
 
     base: int  # ticks, once a network
-    rows: Ints  # (rows,) ticks of each of space.rows(classes), in their order
-    kinds: Ints | None = None  # (rows, 2) kind of each row, as left and as right neighbour
+    entries: Ints  # (entries,) ticks of each of space.placed_blocks(classes), in their order
+    kinds: Ints | None = None  # (entries, 2) kind of each block, as left and as right neighbour
     pairs: Ints | None = None  # (left kinds, right kinds) ticks of two neighbours
-    classes: int = 1000  # outputs of the last layer, as in space.rows(classes)
+    classes: int = 1000  # outputs of the last layer, as in space.placed_blocks(classes)
     _tables: weakref.WeakKeyDictionary[Space, CostTables] = field(
         default_factory=weakref.WeakKeyDictionary, init=False, repr=False
     )
@@ -51,7 +53,7 @@ class Terms:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "base", int(_whole("base", self.base, 0)))
-        object.__setattr__(self, "rows", _whole("rows", self.rows, 1))
+        object.__setattr__(self, "entries", _whole("entries", self.entries, 1))
         if (self.kinds is None) != (self.pairs is None):
             raise BudgetError("terms: kinds and pairs belong together: give both, or neither")
         if self.kinds is not None and self.pairs is not None:
@@ -59,31 +61,37 @@ class Terms:
             object.__setattr__(self, "pairs", _whole("pairs", self.pairs, 2))
             self._check_kinds(self.kinds, self.pairs)
 
+    @property
+    def rows(self) -> Ints:
+        """Deprecated name of :attr:`entries`."""
+        _renamed.warn("Terms.rows", "Terms.entries")
+        return self.entries
+
     def __reduce__(
         self,
-    ) -> tuple[type[Terms], tuple[object, ...]]:  # what is known of spaces stays behind
-        return Terms, (self.base, self.rows, self.kinds, self.pairs, self.classes)
+    ) -> tuple[type[Terms], tuple[object, ...]]:  # caches of spaces are not pickled
+        return Terms, (self.base, self.entries, self.kinds, self.pairs, self.classes)
 
     def _check_kinds(self, kinds: Ints, pairs: Ints) -> None:
-        if kinds.shape != (len(self.rows), 2):
+        if kinds.shape != (len(self.entries), 2):
             raise BudgetError(
-                f"terms: kinds: shape {kinds.shape} is not ({len(self.rows)}, 2), "
-                "the kind of each row as left and as right neighbour"
+                f"terms: kinds: shape {kinds.shape} is not ({len(self.entries)}, 2), "
+                "the kind of each entry as left and as right neighbour"
             )
         bad = (kinds < 0) | (kinds >= np.array(pairs.shape))
         if bad.any():
-            row, side = (int(x) for x in np.argwhere(bad)[0])
+            entry, side = (int(x) for x in np.argwhere(bad)[0])
             raise BudgetError(
-                f"terms: kinds: row {row}: {kinds[row, side]} is not one of the "
+                f"terms: kinds: entry {entry}: {kinds[entry, side]} is not one of the "
                 f"{pairs.shape[side]} {('left', 'right')[side]} kinds of pairs"
             )
 
     def check(self, space: Space) -> None:
-        """Raise BudgetError unless there is one term for each row of the space."""
-        rows = len(space.rows(self.classes))
-        if len(self.rows) != rows:
+        """Raise BudgetError unless there is one entry for each placed block of the space."""
+        count = len(space.placed_blocks(self.classes))
+        if len(self.entries) != count:
             raise BudgetError(
-                f"terms: {len(self.rows)} rows are not the {rows} of {space.name} "
+                f"terms: {len(self.entries)} entries are not the {count} of {space.name} "
                 f"with {self.classes} classes"
             )
 
@@ -107,37 +115,38 @@ class Terms:
 
     def graph(self, space: Space) -> tuple[Graph, Bounds]:
         """Return the graph of a space's chains under these terms, without the base, and its bounds."""
-        known = self._graphs.get(space)
-        if known is None:
+        cached = self._graphs.get(space)
+        if cached is None:
             self.check(space)
             graph = GraphBuilder(space.layout(self.classes), *self.parts()).build()
-            known = self._graphs[space] = graph, Bounds.of(graph)
-        return known
+            cached = self._graphs[space] = graph, Bounds.of(graph)
+        return cached
 
     def parts(self) -> tuple[Ints, Ints, Ints]:
-        """Return rows (rows,), kinds (rows, 2) and pairs (left, right), alike kinds merged.
+        """Return entries (entries,), kinds (entries, 2) and pairs (left, right); equal kinds are merged.
 
-        Without pairs all rows are of one kind, and a pair costs nothing.
+        Without pairs all entries are of one kind, and a pair costs nothing.
         """
         if self.kinds is None or self.pairs is None:
-            return self.rows, np.zeros((len(self.rows), 2), np.int64), np.zeros((1, 1), np.int64)
+            kinds = np.zeros((len(self.entries), 2), np.int64)
+            return self.entries, kinds, np.zeros((1, 1), np.int64)
         left, kind_left = np.unique(self.pairs, axis=0, return_inverse=True)
         pairs, kind_right = np.unique(left, axis=1, return_inverse=True)
         kinds = np.stack([kind_left[self.kinds[:, 0]], kind_right[self.kinds[:, 1]]], axis=1)
-        return self.rows, kinds, pairs
+        return self.entries, kinds, pairs
 
 
-def _whole(what: str, given: ArrayLike, dimensions: int) -> Ints:
+def _whole(name: str, value: ArrayLike, dimensions: int) -> Ints:
     """Return whole numbers as a read-only array of 64 bits."""
     try:
-        values = np.asarray(given)
+        array = np.asarray(value)
     except ValueError:
-        values = np.asarray(None)
-    if values.dtype.kind not in "iu" or values.ndim != dimensions:
+        array = np.asarray(None)
+    if array.dtype.kind not in "iu" or array.ndim != dimensions:
         shape = ("one whole number", "whole numbers (n,)", "whole numbers (n, m)")[dimensions]
-        raise BudgetError(f"terms: {what}: {shorten(given)} is not {shape}")
-    if values.size and max(int(values.max()), -int(values.min())) > LARGEST:
-        raise BudgetError(f"terms: {what}: a value is beyond {LARGEST} ticks; use coarser ticks")
-    made = values.astype(np.int64)
-    made.flags.writeable = False
-    return made
+        raise BudgetError(f"terms: {name}: {shorten(value)} is not {shape}")
+    if array.size and max(int(array.max()), -int(array.min())) > LARGEST:
+        raise BudgetError(f"terms: {name}: a value is beyond {LARGEST} ticks; use coarser ticks")
+    ticks = array.astype(np.int64)
+    ticks.flags.writeable = False
+    return ticks

@@ -1,4 +1,4 @@
-"""Walks from the root to the end through filled tables: random ones, and the best one."""
+"""Walks from the root to the end through filled tables: random walks, and the best one."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcnas.budgets import _table
-from lcnas.budgets._passes import Front, Tables, write_front
+from lcnas.budgets._passes import Prefixes, Tables, write_prefixes
 from lcnas.budgets._table import Table
 
 Ints = NDArray[np.int64]
 Window = tuple[int, int]  # lowest and highest total, ticks
 
-AT_ONCE = 1 << 21  # weights of edges held at once
+AT_ONCE = 1 << 21  # weights of edges in memory at once
 CHUNK = 1 << 15  # chains compared at once
 
 
@@ -24,44 +24,44 @@ CHUNK = 1 << 15  # chains compared at once
 
 
 class Sampler:
-    """Draws chains of counted tables uniformly."""
+    """Samples chains uniformly, by tables of counts."""
 
     def __init__(self, tables: Tables, genes: int) -> None:
         self.tables = tables
         self.genes = genes
-        self.fronts = tables.fronts()
+        self.prefixes = tables.prefixes()
 
     def counts(self, window: Window) -> list[Ints]:
-        """Return for each front the chains in a window behind each of its own, (limbs, n)."""
-        known = self.tables.known
+        """Return, for each border's prefixes, the number of chains in a window after each, (limbs, n)."""
+        tables = self.tables.by_node
         return [
-            known[f.node].between(window[0] - f.ticks, window[1] - f.ticks) for f in self.fronts
+            tables[f.node].between(window[0] - f.ticks, window[1] - f.ticks) for f in self.prefixes
         ]
 
     def count(self, window: Window) -> int:
-        """Return the number of chains whose total lies in a window, exactly."""
+        """Return the exact number of chains with a total in a window."""
         return sum(_table.to_int(x) for x in self.counts(window))
 
     def extremes(self, window: Window) -> Window | None:
-        """Return the lowest and the highest total that chains have in a window, or None."""
+        """Return the lowest and the highest total of chains in a window, or None if it is empty."""
         ends: list[int] = []
-        for front in self.fronts:
-            table = self.tables.known[front.node]
+        for prefixes in self.prefixes:
+            table = self.tables.by_node[prefixes.node]
             totals = table.ticks()[(table.values != 0).any(axis=0)]
-            a = np.searchsorted(totals, window[0] - front.ticks)
-            b = np.searchsorted(totals, window[1] - front.ticks + 1)
-            some = a < b
-            if some.any():
-                ends.append(int((front.ticks[some] + totals[a[some]]).min()))
-                ends.append(int((front.ticks[some] + totals[b[some] - 1]).max()))
+            a = np.searchsorted(totals, window[0] - prefixes.ticks)
+            b = np.searchsorted(totals, window[1] - prefixes.ticks + 1)
+            nonempty = a < b
+            if nonempty.any():
+                ends.append(int((prefixes.ticks[nonempty] + totals[a[nonempty]]).min()))
+                ends.append(int((prefixes.ticks[nonempty] + totals[b[nonempty] - 1]).max()))
         return (min(ends), max(ends)) if ends else None
 
     def draw(self, shares: Sequence[tuple[Window, int]], rng: np.random.Generator) -> Ints:
-        """Return codes (n, genes) of chains drawn uniformly from windows.
+        """Return codes (n, genes) of chains, sampled uniformly from windows.
 
         Args:
-            shares: windows that hold some chains, and how many to draw from each; in this order.
-            rng: the source of randomness.
+            shares: windows that are not empty, each with a number of samples, in order.
+            rng: source of randomness.
         """
         codes = np.zeros((sum(n for _, n in shares), self.genes), dtype=np.int64)
         pending: dict[int, list[tuple[Ints, Ints]]] = {}
@@ -81,23 +81,25 @@ class Sampler:
         pending: dict[int, list[tuple[Ints, Ints]]],
         rng: np.random.Generator,
     ) -> None:
-        """Draw for each row the chain up to the border where the pass stopped, and the ticks left."""
+        """Draw, for each row, the chain before the border where the pass stopped, and the remaining ticks."""
         weights = [x[0] if len(x) == 1 else _table.to_float(x) for x in self.counts(window)]
         picked = _pick_each(np.cumsum(np.concatenate(weights)), len(rows), rng)
         begins = np.cumsum([0, *map(len, weights)])
-        for front, begin, end in zip(self.fronts, begins, begins[1:], strict=False):
-            mine = np.flatnonzero((picked >= begin) & (picked < end))
-            if len(mine):
-                index = picked[mine] - begin
-                write_front(self.tables.graph, self.tables.source, front, index, codes, rows[mine])
-                table = self.tables.known[front.node]
-                ticks = _draw_ticks(table, front.ticks[index], window, rng)
-                pending.setdefault(front.node, []).append((rows[mine], ticks))
+        for prefixes, begin, end in zip(self.prefixes, begins, begins[1:], strict=False):
+            drawn = np.flatnonzero((picked >= begin) & (picked < end))
+            if len(drawn):
+                index = picked[drawn] - begin
+                write_prefixes(
+                    self.tables.graph, self.tables.source, prefixes, index, codes, rows[drawn]
+                )
+                table = self.tables.by_node[prefixes.node]
+                ticks = _draw_ticks(table, prefixes.ticks[index], window, rng)
+                pending.setdefault(prefixes.node, []).append((rows[drawn], ticks))
 
     def _walk(
         self, pending: dict[int, list[tuple[Ints, Ints]]], codes: Ints, rng: np.random.Generator
     ) -> None:
-        """Go on to the end; ``pending`` gives for nodes the rows there and the ticks left to spend."""
+        """Walk to the end; ``pending`` maps nodes to the rows there and their remaining ticks."""
         graph, order, element = self.tables.graph, list(pending), -2
         heapq.heapify(order)
         while order:
@@ -127,10 +129,10 @@ class Sampler:
         codes: Ints,
         rng: np.random.Generator,
     ) -> Iterator[tuple[int, tuple[Ints, Ints]]]:
-        """Draw an edge for each row at a node; yields (node behind, (rows, ticks left))."""
+        """Draw an edge for each row at a node; yield (next node, (rows, remaining ticks))."""
         t = self.tables
-        behind = [(k, table_of(t.to[k])) for k in t.graph.edges(node)]
-        open_to = [(k, table) for k, table in behind if table is not None]
+        tables = [(k, table_of(t.to[k])) for k in t.graph.edges(node)]
+        open_to = [(k, table) for k, table in tables if table is not None]
         edges = [k for k, _ in open_to]
         picked = np.zeros(len(rows), dtype=np.int64)
         if len(edges) > 1:
@@ -138,106 +140,108 @@ class Sampler:
             picked = _pick(np.stack(weights), rng)
         order = np.argsort(picked, kind="stable")
         kinds, starts = np.unique(picked[order], return_index=True)
-        for i, mine in zip(kinds.tolist(), np.split(order, starts[1:]), strict=True):
+        for i, chosen in zip(kinds.tolist(), np.split(order, starts[1:]), strict=True):
             k = edges[i]
             for column, code in t.graph.genes[k]:
-                codes[rows[mine], column] = code
-            yield t.to[k], (rows[mine], ticks[mine] - t.ticks[k])
+                codes[rows[chosen], column] = code
+            yield t.to[k], (rows[chosen], ticks[chosen] - t.ticks[k])
 
 
 def _draw_ticks(table: Table, spent: Ints, window: Window, rng: np.random.Generator) -> Ints:
-    """Draw for each row a total behind a node so that the whole lies in the window."""
+    """Draw, for each row, the ticks after a node, so that the total is in the window."""
     a, b = table.index_of(window[0] - spent), table.index_of(window[1] - spent + 1)
     if len(table.values) == 1:
         sums = table.sums[0]
-        wanted = sums[a] + rng.integers(0, sums[b] - sums[a])
-        index = np.searchsorted(sums, wanted, side="right") - 1
+        position = sums[a] + rng.integers(0, sums[b] - sums[a])
+        index = np.searchsorted(sums, position, side="right") - 1
     elif (a == a[0]).all() and (b == b[0]).all():
         weights = _table.to_float(table.values[:, a[0] : b[0]])
         index = a[0] + _pick_each(np.cumsum(weights), len(spent), rng)
     else:
         reals = _table.to_float(table.sums)
-        wanted = reals[a] + rng.random(len(a)) * (reals[b] - reals[a])
-        index = np.clip(np.searchsorted(reals, wanted, side="right") - 1, a, b - 1)
+        position = reals[a] + rng.random(len(a)) * (reals[b] - reals[a])
+        index = np.clip(np.searchsorted(reals, position, side="right") - 1, a, b - 1)
     out: Ints = table.ticks()[index]
     return out
 
 
 def _pick(weights: NDArray[Any], rng: np.random.Generator) -> Ints:
-    """Return for each column of weights (edges, n) a row drawn by weight; no column is all 0."""
+    """Return, for each column of weights (edges, n), a row drawn by weight; no column is all 0."""
     sums = np.cumsum(weights, axis=0)
     total = sums[-1]
     if sums.dtype.kind == "i":
-        wanted = rng.integers(0, total)
+        position = rng.integers(0, total)
     else:
-        wanted = np.minimum(rng.random(len(total)) * total, np.nextafter(total, 0))
-    picked: Ints = (sums <= wanted).sum(axis=0)
+        position = np.minimum(rng.random(len(total)) * total, np.nextafter(total, 0))
+    picked: Ints = (sums <= position).sum(axis=0)
     return picked
 
 
 def _pick_each(sums: NDArray[Any], n: int, rng: np.random.Generator) -> Ints:
-    """Return n indices drawn by the weights whose running sums are given."""
+    """Return n indices drawn by weights with these running sums."""
     if sums.dtype.kind == "i":
-        wanted = rng.integers(0, sums[-1], size=n)
+        position = rng.integers(0, sums[-1], size=n)
     else:
-        wanted = np.minimum(rng.random(n) * sums[-1], np.nextafter(sums[-1], 0))
-    return np.searchsorted(sums, wanted, side="right").astype(np.int64)
+        position = np.minimum(rng.random(n) * sums[-1], np.nextafter(sums[-1], 0))
+    return np.searchsorted(sums, position, side="right").astype(np.int64)
 
 
 # -- the best walk -----------------------------------------------------------------------------------
 
 
 def best_codes(tables: Tables, window: Window, genes: int) -> Ints | None:
-    """Return the codes (genes,) of the best chain in a window, None where it holds none.
+    """Return the codes (genes,) of the best chain in a window, or None if it is empty.
 
     Args:
-        tables: scores; or counts, and any chain in the window is as good as another.
-        window: lowest and highest total, ticks; that of the tables where these are scores.
+        tables: tables of scores; or of counts, where all chains in the window are equal.
+        window: lowest and highest total, ticks; for scores that of the tables.
         genes: columns of codes.
 
     Returns:
-        Of all chains of the best score those with the lowest codes.
+        The lowest codes of all chains with the best score.
     """
-    fronts = tables.fronts()
-    reach = [_reach(tables, front, window) for front in fronts]
+    all_prefixes = tables.prefixes()
+    reach = [_reach(tables, prefixes, window) for prefixes in all_prefixes]
     best = max((int(x.max()) for x in reach if len(x)), default=_table.NONE)
     if best <= _table.REACHED:
         return None
-    ties = [(f, np.flatnonzero(x == best)) for f, x in zip(fronts, reach, strict=True)]
-    front, index, codes = _lowest_front(tables, ties, genes)
-    spent = int(front.ticks[index])
-    target = 0 if front.scores is None else best - int(front.scores[index])
-    _Finish(tables, codes).go(front.node, (window[0] - spent, window[1] - spent), target)
+    ties = [(f, np.flatnonzero(x == best)) for f, x in zip(all_prefixes, reach, strict=True)]
+    prefixes, index, codes = _lowest_prefix(tables, ties, genes)
+    spent = int(prefixes.ticks[index])
+    target = 0 if prefixes.scores is None else best - int(prefixes.scores[index])
+    _Finish(tables, codes).go(prefixes.node, (window[0] - spent, window[1] - spent), target)
     return codes
 
 
-def _reach(tables: Tables, front: Front, window: Window) -> Ints:
-    """Return the best total score of each of a front's chains; of counts 0 where there are some."""
-    table = tables.known[front.node]
-    low, high = window[0] - front.ticks, window[1] - front.ticks
-    if front.scores is None:
-        some = (table.between(low, high) != 0).any(axis=0)
-        return np.where(some, 0, _table.NONE)
+def _reach(tables: Tables, prefixes: Prefixes, window: Window) -> Ints:
+    """Return the best total score of each prefix; for counts 0 if chains follow it."""
+    table = tables.by_node[prefixes.node]
+    low, high = window[0] - prefixes.ticks, window[1] - prefixes.ticks
+    if prefixes.scores is None:
+        nonempty = (table.between(low, high) != 0).any(axis=0)
+        return np.where(nonempty, 0, _table.NONE)
     a, b = table.index_of(low), table.index_of(high + 1)
     best = _table.range_max(table.values[0], a, b)
-    out: Ints = np.where(best > _table.REACHED, best + (table.bias + front.scores), _table.NONE)
+    out: Ints = np.where(best > _table.REACHED, best + (table.bias + prefixes.scores), _table.NONE)
     return out
 
 
-def _lowest_front(
-    tables: Tables, ties: Sequence[tuple[Front, NDArray[np.intp]]], genes: int
-) -> tuple[Front, int, Ints]:
-    """Return the chain before the border with the lowest codes, and these."""
-    found: list[tuple[tuple[int, ...], int, Front]] = []
-    for front, index in ties:
+def _lowest_prefix(
+    tables: Tables, ties: Sequence[tuple[Prefixes, NDArray[np.intp]]], genes: int
+) -> tuple[Prefixes, int, Ints]:
+    """Return the prefix with the lowest codes: its border's prefixes, its index, and its codes."""
+    lowest: list[tuple[tuple[int, ...], int, Prefixes]] = []
+    for prefixes, index in ties:
         for at in range(0, len(index), CHUNK):
-            some = index[at : at + CHUNK]
-            codes = np.zeros((len(some), genes), dtype=np.int64)
-            write_front(tables.graph, tables.source, front, some, codes, np.arange(len(some)))
+            chunk = index[at : at + CHUNK]
+            codes = np.zeros((len(chunk), genes), dtype=np.int64)
+            write_prefixes(
+                tables.graph, tables.source, prefixes, chunk, codes, np.arange(len(chunk))
+            )
             i = lowest_row(codes)
-            found.append((tuple(codes[i].tolist()), int(some[i]), front))
-    codes_found, index_found, front = min(found, key=lambda x: x[0])
-    return front, index_found, np.array(codes_found, dtype=np.int64)
+            lowest.append((tuple(codes[i].tolist()), int(chunk[i]), prefixes))
+    lowest_codes, lowest_index, prefixes = min(lowest, key=lambda x: x[0])
+    return prefixes, lowest_index, np.array(lowest_codes, dtype=np.int64)
 
 
 def lowest_row(codes: Ints) -> int:
@@ -250,14 +254,14 @@ def lowest_row(codes: Ints) -> int:
 
 
 class _Finish:
-    """The rest of the best chain: at each node the first edge, in the order of codes, that gets there."""
+    """The rest of the best chain: at each node the first edge, by codes, that reaches the target."""
 
     def __init__(self, tables: Tables, codes: Ints) -> None:
         self.tables = tables
         self.codes = codes
 
     def go(self, node: int, window: Window, target: int) -> None:
-        """Write the codes of the lowest chain behind a node with the target score in the window."""
+        """Write the lowest codes of a chain after a node with the target score in the window."""
         graph, element = self.tables.graph, -2
         while node != graph.nodes - 1:
             if graph.element[node] != element:
@@ -268,7 +272,7 @@ class _Finish:
                 score = 0 if self.tables.scores is None else self.tables.scores[path[-1]]
                 to = self.tables.to[path[-1]]
                 left = (window[0] - ticks, window[1] - ticks)
-                if self._gets_there(table_of(to), left, target - score):
+                if self._reaches(table_of(to), left, target - score):
                     break
             else:
                 raise AssertionError("no edge leads on")
@@ -277,17 +281,17 @@ class _Finish:
             node, window, target = to, left, target - score
 
     def _options(self, node: int) -> Iterator[tuple[int, tuple[int, ...]]]:
-        """Yield (place in the order of codes, edges) of the ways on, gates looked through."""
+        """Yield (position in the order of codes, edges) of the next steps; gates are skipped."""
         graph = self.tables.graph
         for k in graph.edges(node):
-            behind = self.tables.to[k]
-            if graph.gate[behind]:
-                yield from ((int(graph.order[m]), (k, m)) for m in graph.edges(behind))
+            next_node = self.tables.to[k]
+            if graph.gate[next_node]:
+                yield from ((int(graph.order[m]), (k, m)) for m in graph.edges(next_node))
             else:
                 yield int(graph.order[k]), (k,)
 
-    def _gets_there(self, table: Table | None, window: Window, target: int) -> bool:
-        """Return whether a chain of the target score lies in the window."""
+    def _reaches(self, table: Table | None, window: Window, target: int) -> bool:
+        """Return whether a chain with the target score is in the window."""
         part = None if table is None else table.clip(*window)
         if part is None:
             return False

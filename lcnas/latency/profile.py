@@ -211,7 +211,7 @@ class Builder:
         """The distinct placed blocks that the table needs entries for."""
         distinct: dict[PlacedBlock, None] = {}
         for space in self.settings.spaces:
-            distinct.update(dict.fromkeys(space.rows(self.settings.classes)))
+            distinct.update(dict.fromkeys(space.placed_blocks(self.settings.classes)))
         for arch in self.settings.archs:
             distinct.update(dict.fromkeys(walk(arch, None, self.settings.classes)))
         return tuple(distinct)
@@ -338,10 +338,10 @@ class Builder:
         """Return the terms of the naive sum: each block's time alone, less the overhead of a session."""
         entries = self._measured_entries()
         overhead = self._overhead()
-        placed = space.rows(self.settings.classes)
+        placed = space.placed_blocks(self.settings.classes)
         times = [max(0.0, entries[p].inside_ms(overhead)) for p in placed]
         ticks = np.round(np.array(times) / TICK_MS).astype(np.int64)
-        return Terms(base=round(overhead / TICK_MS), rows=ticks, classes=self.settings.classes)
+        return Terms(base=round(overhead / TICK_MS), entries=ticks, classes=self.settings.classes)
 
     # -- results --
 

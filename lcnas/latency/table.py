@@ -56,7 +56,7 @@ class BlockSpace(Protocol):
 
     name: str
 
-    def rows(self, classes: int = 1000) -> Sequence[PlacedBlock]: ...
+    def placed_blocks(self, classes: int = 1000) -> Sequence[PlacedBlock]: ...
 
 
 @dataclass(frozen=True)
@@ -254,12 +254,12 @@ class LatencyTable:
 
     def coverage(self, space: BlockSpace, classes: int = 1000) -> float:
         """Return the share of a space's placed blocks that the table has entries for, from 0 to 1."""
-        placed = space.rows(classes)
+        placed = space.placed_blocks(classes)
         return sum(p in self.entries for p in placed) / len(placed)
 
     def missing(self, space: BlockSpace, classes: int = 1000) -> list[PlacedBlock]:
         """Return the placed blocks of a space that the table has no entries for."""
-        return [p for p in space.rows(classes) if p not in self.entries]
+        return [p for p in space.placed_blocks(classes) if p not in self.entries]
 
     def term(
         self, placed: PlacedBlock, owner: Arch | BlockSpace | None = None, classes: int = 1000
@@ -310,12 +310,12 @@ class LatencyTable:
 
     def terms(self, space: BlockSpace, classes: int = 1000) -> Terms:
         """Return the terms of a space's placed blocks, in ticks of a microsecond, for budgets."""
-        placed = space.rows(classes)
+        placed = space.placed_blocks(classes)
         ticks = np.array([self.term(p, space, classes) for p in placed], dtype=np.int64)
         known = self._known_terms.get((space.name, classes))
-        if known is not None and known.base == self.base and np.array_equal(known.rows, ticks):
+        if known is not None and known.base == self.base and np.array_equal(known.entries, ticks):
             return known  # with the results that it caches for its spaces
-        terms = Terms(base=self.base, rows=ticks, classes=classes)
+        terms = Terms(base=self.base, entries=ticks, classes=classes)
         self._known_terms[space.name, classes] = terms
         return terms
 
@@ -392,7 +392,7 @@ def _space_options(space: BlockSpace, placed: PlacedBlock, classes: int) -> str:
         return options
     for size in space.resolutions:
         single = space if len(space.resolutions) == 1 else space.restrict(resolution=size)
-        if placed in single.rows(classes):
+        if placed in single.placed_blocks(classes):
             return f"{options} --resolution {_resolution(size)}"
     return options
 

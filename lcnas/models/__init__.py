@@ -1,4 +1,4 @@
-"""Networks in Flax: built from an arch, trained, and read from published weights.
+"""Networks in Flax: building them from an arch, and loading published weights.
 
 from flax import nnx
 from lcnas import models, zoo

@@ -27,24 +27,24 @@ def load_pretrained(
 
     Args:
         path: weights of PaddleClas, PaddleOCR, timm, torchvision or lcnas; see docs/pretrained.md.
-        arch: what the file holds, where names and shapes in it do not tell.
-        classes: outputs of the last layer; where they are others than the file's, that layer is new.
-        class_names: of these classes; where the file records others, or another order, that layer is new.
-        rngs: source of a new last layer's weights; None: ``nnx.Rngs(0)``.
-        dtype: type of the computation, as in :func:`lcnas.models.build`.
-        layout: of the activations inside, as there.
+        arch: the network of the file; needed if names and shapes do not identify it.
+        classes: outputs of the last layer; if not the file's, the layer is initialised anew.
+        class_names: names of the classes; if the file has others, or another order, the layer is new.
+        rngs: for a new last layer's weights; None: ``nnx.Rngs(0)``.
+        dtype: type of the computation; see :func:`lcnas.models.build`.
+        layout: layout of the activations; see :func:`lcnas.models.build`.
 
     Raises:
-        PretrainedError: the file is none of these, or its weights do not fit; names what is missing,
+        PretrainedError: an unknown kind of file, or weights that do not fit; names what is missing,
             unexpected or of another shape.
     """
-    found = pretrained.read(path, arch)
-    wanted = found.classes if classes is None else classes
-    model = build(found.arch, wanted, rngs, dtype=dtype, layout=layout)
-    if found.is_for(wanted, class_names):
-        model.set_weights(found.weights)
+    published = pretrained.read(path, arch)
+    outputs = published.classes if classes is None else classes
+    model = build(published.arch, outputs, rngs, dtype=dtype, layout=layout)
+    if published.is_for(outputs, class_names):
+        model.set_weights(published.weights)
     else:
-        kept = pretrained.without_head(found.weights, found.arch)
-        model.set_weights({**model.weights(), **kept})
+        body = pretrained.without_head(published.weights, published.arch)
+        model.set_weights({**model.weights(), **body})
     model.eval()  # type: ignore[no-untyped-call]
     return model

@@ -1,4 +1,4 @@
-"""Memory of a training process: kept between steps, and in large pages."""
+"""Settings of the C library's memory for training: freed memory is kept, in large pages."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import sys
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # parameters of glibc's mallopt(3)
 _MADV_HUGEPAGE = 14  # of Linux's madvise(2)
 _PAGE = 1 << 12
-RESERVED = 8 << 30  # bytes of address space; memory is taken only where it is written
+RESERVED = 8 << 30  # bytes of address space; memory is used only where it is written
 
 
 @functools.cache
 def keep_freed_memory() -> bool:
-    """Tell the C library to keep what is freed and to use large pages for it; returns whether it does.
+    """Make the C library keep freed memory and use large pages for it; return whether it does.
 
-    XLA on a CPU asks for the memory of all intermediate values anew at each step. glibc maps blocks of that
-    size from the system and unmaps them afterwards, so that every step pays for clearing all its pages
-    again, four kilobytes at a time: a large part of a training step. A process that trains keeps them,
-    in one region for which it asks Linux for large pages. It holds for the whole process, so the commands
-    call it before JAX's first operation, and nothing does on import.
+    XLA on a CPU allocates the memory of all intermediate values again at each step. glibc maps blocks of that
+    size from the system and unmaps them afterwards, so that every step clears all its pages
+    again, four kilobytes at a time: a large part of a training step. With these settings they are kept
+    in one region with large pages. This applies to the whole process, so commands call it
+    before JAX's first operation, and no import does.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,7 +1,7 @@
-"""Networks in Flax: a module (NNX) for each primitive layer, put together by the walk.
+"""Networks in Flax: one module (NNX) per primitive layer, chained by the walk.
 
-A network takes images (batch, height, width, 3) and gives logits (batch, classes). Between entry and
-exit activations lie as the layout says (:mod:`lcnas.models.ops`); weights are stored the usual way, HWIO.
+A network takes images (batch, height, width, 3) and returns logits (batch, classes). In between,
+activations have the network's layout (:mod:`lcnas.models.ops`); weights are HWIO.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from lcnas.models.ops import Layout
 
 EPSILON = onnx_export.EPSILON
 MOMENTUM = 0.9  # of the running statistics, as in the paper's code (Paddle's default)
-TAPS = (4, 8, 16, 32)  # strides at which `features` gives maps
+TAPS = (4, 8, 16, 32)  # strides of the maps that `features` returns
 
 
 @dataclass(frozen=True)
-class Options:
-    """What all layers of a network share."""
+class NetworkOptions:
+    """Options that all layers of a network share."""
 
     layout: Layout
     dtype: Any  # compute type
-    axis_name: str | None  # mapped axis over which batch norm sums
+    axis_name: str | None  # mapped axis of batch norm's statistics
 
 
 @dataclass(frozen=True)
 class Feature:
     """A feature map, for heads of detection and segmentation."""
 
-    name: str  # of the block that it comes from, such as "stage4_block_6"
-    stride: int  # pixels of the image for one of the map
+    name: str  # of its block, such as "stage4_block_6"
+    stride: int  # pixels of the image per pixel of the map
     channels: int
     value: jax.Array  # (batch, height, width, channels)
 
@@ -52,7 +52,7 @@ class Feature:
 
 
 def _he_normal(rngs: nnx.Rngs, shape: Shape) -> jax.Array:
-    """He et al. (arXiv 1502.01852), normal with the variance 2 / fan in: PaddleClas's KaimingNormal."""
+    """He et al. (arXiv 1502.01852), normal with variance 2 / fan in: PaddleClas's KaimingNormal."""
     deviation = math.sqrt(2 / math.prod(shape[:-1]))
     key = rngs.params()
     if isinstance(key, jax.core.Tracer):
@@ -61,7 +61,7 @@ def _he_normal(rngs: nnx.Rngs, shape: Shape) -> jax.Array:
 
 
 def _xavier_uniform(rngs: nnx.Rngs, shape: Shape) -> jax.Array:
-    """Glorot and Bengio (2010), uniform: Paddle's default of a linear layer."""
+    """Glorot and Bengio (2010), uniform: Paddle's default for a linear layer."""
     limit = math.sqrt(6 / sum(shape))
     key = rngs.params()
     if isinstance(key, jax.core.Tracer):
@@ -70,12 +70,12 @@ def _xavier_uniform(rngs: nnx.Rngs, shape: Shape) -> jax.Array:
 
 
 def _numpy(key: jax.Array) -> np.random.Generator:
-    """Return NumPy's generator for a key: JAX would compile a program for the shape of each kernel."""
+    """Return a NumPy generator for a key; JAX would compile a program for each kernel shape."""
     return np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
 
 def _add_norm(module: Any, channels: int) -> None:
-    """Give a module the variables of a batch norm."""
+    """Add the variables of a batch norm to a module."""
     module.scale = nnx.Param(jnp.ones((channels,), jnp.float32))
     module.shift = nnx.Param(jnp.zeros((channels,), jnp.float32))
     module.mean = nnx.BatchStat(jnp.zeros((channels,), jnp.float32))
@@ -86,23 +86,23 @@ def _add_norm(module: Any, channels: int) -> None:
 
 
 class Unit(nnx.Module):
-    """Base of the modules; ``layer`` is the primitive that it computes."""
+    """Base of the modules; ``layer`` is its primitive layer."""
 
-    def __init__(self, layer: Layer, options: Options) -> None:
+    def __init__(self, layer: Layer, options: NetworkOptions) -> None:
         self.layer = layer
         self.options = options
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:  # noqa: ARG002
-        """Return what the layer computes; ``rngs`` is for those that draw."""
+        """Return the layer's output; ``rngs`` is for dropout."""
         return self.compute(x)
 
     def compute(self, x: jax.Array) -> jax.Array:
-        """Return what a layer that draws nothing computes."""
+        """Return the output of a layer that needs no random numbers."""
         raise NotImplementedError
 
 
 class _Normed(Unit):
-    """A module with a batch norm of its own (``scale``, ``shift``, ``mean``, ``var``)."""
+    """A module with a batch norm (``scale``, ``shift``, ``mean``, ``var``)."""
 
     scale: nnx.Param[jax.Array]
     shift: nnx.Param[jax.Array]
@@ -111,7 +111,7 @@ class _Normed(Unit):
     use_running_average: bool
 
     def normed(self, x: jax.Array, act: str) -> jax.Array:
-        """Return act(batch norm(x)); in training by the batch's statistics, which the running ones follow."""
+        """Return act(batch norm(x)); training uses the batch's statistics and updates the running ones."""
         o = self.options
         if self.use_running_average:
             values = (self.scale[...], self.shift[...], self.mean[...], self.var[...])
@@ -123,7 +123,7 @@ class _Normed(Unit):
         return y
 
     def follow(self, mean: jax.Array, var: jax.Array) -> None:
-        """Move the running statistics toward a batch's."""
+        """Update the running statistics with a batch's."""
         self.mean[...] = MOMENTUM * self.mean[...] + (1 - MOMENTUM) * mean
         self.var[...] = MOMENTUM * self.var[...] + (1 - MOMENTUM) * var
 
@@ -131,7 +131,7 @@ class _Normed(Unit):
 class BatchNorm(_Normed):
     """Batch norm alone."""
 
-    def __init__(self, layer: Layer, shape: Shape, options: Options) -> None:
+    def __init__(self, layer: Layer, shape: Shape, options: NetworkOptions) -> None:
         super().__init__(layer, options)
         self.use_running_average = False
         _add_norm(self, shape[-1])
@@ -146,7 +146,12 @@ class Conv(_Normed):
     layer: layers.Conv
 
     def __init__(
-        self, layer: layers.Conv, shape: Shape, options: Options, rngs: nnx.Rngs, act: bool = True
+        self,
+        layer: layers.Conv,
+        shape: Shape,
+        options: NetworkOptions,
+        rngs: nnx.Rngs,
+        act: bool = True,
     ) -> None:
         super().__init__(layer, options)
         kernel = (*layer.kernel, shape[2] // layer.groups, layer.width)
@@ -186,21 +191,21 @@ def _as_rank(value: jax.Array, ndim: int) -> jax.Array:
 
 
 class Reparam(Unit):
-    """The sum of a re-parameterised convolution's branches, then its activation and affine."""
+    """The sum of a re-parameterised convolution's branches, and its activation and affine."""
 
     layer: layers.Reparam
 
     def __init__(
-        self, layer: layers.Reparam, shape: Shape, options: Options, rngs: nnx.Rngs
+        self, layer: layers.Reparam, shape: Shape, options: NetworkOptions, rngs: nnx.Rngs
     ) -> None:
         super().__init__(layer, options)
         for i, branch in enumerate(layer.branches):
-            made: Unit
+            module: Unit
             if isinstance(branch, layers.Conv):
-                made = Conv(branch, shape, options, rngs, act=False)
+                module = Conv(branch, shape, options, rngs, act=False)
             else:
-                made = BatchNorm(branch, shape, options)
-            setattr(self, f"branch{i}", made)
+                module = BatchNorm(branch, shape, options)
+            setattr(self, f"branch{i}", module)
         if layer.merged.affine:
             _add_affine(self)
 
@@ -218,7 +223,7 @@ class Reparam(Unit):
 
 
 class Dense(nnx.Module):
-    """A kernel and a bias, as squeeze-and-excite has two."""
+    """A kernel and a bias; squeeze-and-excite has two of them."""
 
     def __init__(self, shape: Shape, rngs: nnx.Rngs) -> None:
         self.kernel = nnx.Param(_he_normal(rngs, shape))
@@ -231,7 +236,7 @@ class SqueezeExcite(Unit):
     layer: layers.SqueezeExcite
 
     def __init__(
-        self, layer: layers.SqueezeExcite, shape: Shape, options: Options, rngs: nnx.Rngs
+        self, layer: layers.SqueezeExcite, shape: Shape, options: NetworkOptions, rngs: nnx.Rngs
     ) -> None:
         super().__init__(layer, options)
         channels = shape[2]
@@ -257,7 +262,7 @@ class Linear(Unit):
     layer: layers.Linear
 
     def __init__(
-        self, layer: layers.Linear, shape: Shape, options: Options, rngs: nnx.Rngs
+        self, layer: layers.Linear, shape: Shape, options: NetworkOptions, rngs: nnx.Rngs
     ) -> None:
         super().__init__(layer, options)
         width = layer.out_shape(shape)[0]
@@ -270,11 +275,11 @@ class Linear(Unit):
 
 
 class Dropout(Unit):
-    """Zeroes values in training; the keys come from ``rngs.dropout()`` of the call."""
+    """Zeroes values in training; keys are from the call's ``rngs.dropout()``."""
 
     layer: layers.Dropout
 
-    def __init__(self, layer: layers.Dropout, options: Options) -> None:
+    def __init__(self, layer: layers.Dropout, options: NetworkOptions) -> None:
         super().__init__(layer, options)
         self.deterministic = False
 
@@ -291,7 +296,7 @@ class Dropout(Unit):
         return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
 
 
-class Plain(Unit):
+class Weightless(Unit):
     """A layer without weights."""
 
     def compute(self, x: jax.Array) -> jax.Array:
@@ -315,12 +320,16 @@ class Plain(Unit):
 
 
 class Joined(Unit):
-    """Chain, add, concat and split: layers over others, which are its ``parts``."""
+    """Chain, add, concat and split: layers of other layers, its ``parts``."""
 
-    def __init__(self, layer: Layer, shapes: list[Shape], options: Options, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, layer: Layer, shapes: list[Shape], options: NetworkOptions, rngs: nnx.Rngs
+    ) -> None:
         super().__init__(layer, options)
-        made = zip(layer.children(), shapes, strict=True)
-        self.parts = nnx.List([unit(inner, part, options, rngs) for inner, part in made])
+        layers_and_shapes = zip(layer.children(), shapes, strict=True)
+        self.parts = nnx.List(
+            [unit(inner, part, options, rngs) for inner, part in layers_and_shapes]
+        )
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
         layer, axis = self.layer, self.options.layout.channel
@@ -332,8 +341,8 @@ class Joined(Unit):
             case layers.Split():
                 ends = np.cumsum(layer.sizes)[:-1].tolist()
                 pieces = jnp.split(x, ends, axis=axis)
-                made = [part(p, rngs) for part, p in zip(self.parts, pieces, strict=True)]
-                return jnp.concatenate(made, axis=axis)
+                outputs = [part(p, rngs) for part, p in zip(self.parts, pieces, strict=True)]
+                return jnp.concatenate(outputs, axis=axis)
             case layers.Concat():
                 return jnp.concatenate([part(x, rngs) for part in self.parts], axis=axis)
             case layers.Add():
@@ -355,7 +364,7 @@ def _inner_shapes(layer: Layer, shape: Shape) -> list[Shape]:
     return shapes
 
 
-def unit(layer: Layer, shape: Shape, options: Options, rngs: nnx.Rngs) -> Unit:
+def unit(layer: Layer, shape: Shape, options: NetworkOptions, rngs: nnx.Rngs) -> Unit:
     """Return the module of a primitive layer for an input of ``shape`` (height, width, channels)."""
     match layer:
         case layers.Conv():
@@ -372,34 +381,36 @@ def unit(layer: Layer, shape: Shape, options: Options, rngs: nnx.Rngs) -> Unit:
             return Dropout(layer, options)
         case layers.Chain() | layers.Add() | layers.Concat() | layers.Split():
             return Joined(layer, _inner_shapes(layer, shape), options, rngs)
-    return Plain(layer, options)
+    return Weightless(layer, options)
 
 
 # -- the network -----------------------------------------------------------------------------------
 
 
 class Network(nnx.Module):
-    """A network that trains; made by :func:`build`.
+    """A trainable network; see :func:`build`.
 
     Attributes:
-        arch: what it computes.
+        arch: its arch.
         classes: outputs of the last layer.
         blocks: module of each block, by its name (``stem``, ``stage4_block_2``, ...).
     """
 
-    def __init__(self, arch: Arch, classes: int, options: Options, rngs: nnx.Rngs) -> None:
+    def __init__(self, arch: Arch, classes: int, options: NetworkOptions, rngs: nnx.Rngs) -> None:
         self.arch = arch
         self.classes = classes
         self.options = options
         names, placed = onnx_export.block_names(arch), walk(arch, None, classes)
-        made = zip(names, placed, strict=True)
-        self.blocks = nnx.Dict({name: unit(p.layer, p.in_shape, options, rngs) for name, p in made})
+        named_blocks = zip(names, placed, strict=True)
+        self.blocks = nnx.Dict(
+            {name: unit(p.layer, p.in_shape, options, rngs) for name, p in named_blocks}
+        )
         self.order = names  # of the blocks
         self.taps = _taps(arch, classes)  # block -> stride
 
     @property
     def layout(self) -> str:
-        """How activations lie: "CHWN" or "NHWC"."""
+        """Layout of the activations: "CHWN" or "NHWC"."""
         return self.options.layout.name
 
     def __call__(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
@@ -407,7 +418,7 @@ class Network(nnx.Module):
 
         Args:
             x: images (batch, height, width, 3), float32, normalised.
-            rngs: with a stream ``dropout``, needed in training where there is dropout.
+            rngs: with a stream ``dropout``; needed in training if the network has dropout.
         """
         x = self._enter(x)
         for name in self.order:
@@ -415,18 +426,18 @@ class Network(nnx.Module):
         return self._leave(x)
 
     def features(self, x: jax.Array, rngs: nnx.Rngs | None = None) -> tuple[Feature, ...]:
-        """Return the last feature map at each of the strides 4, 8, 16 and 32 that the network has."""
+        """Return the last feature map at each of the strides 4, 8, 16 and 32 of the network."""
         x = self._enter(x)
-        found = []
+        maps = []
         taps = dict(self.taps)
         for name in self.order:
             x = self.blocks[name](x, rngs)
             if name in taps:
                 value = self._leave(x)
-                found.append(Feature(name, taps[name], value.shape[-1], value))
-                if len(found) == len(taps):
+                maps.append(Feature(name, taps[name], value.shape[-1], value))
+                if len(maps) == len(taps):
                     break
-        return tuple(found)
+        return tuple(maps)
 
     def _enter(self, x: jax.Array) -> jax.Array:
         if x.ndim != 4 or x.shape[-1] != 3:
@@ -434,18 +445,18 @@ class Network(nnx.Module):
         return self.options.layout.enter(x.astype(self.options.dtype))
 
     def _leave(self, x: jax.Array) -> jax.Array:
-        made = x if x.ndim == 2 else self.options.layout.leave(x)
-        return made.astype(jnp.float32)
+        outputs = x if x.ndim == 2 else self.options.layout.leave(x)
+        return outputs.astype(jnp.float32)
 
     # -- weights --
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """Return all weights by name, in order of execution; the names of :func:`lcnas.onnx_export.names`."""
-        found = {name: np.asarray(v[...], np.float32) for name, v in self._variables().items()}
-        return {name: found[name] for name in onnx_export.names(self.arch, self.classes)}
+        arrays = {name: np.asarray(v[...], np.float32) for name, v in self._variables().items()}
+        return {name: arrays[name] for name in onnx_export.names(self.arch, self.classes)}
 
     def set_weights(self, weights: Mapping[str, NDArray[np.float32]]) -> None:
-        """Set all weights, by the same names.
+        """Set all weights by name; see :meth:`weights`.
 
         Raises:
             ModelError: one is missing, unexpected, or of another shape.
@@ -453,10 +464,10 @@ class Network(nnx.Module):
         variables = self._variables()
         _check_names(list(variables), weights)
         for name, variable in variables.items():
-            given = np.asarray(weights[name], np.float32)
-            if given.shape != variable.shape:
+            array = np.asarray(weights[name], np.float32)
+            if array.shape != variable.shape:
                 raise ModelError(
-                    f"weights: {name!r} has the shape {given.shape}, not {tuple(variable.shape)}"
+                    f"weights: {name!r} has the shape {array.shape}, not {tuple(variable.shape)}"
                 )
         for name, variable in variables.items():
             variable[...] = jnp.asarray(weights[name], jnp.float32)
@@ -477,19 +488,21 @@ def _check_names(names: list[str], weights: Mapping[str, Any]) -> None:
 
 
 def _taps(arch: Arch, classes: int) -> tuple[tuple[str, int], ...]:
-    """Return (block, stride) of the last map at each stride of :data:`TAPS`."""
+    """Return (block, stride) of the last map at each stride in :data:`TAPS`."""
     names, height = onnx_export.block_names(arch), height_width(arch.resolution)[0]
-    found: dict[int, str] = {}
+    names_of_strides: dict[int, str] = {}
     for name, placed in zip(names, walk(arch, None, classes), strict=True):
         shape = placed.out_shape
         if len(shape) != 3 or _pools(placed.layer):
             break
-        found[2 ** round(math.log2(height / shape[0]))] = name
-    return tuple((found[stride], stride) for stride in TAPS if stride in found)
+        names_of_strides[2 ** round(math.log2(height / shape[0]))] = name
+    return tuple(
+        (names_of_strides[stride], stride) for stride in TAPS if stride in names_of_strides
+    )
 
 
 def _pools(layer: Layer) -> bool:
-    """Return whether a block is a head: pools the whole map or flattens it, other than inside SE."""
+    """Return whether a block is a head: pools the whole map (outside SE) or flattens it."""
     if isinstance(layer, layers.GlobalPool | layers.Flatten):
         return True
     return isinstance(layer, layers.Chain) and any(_pools(inner) for inner in layer.layers)
@@ -511,7 +524,7 @@ def weight_name(path: Iterable[Any]) -> str:
 
 
 def decays(name: str) -> bool:
-    """Return whether weight decay applies to a weight: to kernels, not to norms, biases and affines."""
+    """Return whether weight decay applies to a weight: only to kernels, not norms, biases or affines."""
     return name.endswith("/kernel")
 
 
@@ -524,20 +537,20 @@ def build(
     layout: str | None = None,
     axis_name: str | None = None,
 ) -> Network:
-    """Return a network with fresh weights, in training mode.
+    """Return a network with initial weights, in training mode.
 
     Args:
-        arch: what to build.
+        arch: the network.
         classes: outputs of the last layer.
-        rngs: source of the initial weights; None: ``nnx.Rngs(0)``.
+        rngs: for the initial weights; None: ``nnx.Rngs(0)``.
         dtype: type of the computation; None: float32. Weights, statistics and logits are float32 always.
-        layout: of the activations inside, "CHWN" or "NHWC"; None: what is fastest on this backend.
-        axis_name: name of a mapped axis (``jax.shard_map``, ``jax.vmap``) over which batch norm takes its
-            statistics; None: over the batch that it is given.
+        layout: layout of the activations, "CHWN" or "NHWC"; None: the fastest on this backend.
+        axis_name: name of a mapped axis (``jax.shard_map``, ``jax.vmap``) that batch norm's statistics
+            include; None: the batch of the call only.
 
     Raises:
-        ArchError: the blocks do not fit, or the number of classes is none.
-        ModelError: no such layout or type, or no arch.
+        ArchError: the blocks do not fit together, or an invalid number of classes.
+        ModelError: an unknown layout or type, or an arch or rngs of the wrong type.
 
     Example:
         >>> from lcnas import models, zoo
@@ -547,17 +560,19 @@ def build(
         (2, 10)
     """
     if not isinstance(arch, Arch):
-        raise ModelError(f"arch: {shorten(arch)} is no Arch; lcnas.zoo.load() gives one by name")
+        raise ModelError(
+            f"arch: {shorten(arch)} is not an Arch; lcnas.zoo.load() gives one by name"
+        )
     if rngs is not None and not isinstance(rngs, nnx.Rngs):
-        raise ModelError(f"rngs: {shorten(rngs)} is no nnx.Rngs; nnx.Rngs(0) is one")
+        raise ModelError(f"rngs: {shorten(rngs)} is not an nnx.Rngs; nnx.Rngs(0) is one")
     try:
-        made = jnp.dtype(jnp.float32 if dtype is None else dtype)
+        compute_type = jnp.dtype(jnp.float32 if dtype is None else dtype)
     except TypeError:
         raise ModelError(f"dtype: {shorten(dtype)} is not a floating-point type") from None
-    if not jnp.issubdtype(made, jnp.floating):
+    if not jnp.issubdtype(compute_type, jnp.floating):
         raise ModelError(f"dtype: {shorten(dtype)} is not a floating-point type")
     name = layout or ops.default_layout()
     if name not in ops.LAYOUTS:
         raise ModelError(not_among("layout", name, tuple(ops.LAYOUTS)))
-    options = Options(ops.LAYOUTS[name], made, axis_name)
+    options = NetworkOptions(ops.LAYOUTS[name], compute_type, axis_name)
     return Network(arch, classes, options, nnx.Rngs(0) if rngs is None else rngs)

@@ -1,10 +1,10 @@
-"""Operations on activations in two layouts, with gradients of our own where XLA's are slow on a CPU.
+"""Operations on activations in two layouts, with custom gradients where XLA's are slow on a CPU.
 
-On a CPU activations lie as (channels, height, width, batch), "CHWN": the shifts of a depthwise convolution
-move along leading axes, inner loops run over the batch, pointwise convolutions and their gradients are
-single matrix products, and sums of a batch norm are sums of rows. Elsewhere they lie as "NHWC".
+On a CPU the layout is (channels, height, width, batch), "CHWN": the shifts of a depthwise convolution
+are along leading axes, inner loops run over the batch, pointwise convolutions and their gradients are
+single matrix products, and sums of a batch norm are sums of rows. Elsewhere it is "NHWC".
 
-Every function takes the layout; every array of weights is HWIO and every statistic (channels,).
+Every function takes the layout; weights are HWIO, statistics (channels,).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Array = jax.Array
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the axes of a map lie."""
+    """The order of a map's axes."""
 
     name: str
     channel: int
@@ -49,7 +49,7 @@ class Layout:
         return x if self.name == "NHWC" else x.transpose(3, 1, 2, 0)
 
     def per_channel(self, v: Array, ndim: int = 4) -> Array:
-        """Return (channels,) values in a shape that multiplies a map."""
+        """Return (channels,) values in a shape that broadcasts to a map."""
         shape = [1] * ndim
         shape[self.channel] = v.shape[0]
         return v.reshape(shape)
@@ -93,7 +93,7 @@ def _slope_of(name: str) -> Callable[[Array], Array]:
     return lambda x: jax.jvp(_ACTS[name], (x,), (jnp.ones_like(x),))[1]
 
 
-# Derivatives; of those with corners the ones that PyTorch takes there.
+# Derivatives; at corners those of PyTorch.
 _SLOPES: dict[str, Callable[[Array], Array]] = {
     "identity": jnp.ones_like,
     "relu": lambda x: (x > 0).astype(x.dtype),
@@ -126,15 +126,15 @@ def _act_jvp(name: str, primals: tuple[Array], tangents: tuple[Array]) -> tuple[
 def convolution(
     x: Array, kernel: Array, stride: Pair, padding: Padding, groups: int, layout: Layout
 ) -> Array:
-    """Return a convolution without bias, by the fastest way that fits it.
+    """Return a convolution without bias, by the fastest algorithm that fits.
 
     Args:
         x: a map in ``layout``.
         kernel: (kernel height, kernel width, channels in / groups, channels out).
         stride: (vertical, horizontal).
         padding: (top, bottom, left, right), in pixels.
-        groups: of the channels; as many as there are channels in: depthwise.
-        layout: of x and of the result.
+        groups: groups of channels; as many as input channels: depthwise.
+        layout: layout of x and of the result.
     """
     channels, width = x.shape[layout.channel], kernel.shape[3]
     if groups == channels == width and kernel.shape[:2] != (1, 1):
@@ -172,12 +172,12 @@ def _xla(
 
 
 def pointwise(x: Array, kernel: Array, layout: Layout) -> Array:
-    """Return a 1x1 convolution as one matrix product; ``kernel`` is (1, 1, in, out)."""
+    """Return a 1x1 convolution as a matrix product; ``kernel`` is (1, 1, in, out)."""
     w = kernel[0, 0]
     if layout.name == "NHWC":
         return lax.dot_general(x, w, (((3,), (0,)), ((), ())))
-    made = _product(w, x.reshape(x.shape[0], -1))
-    return made.reshape(w.shape[1], *x.shape[1:])
+    product = _product(w, x.reshape(x.shape[0], -1))
+    return product.reshape(w.shape[1], *x.shape[1:])
 
 
 @jax.custom_vjp
@@ -204,8 +204,8 @@ _product.defvjp(lambda w, x: (_product(w, x), (w, x)), _product_backward)
 def _stem(x: Array, kernel: Array, stride: Pair, padding: Padding) -> Array:
     """Return a CHWN convolution of few input channels: its windows, gathered, times the kernel.
 
-    The image is first sorted by phases (row and column modulo the stride), so that what a tap of the kernel
-    sees is a block without gaps.
+    The image is first sorted by phases (row and column modulo the stride), so that the input of a tap of the
+    kernel is a contiguous block.
     """
     kh, kw, channels, width = kernel.shape
     (sh, sw), (top, bottom, left, right) = stride, padding
@@ -240,17 +240,17 @@ def _out(size: int, kernel: int, stride: int) -> int:
 
 
 def _taps(xp: Array, kernel: Pair, stride: Pair, layout: Layout) -> list[Array]:
-    """Return what each tap of the kernel sees of a padded map, row by row of the kernel."""
+    """Return the part of a padded map that each tap of the kernel meets, row by row of the kernel."""
     h = _out(xp.shape[layout.height], kernel[0], stride[0])
     w = _out(xp.shape[layout.width], kernel[1], stride[1])
-    found = []
+    taps = []
     for i in range(kernel[0]):
         for j in range(kernel[1]):
             index: list[Any] = [slice(None)] * 4
             index[layout.height] = slice(i, i + (h - 1) * stride[0] + 1, stride[0])
             index[layout.width] = slice(j, j + (w - 1) * stride[1] + 1, stride[1])
-            found.append(xp[tuple(index)])
-    return found
+            taps.append(xp[tuple(index)])
+    return taps
 
 
 # -- depthwise convolution -------------------------------------------------------------------------
@@ -267,10 +267,10 @@ def _shifted_sum(xp: Array, kernel: Array, stride: Pair, layout: Layout) -> Arra
     kh, kw = kernel.shape[:2]
     weights = kernel.reshape(kh * kw, -1)
     taps = _taps(xp, (kh, kw), stride, layout)
-    made = taps[0] * layout.per_channel(weights[0])
+    total = taps[0] * layout.per_channel(weights[0])
     for tap, w in zip(taps[1:], weights[1:], strict=True):
-        made = made + tap * layout.per_channel(w)
-    return made
+        total = total + tap * layout.per_channel(w)
+    return total
 
 
 def _depthwise_forward(
@@ -300,33 +300,33 @@ def _input_gradient(
 ) -> Array:
     """Return the gradient of a depthwise convolution's input.
 
-    Input rows of one phase (their number modulo the stride) see the same taps of the kernel: each phase is
-    a sum of shifted maps of its own, and the phases are put together at the end.
+    Input rows of one phase (their number modulo the stride) meet the same taps of the kernel: each phase is
+    a sum of shifted maps, and the phases are interleaved at the end.
     """
     rows = _phases(size[layout.height], kernel.shape[0], stride[0], padding[0])
     columns = _phases(size[layout.width], kernel.shape[1], stride[1], padding[2])
-    made = [[_phase(dy, kernel, r, c, layout) for c in columns] for r in rows]
-    joined = [_interleaved(line, layout.width) for line in made]
+    phases = [[_phase(dy, kernel, r, c, layout) for c in columns] for r in rows]
+    joined = [_interleaved(line, layout.width) for line in phases]
     whole = _interleaved(joined, layout.height)
     return lax.slice(whole, (0,) * 4, size)
 
 
 @dataclass(frozen=True)
 class _Phase:
-    """The rows (or columns) first, first + stride, ... of an input, and what they see."""
+    """The rows (or columns) first, first + stride, ... of an input, and the taps that they meet."""
 
-    count: int  # how many rows
-    taps: range  # of the kernel that meet them
-    start: int  # output row that meets row 0 of the phase at the first tap; one less for each tap further
+    count: int  # number of rows
+    taps: range  # of the kernel
+    start: int  # output row of row 0 of the phase at the first tap; one less for each further tap
 
 
 def _phases(size: int, kernel: int, stride: int, before: int) -> list[_Phase]:
     count = -(-size // stride)
-    found = []
+    phases = []
     for first in range(min(stride, size)):
         tap = (first + before) % stride
-        found.append(_Phase(count, range(tap, kernel, stride), (first + before - tap) // stride))
-    return found
+        phases.append(_Phase(count, range(tap, kernel, stride), (first + before - tap) // stride))
+    return phases
 
 
 def _phase(dy: Array, kernel: Array, rows: _Phase, columns: _Phase, layout: Layout) -> Array:
@@ -350,7 +350,7 @@ def _phase(dy: Array, kernel: Array, rows: _Phase, columns: _Phase, layout: Layo
 
 
 def _interleaved(parts: list[Array], axis: int) -> Array:
-    """Return the parts' rows in turn: first of each, second of each ..."""
+    """Return the parts' rows in turn: first of each, second of each, ..."""
     if len(parts) == 1:
         return parts[0]
     stacked = jnp.stack(parts, axis=axis + 1)
@@ -367,20 +367,20 @@ def _kernel_gradient(
     if layout.name == "CHWN":
         return _kernel_gradient_by_rows(padded, dy, shape, stride)
     taps = _taps(padded, (shape[0], shape[1]), stride, layout)
-    made = jnp.stack([_channel_sum(tap * dy, layout) for tap in taps])
-    return made.reshape(shape).astype(padded.dtype)
+    sums = jnp.stack([_channel_sum(tap * dy, layout) for tap in taps])
+    return sums.reshape(shape).astype(padded.dtype)
 
 
-_TERMS = 10  # products in one loop: with more, XLA compiles longer and the step is no faster
+_TERMS = 10  # products per loop; with more, XLA compiles longer and the step is not faster
 
 
 def _kernel_gradient_by_rows(
     padded: Array, dy: Array, shape: tuple[int, ...], stride: Pair
 ) -> Array:
-    """Return the same for CHWN: a loop over the kernel's rows and over a few rows of the map at a time.
+    """Return the kernel's gradient for CHWN: loops over the kernel's rows and a few rows of the map.
 
-    XLA reduces over leading axes slowly, but adds (channels, 1, width, batch) slices fast. Loops rather
-    than sums written out: a longer program takes longer to compile.
+    XLA reduces over leading axes slowly, but adds (channels, 1, width, batch) slices fast. These are loops
+    and not unrolled sums, because a longer program takes longer to compile.
     """
     kh, kw = shape[:2]
     rows = dy.shape[1]
@@ -392,13 +392,13 @@ def _kernel_gradient_by_rows(
         def more(step: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
             at = [step * together + r for r in range(together)]
             seen = [lax.dynamic_slice_in_dim(padded, r * stride[0] + i, 1, axis=1) for r in at]
-            given = [lax.dynamic_slice_in_dim(dy, r, 1, axis=1) for r in at]
+            gradients = [lax.dynamic_slice_in_dim(dy, r, 1, axis=1) for r in at]
             return tuple(
                 functools.reduce(
                     jnp.add,
                     (
                         s[:, :, j : j + width : stride[1]] * g
-                        for s, g in zip(seen, given, strict=True)
+                        for s, g in zip(seen, gradients, strict=True)
                     ),
                     total,
                 )
@@ -409,17 +409,17 @@ def _kernel_gradient_by_rows(
         sums = lax.fori_loop(0, rows // together, more, (none,) * kw)
         return jnp.stack([_channel_sum(s, LAYOUTS["CHWN"]) for s in sums])
 
-    made: Array = lax.map(of_kernel_row, jnp.arange(kh))
-    return made.reshape(shape).astype(padded.dtype)
+    gradient: Array = lax.map(of_kernel_row, jnp.arange(kh))
+    return gradient.reshape(shape).astype(padded.dtype)
 
 
 def _wide(x: Array) -> Array:
-    """Return x in the type in which sums are taken: float32, or float64 if it is that."""
+    """Return x in the type of sums: float32, or float64 if x is float64."""
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
 def _channel_sum(x: Array, layout: Layout) -> Array:
-    """Return the sum of each channel, in float32 at least, in an order that vectorises."""
+    """Return the sum of each channel, at least in float32, in an order that vectorises."""
     x = _wide(x)
     if layout.name == "NHWC":
         return x.reshape(-1, x.shape[3]).sum(axis=0)
@@ -441,17 +441,17 @@ def norm_act(
 ) -> tuple[Array, Array, Array]:
     """Return act(batch norm(x)), and the batch's mean and (biased) variance, (channels,) float32.
 
-    The gradient saves the mean and 1/std and works the activation out again; mean and variance are for
-    running statistics and pass no gradient on.
+    The gradient saves the mean and 1/std and recomputes the activation; mean and variance are for
+    running statistics and have no gradient.
 
     Args:
         x: a map in ``layout``.
-        scale: of the norm, (channels,).
-        shift: of the norm, (channels,).
-        name: of the activation.
-        layout: of x and of the result.
+        scale: scale of the norm, (channels,).
+        shift: shift of the norm, (channels,).
+        name: name of the activation.
+        layout: layout of x and of the result.
         epsilon: added to the variance.
-        axis_name: mapped axis over which to sum as well.
+        axis_name: mapped axis that the statistics include; None: none.
     """
     y, mean, var, _ = _norm_act(x, scale, shift, name, layout, epsilon, axis_name)
     return y, mean, var
@@ -460,8 +460,8 @@ def norm_act(
 def _total(sums: Array, axis_name: str | None) -> Array:
     if axis_name is None:
         return sums
-    made: Array = lax.psum(sums, axis_name)  # type: ignore[no-untyped-call]
-    return made
+    total: Array = lax.psum(sums, axis_name)  # type: ignore[no-untyped-call]
+    return total
 
 
 def _mean_over(values: Array, axis_name: str) -> Array:
@@ -476,8 +476,8 @@ def _count(x: Array, layout: Layout, axis_name: str | None) -> float:
 def _moments(x: Array, layout: Layout) -> tuple[Array, Array]:
     """Return mean and variance of each channel, in one pass over the map.
 
-    The sums are taken around one of the channel's values: around zero a mean that is large beside the
-    deviation would cost the variance its digits.
+    The sums are relative to one of the channel's values: around zero, a mean that is large relative to
+    the deviation would lose the variance's digits.
     """
     at = layout.per_channel
     pivot = lax.stop_gradient(x[:, 0, 0, 0] if layout.name == "CHWN" else x[0, 0, 0, :])
@@ -523,11 +523,11 @@ def _norm_act_backward(
     _: float,
     axis_name: str | None,
     saved: tuple[Array, ...],
-    given: tuple[Array, Array, Array],
+    gradients: tuple[Array, Array, Array],
 ) -> tuple[Array, Array, Array]:
     x, scale, shift, mean, rstd = saved
     at = layout.per_channel
-    dy = _wide(given[0])
+    dy = _wide(gradients[0])
     normal = (_wide(x) - at(mean)) * at(rstd)
     g = dy * _SLOPES[name](normal * at(scale) + at(shift))
     own = jnp.stack([_channel_sum(g, layout), _channel_sum(g * normal, layout)])
@@ -550,7 +550,7 @@ def affine_act(
     layout: Layout,
     epsilon: float,
 ) -> Array:
-    """Return act(batch norm(x)) by running statistics, as in evaluation."""
+    """Return act(batch norm(x)) with running statistics, as in evaluation."""
     factor = scale * lax.rsqrt(var + epsilon)
     offset = shift - mean * factor
     at = layout.per_channel
@@ -561,14 +561,14 @@ def affine_act(
 
 
 def spatial_mean(x: Array, layout: Layout) -> Array:
-    """Return the mean over height and width; both stay, with size 1."""
+    """Return the mean over height and width; both axes are kept, with size 1."""
     count = x.shape[layout.height] * x.shape[layout.width]
     total = _wide(x).sum(axis=layout.spatial, keepdims=True)
     return (total / count).astype(x.dtype)
 
 
 def flatten(x: Array, layout: Layout) -> Array:
-    """Return (batch, features), features in the order channels, height, width."""
+    """Return (batch, features), with features in the order channels, height, width."""
     if x.ndim == 2:
         return x
     order = (3, 0, 1, 2) if layout.name == "CHWN" else (0, 3, 1, 2)
@@ -576,7 +576,7 @@ def flatten(x: Array, layout: Layout) -> Array:
 
 
 def pool(x: Array, layer: layers.Pool, layout: Layout) -> Array:
-    """Return max or average pooling; an average counts only what lies inside the image."""
+    """Return max or average pooling; an average excludes the padding."""
     sides = (x.shape[layout.height], x.shape[layout.width], 1)
     out = layer.out_shape(sides)[:2]
     befores = (layer.padding[0], layer.padding[2])
@@ -595,8 +595,8 @@ def pool(x: Array, layer: layers.Pool, layout: Layout) -> Array:
 
 def _windows(x: Array, start: float, *how: Any) -> Array:
     # A constant of NumPy: one of JAX's is traced, and then no gradient of the sum or maximum is known.
-    made: Array = lax.reduce_window(x, np.array(start, x.dtype), *how)
-    return made
+    reduced: Array = lax.reduce_window(x, np.array(start, x.dtype), *how)
+    return reduced
 
 
 def local_response_norm(x: Array, layer: layers.LocalResponseNorm, layout: Layout) -> Array:
@@ -609,7 +609,7 @@ def local_response_norm(x: Array, layer: layers.LocalResponseNorm, layout: Layou
 
 
 def channel_shuffle(x: Array, groups: int, layout: Layout) -> Array:
-    """Return the channels (groups, n), transposed to (n, groups)."""
+    """Return the channels as (groups, n), transposed to (n, groups)."""
     axis = layout.channel
     shape = list(x.shape)
     split = [*shape[:axis], groups, shape[axis] // groups, *shape[axis + 1 :]]

@@ -1,4 +1,4 @@
-"""Search spaces: what may vary in a network, as data, with exact counting and uniform drawing.
+"""Search spaces as data, with exact counting and uniform sampling.
 
 Example:
     >>> import numpy as np
@@ -25,7 +25,7 @@ from lcnas.spaces._space import Space
 
 
 def available() -> tuple[str, ...]:
-    """Return the names of the spaces that come with lcnas."""
+    """Return the names of lcnas's own spaces."""
     return tuple(sorted(path.stem for path in paths.spaces_dir().glob("*.toml")))
 
 
@@ -38,13 +38,13 @@ def load(name: str | Path, resolution: Resolution | list[Resolution] | None = No
             None: those of the file.
 
     Raises:
-        SpaceError: no such space, or a file that is wrong; names the file, the key, what was given and
-            what is allowed.
+        SpaceError: unknown name, or an error in the file; names the file, the key, the value and
+            the allowed ones.
     """
-    spec = _spec.read(_find(name))
+    space_spec = _spec.read(_find(name))
     if resolution is not None:
-        spec = dataclasses.replace(spec, resolutions=_resolutions(resolution))
-    return Space(spec)
+        space_spec = dataclasses.replace(space_spec, resolutions=_resolutions(resolution))
+    return Space(space_spec)
 
 
 def loads(text: str, name: str = "space") -> Space:
@@ -52,7 +52,7 @@ def loads(text: str, name: str = "space") -> Space:
 
     Args:
         text: the contents of a space file.
-        name: what the space and its errors are called.
+        name: name of the space, also in errors.
     """
     if not isinstance(text, str):
         raise SpaceError(f"{name}: {shorten(text)} is not the text of a space file")
@@ -76,15 +76,15 @@ def _built_in() -> str:
     return f"lcnas's own are {', '.join(available())}"
 
 
-def _resolutions(given: Resolution | list[Resolution]) -> tuple[Resolution, ...]:
+def _resolutions(resolution: Resolution | list[Resolution]) -> tuple[Resolution, ...]:
     try:
-        values = given if isinstance(given, list) else [given]
-        made = tuple(dict.fromkeys(check_resolution(item) for item in values))
+        values = resolution if isinstance(resolution, list) else [resolution]
+        resolutions = tuple(dict.fromkeys(check_resolution(item) for item in values))
     except ArchError as error:
         raise SpaceError(str(error)) from None
-    if not made:
-        raise SpaceError(f"resolution: {shorten(given)} is empty")
-    return made
+    if not resolutions:
+        raise SpaceError(f"resolution: {shorten(resolution)} is empty")
+    return resolutions
 
 
 __all__ = ["Gene", "Space", "available", "load", "loads"]

@@ -1,6 +1,6 @@
-"""An element of a space (stem, a stage, the head): its choices, and the block that each combination names.
+"""An element of a space (stem, stage or head): its choices, and the block of each combination.
 
-Words used here and in ``_space.py``:
+Terms used here and in ``_space.py``:
 
 * element: stem, a stage, or the head;
 * assignment ``g``: one combination of the network-wide genes;
@@ -8,9 +8,9 @@ Words used here and in ``_space.py``:
 * slot ``j``: a block's place in its element, 0 the first;
 * combo ``c``: one combination of a slot's per-block genes.
 
-``(g, s, j, c)`` names a block. Some of them name the same block (a kernel gene where the chosen kind of
-block has no kernel), and some signatures the same chain of blocks (with and without shortcut at depth 1).
-The tables here send each to one representative, so that everything else counts each network once.
+``(g, s, j, c)`` stands for a block. Several can stand for the same block (a kernel gene where the kind of
+block has no kernel), and several signatures for the same chain (with and without shortcut at depth 1).
+The tables here map each to one representative, so that each network counts once.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ from lcnas.spaces._spec import (
     FromNetwork,
     Limit,
     MissingParamError,
-    Spec,
+    SpaceSpec,
     Template,
     Value,
     resolve,
 )
 
 MAX_TABLE = 5_000_000  # entries of one element's tables
-PROBE = 1 << 12  # pixels a side, to see by how much a block shrinks its input
+PROBE = 1 << 12  # pixels per side of the input by which a block's stride is determined
 
-Total = tuple[int, int]  # stride from the image on, (vertical, horizontal)
+Total = tuple[int, int]  # total stride from the image, (vertical, horizontal)
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Gene:
-    """Something that varies: its name and its choices, in the order of their codes."""
+    """A choice of the space: its name, and its values in the order of their codes."""
 
     name: str
     choices: tuple[Any, ...]
@@ -60,7 +60,7 @@ class Gene:
 
 @dataclass(frozen=True)
 class Digit:
-    """A gene's place in the codes: column (-1: it does not vary) and number of choices."""
+    """A gene's position in the codes: column (-1: it does not vary) and number of choices."""
 
     column: int
     size: int
@@ -69,21 +69,21 @@ class Digit:
 class Genes:
     """Collects the genes of a space in the order of their codes, under rules and restrictions."""
 
-    def __init__(self, spec: Spec, kept: Mapping[str, tuple[Value, ...]]) -> None:
+    def __init__(self, spec: SpaceSpec, kept: Mapping[str, tuple[Value, ...]]) -> None:
         self.spec = spec
         self.kept = dict(kept)
         self.genes: list[Gene] = []
 
     def add(
-        self, name: str, choices: tuple[T, ...], shown: tuple[Any, ...] = ()
+        self, name: str, choices: tuple[T, ...], names: tuple[Any, ...] = ()
     ) -> tuple[tuple[T, ...], Digit]:
-        """Enter a gene if it has several choices; return the choices that are kept, and its digit."""
-        labels = shown or choices
+        """Add a gene if it has several choices; return the kept choices and its digit."""
+        labels = names or choices
         if len(choices) == 1:
             return choices, Digit(-1, 1)
         if name in self.kept:
-            wanted = self.kept[name]
-            pairs = [(c, s) for c, s in zip(choices, labels, strict=True) if s in wanted]
+            kept = self.kept[name]
+            pairs = [(c, s) for c, s in zip(choices, labels, strict=True) if s in kept]
             choices, labels = tuple(c for c, _ in pairs), tuple(s for _, s in pairs)
         if any(name == gene.name for gene in self.genes):
             message = f"two genes are called {name!r}; rename the network-wide gene or the stage"
@@ -93,9 +93,9 @@ class Genes:
 
 
 class Host(Protocol):
-    """What an element asks of the structure that holds it (``_structure.py``)."""
+    """The part of a structure (``_structure.py``) that its elements use."""
 
-    spec: Spec
+    spec: SpaceSpec
     builder: Genes
     limits: list[Limit]
     assignments: list[dict[str, int]]
@@ -105,7 +105,7 @@ class Host(Protocol):
         """Return the error for this file."""
 
     def network_value(self, param: FromNetwork, g: int, index: int, j: int) -> Value:
-        """Return what a network-wide gene gives slot j of element ``index`` under assignment g."""
+        """Return the value of a network-wide gene at slot j of element ``index`` under assignment g."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class ElementTable:
         self.element = element
         self.index = index
         self.name = element.name
-        # Caches of the instance, not of the class: they go with the space.
+        # Caches of the instance, not of the class: they are freed with the space.
         self.param_table = functools.cache(self._param_table)
         self._index = functools.lru_cache(maxsize=4096)(self._make_index)
         self._total_after = functools.lru_cache(maxsize=1 << 14)(self._make_total_after)
@@ -164,7 +164,7 @@ class ElementTable:
             )
             for digits in itertools.product(*(range(d.size) for d in self.sig_digits))
         ]
-        # Per block: for each slot the parameters' values, and their digits.
+        # For each slot the values of the per-block parameters, and their digits.
         per_block = [(k, p) for k, p in e.params if isinstance(p, Choice) and p.per_block]
         self.slot_digits: list[list[Digit]] = []
         self.slot_values: list[list[tuple[tuple[str, Value], ...]]] = []
@@ -187,7 +187,7 @@ class ElementTable:
     def _allowed(
         self, param: str, slots: Sequence[int], values: tuple[T, ...], gene: str
     ) -> tuple[T, ...]:
-        """Return the values that the rules leave to a parameter at the given slots."""
+        """Return the values of a parameter that the rules allow at some slots."""
         for rule in self.structure.limits:
             if rule.param == param and any(rule.covers(self.name, j) for j in slots):
                 left = tuple(v for v in values if within(v, rule.values))
@@ -221,7 +221,7 @@ class ElementTable:
         return out
 
     def block(self, g: int, s: int, j: int, c: int, total: Total) -> Block:
-        """Return the block of ``(g, s, j, c)`` when ``total`` is the stride of what comes before."""
+        """Return the block of ``(g, s, j, c)``; ``total`` is the total stride before it."""
         template = self.signatures[s].template
         stride = self._stride(total) if j == 0 else 1
         values = tuple(sorted(self.values(g, s, j, c).items()))
@@ -231,36 +231,36 @@ class ElementTable:
             raise self.structure.error(f"{self.element.where}: {error}") from None
 
     def _stride(self, total: Total) -> Value:
-        wanted = self.element.total_stride
-        if wanted is None:
+        target = self.element.total_stride
+        if target is None:
             return self.element.stride
-        if any(w % t for w, t in zip(wanted, total, strict=True)):
+        if any(w % t for w, t in zip(target, total, strict=True)):
             raise self.structure.error(
-                f"{self.element.where}.total_stride: {wanted} is not a multiple of {total}, "
-                "the stride of what comes before"
+                f"{self.element.where}.total_stride: {target} is not a multiple of {total}, "
+                "the total stride before it"
             )
-        made = tuple(w // t for w, t in zip(wanted, total, strict=True))
-        return made[0] if made[0] == made[1] else made
+        stride = tuple(w // t for w, t in zip(target, total, strict=True))
+        return stride[0] if stride[0] == stride[1] else stride
 
     # -- representatives --
 
     def build(self, totals: Mapping[int, set[tuple[Total, int]]]) -> None:
-        """Fill the tables; ``totals`` gives, for each g, the (total stride, channels) that can come in."""
+        """Fill the tables; ``totals`` has, for each g, the possible (total stride, channels) of the input."""
         shape = (len(self.structure.assignments), len(self.signatures), self.slots)
         combos = max(len(v) for v in self.slot_values)
         self.labels = np.full((*shape, combos), -1, dtype=np.int64)
         self.totals = totals
-        # A label stands for a block, or at slot 0 for one block for each total stride that can come in.
+        # A label stands for a block, or at slot 0 for one block per possible total stride of the input.
         self.names: dict[tuple[Block, ...], int] = {}
         for g, s in itertools.product(range(shape[0]), range(shape[1])):
-            coming = sorted({total for total, _ in totals[g]})
+            incoming = sorted({total for total, _ in totals[g]})
             for j in range(self.slots):
                 if j > 1 and self.like_the_second(j):
                     self.labels[g, s, j] = self.labels[g, s, 1]
                     continue
                 for c in range(len(self.slot_values[j])):
                     name = tuple(
-                        self.block(g, s, j, c, t) for t in (coming if j == 0 else coming[:1])
+                        self.block(g, s, j, c, t) for t in (incoming if j == 0 else incoming[:1])
                     )
                     self.labels[g, s, j, c] = self.names.setdefault(name, len(self.names))
         if self.structure.checked:
@@ -273,19 +273,19 @@ class ElementTable:
         self._merge_signatures()
 
     def _check_totals(self) -> None:
-        """Refuse first blocks that are one block behind some total stride and several behind another."""
+        """Refuse first blocks that are one block after some total stride and several after another."""
         for g, totals in self.totals.items():
             labels = {int(x) for x in np.unique(self.labels[g, :, 0]) if x >= 0}
             names = [name for name, number in self.names.items() if number in labels]
             for t in range(len({total for total, _ in totals})):
                 if len({name[t] for name in names}) < len(names):
                     raise self.structure.error(
-                        f"{self.element.where}: two of its choices give the same first block behind one "
-                        "stem and not behind another; one network would have two spellings"
+                        f"{self.element.where}: two of its choices give the same first block after one "
+                        "stem and not after another; one network would have two spellings"
                     )
 
     def like_the_second(self, j: int) -> bool:
-        """Return whether a slot has the choices and blocks of slot 1."""
+        """Return whether a slot has the same choices and blocks as slot 1."""
         return self.slot_values[j] == self.slot_values[1] and not self._has_pattern
 
     @functools.cached_property
@@ -296,22 +296,22 @@ class ElementTable:
         )
 
     def first_blocks(self, g: int) -> set[Block]:
-        """Return every block that the element can begin with."""
+        """Return all blocks that the element can begin with."""
         sigs, combos = range(len(self.signatures)), range(len(self.slot_values[0]))
         totals = {total for total, _ in self.totals[g]}
         return {self.block(g, s, 0, c, t) for t in totals for s in sigs for c in combos}
 
     def later_blocks(self, g: int, slots: Sequence[int]) -> set[Block]:
-        """Return every block that can stand at the given slots, all behind the first."""
+        """Return all blocks that some slots after the first can have."""
         names = list(self.names)
         return {names[int(x)][0] for x in np.unique(self.labels[g][:, slots]) if x >= 0}
 
     def label_set(self, g: int, s: int, j: int) -> frozenset[int]:
-        """Return the labels that slot j can have."""
+        """Return all labels that slot j can have."""
         return frozenset(int(x) for x in self.labels[g, s, j] if x >= 0)
 
     def _merge_signatures(self) -> None:
-        """Find, for each g and depth, the lowest signature that gives the same chains."""
+        """Find, for each g, depth and signature, the lowest signature with the same chains."""
         G, S, _ = self.labels.shape[:3]
         self.representative = np.tile(np.arange(S), (G, len(self.depths), 1))
         self.combo_of = np.zeros((G, len(self.depths), *self.labels.shape[1:]), dtype=np.int64)
@@ -331,13 +331,13 @@ class ElementTable:
             if key in seen:
                 self.representative[g, d, s] = seen[key]
                 continue
-            rivals = {r for label in slots[0] for r in by_label.get(label, ())}
-            for rival in sorted(rivals):
+            earlier = {r for label in slots[0] for r in by_label.get(label, ())}
+            for other in sorted(earlier):
                 if self.structure.checked and all(
-                    a & b for a, b in zip(key, sets[rival][:depth], strict=True)
+                    a & b for a, b in zip(key, sets[other][:depth], strict=True)
                 ):
                     raise self.structure.error(
-                        f"{self.element.where}: {self._describe(rival)} and {self._describe(s)} give "
+                        f"{self.element.where}: {self._describe(other)} and {self._describe(s)} give "
                         f"some of the same networks at depth {depth}, but not all; "
                         "one network would have two spellings"
                     )
@@ -367,25 +367,25 @@ class ElementTable:
 
     @functools.cached_property
     def nth_combo(self) -> Ints:
-        """Return [g, s, j, n] -> the combo of the n-th different block of a slot."""
+        """Return [g, s, j, n] -> the combo of the n-th distinct block of a slot."""
         different = (self.first_combo == np.arange(self.labels.shape[-1])) & (self.labels >= 0)
         return np.argsort(~different, axis=-1, kind="stable")
 
     def distinct(self, g: int, s: int, j: int) -> list[int]:
-        """Return a combo for each different block of a slot."""
+        """Return one combo for each distinct block of a slot."""
         return [int(c) for c in self.nth_combo[g, s, j, : self.counts[g, s, j]]]
 
     def _param_table(self, param: str) -> NDArray[np.float64]:
-        """Return [g, s] -> the value of a stage-wide number; NaN where the kind of block ignores it."""
+        """Return [g, s] -> the value of a stage-wide number; NaN if the kind of block ignores it."""
         G, S = self.labels.shape[:2]
-        out = np.full((G, S), np.nan)
+        table = np.full((G, S), np.nan)
         for g, s in itertools.product(range(G), range(S)):
             template = self.signatures[s].template
             if template.uses(param, is_first=True) or (
                 self.slots > 1 and template.uses(param, is_first=False)
             ):
-                out[g, s] = float(self.values(g, s, 0, 0)[param])
-        return out
+                table[g, s] = float(self.values(g, s, 0, 0)[param])
+        return table
 
     # -- from blocks back to choices --
 
@@ -400,13 +400,13 @@ class ElementTable:
     def match(
         self, g: int, blocks: Sequence[Block], total: Total
     ) -> tuple[tuple[int, int, tuple[int, ...]] | None, int]:
-        """Return (depth index, signature, combos) of the element at the front of a chain, or None.
+        """Return (depth index, signature, combos) of the element at the start of a chain, or None.
 
-        The second value is the number of blocks that fit. No chain can be cut in two ways (borders are
+        The second value is the number of blocks that fit. No chain can be split in two ways (borders are
         checked when the file is loaded), so the longest fit is the right one.
         """
         alive: dict[int, tuple[int, ...]] = dict.fromkeys(range(len(self.signatures)), ())
-        found: tuple[int, dict[int, tuple[int, ...]]] | None = None
+        longest: tuple[int, dict[int, tuple[int, ...]]] | None = None
         used = 0
         for j, block in enumerate(blocks[: self.slots]):
             here = self._index(g, j, total if j == 0 else (1, 1)).get(block, {})
@@ -415,19 +415,19 @@ class ElementTable:
                 break
             used = j + 1
             if used in self.depths:
-                found = (self.depths.index(used), alive)
-        if found is None:
+                longest = (self.depths.index(used), alive)
+        if longest is None:
             return None, used
-        d, alive = found
+        d, alive = longest
         s = int(self.representative[g, d, min(alive)])
         return (d, s, alive[s]), self.depths[d]
 
     def named(self, g: int, j: int, total: Total) -> dict[Block, dict[int, int]]:
-        """Return every block that a slot can have, with the signatures (and lowest combos) that give it."""
+        """Return all blocks that a slot can have, each with its signatures and their lowest combos."""
         return self._index(g, j, total if j == 0 else (1, 1))
 
     def total_after(self, g: int, s: int, c: int, total: Total) -> Total:
-        """Return the stride from the image on behind the element."""
+        """Return the total stride after the element."""
         if self.index + 1 == len(self.structure.spec.elements):
             return total
         return self._total_after(self.block(g, s, 0, c, total), total, g)
@@ -439,7 +439,7 @@ class ElementTable:
     # -- one-choice changes --
 
     def equals(self, g: int, d: int, s: int) -> list[int]:
-        """Return every signature that gives the same chains at that depth."""
+        """Return all signatures with the same chains at that depth."""
         return [
             int(x)
             for x in np.flatnonzero(self.representative[g, d] == self.representative[g, d, s])
@@ -448,7 +448,7 @@ class ElementTable:
     def same_blocks(
         self, g: int, part: tuple[int, int, tuple[int, ...]], j: int, s: int
     ) -> list[int]:
-        """Return the combos that, under signature s, give the block that the part has at slot j."""
+        """Return the combos of signature s that give the part's block at slot j."""
         _, own, combos = part
         label = self.labels[g, own, j, combos[j]]
         return [int(c) for c in np.flatnonzero(self.labels[g, s, j] == label)]
@@ -456,21 +456,21 @@ class ElementTable:
     def codes_of(
         self, g: int, part: tuple[int, int, tuple[int, ...]], s: int
     ) -> Iterator[tuple[int, ...]]:
-        """Yield all combos that give the part's blocks under signature s."""
+        """Yield all combos of signature s that give the part's blocks."""
         slots = [self.same_blocks(g, part, j, s) for j in range(len(part[2]))]
         yield from itertools.product(*slots)
 
     def part_of(
         self, g: int, d: int, s: int, combos: Sequence[int]
     ) -> tuple[int, int, tuple[int, ...]]:
-        """Return the canonical part of raw choices."""
-        made = tuple(int(self.combo_of[g, d, s, j, c]) for j, c in enumerate(combos))
-        return d, int(self.representative[g, d, s]), made
+        """Return the canonical part of any choices."""
+        canonical = tuple(int(self.combo_of[g, d, s, j, c]) for j, c in enumerate(combos))
+        return d, int(self.representative[g, d, s]), canonical
 
     def changed(
         self, g: int, part: tuple[int, int, tuple[int, ...]]
     ) -> Iterator[tuple[int, int, tuple[int, ...]]]:
-        """Yield the canonical parts that one gene of the element can make of a part."""
+        """Yield the canonical parts that differ from a part in one gene of the element."""
         d, _, own = part
         for s in self.equals(g, d, part[1]):
             slots = [self.same_blocks(g, part, j, s) for j in range(len(own))]
@@ -490,7 +490,7 @@ class ElementTable:
                         yield self.part_of(g, d, s, [*fixed[:j], other, *fixed[j + 1 :]])
 
     def variants(self, g: int) -> list[tuple[int, int, int]]:
-        """Return (depth index, representative signature, number of chains) of all different ones."""
+        """Return (depth index, representative signature, number of chains) of all distinct variants."""
         return [
             (d, s, math.prod(int(n) for n in self.counts[g, s, :depth]))
             for d, depth in enumerate(self.depths)
@@ -499,20 +499,20 @@ class ElementTable:
         ]
 
     def leaving(self, g: int) -> set[tuple[Total, int]]:
-        """Return the (total stride, channels) with which the element can end."""
-        out = set()
+        """Return the possible (total stride, channels) of the element's output."""
+        ends = set()
         for total, channels in self.totals[g]:
             for s in range(len(self.signatures)):
                 for c in range(len(self.slot_values[0])):
-                    out.add(self._after(self.block(g, s, 0, c, total), total, channels))
-        return out
+                    ends.add(self._after(self.block(g, s, 0, c, total), total, channels))
+        return ends
 
     def _after(self, block: Block, total: Total, channels: int) -> tuple[Total, int]:
         try:
             out = place(block, (PROBE, PROBE, channels)).out_shape
         except ShapeError as error:
             raise self.structure.error(
-                f"{self.element.where}: {block} behind {channels} channels: {error}"
+                f"{self.element.where}: {block} after {channels} channels: {error}"
             ) from None
         if len(out) != 3:
             if self.index + 1 < len(self.structure.spec.elements):
@@ -526,15 +526,15 @@ class ElementTable:
 
 def split_number(number: int, sizes: Sequence[int]) -> list[int]:
     """Return the digits of a mixed-radix number."""
-    out = []
+    digits = []
     for size in reversed(sizes):
-        out.append(number % size)
+        digits.append(number % size)
         number //= size
-    return out[::-1]
+    return digits[::-1]
 
 
 def digits_off(number: int, sizes: Sequence[int]) -> Iterator[int]:
-    """Yield the mixed-radix numbers that differ from ``number`` in one digit."""
+    """Yield the mixed-radix numbers that differ from ``number`` in exactly one digit."""
     step = 1
     for size in reversed(sizes):
         digit = number // step % size
@@ -545,7 +545,7 @@ def digits_off(number: int, sizes: Sequence[int]) -> Iterator[int]:
 
 
 def _first_of_each(labels: Ints) -> tuple[Ints, Ints]:
-    """Return for each combo the first with the same label, and how many labels each slot has."""
+    """Return, for each combo, the first one with the same label, and each slot's number of labels."""
     same = (labels[..., :, None] == labels[..., None, :]) & (labels[..., None, :] >= 0)
     first = same.argmax(axis=-1)
     counts = ((first == np.arange(labels.shape[-1])) & (labels >= 0)).sum(axis=-1)
@@ -553,7 +553,7 @@ def _first_of_each(labels: Ints) -> tuple[Ints, Ints]:
 
 
 def within(value: object, allowed: Sequence[Value]) -> bool:
-    """Return whether a value is among others; 1 and true are different values."""
+    """Return whether a value is among the allowed ones; 1 and true are different values."""
     return any(value == a and isinstance(value, bool) == isinstance(a, bool) for a in allowed)
 
 
@@ -561,7 +561,7 @@ def within(value: object, allowed: Sequence[Value]) -> bool:
 def _make(
     template: Template, is_first: bool, stride: Value, values: tuple[tuple[str, Value], ...]
 ) -> Block:
-    """Return the block that a template makes of a stage's parameters."""
+    """Return the block of a template with a stage's parameters."""
     names = vocabulary.field_names(template.cls)
     params = dict(values)
     fields = {

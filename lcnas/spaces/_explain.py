@@ -1,4 +1,4 @@
-"""Why a network is not in a space, in words: the first rule, or the first block, that does not fit."""
+"""Why a network is not in a space: the first rule that it breaks, or the first block that does not fit."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from lcnas.spaces._points import Part, Point
 from lcnas.spaces._spec import Choice, FromNetwork, Limit, NonDecreasing, Value
 from lcnas.spaces._structure import Structure
 
-# What it costs to explain a block away; one differing field costs 1.
+# Costs of differences between a network and its nearest one; a differing field costs 1.
 _OTHER_TYPE = 30.0
-_WRONG_DEPTH = 1.0  # and as much again for each block too many or too few
-_LEFT_OVER = 40.0  # a block behind the head
-_SLACK = 3  # blocks by which a stage's depth may be off and still be recognised
+_WRONG_DEPTH = 1.0  # plus the same for each block too many or too few
+_LEFT_OVER = 40.0  # a block after the head
+_SLACK = 3  # blocks by which a stage's depth may be wrong and the stage still recognised
 
 
 def explain(structure: Structure, kept: Mapping[str, tuple[Any, ...]], arch: Arch) -> str:
     """Return why a network is not in a space.
 
     Args:
-        structure: the space's file without its rules and restrictions.
-        kept: the choices that restrictions leave to genes.
-        arch: the network. Where it is found in ``structure``, a rule or a restriction is to blame; else
-            the first block by which it differs from the nearest network there.
+        structure: the space's file without rules and restrictions.
+        kept: gene -> the choices that a restriction keeps.
+        arch: the network. If it is in ``structure``, the reason is a rule or a restriction; otherwise
+            it is the first difference from the nearest network of ``structure``.
     """
     for g in by_first_block(structure).get(arch.blocks[0], ()):
         parts = match(structure, g, arch.blocks)
@@ -66,38 +66,38 @@ def _broken_rule(
 
 
 def _foreign(structure: Structure, arch: Arch) -> str | None:
-    """Say which block is of a type that the space does not have at all, or None."""
+    """Return a message about a block of a type that the space does not have, or None."""
     kinds = sorted({t.cls.type for table in structure.elements for t in table.element.templates})
     for name, block in zip(labels(arch), arch.blocks, strict=True):
         if block.type not in kinds:
-            given = f"block: {name} is {block.type!r}, of which the space has none"
-            return f"{given}; it has {listing(kinds)}{nearest(block.type, kinds)}"
+            problem = f"block: {name} is {block.type!r}, of which the space has none"
+            return f"{problem}; it has {listing(kinds)}{nearest(block.type, kinds)}"
     return None
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """How an element takes up some blocks of a network: under a signature, as well as it can."""
+    """The best match of an element, under a signature, with some blocks of a network."""
 
     table: ElementTable
     s: int
     start: int  # number of its first block
-    options: tuple[Block, ...]  # what the space has in place of each block
-    total: Total  # stride of what comes before
+    options: tuple[Block, ...]  # the space's nearest option for each block
+    total: Total  # total stride before it
 
 
 @dataclass(frozen=True)
 class _Partial:
-    """An explanation of the blocks so far."""
+    """A match of the blocks so far."""
 
     cost: float
-    at: int  # blocks taken up
+    at: int  # number of matched blocks
     total: Total
     pieces: tuple[_Piece, ...]
 
 
 class _Nearest:
-    """The network of the space that is nearest to a given one, element by element."""
+    """The network of the space that is nearest to another one, element by element."""
 
     def __init__(self, structure: Structure, arch: Arch) -> None:
         self.structure = structure
@@ -110,7 +110,7 @@ class _Nearest:
             self._try(g)
 
     def _try(self, g: int) -> None:
-        """Find the best explanation under an assignment; what costs more than the best so far is dropped."""
+        """Find the best match under an assignment, without matches that cost more than the best so far."""
         partials = [_Partial(0.0, 0, (1, 1), ())]
         for table in self.structure.elements:
             cheapest: dict[tuple[int, Total], _Partial] = {}
@@ -126,7 +126,7 @@ class _Nearest:
                 self.best = _Partial(cost, partial.at, partial.total, partial.pieces)
 
     def _grow(self, g: int, table: ElementTable, partial: _Partial) -> Iterator[_Partial]:
-        """Yield the partial explanations with one more element: the cheapest for each place it can end."""
+        """Yield a partial match with one more element: the cheapest for each place where it can end."""
         limit = math.inf if self.best is None else self.best.cost
         low = max(0, min(table.depths) - _SLACK)
         high = min(len(self.blocks) - partial.at, max(table.depths) + _SLACK)
@@ -152,7 +152,7 @@ class _Nearest:
     def _step(
         self, table: ElementTable, g: int, partial: _Partial, k: int
     ) -> dict[int, tuple[float, Block]]:
-        """Return what block k behind a partial explanation costs in an element, for each signature."""
+        """Return, for each signature, the cost of block k after a partial match, and its nearest option."""
         slot = min(k, table.slots - 1)
         if slot > 1 and table.like_the_second(slot):
             slot = 1
@@ -162,7 +162,7 @@ class _Nearest:
     def _fits(
         self, table: ElementTable, g: int, j: int, total: Total, number: int
     ) -> dict[int, tuple[float, Block]]:
-        """Return for each signature what a block costs at a slot, and the option nearest to it."""
+        """Return, for each signature, the cost of a block at a slot, and its nearest option."""
         best: dict[int, tuple[float, Block]] = {}
         for option, signatures in table.named(g, j, total).items():
             cost = _distance(self.blocks[number], option)
@@ -172,8 +172,8 @@ class _Nearest:
         return best
 
     def words(self) -> str:
-        """Say where the network first leaves its nearest neighbour in the space."""
-        assert self.best is not None  # every assignment explains somehow
+        """Return a message about the first difference from the nearest network of the space."""
+        assert self.best is not None  # every assignment has a match
         names = labels(self.arch)
         for piece in self.best.pieces:
             for j, option in enumerate(piece.options):
@@ -188,17 +188,17 @@ class _Nearest:
                 )
         if self.best.at < len(self.blocks):
             block = self.blocks[self.best.at]
-            return f"{piece.table.name}: {names[self.best.at]}, {block}, follows behind it"
+            return f"{piece.table.name}: {names[self.best.at]}, {block}, follows it"
         return "no reason was found, which is a mistake of lcnas; please report it"
 
     def _difference(self, piece: _Piece, j: int, name: str, option: Block) -> str:
-        """Say which field of a block differs from its nearest option, and what is allowed there."""
+        """Return a message about the field in which a block differs from its nearest option."""
         block, owner = self.blocks[piece.start + j], piece.table.name
         options = self._all_options(piece, j)
         if type(option) is not type(block):
             kinds = sorted({o.type for o in options})
-            given = f"{owner}_block: {name} is {block.type!r}"
-            return f"{given}, allowed: {listing(kinds)}{nearest(block.type, kinds)}"
+            problem = f"{owner}_block: {name} is {block.type!r}"
+            return f"{problem}, allowed: {listing(kinds)}{nearest(block.type, kinds)}"
         fields = vocabulary.field_names(type(block))
         wrong = [f for f in fields if getattr(option, f) != getattr(block, f)]
         same = [f for f in fields if f not in wrong]
@@ -208,33 +208,31 @@ class _Nearest:
             if type(o) is type(block) and all(getattr(o, f) == getattr(block, f) for f in same)
         ]
         key = wrong[0]
-        value, wanted = getattr(block, key), getattr(option, key)
+        value, nearest_value = getattr(block, key), getattr(option, key)
         allowed = list(dict.fromkeys(getattr(o, key) for o in near))
-        given = f"{owner}_{key}: {name} has {key} {_word(value)}"
+        problem = f"{owner}_{key}: {name} has {key} {_word(value)}"
         if within(value, allowed) and not wrong[1:]:
             whole = "network" if self._is_network_wide(piece.table, key) else "stage"
-            return f"{given}, but the rest of the {whole} goes with {key} {_word(wanted)}"
+            return f"{problem}, but the rest of the {whole} goes with {key} {_word(nearest_value)}"
         more = f" (and another {', '.join(wrong[1:])})" if wrong[1:] else ""
-        return (
-            f"{given}{more}, allowed: {listing(_word(v) for v in allowed)}{nearest(value, allowed)}"
-        )
+        return f"{problem}{more}, allowed: {listing(_word(v) for v in allowed)}{nearest(value, allowed)}"
 
     def _is_network_wide(self, table: ElementTable, key: str) -> bool:
         return isinstance(dict(table.element.params).get(key), FromNetwork)
 
     def _all_options(self, piece: _Piece, j: int) -> list[Block]:
-        """Return every block that the slot can have, under any assignment."""
+        """Return all blocks that a slot can have, under any assignment."""
         slot = min(j, piece.table.slots - 1)
-        found: dict[Block, None] = {}
+        options: dict[Block, None] = {}
         for g in range(len(self.structure.assignments)):
             if any(total == piece.total for total, _ in piece.table.totals[g]):
-                found.update(dict.fromkeys(piece.table.named(g, slot, piece.total)))
-        return list(found)
+                options.update(dict.fromkeys(piece.table.named(g, slot, piece.total)))
+        return list(options)
 
 
 @functools.lru_cache(maxsize=1 << 16)
 def _distance(block: Block, option: Block) -> float:
-    """Return in how many fields two blocks differ."""
+    """Return the number of fields in which two blocks differ."""
     if type(option) is not type(block):
         return _OTHER_TYPE
     fields = vocabulary.field_names(type(block))
@@ -242,7 +240,7 @@ def _distance(block: Block, option: Block) -> float:
 
 
 def _limited(rule: Limit, g: int, name: str, table: ElementTable, part: Part, j: int) -> str | None:
-    """Return how a block breaks a limit, or None."""
+    """Return a message about the limit that a block breaks, or None."""
     if not _binds(rule, table, j) or not _matters(rule.param, table, part, j):
         return None
     values = table.values(g, part.s, j, part.combos[j])
@@ -261,7 +259,7 @@ def _limited(rule: Limit, g: int, name: str, table: ElementTable, part: Part, j:
 
 
 def _binds(rule: Limit, table: ElementTable, j: int) -> bool:
-    """Return whether a limit holds at a block; of a stage-wide choice, any place binds the whole stage."""
+    """Return whether a limit applies to a block; one on a stage-wide choice applies to the whole stage."""
     param = dict(table.element.params).get(rule.param)
     if isinstance(param, Choice) and not param.per_block:
         return any(rule.covers(table.name, k) for k in range(max(table.element.depths)))
@@ -269,7 +267,7 @@ def _binds(rule: Limit, table: ElementTable, j: int) -> bool:
 
 
 def _matters(param: str, table: ElementTable, part: Part, j: int) -> bool:
-    """Return whether a parameter has a say in a block, or is the stage's depth or kind of block."""
+    """Return whether a parameter affects a block, or is the stage's depth or kind of block."""
     return param in ("depth", "block") or table.signatures[part.s].template.uses(param, j == 0)
 
 

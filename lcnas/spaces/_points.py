@@ -1,4 +1,4 @@
-"""A network of a space in numbers: the canonical point, and columns of many."""
+"""Networks of a space as numbers: the canonical point of one, and columns of many."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Ints = NDArray[np.int64]
 
 
 class Part(NamedTuple):
-    """One element of a network: depth index, signature, and a combo for each block it has."""
+    """One element of a network: depth index, signature, and one combo per block."""
 
     d: int
     s: int
@@ -20,7 +20,7 @@ class Part(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A network in canonical form: resolution, network-wide assignment, and its elements."""
+    """A network in canonical form: resolution, network-wide assignment, and elements."""
 
     r: int
     g: int
@@ -29,7 +29,7 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Columns:
-    """Codes taken apart, one row a network."""
+    """Decoded columns of an array of codes, one row per network."""
 
     r: Ints  # (n,)
     g: Ints  # (n,)

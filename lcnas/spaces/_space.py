@@ -1,4 +1,4 @@
-"""Space: the networks of a space file, to count, draw, change and recognise."""
+"""Space: counting, sampling, mutating and recognising the networks of a space file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lcnas import _renamed
 from lcnas.arch import Arch, PlacedBlock, Resolution, Stage
 from lcnas.blocks import Block
 from lcnas.errors import CodesError, SpaceError, listing, not_among, shorten
@@ -18,30 +19,32 @@ from lcnas.spaces._draw import draw
 from lcnas.spaces._element import Digit, ElementTable, Gene, Total, digits_off, within
 from lcnas.spaces._explain import explain
 from lcnas.spaces._match import broken_order, by_first_block, match
+from lcnas.spaces._placed_blocks import PlacedBlocks
 from lcnas.spaces._points import Columns, Ints, Part, Point
-from lcnas.spaces._rows import Rows
-from lcnas.spaces._spec import Spec, Value
+from lcnas.spaces._spec import SpaceSpec, Value
 from lcnas.spaces._structure import Structure
 
 _TRIES = 200  # random changes tried before the neighbours are listed
 
 
 class Space:
-    """The networks that a space file describes; made by :func:`lcnas.spaces.load`.
+    """The networks that a space file describes; see :func:`lcnas.spaces.load`.
 
-    A network is drawn, counted and listed once, however many codes lead to it. Codes are integer arrays
-    of shape (n, genes): one row a network, one column a gene, each entry the index of a choice.
+    Each network is sampled, counted and listed once, even if several codes encode it. Codes are arrays
+    of integers, (n, genes), with the index of a choice for each network and gene.
     """
 
-    def __init__(self, spec: Spec, kept: Mapping[str, tuple[Value, ...]] | None = None) -> None:
+    def __init__(
+        self, spec: SpaceSpec, kept: Mapping[str, tuple[Value, ...]] | None = None
+    ) -> None:
         self._spec = spec
         self._kept = dict(kept or {})
         self._structure = Structure(spec, self._kept)
         self._elements = self._structure.elements
-        # Caches of the instance, not of the class: they go with the space.
+        # Caches of the instance, not of the class: they are freed with the space.
         self._chain = functools.cache(functools.partial(Chain, self._structure))
-        self._table = functools.lru_cache(maxsize=4)(
-            functools.partial(Rows, self._structure, self._chain)
+        self._placed_blocks = functools.lru_cache(maxsize=4)(
+            functools.partial(PlacedBlocks, self._structure, self._chain)
         )
         self._blocks = functools.lru_cache(maxsize=1 << 14)(self._make_blocks)
         self.name: str = spec.name
@@ -49,7 +52,7 @@ class Space:
         self.source: str = spec.source
         self.genes: tuple[Gene, ...] = self._structure.genes
         self.resolutions: tuple[Resolution, ...] = self._structure.resolutions
-        if not self._kept:  # a restriction may leave genes without effect, a file may not have any
+        if not self._kept:  # a restriction may leave genes without effect, a file may not
             whole = self._open_structure if self._spec.rules else self._structure
             whole.check_idle_genes()
         if self.size == 0:
@@ -57,7 +60,7 @@ class Space:
             raise SpaceError(f"{spec.source}: rules: no network meets {rules}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle what it was made of; the rest is made again."""
+        """Pickle the arguments only; the rest is rebuilt."""
         return Space, (self._spec, self._kept)
 
     def __repr__(self) -> str:
@@ -94,11 +97,11 @@ class Space:
         return len(self.resolutions) * sum(per_assignment)
 
     def sample_codes(self, n: int, rng: np.random.Generator) -> Ints:
-        """Return the canonical codes of n networks, drawn uniformly and independently.
+        """Return the canonical codes of n networks, sampled uniformly and independently.
 
         Args:
-            n: how many.
-            rng: the source of randomness.
+            n: number of networks.
+            rng: source of randomness.
 
         Returns:
             An integer array of shape (n, genes).
@@ -125,7 +128,7 @@ class Space:
     def _draw_combos(
         self, table: ElementTable, g: Ints, d: Ints, s: Ints, rng: np.random.Generator
     ) -> Ints:
-        """Draw a block for each slot, uniformly over the different ones."""
+        """Draw a block for each slot, uniformly over the distinct ones."""
         depth = np.array(table.depths)[d]
         out = np.zeros((len(g), table.slots), dtype=np.int64)
         for j in range(table.slots):
@@ -136,7 +139,7 @@ class Space:
         return out
 
     def sample(self, rng: np.random.Generator) -> Arch:
-        """Return a network drawn uniformly over the distinct networks of the space."""
+        """Return a network, sampled uniformly over the distinct networks of the space."""
         return self.decode(self.sample_codes(1, rng))[0]
 
     def enumerate(self) -> Iterator[Arch]:
@@ -171,7 +174,7 @@ class Space:
         """Return the canonical codes of networks, an array of shape (n, genes).
 
         Raises:
-            SpaceError: a network is not in the space; says the first rule that it breaks.
+            SpaceError: a network is not in the space; names the first rule that it breaks.
         """
         if isinstance(archs, str) or not isinstance(archs, Arch | Iterable):
             raise SpaceError(f"{self.name}: {shorten(archs)} is neither an Arch nor a list of them")
@@ -181,12 +184,12 @@ class Space:
         """Return the networks of codes, an integer array of shape (n, genes) or (genes,).
 
         Raises:
-            CodesError: a wrong shape, or a code that its gene does not have.
+            CodesError: a wrong shape, or a code out of its gene's range.
         """
-        return [self._arch(point) for point in self._rows_of(self._columns(codes))]
+        return [self._arch(point) for point in self._points_in(self._columns(codes))]
 
     def canonical(self, codes: ArrayLike) -> Ints:
-        """Return for each row the one code array that stands for its network: absent genes are 0."""
+        """Return codes with each row replaced by its network's canonical codes, where absent genes are 0."""
         return self._pack(self._columns(codes))
 
     def _codes(self, points: Sequence[Point]) -> Ints:
@@ -208,7 +211,7 @@ class Space:
             )
         )
 
-    def _rows_of(self, columns: Columns) -> Iterator[Point]:
+    def _points_in(self, columns: Columns) -> Iterator[Point]:
         r, g = columns.r.tolist(), columns.g.tolist()
         d = [x.tolist() for x in columns.d]
         s = [x.tolist() for x in columns.s]
@@ -222,62 +225,68 @@ class Space:
 
     def _checked(self, codes: ArrayLike) -> Ints:
         try:
-            given = np.asarray(codes)
+            unchecked = np.asarray(codes)
         except ValueError:  # rows of different lengths
             raise CodesError(f"codes: {shorten(codes)} is not an array") from None
-        if given.size == 0 and given.ndim <= 2 and given.shape[-1:] in ((0,), (len(self.genes),)):
-            given = np.zeros((self._rows_without_codes(given), len(self.genes)), dtype=np.int64)
-        if given.dtype.kind not in "iu":
-            raise CodesError(f"codes: {given.dtype} is not an integer type")
-        rows = given.reshape(1, -1) if given.ndim == 1 else given
-        if rows.ndim != 2 or rows.shape[1] != len(self.genes):
+        if (
+            unchecked.size == 0
+            and unchecked.ndim <= 2
+            and unchecked.shape[-1:] in ((0,), (len(self.genes),))
+        ):
+            unchecked = np.zeros(
+                (self._networks_without_codes(unchecked), len(self.genes)), dtype=np.int64
+            )
+        if unchecked.dtype.kind not in "iu":
+            raise CodesError(f"codes: {unchecked.dtype} is not an integer type")
+        array = unchecked.reshape(1, -1) if unchecked.ndim == 1 else unchecked
+        if array.ndim != 2 or array.shape[1] != len(self.genes):
             raise CodesError(
-                f"codes: shape {given.shape} is not (n, {len(self.genes)}), "
+                f"codes: shape {unchecked.shape} is not (n, {len(self.genes)}), "
                 f"a column for each gene of {self.name}"
             )
         sizes = np.array([len(gene.choices) for gene in self.genes], dtype=np.int64)
-        bad = (rows < 0) | (rows >= sizes)
+        bad = (array < 0) | (array >= sizes)
         if bad.any():
             row, column = (int(x) for x in np.argwhere(bad)[0])
             gene = self.genes[column]
             raise CodesError(
-                f"codes: row {row}, gene {gene.name!r}: {rows[row, column]} is not one of 0 to "
+                f"codes: row {row}, gene {gene.name!r}: {array[row, column]} is not one of 0 to "
                 f"{len(gene.choices) - 1}, which stand for {listing(gene.choices)}"
-                f"; the nearest is {0 if rows[row, column] < 0 else len(gene.choices) - 1}"
+                f"; the nearest is {0 if array[row, column] < 0 else len(gene.choices) - 1}"
             )
-        return rows.astype(np.int64)
+        return array.astype(np.int64)
 
-    def _rows_without_codes(self, given: NDArray[Any]) -> int:
-        """Return how many networks an array without a code stands for.
+    def _networks_without_codes(self, codes: NDArray[Any]) -> int:
+        """Return the number of networks of an array without a code.
 
-        Without genes it has a row for each network all the same: (n, 0), or (0,) for one. An empty list,
-        which NumPy takes for an array of floats, is no network of any space.
+        In a space without genes it has a row per network: (n, 0), or (0,) for one. An empty list,
+        which NumPy makes an array of floats, is never a network.
         """
         if self.genes:
             return 0
-        return len(given) if given.ndim == 2 else int(given.dtype.kind in "iu")
+        return len(codes) if codes.ndim == 2 else int(codes.dtype.kind in "iu")
 
     def checked(self, codes: ArrayLike) -> Ints:
-        """Return codes as an (n, genes) array, as they are, once it is sure that each row is a network.
+        """Return codes as an (n, genes) array, unchanged, after checking that each row is a network.
 
         Raises:
-            CodesError: a wrong shape, a code that its gene does not have, or a broken rule.
+            CodesError: a wrong shape, a code out of its gene's range, or a broken rule.
         """
-        rows = self._checked(codes)
+        array = self._checked(codes)
         if self._structure.orders:
-            self._columns(rows)
-        return rows
+            self._columns(array)
+        return array
 
     def _columns(self, codes: ArrayLike) -> Columns:
-        """Take codes apart into canonical columns."""
-        rows = self._checked(codes)
-        r = _read(rows, [self._structure.resolution_digit])
-        g = _read(rows, self._structure.network_digits)
+        """Decode codes into canonical columns."""
+        array = self._checked(codes)
+        r = _read(array, [self._structure.resolution_digit])
+        g = _read(array, self._structure.network_digits)
         d, s, c = [], [], []
         for table in self._elements:
-            depth = _read(rows, [table.depth_digit])
-            raw = _read(rows, table.sig_digits)
-            combos = np.stack([_read(rows, digits) for digits in table.slot_digits], axis=1)
+            depth = _read(array, [table.depth_digit])
+            raw = _read(array, table.sig_digits)
+            combos = np.stack([_read(array, digits) for digits in table.slot_digits], axis=1)
             slots = np.arange(table.slots)
             if table.labels.shape[3] > 1:
                 combos = table.combo_of[
@@ -332,14 +341,14 @@ class Space:
         self, e: int, g: int, part: Part, total: Total
     ) -> tuple[tuple[Block, ...], Total]:
         table = self._elements[e]
-        made = tuple(table.block(g, part.s, j, c, total) for j, c in enumerate(part.combos))
-        return made, table.total_after(g, part.s, part.combos[0], total)
+        blocks = tuple(table.block(g, part.s, j, c, total) for j, c in enumerate(part.combos))
+        return blocks, table.total_after(g, part.s, part.combos[0], total)
 
     def __contains__(self, arch: object) -> bool:
         return isinstance(arch, Arch) and self._find(arch) is not None
 
     def _find(self, arch: Arch) -> Point | None:
-        """Return the network's canonical point, or None where it is not in the space."""
+        """Return the network's canonical point, or None if it is not in the space."""
         if not isinstance(arch, Arch) or arch.resolution not in self.resolutions:
             return None
         for g in self._by_first_block.get(arch.blocks[0], ()):
@@ -351,13 +360,13 @@ class Space:
 
     @functools.cached_property
     def _by_first_block(self) -> dict[Block, list[int]]:
-        """Network-wide assignments by the blocks that they can begin with."""
+        """First block -> the network-wide assignments that it can begin."""
         return by_first_block(self._structure)
 
     def why_not(self, arch: Arch) -> str | None:
-        """Return the first rule that the network breaks, in words; None for a network of the space.
+        """Return a message about the first rule that the network breaks; None for a network of the space.
 
-        The text begins with the rule's name, or with the gene or key of the file that does not allow
+        The message begins with the rule's name, or with the gene or key of the file that does not allow
         the network, and names the block.
         """
         if not isinstance(arch, Arch):
@@ -371,13 +380,13 @@ class Space:
 
     @functools.cached_property
     def _open_structure(self) -> Structure:
-        """The file without its rules and restrictions, where a network may have two spellings."""
+        """The file without rules and restrictions, where a network may have two spellings."""
         return Structure(self._spec, {}, with_rules=False, checked=False)
 
     # -- changing --------------------------------------------------------------------------------
 
     def neighbors(self, arch: Arch) -> list[Arch]:
-        """Return every network that differs in exactly one choice, each once.
+        """Return all networks that differ in exactly one choice, each once.
 
         Two networks are neighbours if some codes of one and some codes of the other differ in exactly one
         gene; genes of absent blocks may have any value, so a deeper neighbour's new blocks may be any.
@@ -385,11 +394,11 @@ class Space:
         return [self._arch(point) for point in self._neighbors(self._own(arch))]
 
     def neighbor_codes(self, arch: Arch) -> Ints:
-        """Return the canonical codes of :meth:`neighbors`, an array of shape (n, genes), in their order."""
+        """Return the canonical codes (n, genes) of :meth:`neighbors`, in the same order."""
         return self._codes(list(self._neighbors(self._own(arch))))
 
     def mutate(self, arch: Arch, rng: np.random.Generator) -> Arch:
-        """Return a random neighbour: a gene is drawn first, then its new value; absent genes are random.
+        """Return a random neighbour: draw a gene, then its new value; absent genes are random.
 
         Raises:
             SpaceError: the network is not in the space, or has no neighbour.
@@ -401,9 +410,9 @@ class Space:
             codes = self._random_codes(point, rng)
             column = int(rng.choice(free))
             codes[column] = (codes[column] + rng.integers(1, sizes[column])) % sizes[column]
-            made = self._point_of(codes)
-            if made is not None and made != point:
-                return self._arch(made)
+            mutant = self._point_of(codes)
+            if mutant is not None and mutant != point:
+                return self._arch(mutant)
         others = sorted(self._neighbors(point))
         if not others:
             why = ": it is the one network of the space" if self.size == 1 else ""
@@ -411,9 +420,9 @@ class Space:
         return self._arch(others[int(rng.integers(len(others)))])
 
     def crossover(self, a: Arch, b: Arch, rng: np.random.Generator) -> Arch:
-        """Return a network each of whose genes comes from one of two parents, with even chances.
+        """Return a network with each gene from one of two parents, with equal probability.
 
-        A gene that only one parent's blocks have comes from that one.
+        A gene of blocks that only one parent has comes from that parent.
         """
         first, second = self._own(a), self._own(b)
         codes = self._codes([first, second])
@@ -421,16 +430,16 @@ class Space:
         for _ in range(_TRIES):
             take = rng.integers(0, 2, size=len(self.genes))
             take = np.where(present[0] == present[1], take, present[1].astype(np.int64))
-            made = self._point_of(codes[take, np.arange(len(self.genes))])
-            if made is not None:
-                return self._arch(made)
+            child = self._point_of(codes[take, np.arange(len(self.genes))])
+            if child is not None:
+                return self._arch(child)
         return self._arch((first, second)[int(rng.integers(2))])
 
     def restrict(self, **choices: Any) -> Space:
         """Return the space of the same file with fewer choices.
 
         Args:
-            **choices: for a gene's name, the choices to keep: a list, or a single one. ``stage4_kernel``
+            **choices: gene -> the choices to keep, a list or a single one. ``stage4_kernel``
                 stands for the genes ``stage4_block1_kernel``, ``stage4_block2_kernel`` and so on.
 
         Example:
@@ -441,9 +450,9 @@ class Space:
             True
         """
         kept = dict(self._kept)
-        for key, given in choices.items():
+        for key, value_or_values in choices.items():
             genes = self._genes_named(key)
-            values = self._kept_values(given, genes)
+            values = self._kept_values(value_or_values, genes)
             for gene in genes:
                 for value in values:
                     if not within(value, gene.choices):
@@ -457,17 +466,17 @@ class Space:
                 kept[gene.name] = tuple(c for c in gene.choices if within(c, values))
         return Space(self._spec, kept)
 
-    def _kept_values(self, given: Any, genes: Sequence[Gene]) -> list[Any]:
+    def _kept_values(self, choices: Any, genes: Sequence[Gene]) -> list[Any]:
         """Return the choices to keep as a list, from a list or from a single choice."""
-        if isinstance(given, np.generic | np.ndarray):
-            given = given.tolist()
-        if isinstance(given, str | int | float) or any(given in gene.choices for gene in genes):
-            return [given]
-        if not isinstance(given, Iterable):
+        if isinstance(choices, np.generic | np.ndarray):
+            choices = choices.tolist()
+        if isinstance(choices, str | int | float) or any(choices in gene.choices for gene in genes):
+            return [choices]
+        if not isinstance(choices, Iterable):
             raise SpaceError(
-                not_among(f"{self.name}: gene {genes[0].name}", given, genes[0].choices)
+                not_among(f"{self.name}: gene {genes[0].name}", choices, genes[0].choices)
             )
-        return [v.item() if isinstance(v, np.generic) else v for v in given]
+        return [v.item() if isinstance(v, np.generic) else v for v in choices]
 
     def _genes_named(self, key: str) -> list[Gene]:
         exact = [gene for gene in self.genes if gene.name == key]
@@ -493,7 +502,7 @@ class Space:
         return point
 
     def _present(self, point: Point) -> NDArray[np.bool_]:
-        """Return which genes belong to blocks that the network has."""
+        """Return which genes belong to the network's blocks."""
         out = np.ones(len(self.genes), dtype=bool)
         for table, part in zip(self._elements, point.parts, strict=True):
             for digits in table.slot_digits[len(part.combos) :]:
@@ -501,7 +510,7 @@ class Space:
         return out
 
     def _random_codes(self, point: Point, rng: np.random.Generator) -> Ints:
-        """Return one of the network's codes at random: genes without effect have any value."""
+        """Return random codes of the network: genes without effect have any value."""
         parts = []
         for table, part in zip(self._elements, point.parts, strict=True):
             s = int(rng.choice(table.equals(point.g, part.d, part.s)))
@@ -520,25 +529,25 @@ class Space:
             _write(out, table.sig_digits, np.array([s]))
             for digits, c in zip(table.slot_digits, combos, strict=True):
                 _write(out, digits, np.array([c]))
-        row: Ints = out[0]
-        return row
+        codes: Ints = out[0]
+        return codes
 
     def _point_of(self, codes: Ints) -> Point | None:
-        """Return the canonical point of one row of codes, or None where a rule forbids it."""
+        """Return the canonical point of codes (genes,), or None if a rule forbids it."""
         try:
-            return next(self._rows_of(self._columns(codes[None])))
+            return next(self._points_in(self._columns(codes[None])))
         except CodesError:
             return None
 
     def _neighbors(self, point: Point) -> dict[Point, None]:
-        found: dict[Point, None] = {}
+        points: dict[Point, None] = {}
         for other in itertools.chain(self._other_networks(point), self._other_parts(point)):
             if other != point and broken_order(self._structure, other) is None:
-                found.setdefault(other)
-        return found
+                points.setdefault(other)
+        return points
 
     def _other_networks(self, point: Point) -> Iterator[Point]:
-        """Yield what a change of resolution or of one network-wide gene gives."""
+        """Yield the networks of another resolution, or of another choice of one network-wide gene."""
         for r in range(len(self.resolutions)):
             yield Point(r, point.g, point.parts)
         sizes = [digit.size for digit in self._structure.network_digits]
@@ -555,7 +564,7 @@ class Space:
                 yield Point(point.r, g, tuple(Part(*part) for part in parts))
 
     def _other_parts(self, point: Point) -> Iterator[Point]:
-        """Yield what a change of one gene of one element gives."""
+        """Yield the networks with another choice of one gene of one element."""
         for e, (table, part) in enumerate(zip(self._elements, point.parts, strict=True)):
             for other in table.changed(point.g, part):
                 parts = (*point.parts[:e], Part(*other), *point.parts[e + 1 :])
@@ -563,56 +572,71 @@ class Space:
 
     # -- placed blocks ---------------------------------------------------------------------------
 
-    def rows(self, classes: int = 1000) -> tuple[PlacedBlock, ...]:
-        """Return the distinct placed blocks of all networks of the space: the rows of a table."""
-        return self._table(classes).rows
+    def placed_blocks(self, classes: int = 1000) -> tuple[PlacedBlock, ...]:
+        """Return the distinct placed blocks of all networks, for which a latency table has entries.
 
-    def row_ids(self, codes: ArrayLike) -> NDArray[np.int32]:
-        """Return for each network the number in :meth:`rows` of each of its blocks.
+        Args:
+            classes: outputs of the last layer.
+        """
+        return self._placed_blocks(classes).blocks
+
+    def block_ids(self, codes: ArrayLike) -> NDArray[np.int32]:
+        """Return the number in :meth:`placed_blocks` of each block of each network.
 
         Returns:
             An array of shape (n, slots), slots in the order of the chain; -1 where a block is absent.
         """
-        return self._table(1000).ids(self._columns(codes))
+        return self._placed_blocks(1000).ids(self._columns(codes))
 
-    def layout(self, classes: int = 1000) -> Rows:
-        """Return how choices lead to rows and borders, for programs over all chains (``lcnas.budgets``)."""
-        return self._table(classes)
+    def rows(self, classes: int = 1000) -> tuple[PlacedBlock, ...]:
+        """Deprecated name of :meth:`placed_blocks`."""
+        _renamed.warn("Space.rows", "Space.placed_blocks")
+        return self.placed_blocks(classes)
+
+    def row_ids(self, codes: ArrayLike) -> NDArray[np.int32]:
+        """Deprecated name of :meth:`block_ids`."""
+        _renamed.warn("Space.row_ids", "Space.block_ids")
+        return self.block_ids(codes)
+
+    def layout(self, classes: int = 1000) -> PlacedBlocks:
+        """Return how choices map to placed blocks and borders, for programs over all chains."""
+        return self._placed_blocks(classes)
 
     def extremes(
         self, values: Sequence[int], classes: int = 1000
     ) -> tuple[tuple[int, Arch], tuple[int, Arch]]:
-        """Return the least and the greatest sum of row values over all networks, each with a network.
+        """Return the least and the greatest sum of values over the blocks of a network, each with a network.
 
         Args:
-            values: one number for each of :meth:`rows`, in their order.
-            classes: of :meth:`rows`.
+            values: one number for each of :meth:`placed_blocks`, in their order.
+            classes: argument of :meth:`placed_blocks`.
         """
-        table = self._table(classes)
-        if len(values) != len(table.rows):
+        layout = self._placed_blocks(classes)
+        if len(values) != len(layout.blocks):
             raise SpaceError(
-                f"{self.name}: {len(values)} values are not one for each of {len(table.rows)} rows"
+                f"{self.name}: {len(values)} values are not one for each of {len(layout.blocks)} "
+                "placed blocks"
             )
-        low, least = table.best(values, min)
-        high, most = table.best(values, max)
+        low, least = layout.best(values, min)
+        high, most = layout.best(values, max)
         return (low, self._arch(least)), (high, self._arch(most))
 
 
-def _read(rows: Ints, digits: Sequence[Digit]) -> Ints:
-    """Return the mixed-radix number of several columns."""
-    out = np.zeros(len(rows), dtype=np.int64)
+def _read(codes: Ints, digits: Sequence[Digit]) -> Ints:
+    """Return the mixed-radix numbers in some columns."""
+    numbers = np.zeros(len(codes), dtype=np.int64)
     for digit in digits:
-        out *= digit.size
+        numbers *= digit.size
         if digit.column >= 0:
-            out += rows[:, digit.column]
-    return out
+            numbers += codes[:, digit.column]
+    return numbers
 
 
-def _write(rows: Ints, digits: Sequence[Digit], numbers: Ints) -> None:
-    """Write a mixed-radix number into several columns."""
+def _write(codes: Ints, digits: Sequence[Digit], numbers: Ints) -> None:
+    """Write mixed-radix numbers into some columns."""
     for digit in reversed(digits):
         if digit.column >= 0:
-            rows[:, digit.column] = numbers % digit.size
+            codes[:, digit.column] = numbers % digit.size
         numbers = numbers // digit.size
 
 

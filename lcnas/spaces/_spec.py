@@ -1,7 +1,8 @@
-"""A space file, read and checked: what may vary, the stages, the rules. See docs/spaces.md for the format."""
+"""Reading and checking a space file: genes, stages, rules. See docs/spaces.md for the format."""
 
 from __future__ import annotations
 
+import dataclasses
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,7 @@ class Const:
 
 @dataclass(frozen=True)
 class Choice:
-    """A parameter with a gene of its own, one for the stage or one a block."""
+    """A parameter with its own gene, one for the stage or one per block."""
 
     values: tuple[Value, ...]
     per_block: bool = False
@@ -37,7 +38,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class FromNetwork:
-    """A parameter that follows a network-wide gene; with ``base``, base x value rounded to eights."""
+    """A parameter that follows a network-wide gene; with ``base``: base x value, rounded to eights."""
 
     gene: str
     base: int | None = None
@@ -48,22 +49,22 @@ Param = Const | Choice | FromNetwork
 
 @dataclass(frozen=True)
 class NetworkGene:
-    """A network-wide gene: its choices, or named patterns that give each block a value."""
+    """A network-wide gene: its choices, or named patterns with a value for each block."""
 
     name: str
     choices: tuple[Value, ...]  # of a pattern gene: the names
-    patterns: tuple[tuple[Value, ...], ...] = ()  # one row a choice, one value a block
+    patterns: tuple[tuple[Value, ...], ...] = ()  # for each choice, one value per block
 
 
 @dataclass(frozen=True)
 class Template:
-    """A block with some of its fields set; a text "$kernel" stands for the stage's parameter of that name."""
+    """A block with some of its fields set; the text "$kernel" stands for the stage's parameter "kernel"."""
 
     name: str
     cls: type[Block]
     fields: tuple[tuple[str, Value], ...] = ()
-    first: tuple[tuple[str, Value], ...] = ()  # for a stage's first block, over ``fields``
-    rest: tuple[tuple[str, Value], ...] = ()  # for the others
+    first: tuple[tuple[str, Value], ...] = ()  # for a stage's first block, override ``fields``
+    rest: tuple[tuple[str, Value], ...] = ()  # for its other blocks, override ``fields``
 
     def describe(self) -> str:
         """Return the template in words."""
@@ -74,11 +75,11 @@ class Template:
         return " ".join(parts)
 
     def uses(self, param: str, is_first: bool) -> bool:
-        """Return whether a stage's parameter has a say in the template's block at a place."""
-        given = self.settings(is_first)
-        if any(param in refs(value) for value in given.values()):
+        """Return whether a stage's parameter affects the template's block at a place."""
+        settings = self.settings(is_first)
+        if any(param in refs(value) for value in settings.values()):
             return True
-        return param in vocabulary.field_names(self.cls) and param not in given
+        return param in vocabulary.field_names(self.cls) and param not in settings
 
     def settings(self, is_first: bool) -> dict[str, Value]:
         """Return the fields that the template sets at a place."""
@@ -96,20 +97,20 @@ def _worded(item: tuple[str, Value]) -> str:
 
 @dataclass(frozen=True)
 class Element:
-    """Stem, stage or head: blocks of one kind behind one another, the first of them strided."""
+    """Stem, stage or head: consecutive blocks of one kind, the first with a stride."""
 
     name: str
     where: str  # the key in the file, for errors
     depths: tuple[int, ...]
     templates: tuple[Template, ...]
-    stride: Value = None  # of the first block; None: not given
-    total_stride: tuple[int, int] | None = None  # at the element's end, from the image on
+    stride: Value = None  # of the first block; None: the block's default, or from total_stride
+    total_stride: tuple[int, int] | None = None  # from the image to the element's end
     params: tuple[tuple[str, Param], ...] = ()
 
 
 @dataclass(frozen=True)
 class Limit:
-    """A rule: a parameter takes only some values at some places."""
+    """A rule: a parameter has only some values at some places."""
 
     name: str
     param: str
@@ -131,14 +132,14 @@ class Limit:
         return f"{self.param} is {values} in {', '.join(ordered)}"
 
     def covers(self, element: str, slot: int) -> bool:
-        """Return whether the rule holds for block ``slot`` (0 is the first) of an element."""
+        """Return whether the rule applies to block ``slot`` (0 is the first) of an element."""
         part = f"{element}.first" if slot == 0 else f"{element}.rest"
         return element in self.places or part in self.places
 
 
 @dataclass(frozen=True)
 class NonDecreasing:
-    """A rule: a stage-wide parameter does not get smaller from one element to the next."""
+    """A rule: a stage-wide parameter does not decrease from one element to the next."""
 
     name: str
     param: str
@@ -152,9 +153,9 @@ class NonDecreasing:
 Rule = Limit | NonDecreasing
 
 
-@dataclass(frozen=True)
-class Spec:
-    """A whole space file."""
+@dataclass(frozen=True, repr=False)
+class SpaceSpec:
+    """The contents of a space file."""
 
     name: str
     source: str  # the file, for errors
@@ -164,15 +165,20 @@ class Spec:
     elements: tuple[Element, ...]
     rules: tuple[Rule, ...] = field(default=())
 
+    def __repr__(self) -> str:
+        # Journals on disk are keyed by a hash of it (lcnas.latency.profile): the class's old name stays.
+        values = (f"{f.name}={getattr(self, f.name)!r}" for f in dataclasses.fields(self))
+        return f"Spec({', '.join(values)})"
+
 
 # -- reading ---------------------------------------------------------------------------------------
 
 
-def read(path: Path) -> Spec:
+def read(path: Path) -> SpaceSpec:
     """Return the space of a TOML file.
 
     Raises:
-        SpaceError: one line with the file, the key, what was given and what is allowed.
+        SpaceError: one line with the file, the key, the value and the allowed ones.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")  # editors may put a mark first
@@ -183,8 +189,8 @@ def read(path: Path) -> Spec:
     return parse(text, path.stem, path.name)
 
 
-def parse(text: str, name: str, source: str) -> Spec:
-    """Return the space of TOML text; ``source`` is what errors call it."""
+def parse(text: str, name: str, source: str) -> SpaceSpec:
+    """Return the space of TOML text; errors name ``source``."""
     try:
         data = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -202,7 +208,7 @@ _ELEMENT = ("name", "block", "depth", "stride", "total_stride")
 
 
 class _Reader:
-    """Turns plain TOML data into a Spec; knows the file's name for its errors."""
+    """Converts parsed TOML to a :class:`SpaceSpec`; errors name the file."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -254,15 +260,15 @@ class _Reader:
 
     def values(self, value: object, where: str) -> tuple[Value, ...]:
         """Return a list of distinct field values."""
-        out: list[Value] = []
+        choices: list[Value] = []
         for item in self.listed(value, where):
-            made = self.value(item, where)
-            if any(_same(made, other) for other in out):
+            choice = self.value(item, where)
+            if any(_same(choice, other) for other in choices):
                 raise self.fail(
                     where, f"{shorten(item)} is listed twice; each choice is a different one"
                 )
-            out.append(made)
-        return tuple(out)
+            choices.append(choice)
+        return tuple(choices)
 
     def value(self, item: object, where: str) -> Value:
         if isinstance(item, bool | int | str):
@@ -277,7 +283,7 @@ class _Reader:
 
     # -- the parts of the file --
 
-    def spec(self, data: dict[str, Any], name: str) -> Spec:
+    def spec(self, data: dict[str, Any], name: str) -> SpaceSpec:
         version = data.get("version", VERSION)  # first: another version may have other keys
         if version != VERSION or not isinstance(version, int) or isinstance(version, bool):
             raise self.fail(
@@ -291,7 +297,7 @@ class _Reader:
         network = self.network(data.get("network", {}))
         elements = self.elements(data, templates, network)
         self.templates_used(templates, elements)
-        return Spec(
+        return SpaceSpec(
             name=name,
             source=self.source,
             summary=summary,
@@ -302,19 +308,19 @@ class _Reader:
         )
 
     def resolutions(self, value: object) -> tuple[Resolution, ...]:
-        out: list[Resolution] = []
+        seen: list[Resolution] = []
         for item in self.listed(value, "resolution", "a list, such as [224]"):
             try:
-                made = check_resolution(item, f"{self.source}: resolution")
+                resolution = check_resolution(item, f"{self.source}: resolution")
             except ArchError as error:
                 raise SpaceError(str(error)) from None
-            if made in out:
+            if resolution in seen:
                 raise self.fail("resolution", f"{shorten(item)} is listed twice")
-            out.append(made)
-        return tuple(out)
+            seen.append(resolution)
+        return tuple(seen)
 
     def templates(self, data: object) -> dict[str, Template]:
-        made = {}
+        templates = {}
         for name, item in self.table(data, "blocks").items():
             where = f"blocks.{name}"
             if name in vocabulary.types():
@@ -326,14 +332,14 @@ class _Reader:
                 )
             cls = self.block_class(table.pop("type"), f"{where}.type")
             parts = [self.table(table.pop(key, {}), f"{where}.{key}") for key in ("first", "rest")]
-            made[name] = Template(
+            templates[name] = Template(
                 name,
                 cls,
                 self.template_fields(table, cls, where),
                 self.template_fields(parts[0], cls, f"{where}.first"),
                 self.template_fields(parts[1], cls, f"{where}.rest"),
             )
-        return made
+        return templates
 
     def block_class(self, name: object, where: str) -> type[Block]:
         if not isinstance(name, str) or name not in vocabulary.types():
@@ -372,17 +378,17 @@ class _Reader:
             self.letter(key, f"{where}.values"): self.value(item, f"{where}.values.{key}")
             for key, item in self.table(table["values"], f"{where}.values").items()
         }
-        rows: dict[str, tuple[Value, ...]] = {}
+        by_name: dict[str, tuple[Value, ...]] = {}
         patterns = self.table(table["patterns"], f"{where}.patterns")
         if not patterns:
             raise self.fail(f"{where}.patterns", "is empty; it needs at least one pattern")
         for key, item in patterns.items():
-            row = self.pattern(item, values, f"{where}.patterns.{key}")
-            for other, earlier in rows.items():
-                if row == earlier:
+            pattern = self.pattern(item, values, f"{where}.patterns.{key}")
+            for other, earlier in by_name.items():
+                if pattern == earlier:
                     raise self.fail(f"{where}.patterns.{key}", f"is the same pattern as {other!r}")
-            rows[key] = row
-        return NetworkGene(name, tuple(rows), tuple(rows.values()))
+            by_name[key] = pattern
+        return NetworkGene(name, tuple(by_name), tuple(by_name.values()))
 
     def letter(self, key: str, where: str) -> str:
         if len(key) != 1:
@@ -426,16 +432,16 @@ class _Reader:
         parts = [("stem", "stem", data["stem"])]
         parts += [(f"stage{i}", f"stages[{i}]", item) for i, item in enumerate(stages, start=1)]
         parts.append(("head", "head", data["head"]))
-        made = tuple(
+        elements = tuple(
             self.element(name, where, self.table(item, where), templates, network)
             for name, where, item in parts
         )
-        names = [element.name for element in made]
+        names = [element.name for element in elements]
         for i, name in enumerate(names):
             if name in names[:i]:
-                raise self.fail(made[i].where, f"name {name!r} is used twice")
-        self.check_patterns(network, made)
-        return made
+                raise self.fail(elements[i].where, f"name {name!r} is used twice")
+        self.check_patterns(network, elements)
+        return elements
 
     def element(
         self,
@@ -479,23 +485,23 @@ class _Reader:
         if isinstance(value, dict):
             self.keys(value, where, ("choices",), ("choices",))
             names = self.values(value["choices"], f"{where}.choices")
-        out = []
+        templates_of_names = []
         for name in names:
             if not isinstance(name, str) or (
                 name not in templates and name not in vocabulary.types()
             ):
                 allowed = (*templates, *vocabulary.types())
                 raise SpaceError(f"{self.source}: {not_among(where, name, allowed)}")
-            out.append(templates.get(name) or Template(name, vocabulary.find(name)))
-        return tuple(out)
+            templates_of_names.append(templates.get(name) or Template(name, vocabulary.find(name)))
+        return tuple(templates_of_names)
 
     def depths(self, value: object, where: str) -> tuple[int, ...]:
         if not isinstance(value, dict):
             return (self.whole(value, where, 1, MAX_DEPTH),)
         if "choices" in value:
             self.keys(value, where, ("choices",))
-            made = self.values(value["choices"], f"{where}.choices")
-            return tuple(self.whole(v, f"{where}.choices", 1, MAX_DEPTH) for v in made)
+            depths = self.values(value["choices"], f"{where}.choices")
+            return tuple(self.whole(v, f"{where}.choices", 1, MAX_DEPTH) for v in depths)
         self.keys(value, where, ("from", "to", "choices"), ("from", "to"))
         low = self.whole(value["from"], f"{where}.from", 1, MAX_DEPTH)
         high = self.whole(value["to"], f"{where}.to", 1, MAX_DEPTH)
@@ -511,14 +517,14 @@ class _Reader:
             raise self.fail(
                 where, f"{shorten(value)} is neither a number nor [vertical, horizontal]"
             )
-        made = tuple(self.whole(v, where, 1, 64) for v in sides)
-        return made[0] if len(set(made)) == 1 else made
+        strides = tuple(self.whole(v, where, 1, 64) for v in sides)
+        return strides[0] if len(set(strides)) == 1 else strides
 
     def total(self, table: dict[str, Any], where: str) -> tuple[int, int] | None:
         if "total_stride" not in table:
             return None
-        made = self.stride(table["total_stride"], f"{where}.total_stride")
-        return made if isinstance(made, tuple) else (made, made)
+        stride = self.stride(table["total_stride"], f"{where}.total_stride")
+        return stride if isinstance(stride, tuple) else (stride, stride)
 
     def params(
         self,
@@ -528,7 +534,7 @@ class _Reader:
         network: dict[str, NetworkGene],
     ) -> tuple[tuple[str, Param], ...]:
         taken = {name for t in templates for name in _taken(t)}
-        out = []
+        params = []
         for key, value in table.items():
             if key in _ELEMENT:
                 continue
@@ -537,8 +543,8 @@ class _Reader:
                 raise SpaceError(
                     f"{self.source}: {not_among(f'{where}: unknown key', key, allowed)}"
                 )
-            out.append((key, self.param(value, f"{where}.{key}", network)))
-        return tuple(out)
+            params.append((key, self.param(value, f"{where}.{key}", network)))
+        return tuple(params)
 
     def param(self, value: object, where: str, network: dict[str, NetworkGene]) -> Param:
         if not isinstance(value, dict):
@@ -587,11 +593,11 @@ class _Reader:
             if any(len(e.depths) > 1 for e in stages):
                 raise self.fail(f"network.{gene.name}", "patterns need stages of fixed depth")
             count = sum(e.depths[0] for e in stages)
-            for name, row in zip(gene.choices, gene.patterns, strict=True):
-                if len(row) != count:
+            for name, pattern in zip(gene.choices, gene.patterns, strict=True):
+                if len(pattern) != count:
                     raise self.fail(
                         f"network.{gene.name}.patterns.{name}",
-                        f"has {len(row)} digits, but the stages have {count} blocks",
+                        f"has {len(pattern)} digits, but the stages have {count} blocks",
                     )
 
     # -- rules --
@@ -599,13 +605,13 @@ class _Reader:
     def rules(self, data: object, elements: tuple[Element, ...]) -> tuple[Rule, ...]:
         if not isinstance(data, list):
             raise self.fail("rules", f"{shorten(data)} is not a list of tables, [[rules]]")
-        out: list[Rule] = []
+        rules: list[Rule] = []
         for i, item in enumerate(data, start=1):
             rule = self.rule(self.table(item, f"rules[{i}]"), f"rules[{i}]", elements)
-            if any(rule.name == other.name for other in out):
+            if any(rule.name == other.name for other in rules):
                 raise self.fail(f"rules[{i}].name", f"{rule.name!r} is used twice")
-            out.append(rule)
-        return tuple(out)
+            rules.append(rule)
+        return tuple(rules)
 
     def rule(self, table: dict[str, Any], where: str, elements: tuple[Element, ...]) -> Rule:
         if ("limit" in table) == ("non_decreasing" in table):
@@ -646,14 +652,14 @@ class _Reader:
         if "in" in table and "except" in table:
             raise self.fail(where, "has both in and except; give one")
         key = "in" if "in" in table else "except"
-        given = self.listed(table[key], f"{where}.{key}") if key in table else []
-        for item in given:
+        listed = self.listed(table[key], f"{where}.{key}") if key in table else []
+        for item in listed:
             if item not in allowed:
                 raise SpaceError(f"{self.source}: {not_among(f'{where}.{key}', item, allowed)}")
         if key == "in":
-            return tuple(given)
+            return tuple(listed)
         parts = [f"{name}.{part}" for name in having for part in ("first", "rest")]
-        left = tuple(p for p in parts if p not in given and p.split(".")[0] not in given)
+        left = tuple(p for p in parts if p not in listed and p.split(".")[0] not in listed)
         if not left:
             raise self.fail(where, "excepts every place, so it holds nowhere; leave the rule out")
         return left
@@ -661,12 +667,12 @@ class _Reader:
 
 def _taken(template: Template) -> set[str]:
     """Return the stage parameters that a template takes, by name or by "$name"."""
-    out: set[str] = set()
+    names: set[str] = set()
     for is_first in (True, False):
-        given = template.settings(is_first)
-        out |= {name for name in vocabulary.field_names(template.cls) if name not in given}
-        out |= {ref for value in given.values() for ref in refs(value)}
-    return out
+        settings = template.settings(is_first)
+        names |= {name for name in vocabulary.field_names(template.cls) if name not in settings}
+        names |= {ref for value in settings.values() for ref in refs(value)}
+    return names
 
 
 def refs(value: Value) -> set[str]:
@@ -677,16 +683,16 @@ def refs(value: Value) -> set[str]:
 
 
 def _same(a: Value, b: Value) -> bool:
-    """Whether two field values are one choice: 1 and 1.0 are, 1 and true are not."""
+    """Return whether two field values are the same choice: 1 and 1.0 are, 1 and true are not."""
     return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
 
 
 class MissingParamError(LcnasError):
-    """A template refers to a parameter that its stage does not give."""
+    """A template refers to a parameter that its stage does not have."""
 
 
 def resolve(value: Value, params: dict[str, Value], where: str) -> Value:
-    """Return a template's value with every "$name" replaced by the stage's parameter."""
+    """Return a template's value with each "$name" replaced by the stage's parameter."""
     if isinstance(value, tuple):
         return tuple(resolve(item, params, where) for item in value)
     if isinstance(value, str) and value.startswith("$"):

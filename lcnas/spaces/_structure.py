@@ -1,6 +1,6 @@
-"""A space file compiled under its rules and restrictions: genes, elements, and what is refused.
+"""A space file compiled with its rules and restrictions: genes, elements, and checks.
 
-The words are those of ``_element.py``.
+``_element.py`` defines the terms.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from lcnas.spaces._spec import (
     FromNetwork,
     Limit,
     NonDecreasing,
-    Spec,
+    SpaceSpec,
     Value,
     refs,
 )
@@ -41,18 +41,18 @@ MAX_ASSIGNMENTS = 20_000  # combinations of network-wide genes
 
 
 class Structure:
-    """A space file compiled under its rules and restrictions."""
+    """A space file compiled with its rules and restrictions."""
 
     def __init__(
         self,
-        spec: Spec,
+        spec: SpaceSpec,
         kept: Mapping[str, tuple[Value, ...]],
         *,
         with_rules: bool = True,
         checked: bool = True,
     ) -> None:
         self.spec = spec
-        self.checked = checked  # whether a network with two spellings is an error
+        self.checked = checked  # a network with two spellings is an error
         rules = spec.rules if with_rules else ()
         self.limits = [rule for rule in rules if isinstance(rule, Limit)]
         self.orders = [rule for rule in rules if isinstance(rule, NonDecreasing)]
@@ -69,7 +69,7 @@ class Structure:
             self._check_borders()
 
     def error(self, message: str) -> SpaceError:
-        """Return the error for this file."""
+        """Return an error that names the file."""
         return SpaceError(f"{self.spec.source}: {message}")
 
     # -- network-wide genes --
@@ -79,10 +79,10 @@ class Structure:
         choices: list[list[tuple[int, Value]]] = []
         for gene in self.spec.network:
             indices = self._network_choices(gene.name)
-            shown = tuple(gene.choices[i] for i in indices)
-            left, digit = self.builder.add(gene.name, indices, shown)
+            names_of_choices = tuple(gene.choices[i] for i in indices)
+            kept, digit = self.builder.add(gene.name, indices, names_of_choices)
             self.network_digits.append(digit)
-            choices.append([(i, gene.choices[i]) for i in left])
+            choices.append([(i, gene.choices[i]) for i in kept])
         if math.prod(len(c) for c in choices) > MAX_ASSIGNMENTS:
             raise self.error(
                 f"network: more than {MAX_ASSIGNMENTS} combinations of network-wide choices"
@@ -94,7 +94,7 @@ class Structure:
         ]
 
     def _network_choices(self, name: str) -> tuple[int, ...]:
-        """Return which choices of a network-wide gene the rules allow."""
+        """Return the indices of the choices of a network-wide gene that the rules allow."""
         gene = next(g for g in self.spec.network if g.name == name)
         kept = list(range(len(gene.choices)))
         for rule in self.limits:
@@ -116,7 +116,7 @@ class Structure:
                             yield self._value(param, i, index, j)
 
     def _check_constants(self) -> None:
-        """Refuse a rule that forbids what does not vary: a stage's constant, or one of a kind of block."""
+        """Refuse a rule that forbids a constant of a stage or of a kind of block."""
         for rule, element in itertools.product(self.limits, self.spec.elements):
             for j in range(max(element.depths)):
                 if not rule.covers(element.name, j):
@@ -136,7 +136,7 @@ class Structure:
                         )
 
     def network_value(self, param: FromNetwork, g: int, index: int, j: int) -> Value:
-        """Return what a network-wide gene gives slot j of element ``index`` under assignment g."""
+        """Return the value of a network-wide gene at slot j of element ``index`` under assignment g."""
         return self._value(param, self.assignments[g][param.gene], index, j)
 
     def _value(self, param: FromNetwork, i: int, index: int, j: int) -> Value:
@@ -148,14 +148,14 @@ class Structure:
 
     @functools.cached_property
     def _positions(self) -> list[int]:
-        """Number of stage blocks in front of each element; depths are fixed where it matters."""
+        """Number of stage blocks before each element; used only where depths are fixed."""
         counts = [e.depths[0] if e.where.startswith("stages") else 0 for e in self.spec.elements]
         return [0, *itertools.accumulate(counts)]
 
     def choices_of(
         self, g: int, parts: Sequence[tuple[int, int, tuple[int, ...]]]
     ) -> dict[str, Any]:
-        """Return the choice of each gene of a network, by the gene's name; absent genes are left out."""
+        """Return the choice of each gene of a network, by the gene's name, without absent genes."""
         numbers = list(zip(self.network_digits, self._digits_of_assignment(g), strict=True))
         for table, (d, s, combos) in zip(self.elements, parts, strict=True):
             numbers.append((table.depth_digit, d))
@@ -188,7 +188,7 @@ class Structure:
             )
 
     def _check_orders(self) -> None:
-        """Refuse an order rule over something that is not one number for each element."""
+        """Refuse an order rule on a parameter that is not one number per element."""
         patterns = {gene.name for gene in self.spec.network if gene.patterns}
         for rule in self.orders:
             for element in self.spec.elements:
@@ -211,7 +211,7 @@ class Structure:
                     )
 
     def check_idle_genes(self) -> None:
-        """Refuse a stage-wide or per-block gene two of whose choices never make a difference."""
+        """Refuse a stage-wide or per-block gene with two choices that always give the same network."""
         for table in self.elements:
             for position, digit in enumerate(table.sig_digits):
                 self._check_digit(table, position, digit)
@@ -232,10 +232,10 @@ class Structure:
         labels = table.labels.reshape(table.labels.shape[0], *sizes, *table.labels.shape[2:])
         self._compare(digit, np.moveaxis(labels, 1 + position, 0).reshape(digit.size, -1))
 
-    def _compare(self, digit: Digit, rows: Ints) -> None:
+    def _compare(self, digit: Digit, labels: Ints) -> None:
         seen: dict[bytes, int] = {}
-        for i, row in enumerate(rows):
-            key = row.tobytes()
+        for i, choice_labels in enumerate(labels):
+            key = choice_labels.tobytes()
             if key in seen:
                 gene = self.genes[digit.column]
                 raise self.error(
@@ -245,7 +245,7 @@ class Structure:
             seen[key] = i
 
     def _check_assignments(self) -> None:
-        """Refuse network-wide choices of which two can give the same network."""
+        """Refuse network-wide assignments if two of them can give the same network."""
         groups = [list(range(len(self.assignments)))]
         for table in self.elements:
             for j in range(min(table.depths)):
@@ -266,7 +266,7 @@ class Structure:
         )
 
     def _check_borders(self) -> None:
-        """Refuse an element that may go on with the very block that may begin the next one."""
+        """Refuse an element that can continue with a block that can also begin the next element."""
         for table, following in itertools.pairwise(self.elements):
             open_slots = list(range(min(table.depths), max(table.depths)))
             if not open_slots:
@@ -278,21 +278,23 @@ class Structure:
                 block = min(going_on & beginning, key=str)
                 raise self.error(
                     f"{following.element.where}: its first block can be {block}, with which "
-                    f"{table.name} can also go on; one network could have two spellings. Give "
+                    f"{table.name} can also continue; one network could have two spellings. Give "
                     f"{following.name} a stride, or {table.name} a fixed depth"
                 )
 
 
 def _split(table: ElementTable, group: list[int], j: int) -> list[list[int]]:
-    """Part assignments into those that share a label at slot j."""
-    owner: dict[int, list[int]] = {}
+    """Split assignments into groups that share labels at slot j."""
+    group_of: dict[int, list[int]] = {}
     for g in group:
         labels = table.sets[g][j]
-        joined = {id(part): part for x in labels if (part := owner.get(x)) is not None}
+        joined = {id(part): part for x in labels if (part := group_of.get(x)) is not None}
         merged = [*(m for part in joined.values() for m in part), g]
-        stale = {x for x, part in owner.items() if id(part) in joined} if len(joined) > 1 else set()
+        stale = (
+            {x for x, part in group_of.items() if id(part) in joined} if len(joined) > 1 else set()
+        )
         if len(joined) == 1:
             merged = next(iter(joined.values()))
             merged.append(g)
-        owner.update(dict.fromkeys(labels | stale, merged))
-    return list({id(part): part for part in owner.values()}.values())
+        group_of.update(dict.fromkeys(labels | stale, merged))
+    return list({id(part): part for part in group_of.values()}.values())

@@ -1,4 +1,4 @@
-"""Published networks by name, a file a family, each with its source and what was published of it.
+"""Published networks by name, one file per family, with sources and published figures.
 
 Example:
     >>> from lcnas import zoo
@@ -70,14 +70,14 @@ def families() -> tuple[Family, ...]:
 
 
 def load(name: str, resolution: Resolution | None = None) -> Arch:
-    """Return a published network; of a family with width scales, at any scale.
+    """Return a published network; a family with width scales has any scale.
 
     Args:
-        name: such as "pplcnet_0.5x", "mobilenet_v3_large_0.35x", "vgg16"; without a scale: 1.0.
-        resolution: deployment resolution, pixels, a side or (height, width); None: that of its paper.
+        name: such as "pplcnet_0.5x", "mobilenet_v3_large_0.35x" or "vgg16"; the default scale is 1.0.
+        resolution: deployment resolution, pixels, a side or (height, width); None: the paper's.
 
     Raises:
-        ZooError: no such network; the message names the nearest.
+        ZooError: unknown name; the message has the nearest one.
     """
     family, scale = parse(name, _FAMILIES)
     arch = family.build(scale) if family.scales else family.build()
@@ -87,10 +87,10 @@ def load(name: str, resolution: Resolution | None = None) -> Arch:
 
 
 def published(name: str) -> Published:
-    """Return what was published of a network: ImageNet top-1, params, MACs, source and training.
+    """Return the published figures of a network: ImageNet top-1, params, MACs, source and training.
 
     Raises:
-        ZooError: no such network, or nothing was published of that scale.
+        ZooError: unknown name, or nothing was published for that scale.
     """
     family, scale = parse(name, _FAMILIES)
     if scale not in family.published:

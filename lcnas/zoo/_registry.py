@@ -16,13 +16,13 @@ _PRINTED = re.compile(r"(\d+(?:\.\d+)?)([kMG]?)")
 
 
 def printed_value(text: str) -> int:
-    """Return 4_200_000 for "4.2M": the number that a paper's figure stands for."""
+    """Return the number of a printed figure: 4_200_000 for "4.2M"."""
     number, unit = _split(text)
     return int(Decimal(number) * _UNITS[unit])
 
 
 def agrees(count: int, text: str) -> bool:
-    """Return whether ``count``, rounded to the digits that are printed, gives the printed figure."""
+    """Return whether ``count``, rounded to the printed digits, equals the printed figure."""
     number, unit = _split(text)
     step = Decimal(1).scaleb(Decimal(number).as_tuple().exponent)  # type: ignore[arg-type]
     return (Decimal(count) / _UNITS[unit]).quantize(step, ROUND_HALF_UP) == Decimal(number)
@@ -37,22 +37,22 @@ def _split(text: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Reference:
-    """A well-known implementation whose counts a zoo network meets, where the paper's differ."""
+    """A well-known implementation with the same counts as the zoo's network, where the paper's differ."""
 
     name: str  # such as "torchvision 0.20, mobilenet_v2"
     params: int  # exact
-    macs: int | None = None  # as that implementation (or its documentation) gives them; within 1 %
-    note: str = ""  # why the paper's figure is not met, where that is known
+    macs: int | None = None  # of the implementation or its documentation; within 1 %
+    note: str = ""  # why the paper's figure differs, if known
     training: bool = (
-        False  # params are those in training, with all branches, as cost.params(training=True)
+        False  # params are those of training, with all branches, as cost.params(training=True)
     )
 
 
 @dataclass(frozen=True)
 class Published:
-    """What was published of a network trained on ImageNet at its own resolution.
+    """The published figures of a network trained on ImageNet at its own resolution.
 
-    Figures are kept as they were printed ("4.2M"), so that their last digit is known.
+    Figures are stored as printed ("4.2M"), so that their precision is known.
     """
 
     top1: float | None = None  # ImageNet-1k validation accuracy, %
@@ -60,10 +60,10 @@ class Published:
     macs: str = ""  # multiply-accumulates, as printed
     paddle_flops: str = ""  # by the counter of paddle.flops, as printed
     source: str = ""  # paper and table, or the implementation's documentation
-    top1_source: str = ""  # where the accuracy is from, if elsewhere
-    data: str = "ImageNet-1k"  # what it was trained on
-    distilled: bool = False  # whether a teacher was used
-    recipe: str = "the paper's"  # whose training
+    top1_source: str = ""  # source of the accuracy, if it is another
+    data: str = "ImageNet-1k"  # training data
+    distilled: bool = False  # trained with a teacher
+    recipe: str = "the paper's"  # training recipe
     reference: Reference | None = field(default=None)
 
 
@@ -71,13 +71,13 @@ class Published:
 class Family:
     """A published network, or one at several width scales.
 
-    ``build`` takes the scale where ``scales`` names any, nothing otherwise. ``published`` is keyed by the
-    scale; by 1.0 for a network without scales.
+    ``build`` takes the scale if ``scales`` is not empty, otherwise nothing. ``published`` is keyed by the
+    scale, or by 1.0 for a network without scales.
     """
 
     name: str
     build: Callable[..., Arch]
-    scales: tuple[float, ...] = ()  # those of the paper; any other can be built too
+    scales: tuple[float, ...] = ()  # the paper's; others can be built as well
     published: Mapping[float, Published] = field(default_factory=dict)
 
     def names(self) -> tuple[str, ...]:
@@ -88,7 +88,7 @@ class Family:
 
 
 def scale_text(scale: float) -> str:
-    """Return "0.5" or "1.0", as scales are written in names."""
+    """Return a scale as it is written in names: "0.5", "1.0"."""
     return f"{scale:.4f}".rstrip("0") + ("0" if float(scale).is_integer() else "")
 
 
@@ -99,7 +99,7 @@ MIN_SCALE, MAX_SCALE = 0.05, 16.0
 def parse(name: object, families: Mapping[str, Family]) -> tuple[Family, float]:
     """Return the family and scale of a name such as "pplcnet_0.62x", "vgg16" or "mobilenet_v2".
 
-    A family of several scales, named alone, is meant at 1.0.
+    A family's name without a scale stands for 1.0.
     """
     every = [n for family in families.values() for n in family.names()]
     if not isinstance(name, str):

@@ -1,8 +1,8 @@
 """FBNet-C.
 
 Source: Wu et al. 2019, "FBNet: Hardware-Aware Efficient ConvNet Design via Differentiable Neural
-Architecture Search" (arXiv 1812.03443), the figure of the found networks for the blocks and the
-ImageNet table for the figures; what these leave open (the last convolution's width) after timm's
+Architecture Search" (arXiv 1812.03443), the figure of the searched networks for the blocks and the
+ImageNet table for the figures; the last convolution's width, which they do not give, is that of timm's
 ``fbnetc_100``.
 """
 
@@ -16,8 +16,8 @@ from lcnas.zoo._registry import Family, Published, Reference
 
 STEM_WIDTH = 16
 LAST_WIDTH = 1984
-# (width, stride of the first block, (kernel, expansion) of each block) of each stage. Blocks that
-# the search left out are not there.
+# (width, stride of the first block, (kernel, expansion) of each block) of each stage, without the
+# blocks that the search skipped.
 STAGES = (
     (16, 1, ((3, 1),)),
     (24, 2, ((3, 6), (3, 1), (3, 1))),
@@ -30,12 +30,12 @@ STAGES = (
 
 
 def fbnet_c() -> Arch:
-    """Return FBNet-C; its blocks have the first 1x1 convolution even at expansion 1."""
+    """Return FBNet-C; its blocks have the first 1x1 convolution at expansion 1 as well."""
     stages: dict[str, Iterable[Block]] = {"stem": [ConvNormAct(STEM_WIDTH, 3, 2)]}
     channels = STEM_WIDTH
-    for i, (width, first_stride, rows) in enumerate(STAGES, start=1):
+    for i, (width, first_stride, settings) in enumerate(STAGES, start=1):
         blocks: list[Block] = []
-        for j, (kernel, expansion) in enumerate(rows):
+        for j, (kernel, expansion) in enumerate(settings):
             stride = first_stride if j == 0 else 1
             block = InvertedResidual(
                 width,

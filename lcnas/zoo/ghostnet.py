@@ -13,11 +13,11 @@ from lcnas.zoo._registry import Family, Published, Reference
 
 STEM_WIDTH = 16
 LAST_WIDTH = 960  # of the 1x1 convolution before the pooling
-HEAD_WIDTH = 1280  # of the one behind it, which does not scale
+HEAD_WIDTH = 1280  # of the one after it, which does not scale
 # (kernel, expanded width, width, squeeze-and-excite, stride) of each block, by the size of its
-# output. The kernel is that of the strided depthwise convolution and of the shortcut's; where there
-# is neither, the authors' 5 has no effect and is written as 3, so that the network has one
-# spelling.
+# output. The kernel is that of the strided depthwise convolution and of the shortcut's. In blocks
+# without either the authors' 5 has no effect and is written as 3, so that equal networks are equal
+# archs.
 STAGES = (
     ((3, 16, 16, False, 1),),
     ((3, 48, 24, False, 2), (3, 72, 24, False, 1)),
@@ -51,10 +51,10 @@ def ghostnet(scale: float = 1.0) -> Arch:
         return make_divisible(width * scale, 4)
 
     stages: dict[str, list[Block]] = {"stem": [ConvNormAct(scaled(STEM_WIDTH), 3, 2)]}
-    for i, rows in enumerate(STAGES, start=1):
+    for i, settings in enumerate(STAGES, start=1):
         stages[f"stage{i}"] = [
             GhostBottleneck(scaled(width), scaled(expanded), kernel, stride, se)
-            for kernel, expanded, width, se, stride in rows
+            for kernel, expanded, width, se, stride in settings
         ]
     stages["head"] = [
         ConvNormAct(scaled(LAST_WIDTH), 1),

@@ -27,7 +27,7 @@ DROPOUT = 0.4  # table 1
 
 
 def googlenet() -> Arch:
-    """Return GoogLeNet. Its two auxiliary heads, which exist in training only, are left out."""
+    """Return GoogLeNet without its two auxiliary heads, which exist only in training."""
     halve = Pool(3, 2, padding=(0, 0, 0, 0), ceil=True)
     stages: dict[str, list[Block]] = {
         "stem": [
@@ -40,8 +40,8 @@ def googlenet() -> Arch:
             halve,
         ]
     }
-    for i, rows in enumerate(STAGES, start=1):
-        stages[f"stage{i}"] = [Inception(*row) for row in rows]
+    for i, modules in enumerate(STAGES, start=1):
+        stages[f"stage{i}"] = [Inception(*widths) for widths in modules]
         if i < len(STAGES):
             stages[f"stage{i}"].append(halve)
     stages["head"] = [DenseHead(dropout=DROPOUT)]

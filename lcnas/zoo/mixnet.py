@@ -18,10 +18,10 @@ LAST_WIDTH = 1536
 
 
 @dataclass(frozen=True)
-class Row:
-    """Equal blocks, of which the first may have a stride."""
+class MixConvConfig:
+    """Settings of ``depth`` equal blocks, the first with ``stride``."""
 
-    kernels: tuple[int, ...]  # of the mixed depthwise convolution, one a part
+    kernels: tuple[int, ...]  # of the mixed depthwise convolution, one per part
     expansion: int
     width: int
     depth: int = 1
@@ -32,49 +32,49 @@ class Row:
 
 
 SMALL = (
-    (Row((3,), 1, 16, act="relu"),),
+    (MixConvConfig((3,), 1, 16, act="relu"),),
     (
-        Row((3,), 6, 24, stride=2, groups=(2, 2), act="relu"),
-        Row((3,), 3, 24, groups=(2, 2), act="relu"),
+        MixConvConfig((3,), 6, 24, stride=2, groups=(2, 2), act="relu"),
+        MixConvConfig((3,), 3, 24, groups=(2, 2), act="relu"),
     ),
     (
-        Row((3, 5, 7), 6, 40, stride=2, se=0.5),
-        Row((3, 5), 6, 40, 3, groups=(2, 2), se=0.5),
+        MixConvConfig((3, 5, 7), 6, 40, stride=2, se=0.5),
+        MixConvConfig((3, 5), 6, 40, 3, groups=(2, 2), se=0.5),
     ),
     (
-        Row((3, 5, 7), 6, 80, stride=2, groups=(1, 2), se=0.25),
-        Row((3, 5), 6, 80, 2, groups=(1, 2), se=0.25),
+        MixConvConfig((3, 5, 7), 6, 80, stride=2, groups=(1, 2), se=0.25),
+        MixConvConfig((3, 5), 6, 80, 2, groups=(1, 2), se=0.25),
     ),
     (
-        Row((3, 5, 7), 6, 120, groups=(2, 2), se=0.5),
-        Row((3, 5, 7, 9), 3, 120, 2, groups=(2, 2), se=0.5),
+        MixConvConfig((3, 5, 7), 6, 120, groups=(2, 2), se=0.5),
+        MixConvConfig((3, 5, 7, 9), 3, 120, 2, groups=(2, 2), se=0.5),
     ),
     (
-        Row((3, 5, 7, 9, 11), 6, 200, stride=2, se=0.5),
-        Row((3, 5, 7, 9), 6, 200, 2, groups=(1, 2), se=0.5),
+        MixConvConfig((3, 5, 7, 9, 11), 6, 200, stride=2, se=0.5),
+        MixConvConfig((3, 5, 7, 9), 6, 200, 2, groups=(1, 2), se=0.5),
     ),
 )
 MEDIUM = (
-    (Row((3,), 1, 24, act="relu"),),
+    (MixConvConfig((3,), 1, 24, act="relu"),),
     (
-        Row((3, 5, 7), 6, 32, stride=2, groups=(2, 2), act="relu"),
-        Row((3,), 3, 32, groups=(2, 2), act="relu"),
+        MixConvConfig((3, 5, 7), 6, 32, stride=2, groups=(2, 2), act="relu"),
+        MixConvConfig((3,), 3, 32, groups=(2, 2), act="relu"),
     ),
     (
-        Row((3, 5, 7, 9), 6, 40, stride=2, se=0.5),
-        Row((3, 5), 6, 40, 3, groups=(2, 2), se=0.5),
+        MixConvConfig((3, 5, 7, 9), 6, 40, stride=2, se=0.5),
+        MixConvConfig((3, 5), 6, 40, 3, groups=(2, 2), se=0.5),
     ),
     (
-        Row((3, 5, 7), 6, 80, stride=2, se=0.25),
-        Row((3, 5, 7, 9), 6, 80, 3, groups=(2, 2), se=0.25),
+        MixConvConfig((3, 5, 7), 6, 80, stride=2, se=0.25),
+        MixConvConfig((3, 5, 7, 9), 6, 80, 3, groups=(2, 2), se=0.25),
     ),
     (
-        Row((3,), 6, 120, se=0.5),
-        Row((3, 5, 7, 9), 3, 120, 3, groups=(2, 2), se=0.5),
+        MixConvConfig((3,), 6, 120, se=0.5),
+        MixConvConfig((3, 5, 7, 9), 3, 120, 3, groups=(2, 2), se=0.5),
     ),
     (
-        Row((3, 5, 7, 9), 6, 200, stride=2, se=0.5),
-        Row((3, 5, 7, 9), 6, 200, 3, groups=(1, 2), se=0.5),
+        MixConvConfig((3, 5, 7, 9), 6, 200, stride=2, se=0.5),
+        MixConvConfig((3, 5, 7, 9), 6, 200, 3, groups=(1, 2), se=0.5),
     ),
 )
 
@@ -89,32 +89,32 @@ def mixnet_m() -> Arch:
     return _build(24, MEDIUM)
 
 
-def _build(stem: int, table: tuple[tuple[Row, ...], ...]) -> Arch:
+def _build(stem: int, stage_configs: tuple[tuple[MixConvConfig, ...], ...]) -> Arch:
     stages: dict[str, Iterable[Block]] = {"stem": [ConvNormAct(stem, 3, 2)]}
     channels = stem
-    for i, rows in enumerate(table, start=1):
+    for i, configs in enumerate(stage_configs, start=1):
         blocks: list[Block] = []
-        for row in rows:
-            for j in range(row.depth):
-                blocks.append(_block(row, channels, row.stride if j == 0 else 1))
-                channels = row.width
+        for config in configs:
+            for j in range(config.depth):
+                blocks.append(_block(config, channels, config.stride if j == 0 else 1))
+                channels = config.width
         stages[f"stage{i}"] = blocks
     stages["last"] = [ConvNormAct(LAST_WIDTH, 1)]
     stages["head"] = [DenseHead(dropout=0.2)]
     return Arch.of(stages)
 
 
-def _block(row: Row, channels: int, stride: int) -> MixConv:
+def _block(config: MixConvConfig, channels: int, stride: int) -> MixConv:
     return MixConv(
-        row.width,
-        row.kernels,
+        config.width,
+        config.kernels,
         stride,
-        row.act,
-        expansion=row.expansion,
-        expand_groups=row.groups[0],
-        project_groups=row.groups[1],
-        se_ratio=row.se,
-        shortcut=stride == 1 and channels == row.width,
+        config.act,
+        expansion=config.expansion,
+        expand_groups=config.groups[0],
+        project_groups=config.groups[1],
+        se_ratio=config.se,
+        shortcut=stride == 1 and channels == config.width,
     )
 
 

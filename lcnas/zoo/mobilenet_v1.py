@@ -25,7 +25,7 @@ def mobilenet_v1(scale: float = 1.0, *, act: str = "relu", resolution: int = 224
 
     Args:
         scale: width multiplier; channels are rounded to multiples of 8.
-        act: activation behind every convolution.
+        act: activation after every convolution.
         resolution: deployment resolution, pixels.
     """
     stem = ConvNormAct(make_divisible(STEM_WIDTH * scale), 3, 2, act)

@@ -6,8 +6,8 @@ multiples of 8 as in TensorFlow Slim, whose README (``research/slim/nets/mobilen
 accuracies of 0.35 to 0.75, and as in torchvision and timm.
 
 The accuracy of 0.25 is PaddleClas's, whose network does not round to multiples of 8 and keeps the
-first 1x1 convolution where it widens nothing; so at 0.25 this is PaddleClas's network. ``paddle``
-chooses otherwise.
+first 1x1 convolution where it widens nothing, so at 0.25 this is PaddleClas's network. ``paddle``
+overrides the choice.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lcnas.blocks import Block, ConvNormAct, DenseHead, InvertedResidual, make_d
 from lcnas.zoo._registry import Family, Published, Reference
 
 SCALES = (0.25, 0.35, 0.5, 0.75, 1.0, 1.4)
-PADDLE_SCALES = (0.25,)  # those whose accuracy is PaddleClas's
+PADDLE_SCALES = (0.25,)  # scales with PaddleClas's accuracy
 STEM_WIDTH = 32
 LAST_WIDTH = 1280
 # (expansion, width at scale 1, blocks, stride of the first block) of each stage.
@@ -40,9 +40,9 @@ def mobilenet_v2(
     """Return MobileNetV2.
 
     Args:
-        scale: width multiplier; the last 1x1 convolution only grows with it.
-        paddle: whether by PaddleClas's scheme (see above); None: at PADDLE_SCALES.
-        act: activation behind all convolutions but the projections.
+        scale: width multiplier; the last 1x1 convolution scales only above 1.0.
+        paddle: use PaddleClas's scheme (see above); None: at PADDLE_SCALES only.
+        act: activation after all convolutions except the projections.
         resolution: deployment resolution, pixels.
     """
     paddle = scale in PADDLE_SCALES if paddle is None else paddle

@@ -3,15 +3,15 @@
 Source: Howard et al. 2019, "Searching for MobileNetV3" (arXiv 1905.02244), tables 1 and 2 for the
 blocks, table 3 for the figures of 0.75 and 1.0.
 
-Two schemes say what a scale does. timm's, which takes TensorFlow's weights too, derives a block's
+There are two schemes of scaling. timm's, which fits TensorFlow's weights too, derives a block's
 expanded width from its scaled input, rounds SE's hidden width to multiples of 8, leaves the stem at
 16 below 0.75 and ends in 1,024 (small) or 1,280 channels. PaddleClas's scales the expanded widths
-themselves and the stem, takes a quarter for SE as it is, always starts a block with a 1x1
+themselves and the stem, does not round SE's quarter, always starts a block with a 1x1
 convolution and ends in 1,280 channels without bias.
 
 The paper has figures of 0.75 and 1.0 only; those of 0.35, 0.5 and 1.25 are PaddleClas's, so at
-these scales the networks are PaddleClas's too. ``paddle`` chooses otherwise: ``paddle=False`` at
-0.5 is timm's mobilenetv3_small_050. (SE's gate in PaddleClas is 0.2 x + 0.5, clipped; here it is
+these scales the networks are PaddleClas's too. ``paddle`` overrides the choice: ``paddle=False`` at
+0.5 gives timm's mobilenetv3_small_050. (SE's gate in PaddleClas is 0.2 x + 0.5, clipped; here it is
 the paper's x / 6 + 0.5.)
 """
 
@@ -25,14 +25,14 @@ from lcnas.blocks import Block, Classifier, ConvNormAct, InvertedResidual, make_
 from lcnas.zoo._registry import Family, Published, Reference
 
 SCALES = (0.35, 0.5, 0.75, 1.0, 1.25)
-PADDLE_SCALES = (0.35, 0.5, 1.25)  # those whose accuracy is PaddleClas's
+PADDLE_SCALES = (0.35, 0.5, 1.25)  # scales with PaddleClas's accuracy
 STEM_WIDTH = 16
 PADDLE_LAST = 1280
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row of the paper's table; widths at scale 1."""
+class InvertedResidualConfig:
+    """Settings of a block in the paper's table; widths at scale 1."""
 
     kernel: int
     expanded: int
@@ -43,43 +43,67 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Spec:
-    """A size of the network."""
+class MobileNetV3Config:
+    """Settings of a network: small or large."""
 
-    stages: tuple[tuple[Row, ...], ...]
+    stages: tuple[tuple[InvertedResidualConfig, ...], ...]
     squeeze: int  # width of the 1x1 convolution before the pooling, scales
-    last: int  # width of the one behind it, does not scale
+    last: int  # width of the one after it, does not scale
 
 
 RE, HS = "relu", "hard_swish"
 
-SMALL = Spec(
+SMALL = MobileNetV3Config(
     (
-        (Row(3, 16, 16, True, RE, 2),),
-        (Row(3, 72, 24, False, RE, 2), Row(3, 88, 24, False, RE, 1)),
-        (Row(5, 96, 40, True, HS, 2), Row(5, 240, 40, True, HS, 1), Row(5, 240, 40, True, HS, 1)),
-        (Row(5, 120, 48, True, HS, 1), Row(5, 144, 48, True, HS, 1)),
-        (Row(5, 288, 96, True, HS, 2), Row(5, 576, 96, True, HS, 1), Row(5, 576, 96, True, HS, 1)),
+        (InvertedResidualConfig(3, 16, 16, True, RE, 2),),
+        (
+            InvertedResidualConfig(3, 72, 24, False, RE, 2),
+            InvertedResidualConfig(3, 88, 24, False, RE, 1),
+        ),
+        (
+            InvertedResidualConfig(5, 96, 40, True, HS, 2),
+            InvertedResidualConfig(5, 240, 40, True, HS, 1),
+            InvertedResidualConfig(5, 240, 40, True, HS, 1),
+        ),
+        (
+            InvertedResidualConfig(5, 120, 48, True, HS, 1),
+            InvertedResidualConfig(5, 144, 48, True, HS, 1),
+        ),
+        (
+            InvertedResidualConfig(5, 288, 96, True, HS, 2),
+            InvertedResidualConfig(5, 576, 96, True, HS, 1),
+            InvertedResidualConfig(5, 576, 96, True, HS, 1),
+        ),
     ),
     squeeze=576,
     last=1024,
 )
-LARGE = Spec(
+LARGE = MobileNetV3Config(
     (
-        (Row(3, 16, 16, False, RE, 1),),
-        (Row(3, 64, 24, False, RE, 2), Row(3, 72, 24, False, RE, 1)),
-        (Row(5, 72, 40, True, RE, 2), Row(5, 120, 40, True, RE, 1), Row(5, 120, 40, True, RE, 1)),
+        (InvertedResidualConfig(3, 16, 16, False, RE, 1),),
         (
-            Row(3, 240, 80, False, HS, 2),
-            Row(3, 200, 80, False, HS, 1),
-            Row(3, 184, 80, False, HS, 1),
-            Row(3, 184, 80, False, HS, 1),
+            InvertedResidualConfig(3, 64, 24, False, RE, 2),
+            InvertedResidualConfig(3, 72, 24, False, RE, 1),
         ),
-        (Row(3, 480, 112, True, HS, 1), Row(3, 672, 112, True, HS, 1)),
         (
-            Row(5, 672, 160, True, HS, 2),
-            Row(5, 960, 160, True, HS, 1),
-            Row(5, 960, 160, True, HS, 1),
+            InvertedResidualConfig(5, 72, 40, True, RE, 2),
+            InvertedResidualConfig(5, 120, 40, True, RE, 1),
+            InvertedResidualConfig(5, 120, 40, True, RE, 1),
+        ),
+        (
+            InvertedResidualConfig(3, 240, 80, False, HS, 2),
+            InvertedResidualConfig(3, 200, 80, False, HS, 1),
+            InvertedResidualConfig(3, 184, 80, False, HS, 1),
+            InvertedResidualConfig(3, 184, 80, False, HS, 1),
+        ),
+        (
+            InvertedResidualConfig(3, 480, 112, True, HS, 1),
+            InvertedResidualConfig(3, 672, 112, True, HS, 1),
+        ),
+        (
+            InvertedResidualConfig(5, 672, 160, True, HS, 2),
+            InvertedResidualConfig(5, 960, 160, True, HS, 1),
+            InvertedResidualConfig(5, 960, 160, True, HS, 1),
         ),
     ),
     squeeze=960,
@@ -94,7 +118,7 @@ def mobilenet_v3_small(
 
     Args:
         scale: width multiplier; channels are rounded to multiples of 8.
-        paddle: whether by PaddleClas's scheme (see above); None: at PADDLE_SCALES.
+        paddle: use PaddleClas's scheme (see above); None: at PADDLE_SCALES only.
         resolution: deployment resolution, pixels.
     """
     return _build(SMALL, scale, paddle, resolution)
@@ -107,37 +131,39 @@ def mobilenet_v3_large(
     return _build(LARGE, scale, paddle, resolution)
 
 
-def _build(spec: Spec, scale: float, paddle: bool | None, resolution: int) -> Arch:
+def _build(config: MobileNetV3Config, scale: float, paddle: bool | None, resolution: int) -> Arch:
     paddle = scale in PADDLE_SCALES if paddle is None else paddle
     channels = make_divisible(STEM_WIDTH * scale) if paddle or scale >= 0.75 else STEM_WIDTH
     stages: dict[str, Iterable[Block]] = {"stem": [ConvNormAct(channels, 3, 2, HS)]}
-    base = STEM_WIDTH  # what ``channels`` is at scale 1
-    for i, rows in enumerate(spec.stages, start=1):
+    base = STEM_WIDTH  # ``channels`` at scale 1
+    for i, configs in enumerate(config.stages, start=1):
         blocks: list[Block] = []
-        for row in rows:
-            ratio = row.expanded / base
-            expanded = row.expanded * scale if paddle else channels * ratio
-            block = _block(row, channels, make_divisible(expanded), scale, paddle)
+        for block_config in configs:
+            ratio = block_config.expanded / base
+            expanded = block_config.expanded * scale if paddle else channels * ratio
+            block = _block(block_config, channels, make_divisible(expanded), scale, paddle)
             blocks.append(block)
-            channels, base = block.width, row.width
+            channels, base = block.width, block_config.width
         stages[f"stage{i}"] = blocks
-    stages["last"] = [ConvNormAct(make_divisible(spec.squeeze * scale), 1, 1, HS)]
-    stages["head"] = [Classifier(PADDLE_LAST if paddle else spec.last, HS, bias=not paddle)]
+    stages["last"] = [ConvNormAct(make_divisible(config.squeeze * scale), 1, 1, HS)]
+    stages["head"] = [Classifier(PADDLE_LAST if paddle else config.last, HS, bias=not paddle)]
     return Arch.of(stages, resolution)
 
 
-def _block(row: Row, channels: int, expanded: int, scale: float, paddle: bool) -> InvertedResidual:
-    width = make_divisible(row.width * scale)
+def _block(
+    config: InvertedResidualConfig, channels: int, expanded: int, scale: float, paddle: bool
+) -> InvertedResidual:
+    width = make_divisible(config.width * scale)
     return InvertedResidual(
         width,
-        row.kernel,
-        row.stride,
-        row.act,
+        config.kernel,
+        config.stride,
+        config.act,
         expanded=expanded,
         always_expand=paddle and expanded == channels,
-        se=row.se,
+        se=config.se,
         se_divisor=1 if paddle else 8,
-        shortcut=row.stride == 1 and channels == width,
+        shortcut=config.stride == 1 and channels == width,
     )
 
 

@@ -22,7 +22,7 @@ from lcnas.zoo._registry import Family, Published, Reference
 SCALES = (0.5, 1.0)
 STEM_WIDTH = 32
 LAST_WIDTH = 960
-# (kernel, width at scale 1, stride) of the plain convolutions of the first two stages.
+# (kernel, width at scale 1, stride) of the convolutions of the first two stages.
 CONVS = (((3, 32, 2), (1, 32, 1)), ((3, 96, 2), (1, 64, 1)))
 # (outer kernel, inner kernel, expansion, width at scale 1, stride) of each later block; 0: no
 # convolution.
@@ -61,7 +61,7 @@ def mobilenet_v4_conv_small(scale: float = 1.0, *, resolution: int = 224) -> Arc
             ConvNormAct(make_divisible(width * scale), kernel, stride)
             for kernel, width, stride in convs
         ]
-    for i, rows in enumerate(BLOCKS, start=len(CONVS) + 1):
+    for i, settings in enumerate(BLOCKS, start=len(CONVS) + 1):
         stages[f"stage{i}"] = [
             UniversalInvertedBottleneck(
                 make_divisible(width * scale),
@@ -71,7 +71,7 @@ def mobilenet_v4_conv_small(scale: float = 1.0, *, resolution: int = 224) -> Arc
                 expansion=expansion,
                 shortcut=stride == 1,  # widths change only where the stride is 2
             )
-            for outer, inner, expansion, width, stride in rows
+            for outer, inner, expansion, width, stride in settings
         ]
     stages["last"] = [ConvNormAct(make_divisible(LAST_WIDTH * scale), 1)]
     stages["head"] = [Classifier(1280, "relu", norm=True)]

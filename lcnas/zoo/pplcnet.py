@@ -1,4 +1,4 @@
-"""PP-LCNet at any width scale, and with the strides for 32x32 images.
+"""PP-LCNet at any width scale, and a variant with strides for 32x32 images.
 
 Source: Cui et al. 2021, "PP-LCNet: A Lightweight CPU Convolutional Neural Network" (arXiv 2109.15099),
 table 1 for the blocks, table 3 for the accuracies; channel rounding after PaddleClas, ``pp_lcnet.py``.
@@ -15,7 +15,7 @@ STEM_WIDTH = 16
 # (width at scale 1, blocks, stride of the first block) of each stage.
 STAGES = ((32, 1, 1), (64, 2, 2), (128, 2, 2), (256, 6, 2), (512, 2, 2))
 STRIDES = (2, *(stride for _, _, stride in STAGES))  # of the stem and of each stage
-# One digit a block, first to last (paper, tables 4 and 5).
+# One digit per block, first to last (paper, tables 4 and 5).
 KERNELS = "3333335555555"
 SE = "0000000000011"
 
@@ -31,14 +31,14 @@ def pplcnet(
     resolution: int = 224,
     name: str = "",
 ) -> Arch:
-    """Return PP-LCNet, whole or with the parts that the paper's ablations change.
+    """Return PP-LCNet, or a variant as in the paper's ablations.
 
     Args:
         scale: width multiplier; channels are rounded to multiples of 8.
-        kernels: kernel of each of the 13 blocks, one digit a block.
-        se: "1" where a block has squeeze-and-excite, one digit a block.
-        act: activation behind every convolution.
-        last: width of the last 1x1 convolution, which does not scale; 0: none, and no dropout either.
+        kernels: kernel of each of the 13 blocks, one digit per block.
+        se: "1" for a block with squeeze-and-excite, one digit per block.
+        act: activation after every convolution.
+        last: width of the last 1x1 convolution, which does not scale; 0: neither convolution nor dropout.
         strides: of the stem and of each stage's first block.
         resolution: deployment resolution, pixels.
         name: a label.

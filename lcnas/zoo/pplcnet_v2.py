@@ -18,7 +18,7 @@ from lcnas.blocks import (
 )
 from lcnas.zoo._registry import Family, Published, Reference
 
-STEM_WIDTHS = (32, 64)  # of the convolution and of the block that PaddleClas counts to the stem
+STEM_WIDTHS = (32, 64)  # of the convolution and of the block that PaddleClas has in the stem
 # (kernel, width at scale 1, split pointwise and squeeze-and-excite, re-parameterised, shortcuts).
 STAGES = (
     (3, 128, False, False, False),
@@ -51,8 +51,8 @@ def pplcnet_v2(scale: float, depths: tuple[int, int, int, int]) -> Arch:
             DepthwiseSeparable(scaled(STEM_WIDTHS[1]), act="relu"),
         ]
     }
-    for i, (row, depth) in enumerate(zip(STAGES, depths, strict=True), start=1):
-        kernel, width, split, rep, shortcut = row
+    for i, (settings, depth) in enumerate(zip(STAGES, depths, strict=True), start=1):
+        kernel, width, split, rep, shortcut = settings
         stages[f"stage{i}"] = [
             _block(scaled(width), kernel, 1 if j else 2, split, rep, shortcut and j > 0)
             for j in range(depth)
@@ -83,8 +83,8 @@ def pplcnet_v2_base() -> Arch:
 #        params, all branches   params, merged   MACs, merged   paddle.flops, merged
 # small  4,128,552              4,092,840        280,320,896    287,568,848
 # base   6,687,208              6,624,232        593,875,456    604,545,216
-# The first are ours in training. They merge to convolutions with a bias; here these keep their
-# batch norm and so have a value a channel more, 2,496 and 4,352 in all.
+# Ours in training have the first count. PaddleClas merges to convolutions with a bias; ours keep their
+# batch norm and so have one more value per channel, 2,496 and 4,352 in total.
 _NOTE = (
     "params in training, {} with all branches; merged it has {}, where a bias stands for the batch "
     "norm of ours, which has a value more for each of {} channels"

@@ -3,7 +3,7 @@
 Sources: Zhang et al. 2017, "ShuffleNet: An Extremely Efficient Convolutional Neural Network for
 Mobile Devices" (arXiv 1707.01083), table 1 for the blocks; Ma et al. 2018, "ShuffleNet V2:
 Practical Guidelines for Efficient CNN Architecture Design" (arXiv 1807.11164), table 5. What the
-papers leave open is as in the authors' code (ShuffleNet-Series, ``network.py``).
+papers do not give is as in the authors' code (ShuffleNet-Series, ``network.py``).
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ def shufflenet_v1(scale: float = 1.0) -> Arch:
     """Return ShuffleNet V1 with three groups.
 
     Args:
-        scale: width multiplier. Where nothing was published, the stem follows it too, and
-            widths are rounded so that three groups can be cut.
+        scale: width multiplier. At unpublished scales the stem scales as well, and
+            widths are rounded to multiples that three groups divide.
     """
     stem = V1_STEMS.get(scale) or make_divisible(24 * scale, GROUPS)
     stages: dict[str, list[Block]] = {"stem": [ConvNormAct(stem, 3, 2), Pool(3)]}
-    width = make_divisible(V1_WIDTH * scale, 4 * GROUPS)  # a quarter of it is cut into groups
+    width = make_divisible(V1_WIDTH * scale, 4 * GROUPS)  # a quarter of it has groups
     for i, depth in enumerate(DEPTHS):
-        # The stem's map is too narrow for groups: the first 1x1 convolution of all has none.
+        # The stem's map is too narrow for groups: the very first 1x1 convolution has none.
         stages[f"stage{i + 1}"] = [
             ShuffleV1Unit(
                 width << i,
@@ -67,7 +67,7 @@ def shufflenet_v1(scale: float = 1.0) -> Arch:
 
 
 def _v2_widths(scale: float) -> tuple[tuple[int, ...], int]:
-    """Return the tabled widths; at other scales multiples of 4, as all tabled ones are."""
+    """Return the published widths; at other scales multiples of 4, as all published ones are."""
     if scale in V2_WIDTHS:
         return V2_WIDTHS[scale]
     width = make_divisible(116 * scale, 4)
@@ -78,7 +78,7 @@ def shufflenet_v2(scale: float = 1.0) -> Arch:
     """Return ShuffleNet V2.
 
     Args:
-        scale: width multiplier; it chooses a column of the paper's table, which follows no formula.
+        scale: width multiplier; selects a column of the paper's table, which has no formula.
             At other scales widths are multiples of 4.
     """
     widths, last = _v2_widths(scale)

@@ -387,7 +387,7 @@ def test_channels_are_joined_and_shuffled():
     assert (first.groups, shuffle, add.act) == (1, layers.ChannelShuffle(3), "relu")
     pool, *_, act = leaves(B.ShuffleV1Unit(24, stride=2), (4, 4, 12))
     assert (pool.mode, act) == ("avg", layers.Act("relu"))
-    *_, concat = leaves(B.GhostModule(8), (4, 4, 8))  # the plain half comes first
+    *_, concat = leaves(B.GhostModule(8), (4, 4, 8))  # the pointwise half comes first
     assert concat.branches[0] == layers.Identity()
 
 
@@ -436,8 +436,8 @@ def test_which_convolutions_have_an_activation(block, expected):
 )
 def test_the_gate_of_squeeze_and_excite(block, gate):
     layer = block.lower((4, 4, 8))
-    found = [leaf.gate for leaf, _, _ in layers.visit(layer, (4, 4, 8)) if hasattr(leaf, "gate")]
-    assert found == [gate]
+    gates = [leaf.gate for leaf, _, _ in layers.visit(layer, (4, 4, 8)) if hasattr(leaf, "gate")]
+    assert gates == [gate]
 
 
 @pytest.mark.parametrize(
@@ -639,7 +639,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("cls", "fields", "words"), WRONG)
-def test_a_wrong_field_is_told_in_one_line(cls, fields, words):
+def test_a_wrong_field_is_reported_in_one_line(cls, fields, words):
     with pytest.raises(BlockError) as caught:
         cls(**fields)
     message = str(caught.value)
@@ -677,7 +677,7 @@ def test_every_field_is_checked(name):
         (None, ("table", "None")),
     ],
 )
-def test_wrong_block_data_is_told_in_one_line(data, words):
+def test_wrong_block_data_is_reported_in_one_line(data, words):
     with pytest.raises(BlockError) as caught:
         B.from_data(data)
     assert "\n" not in str(caught.value)
@@ -707,7 +707,7 @@ def test_wrong_block_data_is_told_in_one_line(data, words):
     ],
     ids=lambda v: getattr(v, "type", None),
 )
-def test_what_a_block_cannot_take_is_told_in_one_line(block, shape, words):
+def test_what_a_block_cannot_take_is_reported_in_one_line(block, shape, words):
     with pytest.raises(ShapeError) as caught:
         place(block, shape)
     assert "\n" not in str(caught.value)
@@ -788,8 +788,8 @@ def test_what_is_merged_is_one_convolution_with_batch_norm_and_the_activation():
 )
 def test_batch_norm_alone_is_a_branch_only_where_the_shape_stays(block, exists):
     steps = layers.visit(place(block, (4, 4, 8)).layer, (4, 4, 8))
-    (found,) = (leaf for leaf, _, _ in steps if isinstance(leaf, layers.Reparam))
-    assert (layers.BatchNorm() in found.branches) == exists
+    (reparam,) = (leaf for leaf, _, _ in steps if isinstance(leaf, layers.Reparam))
+    assert (layers.BatchNorm() in reparam.branches) == exists
 
 
 # -- the vocabulary --------------------------------------------------------------------------------

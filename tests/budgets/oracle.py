@@ -70,23 +70,23 @@ class Case:
     space: Space
     archs: list[Arch]
     codes: np.ndarray  # (n, genes) canonical
-    ids: list[list[int]]  # the rows of each network's blocks
+    ids: list[list[int]]  # the numbers of each network's placed blocks
 
     def terms(self, seed: int, *, pairs: bool, low: int = -20, high: int = 60) -> Terms:
         """Return random terms."""
         rng = np.random.default_rng(seed)
-        n = len(self.space.rows())
-        rows, base = rng.integers(low, high, n), int(rng.integers(-50, 50))
+        n = len(self.space.placed_blocks())
+        entries, base = rng.integers(low, high, n), int(rng.integers(-50, 50))
         if not pairs:
-            return Terms(base, rows)
+            return Terms(base, entries)
         kinds = np.stack([rng.integers(0, 4, n), rng.integers(0, 3, n)], axis=1)
-        return Terms(base, rows, kinds, rng.integers(-9, 9, (4, 3)))
+        return Terms(base, entries, kinds, rng.integers(-9, 9, (4, 3)))
 
     def costs(self, terms: Terms) -> np.ndarray:
         """Return the cost of each network, added up one by one."""
         out = []
         for ids in self.ids:
-            total = terms.base + sum(int(terms.rows[i]) for i in ids)
+            total = terms.base + sum(int(terms.entries[i]) for i in ids)
             if terms.pairs is not None and terms.kinds is not None:
                 for left, right in itertools.pairwise(ids):
                     total += int(terms.pairs[terms.kinds[left, 0], terms.kinds[right, 1]])
@@ -115,7 +115,7 @@ def case(name: str) -> Case:
     """Return a small space with all its networks."""
     space = spaces.loads(TEXTS[name], name)
     archs = list(space.enumerate())
-    number = {placed: i for i, placed in enumerate(space.rows())}
+    number = {placed: i for i, placed in enumerate(space.placed_blocks())}
     ids = [[number[placed] for placed in walk(arch)] for arch in archs]
     return Case(space, archs, space.encode(archs), ids)
 

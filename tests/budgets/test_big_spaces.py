@@ -24,16 +24,16 @@ def space(request):
 def _terms(space, pairs):
     """Return terms like microseconds: MACs at 50 per ns, with noise."""
     rng = np.random.default_rng(1)
-    n = len(space.rows())
-    macs = np.array([cost.of(placed).macs for placed in space.rows()])
-    rows = macs // 50_000 + rng.integers(5, 60, n)
+    n = len(space.placed_blocks())
+    macs = np.array([cost.of(placed).macs for placed in space.placed_blocks()])
+    entries = macs // 50_000 + rng.integers(5, 60, n)
     if not pairs:
-        return Terms(40, rows)
+        return Terms(40, entries)
     kinds = np.stack([rng.integers(0, 5, n), rng.integers(0, 6, n)], axis=1)
-    return Terms(40, rows, kinds, rng.integers(-15, 10, (5, 6)))
+    return Terms(40, entries, kinds, rng.integers(-15, 10, (5, 6)))
 
 
-@pytest.mark.parametrize("pairs", [False, True], ids=["rows", "pairs"])
+@pytest.mark.parametrize("pairs", [False, True], ids=["entries", "pairs"])
 def test_without_limits_every_network_counts_once(space, pairs):
     budget = Budget(space, _terms(space, pairs), math.inf)
     assert budget._sampler is not None
@@ -41,7 +41,7 @@ def test_without_limits_every_network_counts_once(space, pairs):
     assert budget.count() == space.size
 
 
-@pytest.mark.parametrize("pairs", [False, True], ids=["rows", "pairs"])
+@pytest.mark.parametrize("pairs", [False, True], ids=["entries", "pairs"])
 def test_counts_agree_with_drawing_from_the_whole_space(space, pairs):
     terms = _terms(space, pairs)
     costs = terms.cost(space, space.sample_codes(DRAWS, np.random.default_rng(2)))
@@ -115,15 +115,15 @@ def test_repair_finds_a_near_network_inside(space):
     codes = space.sample_codes(8, np.random.default_rng(6))
     limit = int(np.median(terms.cost(space, codes)))
     budget = Budget(space, terms, limit)
-    made = budget.repair(codes)
-    assert budget.inside(made).all()
+    repaired = budget.repair(codes)
+    assert budget.inside(repaired).all()
     outside = ~budget.inside(codes)
     assert outside.any()
-    assert (made[~outside] == codes[~outside]).all()
-    for before, after in zip(codes[outside], made[outside], strict=True):
+    assert (repaired[~outside] == codes[~outside]).all()
+    for before, after in zip(codes[outside], repaired[outside], strict=True):
         fewest = _changes(space, before, after)
         near = space.encode(budget.neighbors(space.decode(before)[0]))
-        for other in [*near, *made, *budget.sample_codes(50, np.random.default_rng(7))]:
+        for other in [*near, *repaired, *budget.sample_codes(50, np.random.default_rng(7))]:
             assert _changes(space, before, other) >= fewest
 
 

@@ -17,7 +17,7 @@ from .oracle import TEXTS, budget, case, lowest, windows
 SEEDS = range(3)
 pytestmark = pytest.mark.parametrize("name", sorted(TEXTS))
 each_seed = pytest.mark.parametrize("seed", SEEDS)
-with_pairs = pytest.mark.parametrize("pairs", [False, True], ids=["rows", "pairs"])
+with_pairs = pytest.mark.parametrize("pairs", [False, True], ids=["entries", "pairs"])
 
 
 @with_pairs
@@ -85,12 +85,12 @@ def test_best(name, seed, pairs, ties):
     for window in windows(costs, seed + 10):
         inside = (costs >= window[0]) & (costs <= window[1])
         best = sums[inside].max()
-        (found,) = c.space.encode(budget(c.space, terms, window).best(scores))
-        at = next(i for i, row in enumerate(c.codes) if (row == found).all())
+        (codes,) = c.space.encode(budget(c.space, terms, window).best(scores))
+        at = next(i for i, row in enumerate(c.codes) if (row == codes).all())
         assert inside[at]
         assert sums[at] == pytest.approx(best, abs=1e-12)
         if ties:
-            assert tuple(found) == lowest(c.codes[inside & (sums == best)])
+            assert tuple(codes) == lowest(c.codes[inside & (sums == best)])
 
 
 @with_pairs
@@ -101,8 +101,8 @@ def test_best_of_equal_scores_has_the_lowest_codes(name, pairs):
     for window in windows(costs, 4):
         inside = (costs >= window[0]) & (costs <= window[1])
         zeros = [np.zeros(len(gene.choices)) for gene in c.space.genes]
-        (found,) = c.space.encode(budget(c.space, terms, window).best(zeros))
-        assert tuple(found) == lowest(c.codes[inside])
+        (codes,) = c.space.encode(budget(c.space, terms, window).best(zeros))
+        assert tuple(codes) == lowest(c.codes[inside])
 
 
 @with_pairs
@@ -115,14 +115,14 @@ def test_repair(name, seed, pairs):
     for window in windows(costs, seed + 20):
         inside = (costs >= window[0]) & (costs <= window[1])
         rows = rng.choice(len(c.codes), 6)
-        found = budget(c.space, terms, window).repair(c.codes[rows])
-        for row, made in zip(rows, found, strict=True):
+        repaired = budget(c.space, terms, window).repair(c.codes[rows])
+        for row, result in zip(rows, repaired, strict=True):
             if inside[row]:
-                assert (made == c.codes[row]).all()
+                assert (result == c.codes[row]).all()
                 continue
             changes = ((c.codes != c.codes[row]) & present).sum(axis=1)
             ties = inside & (changes == changes[inside].min())
-            assert tuple(made) == lowest(c.codes[ties])
+            assert tuple(result) == lowest(c.codes[ties])
 
 
 def test_neighbours_and_changes_stay_inside(name):
@@ -197,9 +197,9 @@ def test_bands_have_equal_shares_and_are_uniform_within(name, pairs):
 
 def test_an_empty_band_is_said_and_its_share_goes_to_the_others(name):
     c = case(name)
-    rows = np.zeros(len(c.space.rows()), dtype=np.int64)
-    rows[c.ids[0][0]] = 999  # two costs: 1 and 1000
-    terms = budgets.Terms(1, rows)
+    entries = np.zeros(len(c.space.placed_blocks()), dtype=np.int64)
+    entries[c.ids[0][0]] = 999  # two costs: 1 and 1000
+    terms = budgets.Terms(1, entries)
     b = Budget(c.space, terms, math.inf)
     with pytest.warns(
         EmptyBandWarning, match="2 of 4 bands hold no network, the first from 6 ticks on"
@@ -225,7 +225,7 @@ def test_macs_and_params(name, figure):
 
 def test_a_budget_that_nothing_meets(name):
     c = case(name)
-    terms = budgets.Terms(5, np.full(len(c.space.rows()), 10))
+    terms = budgets.Terms(5, np.full(len(c.space.placed_blocks()), 10))
     costs = np.unique(c.costs(terms))
     low, high = int(costs.min()), int(costs.max())
     ends = f"the lowest cost is {low} ticks, the highest {high} ticks"

@@ -33,23 +33,29 @@ def small():
     return case("per_block")
 
 
-ROWS = np.arange(5)
+ENTRIES = np.arange(5)
 KINDS = np.zeros((5, 2), dtype=int)
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ((1.5, ROWS), "base: 1.5 is not one whole number"),
-        ((True, ROWS), "base: True is not one whole number"),
-        ((0, ROWS * 0.5), "rows: array([0. , 0.5, 1. , 1.5, 2. ]) is not whole numbers (n,)"),
-        ((0, [[1, 2]]), "rows: [[1, 2]] is not whole numbers (n,)"),
-        ((0, [[1], [1, 2]]), "rows: [[1], [1, 2]] is not whole numbers"),
+        ((1.5, ENTRIES), "base: 1.5 is not one whole number"),
+        ((True, ENTRIES), "base: True is not one whole number"),
+        ((0, ENTRIES * 0.5), "entries: array([0. , 0.5, 1. , 1.5, 2. ]) is not whole numbers (n,)"),
+        ((0, [[1, 2]]), "entries: [[1, 2]] is not whole numbers (n,)"),
+        ((0, [[1], [1, 2]]), "entries: [[1], [1, 2]] is not whole numbers"),
         ((0, [1 << 60]), "a value is beyond 4503599627370496 ticks"),
-        ((0, ROWS, KINDS), "kinds and pairs belong together"),
-        ((0, ROWS, KINDS[:4], [[1]]), "kinds: shape (4, 2) is not (5, 2)"),
-        ((0, ROWS, KINDS + np.array([0, 1]), [[1]]), "row 0: 1 is not one of the 1 right kinds"),
-        ((0, ROWS, KINDS - np.array([1, 0]), [[1]]), "row 0: -1 is not one of the 1 left kinds"),
+        ((0, ENTRIES, KINDS), "kinds and pairs belong together"),
+        ((0, ENTRIES, KINDS[:4], [[1]]), "kinds: shape (4, 2) is not (5, 2)"),
+        (
+            (0, ENTRIES, KINDS + np.array([0, 1]), [[1]]),
+            "entry 0: 1 is not one of the 1 right kinds",
+        ),
+        (
+            (0, ENTRIES, KINDS - np.array([1, 0]), [[1]]),
+            "entry 0: -1 is not one of the 1 left kinds",
+        ),
     ],
 )
 def test_terms_that_are_wrong(arguments, complaint):
@@ -57,20 +63,20 @@ def test_terms_that_are_wrong(arguments, complaint):
 
 
 def test_terms_of_another_space(small):
-    n = len(small.space.rows())
+    n = len(small.space.placed_blocks())
     terms = Terms(0, np.ones(n + 1, dtype=int))
-    complaint = f"{n + 1} rows are not the {n} of per_block with 1000 classes"
+    complaint = f"{n + 1} entries are not the {n} of per_block with 1000 classes"
     refused(lambda: terms.cost(small.space, small.codes), complaint)
     refused(lambda: Budget(small.space, terms, 10), complaint)
 
 
 def test_terms_cannot_be_changed_afterwards():
-    given = np.arange(3)
-    terms = Terms(0, given)
-    given[0] = 100
-    assert terms.rows.tolist() == [0, 1, 2]
+    values = np.arange(3)
+    terms = Terms(0, values)
+    values[0] = 100
+    assert terms.entries.tolist() == [0, 1, 2]
     with pytest.raises(ValueError, match="read-only"):
-        terms.rows[0] = 1
+        terms.entries[0] = 1
 
 
 def test_terms_can_be_copied_and_sent_to_other_processes(small):
@@ -106,7 +112,7 @@ def test_limits_that_are_no_numbers(small):
 
 
 def test_messages_write_costs_in_the_given_unit(small):
-    terms = Terms(1500, np.zeros(len(small.space.rows()), dtype=int))
+    terms = Terms(1500, np.zeros(len(small.space.placed_blocks()), dtype=int))
 
     def make(most, least=0):
         return Budget(small.space, terms, most, least, show=lambda t: f"{t / 1000:.3f} ms")
@@ -122,12 +128,12 @@ def test_messages_write_costs_in_the_given_unit(small):
 
 def test_a_gap_between_costs_of_a_large_space_is_found():
     space = spaces.load("pplcnet_tail")
-    rows = np.full(len(space.rows()), 10)
-    refused(lambda: Budget(space, Terms(0, rows), 99, 91), "from 91 ticks to 99 ticks")
+    entries = np.full(len(space.placed_blocks()), 10)
+    refused(lambda: Budget(space, Terms(0, entries), 99, 91), "from 91 ticks to 99 ticks")
     # two networks of 1.4e11 inside
-    rows = np.zeros(len(space.rows()), dtype=int)
-    rows[-1] = 10
-    assert Budget(space, Terms(0, rows), 10, 5).count() > 0
+    entries = np.zeros(len(space.placed_blocks()), dtype=int)
+    entries[-1] = 10
+    assert Budget(space, Terms(0, entries), 10, 5).count() > 0
 
 
 def test_scores_that_are_wrong(small):
@@ -155,7 +161,7 @@ def test_numbers_of_draws_and_bands(small):
     assert budget.sample_codes(0, rng).shape == (0, len(small.space.genes))
     two: Any = np.int64(2)
     assert budget.sample_codes(two, rng).shape == (2, len(small.space.genes))
-    negative = Terms(-10_000, small.terms(0, pairs=False).rows)
+    negative = Terms(-10_000, small.terms(0, pairs=False).entries)
     wrong = Budget(small.space, negative, math.inf, -math.inf)
     refused(lambda: wrong.sample_codes(1, rng, bands=2), "equal parts of log cost")
 
@@ -175,7 +181,7 @@ def test_a_space_of_one_network():
     chosen = {g.name: [g.choices[c]] for g, c in zip(space.genes, codes[0], strict=True)}
     one = space.restrict(**chosen)
     assert one.size == 1
-    terms = Terms(3, np.arange(len(one.rows())))
+    terms = Terms(3, np.arange(len(one.placed_blocks())))
     budget = Budget(one, terms, math.inf)
     assert budget.count() == 1
     zeros = [np.zeros(len(gene.choices)) for gene in one.genes]

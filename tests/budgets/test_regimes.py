@@ -17,16 +17,16 @@ from .oracle import TEXTS, budget, case, lowest, windows
 
 REGIMES: dict[str, list[tuple[Any, str, int]]] = {
     "sparse": [(_table, "DENSE", 0)],
-    "made anew": [(_passes, "INSIDE_BYTES", -1)],
+    "rebuilt": [(_passes, "INSIDE_BYTES", -1)],
     "two limbs": [(_table, "SINGLE", 4), (_table, "BITS", 8)],
     "many limbs": [(_table, "SINGLE", 4), (_table, "BITS", 3)],
-    "fronts": [(_passes, "WORK", 400)],
-    "sparse fronts": [
+    "prefixes": [(_passes, "WORK", 400)],
+    "sparse prefixes": [
         (_passes, "WORK", 5_000),
         (_table, "DENSE", 0),
         (_passes, "INSIDE_BYTES", -1),
     ],
-    "fronts of limbs": [(_passes, "WORK", 1_000), (_table, "SINGLE", 4), (_table, "BITS", 4)],
+    "prefixes of limbs": [(_passes, "WORK", 1_000), (_table, "SINGLE", 4), (_table, "BITS", 4)],
     "one end first": [(_budget, "DENSE", 1)],
     "borders only": [(_passes, "BORDER_BYTES", 0)],
     "one block a table": [(_cost, "LIMIT", 0), (_cost, "CHUNK", 7)],
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.parametrize("name", sorted(TEXTS))
 
 
 @pytest.mark.parametrize("regime", sorted(REGIMES))
-@pytest.mark.parametrize("pairs", [False, True], ids=["rows", "pairs"])
+@pytest.mark.parametrize("pairs", [False, True], ids=["entries", "pairs"])
 def test_answers_are_those_of_brute_force(name, regime, pairs, monkeypatch):
     for module, limit, value in REGIMES[regime]:
         if isinstance(module, str):
@@ -65,14 +65,14 @@ def _check_best(c, b, inside):
     scores = [rng.integers(-2, 3, len(gene.choices)) / 4 for gene in c.space.genes]
     present = c.present()
     sums = sum(s[c.codes[:, i]] * present[:, i] for i, s in enumerate(scores))
-    (found,) = c.space.encode(b.best(scores))
+    (best_codes,) = c.space.encode(b.best(scores))
     best = np.flatnonzero(sums == sums[inside].max())
-    assert tuple(found) == lowest(c.codes[np.intersect1d(best, inside)])
+    assert tuple(best_codes) == lowest(c.codes[np.intersect1d(best, inside)])
     row = int(rng.integers(len(c.codes)))
-    (made,) = b.repair(c.codes[row])
+    (repaired,) = b.repair(c.codes[row])
     changes = ((c.codes != c.codes[row]) & present).sum(axis=1)
     ties = inside[changes[inside] == changes[inside].min()]
-    assert tuple(made) == lowest(c.codes[ties])
+    assert tuple(repaired) == lowest(c.codes[ties])
 
 
 @pytest.fixture
@@ -80,17 +80,17 @@ def too_fine(monkeypatch):
     """No exact tables where both ends of a window bind, or where chains are counted."""
 
     def tables(graph, bounds, window, scores=None):
-        made = Tables(graph, bounds, window, scores)
-        if scores is None or (made.side == 0 and window[0] != window[1]):
+        result = Tables(graph, bounds, window, scores)
+        if scores is None or (result.side == 0 and window[0] != window[1]):
             raise TooFineError
-        return made
+        return result
 
     monkeypatch.setattr(_budget, "Tables", tables)
     monkeypatch.setattr(_coarse, "SPAN", 40)
 
 
 @pytest.mark.usefixtures("too_fine")
-@pytest.mark.parametrize("pairs", [False, True], ids=["rows", "pairs"])
+@pytest.mark.parametrize("pairs", [False, True], ids=["entries", "pairs"])
 def test_coarse_tables_say_what_they_know_and_draw_uniformly(name, pairs):
     c = case(name)
     terms = c.terms(31, pairs=pairs, low=-200, high=900)
@@ -123,10 +123,10 @@ def test_coarse_budgets_answer_exactly_or_not_at_all(name):
     both = Budget(c.space, terms, high, low)
     rng = np.random.default_rng(34)
     row = int(np.flatnonzero(costs > high)[0])
-    (made,) = both.repair(c.codes[row])
+    (repaired,) = both.repair(c.codes[row])
     inside = np.flatnonzero((costs >= low) & (costs <= high))
     changes = ((c.codes != c.codes[row]) & c.present()).sum(axis=1)
-    assert tuple(made) == lowest(c.codes[inside[changes[inside] == changes[inside].min()]])
+    assert tuple(repaired) == lowest(c.codes[inside[changes[inside] == changes[inside].min()]])
     codes = both.sample_codes(90, rng, bands=3)
     assert both.inside(codes).all()
     band = np.searchsorted(both.band_edges(3)[1:3], both.costs(codes), side="right")

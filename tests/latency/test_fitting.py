@@ -73,7 +73,7 @@ def test_errors_of_two_resolutions_are_not_pooled():
         96: spaces.loads(SPACE.replace("[64]", "[96]"), "mine"),
     }
     for size, space in sizes.items():
-        for placed in space.rows():
+        for placed in space.placed_blocks():
             ms = OVERHEAD_MS + inside_ms(placed)
             table.entries[placed] = Entry(ms, ms, ms, 6, 2)
         for i, network in enumerate(networks(space, 60 + size)):

@@ -376,7 +376,7 @@ def run_and_kill(folder: Path, moment: float | None) -> bool:
 def test_killed_at_twenty_random_moments_and_resumed(tmp_path):
     """A run is resumed after every kill; once it is complete, the next begins in a folder of its own."""
     rng = random.Random(0)
-    expected = spaces.loads(SPACE, "synthetic").rows()
+    expected = spaces.loads(SPACE, "synthetic").placed_blocks()
     number = 0
     for kills in range(21):
         folder = tmp_path / str(number)

@@ -29,7 +29,7 @@ def measured(study, pair_ms: float) -> LatencyTable:
     space = spaces.loads(SPACE, "synthetic")
     rng = np.random.default_rng(0)
     table = LatencyTable(Machine("Some CPU", "avx2", 2, ""), ENGINE, overhead_ms=OVERHEAD_MS)
-    for placed in space.rows():
+    for placed in space.placed_blocks():
         ms = OVERHEAD_MS + inside_ms(placed)
         table.entries[placed] = Entry(ms, ms, ms, 6, 2)
     archs = space.decode(np.unique(space.sample_codes(220, rng), axis=0))

@@ -43,7 +43,7 @@ def build(space, folder: Path, **changes: object) -> tuple[LatencyTable, Profile
 def test_each_network_measures_the_error_of_the_sum_of_the_blocks(n, tmp_path):
     space = of_widths(*WIDTHS[n])
     table, settings = build(space, tmp_path)
-    assert len(table.entries) == len(space.rows())
+    assert len(table.entries) == len(space.placed_blocks())
     assert [network.role for network in table.networks] == ["held_out"] * n
     assert table.method["fit"] == "sum"
     held = table.errors["few"]["held_out"]

@@ -43,7 +43,7 @@ BAND = {"from_ms": 0.5, "to_ms": 0.7, "n": 8, "mape": 0.03}
 
 def synthetic_table(space: spaces.Space, machine: Machine = ELSEWHERE) -> LatencyTable:
     table = LatencyTable(machine, ENGINE, base=12, overhead_ms=0.012)
-    for placed in space.rows(10):
+    for placed in space.placed_blocks(10):
         ms = inside_ms(placed)
         table.entries[placed] = Entry(ms + 0.012, ms, ms + 0.1, 6, 2, round(ms * 1000))
     arch = space.sample(np.random.default_rng(0))
@@ -164,7 +164,7 @@ def test_the_command_names_the_space_where_it_is_known(table):
         table.predict_codes(space, space.sample_codes(1, np.random.default_rng(0)))
     assert command_of(caught).startswith("--space pplcnet --resolution 64 ")
     # all entries at 64 exist: the missing ones are at 80x160
-    for placed in space.restrict(resolution=64).rows():
+    for placed in space.restrict(resolution=64).placed_blocks():
         table.entries[placed] = Entry(1.0, 1.0, 1.0, 6, 2, 1000)
     with pytest.raises(TableError) as caught:
         table.terms(space)

@@ -55,20 +55,20 @@ def test_a_trained_network_gives_its_own_answers(textline):
     """PaddleOCR's text-line network in Flax, and exported from there."""
     model = models.load_pretrained(textline / "inference.pdiparams")
     with np.load(textline / "reference.npz") as reference:
-        x, wanted = reference["x"], reference["log_odds"]
-    made = log_odds(run(model, x.transpose(0, 2, 3, 1)))
-    np.testing.assert_allclose(made, wanted, rtol=1e-3, atol=1e-3)
+        x, expected = reference["x"], reference["log_odds"]
+    computed = log_odds(run(model, x.transpose(0, 2, 3, 1)))
+    np.testing.assert_allclose(computed, expected, rtol=1e-3, atol=1e-3)
     graph = onnx_export.export(
         model.arch, weights=model.weights(), classes=model.classes, batch=len(x)
     )
     for engine in filter(engines.available, engines.ENGINES):
         exported = log_odds(engines.run(graph, x, engine))
-        np.testing.assert_allclose(exported, wanted, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(exported, expected, rtol=1e-3, atol=1e-3)
 
 
 # The first image is upright in its file, the second upside down.
 @pytest.mark.parametrize(("name", "sign"), [("test_0_0", 1), ("test_1_0", -1)])
-def test_it_tells_upright_from_turned(textline, name, sign):
+def test_it_classifies_upright_and_turned(textline, name, sign):
     model = models.load_pretrained(textline / "inference.pdiparams")
     file = textline / "images" / f"textline_orientation_{name}.png"
     x = np.concatenate([sample_pixels(file), sample_pixels(file, turned=True)]).transpose(

@@ -22,7 +22,7 @@ TOLERANCE = 1e-4  # of the largest value
 
 
 def options(layout="CHWN", dtype=jnp.float32, axis_name=None):
-    return network.Options(ops.LAYOUTS[layout], dtype, axis_name)
+    return network.NetworkOptions(ops.LAYOUTS[layout], dtype, axis_name)
 
 
 def images(shape, batch=2, seed=1):
@@ -54,12 +54,12 @@ def fill(module, weights, prefix="0"):
 def test_a_block_computes_what_numpy_computes(block, layout):
     placed = place(block, SHAPE, 7)
     weights = onnx_export.init(placed, np.random.default_rng(3))
-    made = network.unit(placed.layer, placed.in_shape, options(layout), nnx.Rngs(0))
-    assert fill(made, weights) == set(weights)
-    made.eval()
+    module = network.unit(placed.layer, placed.in_shape, options(layout), nnx.Rngs(0))
+    assert fill(module, weights) == set(weights)
+    module.eval()
     x = images(SHAPE)
     right = np.stack([Reference(weights).run(placed.layer, p.astype(np.float64), "0") for p in x])
-    y = run(made, ops.LAYOUTS[layout].enter(jnp.asarray(x)))
+    y = run(module, ops.LAYOUTS[layout].enter(jnp.asarray(x)))
     close(y if y.ndim == 2 else ops.LAYOUTS[layout].leave(y), right)
 
 
@@ -74,7 +74,7 @@ TINY = Arch.of(
 
 
 def alive(arch, classes=10, **settings):
-    """A network in evaluation mode whose weights keep signals alive."""
+    """A network in evaluation mode, with weights that keep signals alive."""
     model = models.build(arch, classes, **settings)
     model.set_weights(onnx_export.init(arch, np.random.default_rng(2), classes))
     model.eval()
@@ -292,13 +292,13 @@ def test_features_are_the_last_maps_of_each_stride():
     model = models.build(zoo.load("pplcnet_0.5x", 64), 10)
     model.eval()
     graph, state = nnx.split(model)
-    found: list[models.Feature] = []
+    features: list[models.Feature] = []
 
     def shapes(state, x):
-        found.extend(nnx.merge(graph, state).features(x))
+        features.extend(nnx.merge(graph, state).features(x))
 
     jax.eval_shape(shapes, state, jnp.zeros((2, 64, 64, 3)))
-    assert [(f.name, f.stride, f.channels, f.value.shape) for f in found] == [
+    assert [(f.name, f.stride, f.channels, f.value.shape) for f in features] == [
         ("stage2_block_2", 4, 32, (2, 16, 16, 32)),
         ("stage3_block_2", 8, 64, (2, 8, 8, 64)),
         ("stage4_block_6", 16, 128, (2, 4, 4, 128)),
@@ -323,8 +323,8 @@ def test_features_are_what_the_network_sees(layout):
 
 @pytest.mark.parametrize("name", ["pplcnet_1.0x", "mobilenet_v4_conv_small_1.0x", "resnet18"])
 def test_every_network_has_the_four_strides(name):
-    found = network._taps(zoo.load(name), 1000)
-    assert [stride for _, stride in found] == [4, 8, 16, 32]
+    taps = network._taps(zoo.load(name), 1000)
+    assert [stride for _, stride in taps] == [4, 8, 16, 32]
 
 
 # -- bad input -------------------------------------------------------------------------------------
@@ -339,10 +339,10 @@ def test_bad_settings():
     with pytest.raises(ModelError, match="not a floating-point type"):
         models.build(arch, 10, dtype="bfloat17")
     named: Any = "pplcnet_0.25x"
-    with pytest.raises(ModelError, match=r"'pplcnet_0.25x' is no Arch; lcnas.zoo.load"):
+    with pytest.raises(ModelError, match=r"'pplcnet_0.25x' is not an Arch; lcnas.zoo.load"):
         models.build(named, 10)
     seed: Any = 0
-    with pytest.raises(ModelError, match=r"rngs: 0 is no nnx.Rngs"):
+    with pytest.raises(ModelError, match=r"rngs: 0 is not an nnx.Rngs"):
         models.build(arch, 10, seed)
     with pytest.raises(ArchError, match="classes"):
         models.build(arch, 0)

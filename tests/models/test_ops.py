@@ -1,4 +1,4 @@
-"""Our operations against XLA's convolution and a plain batch norm, values and gradients."""
+"""Our operations against XLA's convolution and a simple batch norm, values and gradients."""
 
 import itertools
 from typing import Any
@@ -105,11 +105,11 @@ def test_convolutions_are_xlas(case, layout):
     kernel, stride, padding, kind = case
     side = (9, 8)
     into, out, groups = CHANNELS[kind]
-    made = ops.LAYOUTS[layout]
+    axes = ops.LAYOUTS[layout]
     x, w = draw((3, *side, into)), draw((*kernel, into // groups, out), 1)
 
     def ours(x, w):
-        return made.leave(ops.convolution(made.enter(x), w, stride, padding, groups, made))
+        return axes.leave(ops.convolution(axes.enter(x), w, stride, padding, groups, axes))
 
     value, gradients = with_gradients(ours, x, w)
     right, right_gradients = with_gradients(lambda x, w: conv(x, w, stride, padding, groups), x, w)
@@ -124,13 +124,13 @@ def test_convolutions_are_xlas(case, layout):
     ("size", "kernel", "stride"), list(itertools.product((4, 7), (3, 5), (1, 2))), ids=str
 )
 def test_the_depthwise_gradient_is_right_to_the_last_digits(size, kernel, stride, layout):
-    made, pad = ops.LAYOUTS[layout], kernel // 2
+    axes, pad = ops.LAYOUTS[layout], kernel // 2
     x = draw((2, size, size + 1, 3), dtype=np.float64)
     w = draw((kernel, kernel, 1, 3), 1, np.float64)
     strides, padding = (stride, stride), (pad, pad, pad, pad)
 
     def ours(x, w):
-        return made.leave(ops.depthwise(made.enter(x), w, strides, padding, made))
+        return axes.leave(ops.depthwise(axes.enter(x), w, strides, padding, axes))
 
     value, (dx, dw) = with_gradients(ours, x, w)
     right = by_hand(np.asarray(x), np.asarray(w), stride, pad, weight)
@@ -153,25 +153,25 @@ def by_hand(x, w, stride, pad, weight_of):
         y[:, r, c] = (xp[window] * w[:, :, 0]).sum((1, 2))
     dy = weight_of(y)
     for (r, c), window in windows.items():
-        given = dy[:, r, c][:, None, None]
-        dxp[window] += given * w[:, :, 0]
-        dw[:, :, 0] += (given * xp[window]).sum(0)
+        norm_inputs = dy[:, r, c][:, None, None]
+        dxp[window] += norm_inputs * w[:, :, 0]
+        dw[:, :, 0] += (norm_inputs * xp[window]).sum(0)
     return y, dxp[:, pad : xp.shape[1] - pad, pad : xp.shape[2] - pad], dw
 
 
 # -- batch norm and activation ---------------------------------------------------------------------
 
 
-def plain_norm_act(x: Any, scale: Any, shift: Any, name: str) -> Any:
+def reference_norm_act(x: Any, scale: Any, shift: Any, name: str) -> Any:
     """Batch norm over (batch, height, width) by its definition, then the activation."""
     mean = x.mean((0, 1, 2), keepdims=True)
     var = ((x - mean) ** 2).mean((0, 1, 2), keepdims=True)
     normal = (x - mean) / jnp.sqrt(var + EPS)
     u = normal * scale[None, None, None] + shift[None, None, None]
-    return _plain_act(u, name), mean.ravel(), var.ravel()
+    return _reference_act(u, name), mean.ravel(), var.ravel()
 
 
-def _plain_act(u, name):
+def _reference_act(u, name):
     six = jnp.clip(u + 3, 0, 6) / 6
     return {
         "identity": lambda: u,
@@ -185,30 +185,30 @@ def _plain_act(u, name):
     }[name]()
 
 
-def given(dtype: Any = np.float32, shape: Any = (4, 5, 6, 3)) -> tuple[Any, Any, Any]:
+def norm_inputs(dtype: Any = np.float32, shape: Any = (4, 5, 6, 3)) -> tuple[Any, Any, Any]:
     x = draw(shape, 3, dtype) * 2 + draw(shape[-1:], 4, dtype)[None, None, None] * 3
     return x, draw(shape[-1:], 5, dtype) + 1, draw(shape[-1:], 6, dtype)
 
 
 def ours_norm_act(name, layout, axis_name=None):
-    made = ops.LAYOUTS[layout]
+    axes = ops.LAYOUTS[layout]
 
     def run(x, scale, shift):
-        y, mean, var = ops.norm_act(made.enter(x), scale, shift, name, made, EPS, axis_name)
-        return made.leave(y), mean, var
+        y, mean, var = ops.norm_act(axes.enter(x), scale, shift, name, axes, EPS, axis_name)
+        return axes.leave(y), mean, var
 
     return run
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", layers.ACTIVATIONS)
-def test_norm_and_activation_are_the_plain_ones(name, layout):
-    args = given()
+def test_norm_and_activation_are_those_of_the_reference(name, layout):
+    args = norm_inputs()
     run = ours_norm_act(name, layout)
-    for mine, its in zip(run(*args), plain_norm_act(*args, name), strict=True):
+    for mine, its in zip(run(*args), reference_norm_act(*args, name), strict=True):
         close(mine, its, 1e-5)
     _, gradients = with_gradients(lambda *a: run(*a)[0], *args)
-    _, rights = with_gradients(lambda x, s, b: plain_norm_act(x, s, b, name)[0], *args)
+    _, rights = with_gradients(lambda x, s, b: reference_norm_act(x, s, b, name)[0], *args)
     for mine, its in zip(gradients, rights, strict=True):
         close(mine, its, 2e-5)
 
@@ -216,7 +216,7 @@ def test_norm_and_activation_are_the_plain_ones(name, layout):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("offset", [0.0, 30.0, -100.0])
 def test_a_mean_far_from_zero_costs_no_digits(offset, layout):
-    x, scale, shift = given()
+    x, scale, shift = norm_inputs()
     x = x + offset
     y, mean, var = ours_norm_act("identity", layout)(x, scale, shift)
     wide = np.asarray(x, np.float64)
@@ -238,15 +238,15 @@ def test_a_channel_of_one_value_stays_finite(layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_running_statistics_take_part_in_evaluation(layout):
-    made = ops.LAYOUTS[layout]
-    x, scale, shift = given()
+    axes = ops.LAYOUTS[layout]
+    x, scale, shift = norm_inputs()
     mean, var = draw((3,), 7), jnp.abs(draw((3,), 8)) + 0.1
-    y = ops.affine_act(made.enter(x), scale, shift, mean, var, "hard_swish", made, EPS)
+    y = ops.affine_act(axes.enter(x), scale, shift, mean, var, "hard_swish", axes, EPS)
     at = lambda v: v[None, None, None]  # noqa: E731
-    right = _plain_act(
+    right = _reference_act(
         (x - at(mean)) / jnp.sqrt(at(var) + EPS) * at(scale) + at(shift), "hard_swish"
     )
-    close(made.leave(y), right, 1e-5)
+    close(axes.leave(y), right, 1e-5)
 
 
 # -- under JAX's transformations -------------------------------------------------------------------
@@ -254,20 +254,20 @@ def test_the_running_statistics_take_part_in_evaluation(layout):
 
 def block(layout):
     """Depthwise, norm, activation, pointwise, norm, activation: a network in small."""
-    made = ops.LAYOUTS[layout]
+    axes = ops.LAYOUTS[layout]
 
     def run(weights, x, mask=None):
-        z = made.enter(x)
+        z = axes.enter(x)
         for kernel, scale, shift, groups in weights:
             k = kernel.shape[0]
             pad = (k // 2,) * 4
             z = ops.convolution(
-                z, kernel, (1, 1), pad, z.shape[made.channel] if groups else 1, made
+                z, kernel, (1, 1), pad, z.shape[axes.channel] if groups else 1, axes
             )
-            z, _, _ = ops.norm_act(z, scale, shift, "hard_swish", made, EPS, None)
+            z, _, _ = ops.norm_act(z, scale, shift, "hard_swish", axes, EPS, None)
             if mask is not None and not groups:
-                z = z * made.per_channel(mask)
-        return made.leave(z)
+                z = z * axes.per_channel(mask)
+        return axes.leave(z)
 
     return run
 
@@ -280,8 +280,8 @@ def weights(channels=4, width=6):
 
 
 def loss(run, flat, x, mask=None):
-    made = [(*three, groups) for three, groups in zip(flat, (True, False), strict=True)]
-    return (run(made, x, mask) ** 2).sum()
+    parts = [(*three, groups) for three, groups in zip(flat, (True, False), strict=True)]
+    return (run(parts, x, mask) ** 2).sum()
 
 
 def flat_weights(**options):
@@ -302,9 +302,9 @@ def test_vmap_is_a_loop(layout):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_checkpointed_gradients_are_the_same(layout):
     run, x = block(layout), draw((2, 5, 5, 4), 9)
-    plain = jax.jit(jax.grad(lambda w: loss(run, w, x)))(flat_weights())
+    gradients = jax.jit(jax.grad(lambda w: loss(run, w, x)))(flat_weights())
     again = jax.jit(jax.grad(jax.checkpoint(lambda w: loss(run, w, x))))(flat_weights())
-    jax.tree.map(lambda a, b: close(a, b, 1e-6), again, plain)
+    jax.tree.map(lambda a, b: close(a, b, 1e-6), again, gradients)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -326,12 +326,12 @@ def test_masked_channels_are_as_if_they_were_not_there(layout):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", ["identity", "hard_swish"])
 def test_statistics_over_a_mapped_axis_are_those_of_the_whole_batch(name, layout):
-    x, scale, shift = given(shape=(8, 5, 6, 3))
+    x, scale, shift = norm_inputs(shape=(8, 5, 6, 3))
     parts = x.reshape(4, 2, 5, 6, 3)
     weights = draw(x.shape, 12)
 
     def whole(x, scale, shift):
-        y, mean, var = plain_norm_act(x, scale, shift, name)
+        y, mean, var = reference_norm_act(x, scale, shift, name)
         return (y * weights).sum(), (mean, var)
 
     def part(x, w, scale, shift):
@@ -352,10 +352,10 @@ def test_statistics_over_a_mapped_axis_are_those_of_the_whole_batch(name, layout
         jax.value_and_grad(whole, argnums=(0, 1, 2), has_aux=True)
     )(x, scale, shift)
     close(sums.sum(), total, 1e-5)
-    for made in means:
-        close(made, mean, 1e-5)
-    for made in variances:
-        close(made, var, 1e-5)
+    for of_device in means:
+        close(of_device, mean, 1e-5)
+    for of_device in variances:
+        close(of_device, var, 1e-5)
     close(dx.reshape(x.shape), right[0], 2e-5)
     close(d_scale.sum(0), right[1], 2e-5)
     close(d_shift.sum(0), right[2], 2e-5)
@@ -367,9 +367,9 @@ def test_statistics_over_a_mapped_axis_are_those_of_the_whole_batch(name, layout
 @pytest.mark.parametrize("name", layers.ACTIVATIONS)
 def test_activations_and_their_slopes(name):
     x = jnp.linspace(-5, 8, 131) + 0.013  # no point lies on a corner
-    close(ops.act(x, name), _plain_act(x, name), 1e-6)
+    close(ops.act(x, name), _reference_act(x, name), 1e-6)
     slope = jax.vmap(jax.grad(lambda v: ops.act(v, name)))(x)
-    close(slope, jax.vmap(jax.grad(lambda v: _plain_act(v, name)))(x), 1e-5)
+    close(slope, jax.vmap(jax.grad(lambda v: _reference_act(v, name)))(x), 1e-5)
 
 
 @pytest.mark.parametrize("name", layers.ACTIVATIONS)
@@ -380,16 +380,16 @@ def test_activations_keep_bfloat16(name):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_bfloat16_comes_out_as_it_went_in(layout):
-    made = ops.LAYOUTS[layout]
-    x, scale, shift = given()
-    z = made.enter(x.astype(jnp.bfloat16))
-    y, mean, _ = ops.norm_act(z, scale, shift, "hard_swish", made, EPS, None)
+    axes = ops.LAYOUTS[layout]
+    x, scale, shift = norm_inputs()
+    z = axes.enter(x.astype(jnp.bfloat16))
+    y, mean, _ = ops.norm_act(z, scale, shift, "hard_swish", axes, EPS, None)
     assert y.dtype == jnp.bfloat16
     assert mean.dtype == jnp.float32
-    right, _, _ = plain_norm_act(
+    right, _, _ = reference_norm_act(
         x.astype(jnp.bfloat16).astype(jnp.float32), scale, shift, "hard_swish"
     )
-    close(made.leave(y).astype(jnp.float32), right, 1e-2)
+    close(axes.leave(y).astype(jnp.float32), right, 1e-2)
 
 
 def test_an_unknown_shape_of_pooling_counts_only_the_inside():

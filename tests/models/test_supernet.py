@@ -177,8 +177,8 @@ def test_the_hidden_width_of_se_follows_the_active_width():
         active = net.active(arch)
         blocks = arch.blocks[1:-1]
         incoming = [arch.blocks[0].width, *(b.width for b in blocks)]
-        wanted = [max(1, c // 4) if b.se else 0 for b, c in zip(blocks, incoming, strict=False)]
-        assert active.hidden[: len(blocks)].tolist() == wanted
+        expected = [max(1, c // 4) if b.se else 0 for b, c in zip(blocks, incoming, strict=False)]
+        assert active.hidden[: len(blocks)].tolist() == expected
 
 
 # -- what is masked does not matter ----------------------------------------------------------------
@@ -187,17 +187,17 @@ def test_the_hidden_width_of_se_follows_the_active_width():
 def used(net, arch):
     """Ones where a network's own weights lie, zeros elsewhere."""
     marks = {name: np.zeros(shape, np.float32) for name, shape in net.params.items()}
-    # Weights that hold their own index tell where a cut-out value comes from.
+    # Weights that hold their own index show where a cut-out value comes from.
     at = 0
     numbered = {}
     for name, shape in net.buckets[-1].shapes.items():
         size = int(np.prod(shape))
         numbered[name] = np.arange(at, at + size, dtype=np.float32).reshape(shape)
         at += size
-    found = net.cut({n: numbered[n] for n in net.params}, numbered, arch)
-    wanted = np.concatenate([w.ravel() for w in found.values()])
+    weights_of_arch = net.cut({n: numbered[n] for n in net.params}, numbered, arch)
+    values = np.concatenate([w.ravel() for w in weights_of_arch.values()])
     for name, mark in marks.items():
-        mark[np.isin(numbered[name], wanted)] = 1
+        mark[np.isin(numbered[name], values)] = 1
     return marks
 
 
@@ -271,8 +271,8 @@ def test_several_networks_at_once_give_what_each_gives():
     stats = statistics(net.buckets[-1].shapes)
     tested = compiled()[1]
     together = jax.jit(jax.vmap(tested, (None, None, 0, None)))
-    made = together(weights(), stats, stacked(active), images())
-    for one, a in zip(made, active, strict=True):
+    logits = together(weights(), stats, stacked(active), images())
+    for one, a in zip(logits, active, strict=True):
         close(one, tested(weights(), stats, a, images()), 1e-5)
 
 
@@ -295,10 +295,10 @@ def test_dropout_is_that_of_the_head_and_can_be_off():
         drop = Drop(jax.random.key(seed), on)
         return net.apply(weights(), stats, active, images(), dropout=drop)[0]
 
-    plain = compiled()[1](weights(), stats, active, images())
-    close(run(0, np.float32(0)), plain, 1e-5)
+    reference = compiled()[1](weights(), stats, active, images())
+    close(run(0, np.float32(0)), reference, 1e-5)
     first, second = (np.asarray(run(seed, np.float32(1))) for seed in (0, 1))
-    assert not np.allclose(first, plain)
+    assert not np.allclose(first, reference)
     assert not np.allclose(first, second)
 
 
@@ -315,8 +315,8 @@ def test_spaces_that_can_be_masked(name):
     [
         (("resolution = [32]", "resolution = [32, 64]"), "resolution is a choice of 32, 64"),
         (('block = "conv"', 'block = "conv_stem"'), "stem: a block of type conv_stem"),
-        (("kernel = { choices = [3, 5]", "kernel = { choices = [2, 3]"), "no odd number: 2, 3"),
-        (("stride = 2\nact", "stride = 2\naffine = true\nact"), "only a plain convolution"),
+        (("kernel = { choices = [3, 5]", "kernel = { choices = [2, 3]"), "not an odd number: 2, 3"),
+        (("stride = 2\nact", "stride = 2\naffine = true\nact"), "only a simple convolution"),
         (('block = "classifier"', 'block = "classifier"\naffine = true'), "a learnable affine"),
         (
             ('choices = ["relu", "hard_swish"]', 'choices = ["relu", "sigmoid"]'),
@@ -331,11 +331,11 @@ def test_spaces_that_can_be_masked(name):
 )
 def test_what_cannot_be_masked_is_named(change, complaint):
     assert change[0] in TINY
-    found = maskable(spaces.loads(TINY.replace(*change), "odd"))
+    problem = maskable(spaces.loads(TINY.replace(*change), "odd"))
     if complaint is None:
-        assert found is None
+        assert problem is None
         return
-    assert complaint in str(found)
+    assert complaint in str(problem)
     with pytest.raises(ModelError, match="odd cannot be a supernet"):
         Supernet.of(spaces.loads(TINY.replace(*change), "odd"), 2, resolution=8)
 
@@ -347,8 +347,8 @@ def test_block_types_are_named():
         'block = { choices = ["depthwise_separable", "plain"] }\ndepth = 1',
     )
     text += '\n[blocks.plain]\ntype = "conv"\nkernel = 3\nact = "relu"\n'
-    found = str(maskable(spaces.loads(text, "kinds")))
-    assert found.startswith("stage1_block is a choice of block types")
+    problem = str(maskable(spaces.loads(text, "kinds")))
+    assert problem.startswith("stage1_block is a choice of block types")
 
 
 def test_networks_of_elsewhere_are_refused():
@@ -363,7 +363,7 @@ def test_networks_of_elsewhere_are_refused():
         net.active(zoo.load("pplcnet_0.5x"))
 
 
-def test_plain_data_there_and_back():
+def test_data_round_trip():
     data = json.loads(json.dumps(supernet().to_data()))
     assert Supernet.from_data(data) == supernet()
     with pytest.raises(ModelError, match="no supernet"):
@@ -373,12 +373,12 @@ def test_plain_data_there_and_back():
 @pytest.mark.parametrize("name", ["pplcnet", "pplcnet_tail", "pplcnet_free"])
 def test_a_space_is_cut_to_the_widths_of_a_network(name):
     arch, space = zoo.load("pplcnet_0.5x"), spaces.load(name)
-    small, said = narrowed(space, arch)
+    small, note = narrowed(space, arch)
     widths = tuple(int(vars(stage.blocks[0])["width"]) for stage in arch.stages[:-1])
     assert Supernet.of(small, 10, resolution=32, buckets=1).plan.widest == widths
     assert arch in small
     assert zoo.load("pplcnet_0.75x") not in small
-    assert ("scale" if name == "pplcnet" else "stage5_width: 384, 512, 768, 1024, 1280") in said
+    assert ("scale" if name == "pplcnet" else "stage5_width: 384, 512, 768, 1024, 1280") in note
     assert narrowed(small, arch) == (small, "")
 
 
@@ -398,18 +398,18 @@ def test_published_weights_are_taken_where_they_fit():
         stage5_width=[128], head_width=[0, 640, 1280],
     )  # fmt: skip
     net = Supernet.of(space, 10, resolution=32, buckets=1)
-    given = onnx_export.init(arch, np.random.default_rng(0), classes=10)
-    made, said = net.started(3, given, arch)
+    published = onnx_export.init(arch, np.random.default_rng(0), classes=10)
+    started, note = net.started(3, published, arch)
     drawn = net.init(3)
     assert arch in space
     stats = statistics(net.buckets[-1].shapes)
-    for name, value in net.cut(made, stats, arch).items():
+    for name, value in net.cut(started, stats, arch).items():
         if not name.endswith(("/mean", "/var")):
-            np.testing.assert_array_equal(value, given[name], err_msg=name)
-    counted = sum(w.size for n, w in given.items() if not n.endswith(("/mean", "/var")))
-    assert f"begin with those of pplcnet_0.25x: {counted:,} of" in said
-    np.testing.assert_array_equal(made["head/direct/kernel"], drawn["head/direct/kernel"])
+            np.testing.assert_array_equal(value, published[name], err_msg=name)
+    counted = sum(w.size for n, w in published.items() if not n.endswith(("/mean", "/var")))
+    assert f"begin with those of pplcnet_0.25x: {counted:,} of" in note
+    np.testing.assert_array_equal(started["head/direct/kernel"], drawn["head/direct/kernel"])
     other = onnx_export.init(arch, np.random.default_rng(0), classes=7)
-    made, _ = net.started(3, other, arch)
-    np.testing.assert_array_equal(made["head/4/kernel"], drawn["head/4/kernel"])
-    np.testing.assert_array_equal(made["stem/kernel"], other["stem/kernel"])
+    started, _ = net.started(3, other, arch)
+    np.testing.assert_array_equal(started["head/4/kernel"], drawn["head/4/kernel"])
+    np.testing.assert_array_equal(started["stem/kernel"], other["stem/kernel"])

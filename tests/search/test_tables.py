@@ -90,7 +90,7 @@ def base(profiled, tmp_path) -> LatencyTable:
 
 def exact(space, classes=1000, archs=(), **changes) -> LatencyTable:
     """Return a table that knows the truth of the made-up machine."""
-    placed = dict.fromkeys(space.rows(classes)) if space else {}
+    placed = dict.fromkeys(space.placed_blocks(classes)) if space else {}
     for arch in archs:
         placed.update(dict.fromkeys(walk(arch, None, classes)))
     rows = {
@@ -136,7 +136,7 @@ def test_rows_of_other_classes_are_added_with_a_few_networks_only(space, base):
     world = World(seed=3)
     found = find(space, classes=10, world=world, said=said)
     heads = len(first.missing(space, 10))
-    assert heads > tables.FEW_SHARE * len(space.rows(10))  # heads are always few
+    assert heads > tables.FEW_SHARE * len(space.placed_blocks(10))  # heads are always few
     assert found.table.missing(space, 10) == []
     assert all(found.table.entries[p].ms == row.ms for p, row in first.entries.items())
     assert len(found.table.networks) == len(first.networks) + FEW.validate + FEW.calibrate
@@ -270,7 +270,9 @@ def test_a_table_of_another_machine_is_labelled_and_never_added_to(space, tmp_pa
     text = str(caught.value)
     assert "is of Other CPU (avx2)" in text
     missing = found.table.missing(space, 10)
-    assert f"lacks {len(missing)} of the {len(space.rows(10))} rows of made_up for 10" in text
+    assert (
+        f"lacks {len(missing)} of the {len(space.placed_blocks(10))} rows of made_up for 10" in text
+    )
     assert found.table.command_for(missing[0], space, 10) in text
     assert "--classes 10" in text
     assert path.read_bytes() == before

@@ -82,9 +82,9 @@ def test_neighbours_are_exactly_the_one_choice_changes(case):
                     other = owner.get((*codes[:i], choice, *codes[i + 1 :]))
                     if other is not None and other != arch:
                         expected.add(other)
-        found = space.neighbors(arch)
-        assert len(found) == len(set(found))
-        assert set(found) == expected
+        neighbors = space.neighbors(arch)
+        assert len(neighbors) == len(set(neighbors))
+        assert set(neighbors) == expected
 
 
 def test_being_neighbours_is_mutual(case):
@@ -142,7 +142,7 @@ def test_costs_of_codes_equal_those_of_the_networks(case):
 
 def test_extremes_are_the_least_and_the_greatest_of_all(case):
     space, _, spellings = case
-    values = [cost.of(placed).macs for placed in space.rows()]
+    values = [cost.of(placed).macs for placed in space.placed_blocks()]
     (low, least), (high, most) = space.extremes(values)
     macs = [cost.macs(arch) for arch in spellings]
     assert (low, high) == (min(macs), max(macs))
@@ -156,8 +156,8 @@ def test_rows_are_the_distinct_placed_blocks_of_all_networks(case):
 
     space, _, spellings = case
     used = {placed for arch in spellings for placed in walk(arch)}
-    assert used == set(space.rows())
-    assert len(set(space.rows())) == len(space.rows())
+    assert used == set(space.placed_blocks())
+    assert len(set(space.placed_blocks())) == len(space.placed_blocks())
 
 
 def test_why_not_is_none_exactly_for_members(case):

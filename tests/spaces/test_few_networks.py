@@ -59,7 +59,7 @@ def test_it_is_counted_listed_and_drawn(one, rng):
         assert one.decode(codes) == [only] * n
         assert one.canonical(codes).shape == one.checked(codes).shape == (n, genes)
         assert one.encode([only] * n).shape == (n, genes)
-        assert one.row_ids(codes).shape == (n, 3)
+        assert one.block_ids(codes).shape == (n, 3)
         assert one.decode(codes.tolist()) == [only] * n  # as a file keeps them
 
 

@@ -320,7 +320,7 @@ def space():
     ],
 )
 def test_codes_out_of_range(space, codes, message):
-    for use in (space.decode, space.canonical, space.row_ids):
+    for use in (space.decode, space.canonical, space.block_ids):
         with pytest.raises(CodesError, match=message):
             use(codes)
 

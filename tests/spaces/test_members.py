@@ -1,4 +1,4 @@
-"""The six spaces: sizes, rows, and which published networks belong to which."""
+"""The six spaces: sizes, placed blocks, and which published networks belong to which."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SIZES = {
     "lcnet_next": NEXT,
     "mobilenetv3": (9**2 + 9**3 + 9**4) ** 5,
 }
-ROWS = {"pplcnet_tail": 584, "pplcnet_free": 2602}
+PLACED_BLOCKS = {"pplcnet_tail": 584, "pplcnet_free": 2602}
 
 SE_PATTERNS = ("1100000000000", "0000001100000", "0000000000011", "1111111111111")
 KERNEL_PATTERNS = ("5555555555555", "5555555333333", "3333335555555")
@@ -67,9 +67,9 @@ def test_size(name):
     assert spaces.load(name).size == SIZES[name]
 
 
-@pytest.mark.parametrize("name", sorted(ROWS))
+@pytest.mark.parametrize("name", sorted(PLACED_BLOCKS))
 def test_number_of_rows(name):
-    assert len(spaces.load(name).rows()) == ROWS[name]
+    assert len(spaces.load(name).placed_blocks()) == PLACED_BLOCKS[name]
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -184,7 +184,7 @@ def _without(arch: Arch, name: str, count: int) -> Arch:
     return Arch(tuple(s for s in stages if s.blocks), arch.resolution)
 
 
-def test_too_many_and_too_few_blocks_are_told_by_depth():
+def test_too_many_and_too_few_blocks_are_reported_by_depth():
     space = spaces.load("pplcnet_tail")
     arch = pplcnet(0.5)
     stages = {stage.name: list(stage.blocks) for stage in arch.stages}

@@ -25,14 +25,14 @@ def test_codes_and_rows_agree_with_networks_over_several_resolutions_and_stem_st
     codes = space.sample_codes(300, np.random.default_rng(0))
     archs = space.decode(codes)
     assert cost.macs_codes(space, codes).tolist() == [cost.macs(a) for a in archs]
-    rows = space.rows()
-    for arch, ids in zip(archs, space.row_ids(codes).tolist(), strict=True):
-        assert [rows[i] for i in ids if i >= 0] == list(walk(arch))
-    (low, least), (high, most) = space.extremes([cost.of(p).macs for p in rows])
+    placed_blocks = space.placed_blocks()
+    for arch, ids in zip(archs, space.block_ids(codes).tolist(), strict=True):
+        assert [placed_blocks[i] for i in ids if i >= 0] == list(walk(arch))
+    (low, least), (high, most) = space.extremes([cost.of(p).macs for p in placed_blocks])
     assert (cost.macs(least), cost.macs(most)) == (low, high)
     assert low <= min(cost.macs(a) for a in archs) <= max(cost.macs(a) for a in archs) <= high
     small = space.restrict(resolution=112)
-    assert small.extremes([cost.of(p).macs for p in small.rows()])[0][0] == low
+    assert small.extremes([cost.of(p).macs for p in small.placed_blocks()])[0][0] == low
 
 
 def changed(arch: Arch, number: int, **fields: object) -> Arch:
@@ -78,7 +78,7 @@ def test_why_not_answers_every_one_field_change_in_one_line(name):
     space = spaces.load(name)
     rng = np.random.default_rng(1)
     arch = space.sample(rng)
-    told = 0
+    named = 0
     for number, block in list(enumerate(arch.blocks))[
         :: 3 if name in ("pplcnet", "lcnet_next") else 1
     ]:
@@ -88,8 +88,8 @@ def test_why_not_answers_every_one_field_change_in_one_line(name):
             assert (why is None) == (other in space)
             if why is not None:
                 assert "\n" not in why
-                told += field in why and f"block {number + 1}" in why
-    assert told > 5
+                named += field in why and f"block {number + 1}" in why
+    assert named > 5
 
 
 def _other_values(block: Block) -> list[tuple[str, object]]:
@@ -98,7 +98,7 @@ def _other_values(block: Block) -> list[tuple[str, object]]:
     return [(k, v) for k, v in values.items() if k in names and getattr(block, k) != v]
 
 
-def test_what_is_allowed_is_told_over_all_network_wide_choices():
+def test_what_is_allowed_is_reported_over_all_network_wide_choices():
     why = spaces.load("pplcnet").why_not(changed(pplcnet(0.5), 0, width=64))
     assert str(why).startswith("stem_width: all block 1 has width 64, allowed: 8, 16, 24, 32, 40")
     why = spaces.load("pplcnet").why_not(changed(pplcnet(0.5), 4, act="relu"))
@@ -204,7 +204,7 @@ block = "classifier"
 def test_blocks_that_are_equal_behind_one_stem_and_differ_behind_another_are_refused(monkeypatch):
     monkeypatch.setattr(_base, "_vocabulary", dict(_base._vocabulary))
     blocks.register("late_relu")(LateRelu)
-    message = r"stages\[1\]: two of its choices give the same first block behind one stem and not"
+    message = r"stages\[1\]: two of its choices give the same first block after one stem and not"
     with pytest.raises(SpaceError, match=message) as caught:
         spaces.loads(BEHIND_TWO_STEMS, "two_stems")
     assert "\n" not in str(caught.value)
@@ -299,7 +299,7 @@ def test_a_limit_on_the_rest_binds_a_stage_wide_choice_and_is_named():
 def test_spaces_are_let_go():
     space = spaces.load("pplcnet")
     space.why_not(zoo.load("resnet18"))
-    space.rows()
+    space.placed_blocks()
     gone = weakref.ref(space), weakref.ref(space._structure)
     del space
     gc.collect()

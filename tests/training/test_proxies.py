@@ -91,7 +91,7 @@ def test_a_block_computes_what_jax_computes_in_training(block):
     placed = place(block, SHAPE, 7)
     weights = onnx_export.init(placed, np.random.default_rng(3))
     x = np.random.default_rng(1).standard_normal((3, *SHAPE), np.float32)
-    options = network.Options(ops.LAYOUTS["NHWC"], jnp.float32, None)
+    options = network.NetworkOptions(ops.LAYOUTS["NHWC"], jnp.float32, None)
     unit = network.unit(placed.layer, SHAPE, options, nnx.Rngs(0))
     state = nnx.to_flat_state(nnx.state(unit, (nnx.Param, nnx.BatchStat)))
     for path, variable in state:

@@ -34,7 +34,7 @@ def test_every_network_has_a_row(script):
         assert text.count(f"| `{name}` |") >= 1
 
 
-def test_check_tells_and_writing_mends(script, tmp_path, monkeypatch, capsys):
+def test_check_reports_and_writing_updates(script, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(script, "PATH", tmp_path / "docs" / "zoo.md")
     assert script.main(["--check"]) == 1
     assert "out of date" in capsys.readouterr().err

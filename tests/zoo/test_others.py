@@ -79,19 +79,19 @@ def test_counts_to_the_last_digit(name):
 
 
 def faults(params: int, macs: int, known: Published, trained: int | None = None) -> list[str]:
-    """Which counts are neither the printed ones nor the reference's (whose params may be in training)."""
-    found = []
+    """Which counts are neither the printed ones nor the reference's (which may have params of training)."""
+    complaints = []
     reference = known.reference
     if reference is not None:
         if (trained if reference.training else params) != reference.params:
-            found.append("params are not the reference's")
+            complaints.append("params are not the reference's")
         if reference.macs is not None and abs(macs - reference.macs) > 0.01 * reference.macs:
-            found.append("MACs are not the reference's")
+            complaints.append("MACs are not the reference's")
     if known.params and not agrees(params, known.params) and reference is None:
-        found.append("params are not the printed ones")
+        complaints.append("params are not the printed ones")
     if known.macs and not agrees(macs, known.macs) and (reference is None or not reference.macs):
-        found.append("MACs are not the printed ones")
-    return found
+        complaints.append("MACs are not the printed ones")
+    return complaints
 
 
 @each_network
@@ -112,7 +112,7 @@ def test_one_value_too_many_would_be_noticed(name):
     params, macs = EXACT[name]
     known = published(name)
     if known.reference is None:
-        assert name == "shufflenet_v1_0.25x"  # whose params nobody printed
+        assert name == "shufflenet_v1_0.25x"  # nobody printed its params
     else:
         trained = cost.params(build(name), training=True)
         assert faults(params + 1, macs, known, trained + 1)
@@ -230,17 +230,17 @@ def test_only_the_first_pointwise_convolution_of_shufflenet_v1_has_no_groups():
 
 
 def test_params_of_the_first_units_of_shufflenet_v1_in_closed_form():
-    strided, plain = cost.per_block(shufflenet.shufflenet_v1())[2:4]
+    strided, unstrided = cost.per_block(shufflenet.shufflenet_v1())[2:4]
     assert strided.params == (24 * 60 + 120) + (9 * 60 + 120) + (20 * 216 + 432)
-    assert plain.params == (80 * 60 + 120) + (9 * 60 + 120) + (20 * 240 + 480)
+    assert unstrided.params == (80 * 60 + 120) + (9 * 60 + 120) + (20 * 240 + 480)
 
 
 def test_params_of_the_first_units_of_shufflenet_v2_in_closed_form():
-    strided, plain = cost.per_block(shufflenet.shufflenet_v2())[2:4]
+    strided, unstrided = cost.per_block(shufflenet.shufflenet_v2())[2:4]
     side = (9 * 24 + 48) + (24 * 58 + 116)
     main = (24 * 58 + 116) + (9 * 58 + 116) + (58 * 58 + 116)
     assert strided.params == side + main
-    assert plain.params == (58 * 58 + 116) + (9 * 58 + 116) + (58 * 58 + 116)
+    assert unstrided.params == (58 * 58 + 116) + (9 * 58 + 116) + (58 * 58 + 116)
 
 
 def test_the_last_convolution_of_shufflenet_v2_stands_before_the_pooling():
@@ -269,8 +269,8 @@ def test_params_of_ghost_bottlenecks_in_closed_form():
 
 
 def test_ghost_modules_stand_around_the_strided_convolution():
-    found = [layer for layer, shape, _ in steps(ghostnet.ghostnet()) if len(shape) == 3]
-    excite = [layer for layer in found if isinstance(layer, layers.SqueezeExcite)]
+    primitives = [layer for layer, shape, _ in steps(ghostnet.ghostnet()) if len(shape) == 3]
+    excite = [layer for layer in primitives if isinstance(layer, layers.SqueezeExcite)]
     assert {(e.act, e.gate) for e in excite} == {("relu", "hard_sigmoid")}
     assert [e.hidden for e in excite] == [20, 32, 120, 168, 168, 240, 240]
     strided = [c for c in convs(ghostnet.ghostnet()) if c.stride == (2, 2)]
@@ -291,9 +291,9 @@ REPARAM = {
 )
 def test_branches_of_pplcnet_v2(name, branched):
     arch = build(name)
-    made = [layer for layer, _, _ in steps(arch) if isinstance(layer, layers.Reparam)]
-    assert [(r.merged.width, r.merged.stride[0]) for r in made] == REPARAM[name]
-    for layer in made:
+    reparams = [layer for layer, _, _ in steps(arch) if isinstance(layer, layers.Reparam)]
+    assert [(r.merged.width, r.merged.stride[0]) for r in reparams] == REPARAM[name]
+    for layer in reparams:
         kernels = [b.kernel[0] for b in layer.branches if isinstance(b, layers.Conv)]
         assert kernels == ([5, 3, 1] if layer.merged.stride == (1, 1) else [5, 3])
     # Beside the 5x5 that stays: a 3x3 and its norm, and at stride 1 a 1x1 and its norm.

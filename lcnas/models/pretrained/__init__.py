@@ -1,8 +1,8 @@
-"""Published weights in lcnas's own names: of PaddleClas, PaddleOCR, timm, torchvision, and files of lcnas.
+"""Published weights under lcnas's names: from PaddleClas, PaddleOCR, timm, torchvision and lcnas.
 
 Formats: Paddle's inference models (``.pdiparams`` with its program), ``.pdparams``, PyTorch's
-``.pth``, ``.pt``, ``.bin`` and ``.ckpt``, and safetensors. Only NumPy is needed. Pickles are followed
-as data by code of ours, so that whatever is in a file, nothing of it is run.
+``.pth``, ``.pt``, ``.bin`` and ``.ckpt``, and safetensors. Only NumPy is needed. Pickles are parsed
+as data, so that no content of a file is executed.
 
 Example:
     >>> import numpy as np
@@ -13,8 +13,8 @@ Example:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = pathlib.Path(folder) / "small.safetensors"
     ...     save(file, arch, weights, class_names=["cat", "dog"])
-    ...     found = read(file)
-    >>> found.arch == arch, found.classes, found.class_names
+    ...     pretrained = read(file)
+    >>> pretrained.arch == arch, pretrained.classes, pretrained.class_names
     (True, 2, ('cat', 'dog'))
 """
 

@@ -1,4 +1,4 @@
-"""Which network a file of weights is for: what its program says, or the networks known by their names."""
+"""The network of a file of weights: from its program, or among the networks known by their names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 from lcnas import layers, zoo
 from lcnas.arch import Arch, Resolution, Stage
 from lcnas.blocks import Block, Classifier, ConvNormAct, DepthwiseSeparable
-from lcnas.models.pretrained._program import Network, Step
+from lcnas.models.pretrained._program import Step, TracedNetwork
 from lcnas.zoo.mobilenet_v1 import SCALES as V1_SCALES
 from lcnas.zoo.mobilenet_v2 import SCALES as V2_SCALES
 from lcnas.zoo.mobilenet_v2 import mobilenet_v2
@@ -19,35 +19,35 @@ from lcnas.zoo.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
 from lcnas.zoo.mobilenet_v4 import mobilenet_v4_conv_small
 from lcnas.zoo.pplcnet import SCALES, STAGES, pplcnet
 
-# -- PP-LCNet out of a program ---------------------------------------------------------------------
+# -- PP-LCNet from a program -----------------------------------------------------------------------
 
 
-def from_program(network: Network, name: str) -> Arch | None:
-    """Return the PP-LCNet that a program is, whatever its widths and strides, or None.
+def from_program(network: TracedNetwork, name: str) -> Arch | None:
+    """Return the PP-LCNet of a program, of any widths and strides, or None if it is another network.
 
     Args:
-        network: what the program computes.
-        name: for an arch that the zoo does not have.
+        network: the traced program.
+        name: name of an arch that is not in the zoo.
     """
     resolution: Resolution = network.size or 224
     steps = list(network.steps)
-    rows, rest = _separable_blocks(steps[1:])
-    stem, head = _stem(steps), _head(rest, network.dropout)
-    if stem is None or head is None or len(rows) != sum(depth for _, depth, _ in STAGES):
+    blocks, steps_after = _separable_blocks(steps[1:])
+    stem, head = _stem(steps), _head(steps_after, network.dropout)
+    if stem is None or head is None or len(blocks) != sum(depth for _, depth, _ in STAGES):
         return None
     stages: dict[str, list[Block]] = {"stem": [stem]}
-    left = iter(rows)
+    remaining = iter(blocks)
     for i, (_, depth, _) in enumerate(STAGES, start=1):
-        stages[f"stage{i}"] = [next(left) for _ in range(depth)]
+        stages[f"stage{i}"] = [next(remaining) for _ in range(depth)]
     return named(Arch.of({**stages, "head": [head]}, resolution), name)
 
 
 def named(arch: Arch, name: str) -> Arch:
-    """Return the arch with the zoo's name where the zoo has it, else with the given one."""
+    """Return the arch with the zoo's name if the zoo has it, otherwise with ``name``."""
     for scale in SCALES:
-        known = zoo.load(f"pplcnet_{scale}x")
-        if known.blocks == arch.blocks:
-            return arch.named(known.name)
+        published = zoo.load(f"pplcnet_{scale}x")
+        if published.blocks == arch.blocks:
+            return arch.named(published.name)
     return arch.named(name if name.isprintable() else "")
 
 
@@ -59,8 +59,8 @@ def _stem(steps: Sequence[Step]) -> Block | None:
 
 
 def _separable_blocks(steps: Sequence[Step]) -> tuple[list[DepthwiseSeparable], Sequence[Step]]:
-    """Return the blocks at the beginning of the steps, and the steps behind them."""
-    found: list[DepthwiseSeparable] = []
+    """Return the blocks at the beginning of the steps, and the steps after them."""
+    blocks: list[DepthwiseSeparable] = []
     while len(steps) > 2:
         depthwise = steps[0].layer
         if not isinstance(depthwise, layers.Conv) or depthwise.groups == 1:
@@ -72,9 +72,9 @@ def _separable_blocks(steps: Sequence[Step]) -> tuple[list[DepthwiseSeparable], 
         block = DepthwiseSeparable(
             pointwise.width, depthwise.kernel, depthwise.stride, depthwise.act, se
         )
-        found.append(block)
+        blocks.append(block)
         steps = steps[2 + se :]
-    return found, steps
+    return blocks, steps
 
 
 def _head(steps: Sequence[Step], dropout: float | None) -> Block | None:
@@ -92,9 +92,9 @@ def _head(steps: Sequence[Step], dropout: float | None) -> Block | None:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network that a file may be for."""
+    """A network that a file may belong to."""
 
-    name: str  # as its library calls it
+    name: str  # in its library
     build: Callable[[], Arch]
 
 
@@ -127,21 +127,21 @@ def _codes(*scales: float) -> Iterator[tuple[str, float]]:
 
 
 def _biased_lcnet(scale: float) -> Arch:
-    """Return PP-LCNet as timm has it: the last 1x1 convolution has a bias."""
-    plain = pplcnet(scale)
-    head = Stage(plain.stages[-1].name, (Classifier(1280, "hard_swish", bias=True),))
-    return Arch((*plain.stages[:-1], head), plain.resolution)
+    """Return timm's PP-LCNet: the last 1x1 convolution has a bias."""
+    original = pplcnet(scale)
+    head = Stage(original.stages[-1].name, (Classifier(1280, "hard_swish", bias=True),))
+    return Arch((*original.stages[:-1], head), original.resolution)
 
 
 def _deep_v2(scale: float, depth: float) -> Arch:
-    """Return timm's deeper MobileNetV2: stages ``depth`` times as long, stem and last width unscaled."""
-    plain = mobilenet_v2(scale, paddle=False)
+    """Return timm's deeper MobileNetV2: ``depth`` times as many blocks, stem and last width unscaled."""
+    original = mobilenet_v2(scale, paddle=False)
     stages = []
-    for stage in plain.stages:
+    for stage in original.stages:
         blocks = stage.blocks
         if stage.name.startswith("stage") and len(blocks) > 1:
-            wanted = -(-round(100 * depth) * len(blocks) // 100)
-            blocks = (*blocks, *(blocks[-1],) * (wanted - len(blocks)))
+            target = -(-round(100 * depth) * len(blocks) // 100)
+            blocks = (*blocks, *(blocks[-1],) * (target - len(blocks)))
         if stage.name in ("stem", "last"):
             width = {"stem": 32, "last": 1280}[stage.name]
             blocks = tuple(
@@ -149,12 +149,12 @@ def _deep_v2(scale: float, depth: float) -> Arch:
                 for b in blocks
             )
         stages.append(Stage(stage.name, blocks))
-    return Arch(tuple(stages), plain.resolution)
+    return Arch(tuple(stages), original.resolution)
 
 
 def _paddle_lcnet() -> Iterator[Candidate]:
     for scale in SCALES:
-        yield Candidate(f"PPLCNet_{_times(scale)}", partial(zoo.load, f"pplcnet_{scale}x"))
+        yield Candidate(f"PPLCNet_{_scale_name(scale)}", partial(zoo.load, f"pplcnet_{scale}x"))
 
 
 def _paddle_lcnet_v2() -> Iterator[Candidate]:
@@ -165,23 +165,23 @@ def _paddle_lcnet_v2() -> Iterator[Candidate]:
 def _paddle_mobilenet_v3() -> Iterator[Candidate]:
     for size, build in (("small", mobilenet_v3_small), ("large", mobilenet_v3_large)):
         for scale in V3_SCALES:
-            name = f"MobileNetV3_{size}_{_times(scale)}"
+            name = f"MobileNetV3_{size}_{_scale_name(scale)}"
             yield Candidate(name, partial(build, scale, paddle=True))
 
 
 def program_candidates() -> Iterator[Candidate]:
-    """Yield the networks that a program of PaddleClas may be, beside PP-LCNet."""
+    """Yield the networks of PaddleClas's programs, other than PP-LCNet."""
     yield from _paddle_mobilenet_v3()
     for scale in V1_SCALES:
-        name = f"MobileNetV1_{_times(scale)}"
+        name = f"MobileNetV1_{_scale_name(scale)}"
         yield Candidate(name, partial(zoo.load, f"mobilenet_v1_{scale}x"))
     for scale in V2_SCALES:
-        name = f"MobileNetV2_{_times(scale)}"
+        name = f"MobileNetV2_{_scale_name(scale)}"
         yield Candidate(name, partial(mobilenet_v2, scale, paddle=True))
 
 
-def _times(scale: float) -> str:
-    """Return "x0_25", as PaddleClas writes a scale."""
+def _scale_name(scale: float) -> str:
+    """Return a scale in PaddleClas's notation: "x0_25"."""
     return "x" + str(scale).replace(".", "_")
 
 
@@ -201,7 +201,7 @@ def _torch_shufflenet() -> Iterator[Candidate]:
         yield Candidate(f"shufflenet_v2_{scale}x", partial(zoo.load, f"shufflenet_v2_{scale}x"))
 
 
-def _one(name: str) -> Callable[[], Iterator[Candidate]]:
+def _single(name: str) -> Callable[[], Iterator[Candidate]]:
     return lambda: iter((Candidate(name, partial(zoo.load, name)),))
 
 
@@ -211,8 +211,8 @@ def _torch_vgg() -> Iterator[Candidate]:
 
 
 def _vgg16_bn() -> Arch:
-    """Return VGG-16 with a batch norm behind each convolution."""
-    plain = zoo.load("vgg16")
+    """Return VGG-16 with a batch norm after each convolution."""
+    original = zoo.load("vgg16")
     stages = [
         Stage(
             stage.name,
@@ -221,9 +221,9 @@ def _vgg16_bn() -> Arch:
                 for b in stage.blocks
             ),
         )
-        for stage in plain.stages
+        for stage in original.stages
     ]
-    return Arch(tuple(stages), plain.resolution)
+    return Arch(tuple(stages), original.resolution)
 
 
 _CANDIDATES: dict[str, Callable[[], Iterator[Candidate]]] = {
@@ -233,8 +233,8 @@ _CANDIDATES: dict[str, Callable[[], Iterator[Candidate]]] = {
     "PaddleClas's MobileNetV3": _paddle_mobilenet_v3,
     "torchvision's MobileNetV2": _torch_v2,
     "torchvision's MobileNetV3": _torch_v3,
-    "torchvision's EfficientNet": _one("efficientnet_b0"),
+    "torchvision's EfficientNet": _single("efficientnet_b0"),
     "torchvision's ShuffleNetV2": _torch_shufflenet,
-    "torchvision's ResNet": _one("resnet18"),
+    "torchvision's ResNet": _single("resnet18"),
     "torchvision's VGG": _torch_vgg,
 }

@@ -1,7 +1,7 @@
-"""Files of named arrays: what lies in them, whatever their format, as name -> array.
+"""Files of named arrays of any format, read as name -> array.
 
-Every reader checks that what a file says of its own sizes is true, so that no file makes this
-allocate much more than its own size.
+Each reader checks the sizes that a file states, so that no file makes it allocate much more than
+the file's size.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from lcnas.models.pretrained._pickles import BFLOAT16, Pickle, Storage, Tensor, 
 
 Arrays = dict[str, NDArray[Any]]
 
-_MOST_NESTED = 8  # dicts in dicts that are looked into
-_LONGEST = 256  # characters of a name: one long text may be the key of many dicts
-_TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # begins a file of PyTorch before 1.6
+_MOST_NESTED = 8  # depth of nested dicts
+_LONGEST = 256  # characters of a name; one long text may be the key of many dicts
+_TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of a file of PyTorch before 1.6
 _SAFETENSORS = {
     "F64": "f8",
     "F32": "f4",
@@ -45,16 +45,16 @@ _SAFETENSORS = {
 
 
 @dataclass(frozen=True)
-class Content:
-    """The arrays of a file, and what is written beside them."""
+class FileContent:
+    """The arrays and the metadata of a file."""
 
     arrays: Arrays
-    kind: str  # of the file, in words
-    about: dict[str, str] = field(default_factory=dict)  # metadata of safetensors
+    kind: str  # kind of file, for messages
+    metadata: dict[str, str] = field(default_factory=dict)  # of safetensors
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return what is in a file.
+    """Return the bytes of a file.
 
     Raises:
         PretrainedError: it cannot be read.
@@ -66,10 +66,10 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decoded(what: str, data: bytes, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return an array of a file; see :func:`lcnas.models.pretrained._pickles.decode`.
+    """Return an array from bytes; see :func:`lcnas.models.pretrained._pickles.decode`.
 
     Raises:
-        PretrainedError: there are more or fewer bytes than the shape needs; the message begins with ``what``.
+        PretrainedError: more or fewer bytes than the shape needs; the message begins with ``what``.
     """
     try:
         return decode(data, dtype, shape)
@@ -80,7 +80,7 @@ def decoded(what: str, data: bytes, dtype: str, shape: tuple[int, ...]) -> NDArr
 # -- safetensors -----------------------------------------------------------------------------------
 
 
-def safetensors(path: Path) -> Content:
+def safetensors(path: Path) -> FileContent:
     """Return the arrays and the metadata of a safetensors file."""
     from safetensors import SafetensorError, deserialize
 
@@ -98,26 +98,26 @@ def safetensors(path: Path) -> Content:
             )
         dtype = _SAFETENSORS[tensor["dtype"]]
         arrays[name] = decoded(what, bytes(tensor["data"]), dtype, tuple(tensor["shape"]))
-    (length,) = struct.unpack("<Q", data[:8])  # deserialize has checked it
-    about = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
-    return Content(arrays, "safetensors", about)
+    (length,) = struct.unpack("<Q", data[:8])  # checked by deserialize
+    metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+    return FileContent(arrays, "safetensors", metadata)
 
 
 # -- pickles ---------------------------------------------------------------------------------------
 
 
-def paddle_pickle(path: Path) -> Content:
+def paddle_pickle(path: Path) -> FileContent:
     """Return the arrays of a ``.pdparams`` file."""
     loaded = _pickles.load(io.BytesIO(read_bytes(path)), str(path))
-    return Content(_state(path, loaded, {}, 0), "Paddle's pickle")
+    return FileContent(_state(path, loaded, {}, 0), "Paddle's pickle")
 
 
-def torch_pickle(path: Path) -> Content:
-    """Return the arrays of a file by ``torch.save``: a zip archive, or pickles one behind the other."""
+def torch_pickle(path: Path) -> FileContent:
+    """Return the arrays of a file by ``torch.save``: a zip archive, or a sequence of pickles."""
     data = read_bytes(path)
     if data[:4] == b"PK\x03\x04":
-        return Content(_torch_zip(path, data), "PyTorch's archive")
-    return Content(_torch_stream(path, data), "PyTorch's old format")
+        return FileContent(_torch_zip(path, data), "PyTorch's archive")
+    return FileContent(_torch_stream(path, data), "PyTorch's old format")
 
 
 def _torch_zip(path: Path, data: bytes) -> Arrays:
@@ -138,11 +138,11 @@ def _torch_zip(path: Path, data: bytes) -> Arrays:
 
 
 def _folder(path: Path, archive: zipfile.ZipFile) -> str:
-    """Return the folder of the archive in which the pickle lies."""
-    found = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-    if len(found) != 1:
-        raise PretrainedError(f"{path}: a zip archive that torch.save has not made (no data.pkl)")
-    folder = found[0].removesuffix("data.pkl")
+    """Return the folder of the pickle in the archive."""
+    pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise PretrainedError(f"{path}: a zip archive that is not torch.save's (no data.pkl)")
+    folder = pickles[0].removesuffix("data.pkl")
     order = f"{folder}byteorder"  # since PyTorch 2.1
     if order in archive.NameToInfo and _entry(path, archive, order) != b"little":
         raise PretrainedError(f"{path}: written on a machine with big-endian numbers")
@@ -153,7 +153,7 @@ def _entry(path: Path, archive: zipfile.ZipFile, name: str) -> bytes:
     info = archive.NameToInfo.get(name)
     if info is None:
         raise PretrainedError(f"{path}: the archive has no {shorten(name)}")
-    if info.compress_type != zipfile.ZIP_STORED:  # torch.save compresses nothing; a bomb would
+    if info.compress_type != zipfile.ZIP_STORED:  # torch.save compresses nothing; a zip bomb does
         raise PretrainedError(f"{path}: {shorten(name)} is compressed; torch.save does not do that")
     return archive.read(info)
 
@@ -162,7 +162,7 @@ def _torch_stream(path: Path, data: bytes) -> Arrays:
     """Read a file of PyTorch before 1.6: four pickles, the keys of the storages, their values."""
     stream = io.BytesIO(data)
     if _pickles.load(stream, str(path)).root != _TORCH_MAGIC:
-        raise PretrainedError(f"{path}: a pickle, but none that torch.save has made")
+        raise PretrainedError(f"{path}: a pickle, but not torch.save's")
     _pickles.load(stream, str(path))  # the version of the format
     system = _pickles.load(stream, str(path)).root
     if not isinstance(system, dict) or system.get("little_endian") is not True:
@@ -190,25 +190,25 @@ def _width(storage: Storage) -> int:
     return 2 if storage.dtype == BFLOAT16 else np.dtype(storage.dtype).itemsize
 
 
-# -- the weights in what a pickle holds ------------------------------------------------------------
+# -- the weights of a pickle -----------------------------------------------------------------------
 
 
 def _state(path: Path, loaded: Pickle, values: dict[str, bytes], size: int) -> Arrays:
-    """Return the arrays of a state dict, and of the dicts that lie in it; see :func:`_named`."""
+    """Return the arrays of a state dict and of nested dicts; see :func:`_named`."""
     stores = {
         key: decoded(str(path), values.get(key, b""), store.dtype, (store.size,))
         for key, store in loaded.storages.items()
     }
     arrays: Arrays = {}
     budget = 8 * size + 1024  # bfloat16 doubles, and weights may be tied
-    for name, found in _entries(path, loaded.root).items():
-        made = found
-        if isinstance(made, Tensor):
-            made = _window(path, name, made, stores)
-            budget -= made.nbytes
+    for name, value in _entries(path, loaded.root).items():
+        array = value
+        if isinstance(array, Tensor):
+            array = _window(path, name, array, stores)
+            budget -= array.nbytes
             if budget < 0:
                 raise PretrainedError(f"{path}: its tensors have far more values than it holds")
-        arrays[name] = made
+        arrays[name] = array
     return arrays
 
 
@@ -220,10 +220,10 @@ def _window(path: Path, name: str, tensor: Tensor, stores: Arrays) -> NDArray[An
 
 
 def _entries(path: Path, root: Any) -> dict[str, NDArray[Any] | Tensor]:
-    """Return the arrays of a pickle by name, or refuse one that has none."""
-    made = dict(_named(root, "", set(), 0))
-    if made:
-        return made
+    """Return the arrays of a pickle by name; raise PretrainedError if there are none."""
+    arrays = dict(_named(root, "", set(), 0))
+    if arrays:
+        return arrays
     if not isinstance(root, dict):
         raise PretrainedError(f"{path}: holds no dict of arrays by name")
     for name in root:
@@ -234,10 +234,10 @@ def _entries(path: Path, root: Any) -> dict[str, NDArray[Any] | Tensor]:
 def _named(
     table: Any, prefix: str, seen: set[int], depth: int
 ) -> Iterator[tuple[str, NDArray[Any] | Tensor]]:
-    """Yield (name, array) of a dict and of the dicts in it, whose names are joined with ".".
+    """Yield (name, array) of a dict and of nested dicts, with names joined by ".".
 
-    So a checkpoint around a state dict is one more prefix of its names, like those that wrappers of
-    modules add. Each dict is looked into once: a pickle may hold itself.
+    So a checkpoint around a state dict is another prefix of its names, like those of wrapper modules.
+    Each dict is visited once, since a pickle may contain itself.
     """
     if id(table) in seen or depth > _MOST_NESTED:
         return
@@ -246,15 +246,15 @@ def _named(
         if len(prefix) + len(key) > _LONGEST:
             continue
         name = f"{prefix}{key}"
-        found = as_array(value) if isinstance(table, dict) else None
-        if found is not None:
-            yield name, found
+        array = as_array(value) if isinstance(table, dict) else None
+        if array is not None:
+            yield name, array
         else:
             yield from _named(value, f"{name}.", seen, depth + 1)
 
 
 def _items(table: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what lies in a dict under texts, or in a list under its numbers."""
+    """Yield the items of a dict with text keys, or those of a list by index."""
     if isinstance(table, dict):
         yield from ((key, value) for key, value in table.items() if isinstance(key, str))
     elif isinstance(table, list | tuple):

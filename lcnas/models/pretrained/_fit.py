@@ -1,4 +1,4 @@
-"""Whether tensors fit a network, and the network's weights made of them."""
+"""Checks that tensors fit a network, and their conversion to the network's weights."""
 
 from __future__ import annotations
 
@@ -16,51 +16,53 @@ from lcnas.models.pretrained._program import Weight
 from lcnas.onnx_export import names
 
 Floats = NDArray[np.float32]
-_SHOWN = 3  # how many names of a kind a message lists
+_SHOWN = 3  # names of each kind in a message
 
 
 @dataclass(frozen=True)
 class Differences:
-    """What keeps tensors from fitting a network."""
+    """The differences between tensors and a network's weights."""
 
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
-    wrong: tuple[str, ...]  # of another shape, in words
+    wrong: tuple[str, ...]  # of another shape, as text
 
     def __len__(self) -> int:
         return len(self.missing) + len(self.unexpected) + len(self.wrong)
 
     def __str__(self) -> str:
-        said = []
+        notes = []
         if self.missing:
             hint = nearest(self.missing[0], self.unexpected)
-            said.append(f"missing {_first(map(shorten, self.missing))}{hint}")
+            notes.append(f"missing {_first(map(shorten, self.missing))}{hint}")
         if self.unexpected:
-            said.append(f"unexpected {_first(map(shorten, self.unexpected))}")
+            notes.append(f"unexpected {_first(map(shorten, self.unexpected))}")
         if self.wrong:
-            said.append(f"of another shape {_first(self.wrong)}")
-        return "; ".join(said)
+            notes.append(f"of another shape {_first(self.wrong)}")
+        return "; ".join(notes)
 
 
 def _first(items: Iterable[str]) -> str:
-    """Return how many items there are, and the first few."""
+    """Return the number of items and the first few, as text."""
     listed = list(items)
     more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
     return f"{len(listed)}: {', '.join(listed[:_SHOWN])}{more}"
 
 
 def differences(
-    shapes: Mapping[str, Shape], wanted: Mapping[str, Weight], ours: Mapping[str, Shape]
+    shapes: Mapping[str, Shape], weight_map: Mapping[str, Weight], ours: Mapping[str, Shape]
 ) -> Differences:
-    """Return what is missing, unexpected or of another shape.
+    """Return the tensors that are missing, unexpected or of another shape.
 
     Args:
-        shapes: name -> shape of the tensors that there are.
-        wanted: our name -> what it is made of.
+        shapes: name -> shape of the tensors.
+        weight_map: our name -> what it is made of.
         ours: our name -> shape.
     """
-    expected = {weight.tensor: weight.source_shape(ours[name]) for name, weight in wanted.items()}
-    expected |= {weight.less: ours[name] for name, weight in wanted.items() if weight.less}
+    expected = {
+        weight.tensor: weight.source_shape(ours[name]) for name, weight in weight_map.items()
+    }
+    expected |= {weight.less: ours[name] for name, weight in weight_map.items() if weight.less}
     wrong = [
         f"{shorten(name)} {shapes[name]} for {shape}"
         for name, shape in expected.items()
@@ -74,41 +76,43 @@ def differences(
 
 
 def fit(
-    arrays: Arrays, wanted: Mapping[str, Weight], arch: Arch, classes: int, source: str
+    arrays: Arrays, weight_map: Mapping[str, Weight], arch: Arch, classes: int, source: str
 ) -> dict[str, Floats]:
-    """Return the weights of a network, in the order of their names, out of the tensors of a file.
+    """Return the weights of a network, in the order of their names, from the tensors of a file.
 
     Args:
         arrays: the tensors.
-        wanted: our name -> what it is made of.
+        weight_map: our name -> what it is made of.
         arch: the network.
         classes: outputs of its last layer.
-        source: what to call the tensors in errors.
+        source: name of the tensors' origin, for errors.
 
     Raises:
         PretrainedError: something is missing, unexpected, of another shape, no float, not finite, or a
             negative variance.
     """
-    check_fit(arrays, wanted, arch, classes, source)
-    return {name: _converted(arrays, wanted[name], name, source) for name in names(arch, classes)}
+    check_fit(arrays, weight_map, arch, classes, source)
+    return {
+        name: _converted(arrays, weight_map[name], name, source) for name in names(arch, classes)
+    }
 
 
 def check_fit(
-    arrays: Arrays, wanted: Mapping[str, Weight], arch: Arch, classes: int, source: str
+    arrays: Arrays, weight_map: Mapping[str, Weight], arch: Arch, classes: int, source: str
 ) -> None:
-    """Compare names and shapes; the arguments are those of :func:`fit`.
+    """Check names and shapes; the arguments are those of :func:`fit`.
 
     Raises:
         PretrainedError: something is missing, unexpected or of another shape.
     """
     ours = names(arch, classes)
-    unnamed = [name for name in ours if name not in wanted]
-    extra = [name for name in wanted if name not in ours]
-    found = Differences(tuple(unnamed), tuple(extra), ())
-    if not found:
-        found = differences({name: a.shape for name, a in arrays.items()}, wanted, ours)
-    if found:
-        raise PretrainedError(f"{source}: does not fit {arch.name or repr(arch)}: {found}")
+    unnamed = [name for name in ours if name not in weight_map]
+    extra = [name for name in weight_map if name not in ours]
+    problems = Differences(tuple(unnamed), tuple(extra), ())
+    if not problems:
+        problems = differences({name: a.shape for name, a in arrays.items()}, weight_map, ours)
+    if problems:
+        raise PretrainedError(f"{source}: does not fit {arch.name or repr(arch)}: {problems}")
 
 
 def _floats(arrays: Arrays, tensor: str, where: str) -> NDArray[np.floating]:
@@ -130,13 +134,13 @@ def _converted(arrays: Arrays, weight: Weight, name: str, source: str) -> Floats
         less = _floats(arrays, weight.less, f"{source}: {shorten(weight.less)}")
         array = array.astype(np.float64) - less
     with np.errstate(over="ignore"):
-        made = np.array(array, np.float32, order="C")  # a copy: the file's bytes are read-only
-    if not np.isfinite(made).all():
+        converted = np.array(array, np.float32, order="C")  # a copy: the file's bytes are read-only
+    if not np.isfinite(converted).all():
         raise PretrainedError(f"{where} holds values that are not finite in float32")
-    if name.endswith("/var") and (made < 0).any():
+    if name.endswith("/var") and (converted < 0).any():
         why = ", with the epsilon of its norm" if weight.shift else ""
         raise PretrainedError(f"{where}, a variance, holds negative values{why}")
-    return made
+    return converted
 
 
 # -- classes ---------------------------------------------------------------------------------------
@@ -146,32 +150,30 @@ def head_names(arch: Arch, whole: bool = False) -> tuple[str, ...]:
     """Return the names of the head's weights, in order.
 
     Those are the kernel and the bias of the last linear layer, the only ones whose shape depends on the
-    number of classes; with ``whole`` all of the last block's, PP-LCNet's 1280 wide convolution too.
+    number of classes; ``whole``: all of the last block's, such as PP-LCNet's 1x1 convolution of 1,280.
 
     Raises:
         PretrainedError: no weight of the arch depends on the number of classes.
     """
-    few, more = names(arch, 1), names(arch, 2)
-    open_names = tuple(name for name in few if few[name] != more[name])
+    of_one_class, of_two_classes = names(arch, 1), names(arch, 2)
+    open_names = tuple(name for name in of_one_class if of_one_class[name] != of_two_classes[name])
     if not open_names:
         raise PretrainedError(f"{arch.name or repr(arch)}: no weight depends on the classes")
     if not whole:
         return open_names
     block = open_names[0].split("/")[0]
-    return tuple(name for name in few if name.split("/")[0] == block)
+    return tuple(name for name in of_one_class if name.split("/")[0] == block)
 
 
 def classes_of(arch: Arch, arrays: Mapping[str, NDArray[np.generic]]) -> int:
-    """Return the number of classes that weights with our names are for.
+    """Return the number of classes of weights with lcnas's names.
 
     Raises:
-        PretrainedError: the kernel of the last layer is missing, or no matrix.
+        PretrainedError: the kernel of the last layer is missing, or not a matrix.
     """
     kernel = head_names(arch)[0]
     if kernel not in arrays or arrays[kernel].ndim != 2 or not arrays[kernel].shape[1]:
-        raise PretrainedError(
-            f"weights: {kernel!r} is not there, or is no matrix (inputs, classes)"
-        )
+        raise PretrainedError(f"weights: {kernel!r} is missing, or not a matrix (inputs, classes)")
     return int(arrays[kernel].shape[1])
 
 
@@ -192,16 +194,18 @@ def without_head(
     return {name: weight for name, weight in weights.items() if name not in dropped}
 
 
-def check_class_names(given: object, classes: int, source: str) -> tuple[str, ...]:
+def check_class_names(class_names: object, classes: int, source: str) -> tuple[str, ...]:
     """Return the names of the classes.
 
     Raises:
-        PretrainedError: they are no list of texts, or not one a class.
+        PretrainedError: not a list of texts, or not one per class.
     """
-    if not isinstance(given, Sequence) or isinstance(given, str):
-        raise PretrainedError(f"{source}: {shorten(given)} is not a list of texts")
-    if not all(isinstance(name, str) for name in given):
-        raise PretrainedError(f"{source}: {shorten(given)} is not a list of texts")
-    if len(given) != classes:
-        raise PretrainedError(f"{source}: {len(given)} names of classes for {classes} classes")
-    return tuple(given)
+    if not isinstance(class_names, Sequence) or isinstance(class_names, str):
+        raise PretrainedError(f"{source}: {shorten(class_names)} is not a list of texts")
+    if not all(isinstance(name, str) for name in class_names):
+        raise PretrainedError(f"{source}: {shorten(class_names)} is not a list of texts")
+    if len(class_names) != classes:
+        raise PretrainedError(
+            f"{source}: {len(class_names)} names of classes for {classes} classes"
+        )
+    return tuple(class_names)

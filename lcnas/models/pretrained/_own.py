@@ -1,4 +1,4 @@
-"""lcnas's own file of weights: safetensors with flat names, the arch and the classes in its metadata."""
+"""lcnas's files of weights: safetensors with flat names, and arch and classes in the metadata."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lcnas.models.pretrained._fit import check_class_names, classes_of, fit
 from lcnas.models.pretrained._program import Weight
 from lcnas.onnx_export import MeanStd, constants
 
-KEY = "lcnas"  # of the metadata; one key, since their order in a file is not fixed
+KEY = "lcnas"  # the only key of the metadata, since the order of several is not fixed
 VERSION = 1
 _CONSTANTS = ("mean", "std")
 
@@ -32,17 +32,17 @@ def save(
     normalization: MeanStd | None = None,
     source: str = "",
 ) -> None:
-    """Write a network and its weights into one file, which :func:`read` takes back.
+    """Write a network and its weights to a file, which :func:`read` reads.
 
-    The file is written beside and renamed; equal arguments give equal bytes.
+    The file is written under a temporary name and renamed; equal arguments give equal bytes.
 
     Args:
-        path: the file, by habit ``.safetensors``.
+        path: the file, usually ``.safetensors``.
         arch: the network.
-        weights: name -> float32 array, as :func:`lcnas.onnx_export.names` lists them.
+        weights: name -> float32 array; names are those of :func:`lcnas.onnx_export.names`.
         class_names: the name of each class, in order.
-        normalization: mean and deviation, of pixels from 0 to 1, that the network's images had.
-        source: where the weights are from, in words.
+        normalization: mean and standard deviation of the network's images, for pixels from 0 to 1.
+        source: origin of the weights, as text.
 
     Raises:
         PretrainedError: weights that do not fit the arch, or a file that cannot be written.
@@ -53,19 +53,19 @@ def save(
     classes = classes_of(arch, arrays)
     identity = {name: Weight(name) for name in arrays}
     fitting = fit(arrays, identity, arch, classes, "weights")
-    about: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "version": VERSION,
         "arch": json.loads(arch.to_json()),
         "classes": classes,
         "source": source,
     }
     if class_names is not None:
-        about["class_names"] = list(check_class_names(class_names, classes, "class_names"))
+        metadata["class_names"] = list(check_class_names(class_names, classes, "class_names"))
     if normalization is not None:
         for name in _CONSTANTS:
-            given = constants(getattr(normalization, name), f"normalization: {name}")
-            about[name] = list(given)
-    _write(Path(path), to_bytes(fitting, {KEY: json.dumps(about, ensure_ascii=False)}))
+            values = constants(getattr(normalization, name), f"normalization: {name}")
+            metadata[name] = list(values)
+    _write(Path(path), to_bytes(fitting, {KEY: json.dumps(metadata, ensure_ascii=False)}))
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -81,42 +81,50 @@ def _write(path: Path, data: bytes) -> None:
 
 
 @dataclass(frozen=True)
-class Header:
-    """What the metadata of an own file say."""
+class OwnHeader:
+    """The metadata of lcnas's own file."""
 
     arch: Arch
     classes: int
     class_names: tuple[str, ...] | None
-    normalization: Constants | None
+    normalization: StoredNormalization | None
     source: str
 
 
 @dataclass(frozen=True)
-class Constants:
-    """How the images of a network were normalised, of pixels from 0 to 1."""
+class StoredNormalization:
+    """The normalisation of a network's images, for pixels from 0 to 1."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
 
-def header(text: str, source: str) -> Header:
-    """Return what the metadata of an own file say.
+def header(text: str, source: str) -> OwnHeader:
+    """Return the parsed metadata of lcnas's own file.
 
     Raises:
-        PretrainedError: the metadata are not those that :func:`save` writes.
+        PretrainedError: not metadata of :func:`save`.
     """
     try:
-        about = json.loads(text)
-        if about["version"] != VERSION:
-            raise ValueError(f"version {shorten(about['version'])} is not {VERSION}")
-        arch = Arch.from_data(about["arch"], "arch")
-        classes, names, words = about["classes"], about.get("class_names"), about["source"]
-        if isinstance(classes, bool) or not isinstance(classes, int) or not isinstance(words, str):
+        metadata = json.loads(text)
+        if metadata["version"] != VERSION:
+            raise ValueError(f"version {shorten(metadata['version'])} is not {VERSION}")
+        arch = Arch.from_data(metadata["arch"], "arch")
+        classes, names, source_text = (
+            metadata["classes"],
+            metadata.get("class_names"),
+            metadata["source"],
+        )
+        if (
+            isinstance(classes, bool)
+            or not isinstance(classes, int)
+            or not isinstance(source_text, str)
+        ):
             raise ValueError("classes or source is of the wrong kind")
-        given = [constants(about[name], name) for name in _CONSTANTS if name in about]
+        values = [constants(metadata[name], name) for name in _CONSTANTS if name in metadata]
     except (LcnasError, ValueError, KeyError, TypeError, RecursionError) as error:
         what = error if isinstance(error, LcnasError) else shorten(str(error))
-        raise PretrainedError(f"{source}: no file of lcnas's weights: {what}") from None
+        raise PretrainedError(f"{source}: not a file of lcnas's weights: {what}") from None
     checked = check_class_names(names, classes, source) if names else None
-    made = Constants(*given) if len(given) == len(_CONSTANTS) else None
-    return Header(arch, classes, checked, made, words)
+    normalization = StoredNormalization(*values) if len(values) == len(_CONSTANTS) else None
+    return OwnHeader(arch, classes, checked, normalization, source_text)

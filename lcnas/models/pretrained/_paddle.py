@@ -13,7 +13,7 @@ from typing import Any
 from lcnas.errors import PretrainedError, shorten
 from lcnas.layers import Shape
 from lcnas.models.pretrained import _protobuf
-from lcnas.models.pretrained._files import Arrays, Content, decoded, read_bytes
+from lcnas.models.pretrained._files import Arrays, FileContent, decoded, read_bytes
 from lcnas.models.pretrained._pickles import BFLOAT16
 from lcnas.models.pretrained._program import Op, Param, Program
 
@@ -31,38 +31,40 @@ Fields = dict[int, list[int | bytes]]
 
 
 @dataclass(frozen=True)
-class Inference:
-    """A program and its tensors, and what the ``.yml`` beside them says."""
+class InferenceModel:
+    """A program and its tensors, and the notes of the ``.yml`` beside them."""
 
     program: Program
-    content: Content
+    content: FileContent
     name: str
     class_names: tuple[str, ...] | None
 
 
-def inference(path: Path) -> Inference:
-    """Return the inference model of a ``.pdiparams`` file; its program lies beside it.
+def inference(path: Path) -> InferenceModel:
+    """Return the inference model of a ``.pdiparams`` file and the program beside it.
 
     Raises:
-        PretrainedError: no program beside it, or files that do not fit each other.
+        PretrainedError: there is no program, or the files do not fit each other.
     """
     beside = [path.with_suffix(suffix) for suffix in (".json", ".pdmodel")]
-    found = [file for file in beside if file.is_file()]
-    if not found:
+    programs = [file for file in beside if file.is_file()]
+    if not programs:
         raise PretrainedError(
             f"{path}: its program is missing: there is neither {beside[0].name} nor {beside[1].name} "
             "beside it"
         )
-    made = pir(found[0]) if found[0].suffix == ".json" else pdmodel(found[0])
-    arrays = tensors(path, {param.name: param.shape for param in made.params.values()})
+    program = pir(programs[0]) if programs[0].suffix == ".json" else pdmodel(programs[0])
+    arrays = tensors(path, {param.name: param.shape for param in program.params.values()})
     name, class_names = _notes(path.with_suffix(".yml"))
-    return Inference(made, Content(arrays, f"Paddle's program {found[0].name}"), name, class_names)
+    return InferenceModel(
+        program, FileContent(arrays, f"Paddle's program {programs[0].name}"), name, class_names
+    )
 
 
 def _notes(path: Path) -> tuple[str, tuple[str, ...] | None]:
-    """Return the model's name and its classes from ``inference.yml``, where it has them.
+    """Return the model's name and its classes from ``inference.yml``, if it has them.
 
-    Two plain keys are wanted, not YAML: a list of texts, one a line.
+    Only two simple keys are parsed, not YAML: a name, and a list of texts, one per line.
     """
     text = read_bytes(path).decode("utf-8", "replace") if path.is_file() else ""
     name = re.search(r"^ *model_name: *(\S+) *$", text, re.MULTILINE)
@@ -81,29 +83,29 @@ def _unquoted(text: str) -> str:
 
 
 def tensors(path: Path, shapes: Mapping[str, Shape]) -> Arrays:
-    """Return the tensors of a ``.pdiparams`` file, which lie in the sorted order of their names.
+    """Return the tensors of a ``.pdiparams`` file, which are sorted by name.
 
     Args:
         path: the file.
-        shapes: name -> shape, as the program has them.
+        shapes: name -> shape, from the program.
 
     Raises:
-        PretrainedError: the file ends too early or too late, or a tensor has another shape.
+        PretrainedError: the file is too short or too long, or a tensor has another shape.
     """
-    data, at = read_bytes(path), 0
+    data, position = read_bytes(path), 0
     arrays: Arrays = {}
     for name in sorted(shapes):
         what = f"{path}: {shorten(name)}"
-        about, at = _header(what, data, at)
-        dtype, shape = _description(what, about)
+        description, position = _header(what, data, position)
+        dtype, shape = _description(what, description)
         if shape != shapes[name]:
             raise PretrainedError(f"{what} has the shape {shape}, in the program {shapes[name]}")
         size = _size(dtype, shape)
-        arrays[name] = decoded(what, data[at : at + size], dtype, shape)
-        at += size
-    if at != len(data):
+        arrays[name] = decoded(what, data[position : position + size], dtype, shape)
+        position += size
+    if position != len(data):
         raise PretrainedError(
-            f"{path}: {len(data) - at} bytes more than the program's tensors have"
+            f"{path}: {len(data) - position} bytes more than the program's tensors have"
         )
     return arrays
 
@@ -115,22 +117,22 @@ def _size(dtype: str, shape: Shape) -> int:
     return size
 
 
-def _header(what: str, data: bytes, at: int) -> tuple[bytes, int]:
+def _header(what: str, data: bytes, position: int) -> tuple[bytes, int]:
     """Return the description of a tensor and the position of its values."""
     try:
-        version, levels, tensor_version, length = struct.unpack_from("<IQIi", data, at)
+        version, levels, tensor_version, length = struct.unpack_from("<IQIi", data, position)
     except struct.error:
         raise PretrainedError(f"{what}: the file ends before it") from None
-    at += struct.calcsize("<IQIi")
-    if (version, levels, tensor_version) != (0, 0, 0) or not 0 <= length <= len(data) - at:
+    position += struct.calcsize("<IQIi")
+    if (version, levels, tensor_version) != (0, 0, 0) or not 0 <= length <= len(data) - position:
         raise PretrainedError(f"{what}: no tensor lies where it should")
-    return data[at : at + length], at + length
+    return data[position : position + length], position + length
 
 
-def _description(what: str, about: bytes) -> tuple[str, Shape]:
+def _description(what: str, description: bytes) -> tuple[str, Shape]:
     """Return the type and the shape of a TensorDesc."""
     try:
-        dtype, shape = _tensor_desc(about)
+        dtype, shape = _tensor_desc(description)
     except ValueError as error:
         raise PretrainedError(f"{what}: {error}") from None
     if dtype not in _DTYPES or min(shape, default=0) < 0:
@@ -138,8 +140,8 @@ def _description(what: str, about: bytes) -> tuple[str, Shape]:
     return _DTYPES[dtype], shape
 
 
-def _tensor_desc(about: bytes) -> tuple[int, Shape]:
-    parts = _message(about)
+def _tensor_desc(description: bytes) -> tuple[int, Shape]:
+    parts = _message(description)
     sides = [side for value in parts.get(2, []) for side in _protobuf.whole_numbers(value)]
     return _int(parts, 1), tuple(sides)
 
@@ -151,7 +153,7 @@ def pir(path: Path) -> Program:
     """Return the program of an ``inference.json``.
 
     Raises:
-        PretrainedError: it is none.
+        PretrainedError: it is not one.
     """
     try:
         data = json.loads(read_bytes(path))
@@ -168,7 +170,9 @@ def pir(path: Path) -> Program:
                 ops.append(_pir_op(item))
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         reason = shorten(str(error))
-        raise PretrainedError(f"{path}: no program of Paddle 3 (PIR in JSON): {reason}") from None
+        raise PretrainedError(
+            f"{path}: not a program of Paddle 3 (PIR in JSON): {reason}"
+        ) from None
     return Program(params, tuple(ops))
 
 
@@ -197,7 +201,7 @@ def _pir_attr(attr: dict[str, Any]) -> object:
 
 # -- programs in protobuf ("pdmodel") --------------------------------------------------------------
 
-# Paddle 2's name of an operation: that of Paddle 3, its inputs in the order there, its output.
+# Paddle 2's name of an operation: Paddle 3's name, its inputs in Paddle 3's order, its output.
 _OPS = {
     "conv2d": ("conv2d", ("Input", "Filter"), "Output"),
     "depthwise_conv2d": ("depthwise_conv2d", ("Input", "Filter"), "Output"),
@@ -225,7 +229,7 @@ def pdmodel(path: Path) -> Program:
     """Return the program of a ``.pdmodel`` file (Paddle 2's framework.proto, ProgramDesc).
 
     Raises:
-        PretrainedError: it is none, or has more than one block.
+        PretrainedError: it is not one, or has more than one block.
     """
     try:
         (block,) = _message(read_bytes(path)).get(1, [])
@@ -234,28 +238,28 @@ def pdmodel(path: Path) -> Program:
         ops = tuple(_pdmodel_op(_message(_raw(op)), shapes) for op in parts.get(4, []))
     except (ValueError, struct.error) as error:
         reason = shorten(str(error))
-        raise PretrainedError(f"{path}: no program of Paddle 2 (one block): {reason}") from None
+        raise PretrainedError(f"{path}: not a program of Paddle 2 (one block): {reason}") from None
     return Program(params, ops)
 
 
 def _variables(block: Fields) -> tuple[dict[str, Shape], dict[str, Param]]:
-    """Return the shapes of a block's variables, and those that lie in the file of tensors."""
+    """Return the shapes of a block's variables, and the variables in the file of tensors."""
     shapes, params = {}, {}
     for item in block.get(3, []):
-        about = _message(_raw(item))
-        name, kind = _text(about, 1), _message(_raw(_one(about, 2)))
+        description = _message(_raw(item))
+        name, kind = _text(description, 1), _message(_raw(_last_value(description, 2)))
         if _int(kind, 1) != _TENSOR:
             continue
-        _, shape = _tensor_desc(_raw(_one(_message(_raw(_one(kind, 3))), 1)))
+        _, shape = _tensor_desc(_raw(_last_value(_message(_raw(_last_value(kind, 3))), 1)))
         shapes[name] = shape
-        if _int(about, 3, 0):
+        if _int(description, 3, 0):
             params[name] = _checked(Param(name, shape))
     return shapes, params
 
 
 def _pdmodel_op(op: Fields, shapes: Mapping[str, Shape]) -> Op:
-    given = _text(op, 3)
-    kind, roles, role = _OPS.get(given, (given, ("X",), "Out"))
+    name = _text(op, 3)
+    kind, roles, role = _OPS.get(name, (name, ("X",), "Out"))
     inputs, outputs = _arguments(op.get(1, [])), _arguments(op.get(2, []))
     attrs = dict(_pdmodel_attr(_message(_raw(attr))) for attr in op.get(4, []))
     output = outputs.get(role, "")
@@ -266,12 +270,12 @@ def _pdmodel_op(op: Fields, shapes: Mapping[str, Shape]) -> Op:
 
 def _arguments(variables: list[int | bytes]) -> dict[str, str]:
     """Return the value of each role."""
-    made = {}
+    arguments = {}
     for item in variables:
-        about = _message(_raw(item))
-        if 2 in about:
-            made[_text(about, 1)] = _text(about, 2)
-    return made
+        description = _message(_raw(item))
+        if 2 in description:
+            arguments[_text(description, 1)] = _text(description, 2)
+    return arguments
 
 
 def _pdmodel_attr(attr: Fields) -> tuple[str, object]:
@@ -281,25 +285,25 @@ def _pdmodel_attr(attr: Fields) -> tuple[str, object]:
         case 0 | 9:  # INT, LONG
             value = _protobuf.signed(_int(attr, 3 if kind == 0 else 13, 0))
         case 1:  # FLOAT
-            (value,) = struct.unpack("<f", _raw(_one(attr, 4)))
+            (value,) = struct.unpack("<f", _raw(_last_value(attr, 4)))
         case 2:  # STRING
             value = _text(attr, 5)
         case 3 | 11:  # INTS, LONGS
-            rows = attr.get(6 if kind == 3 else 15, [])
-            value = [number for row in rows for number in _protobuf.whole_numbers(row)]
+            packed = attr.get(6 if kind == 3 else 15, [])
+            value = [number for item in packed for number in _protobuf.whole_numbers(item)]
         case 6:  # BOOLEAN
             value = bool(_int(attr, 10, 0))
     return _ATTRS.get(name, name), value
 
 
 def _message(data: bytes) -> Fields:
-    made: Fields = {}
+    parts: Fields = {}
     for number, value in _protobuf.fields(data):
-        made.setdefault(number, []).append(value)
-    return made
+        parts.setdefault(number, []).append(value)
+    return parts
 
 
-def _one(parts: Fields, number: int) -> int | bytes:
+def _last_value(parts: Fields, number: int) -> int | bytes:
     if not parts.get(number):
         raise ValueError(f"the field {number} is missing")
     return parts[number][-1]
@@ -312,13 +316,13 @@ def _raw(value: int | bytes) -> bytes:
 
 
 def _text(parts: Fields, number: int) -> str:
-    return _raw(_one(parts, number)).decode("utf-8")
+    return _raw(_last_value(parts, number)).decode("utf-8")
 
 
 def _int(parts: Fields, number: int, default: int | None = None) -> int:
     if default is not None and number not in parts:
         return default
-    value = _one(parts, number)
+    value = _last_value(parts, number)
     if not isinstance(value, int):
         raise ValueError("a message where a number should be")
     return value

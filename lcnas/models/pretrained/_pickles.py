@@ -1,9 +1,9 @@
-"""Pickles of arrays, read as data: the op-codes are followed here, and nothing that they name is ever run.
+"""Pickles of arrays, parsed as data: op-codes are interpreted here, and nothing that they name is executed.
 
-Paddle and PyTorch store weights as pickles, and Python's own unpickler does whatever a pickle says.
-Here a name in a pickle is a text that is looked up in a short list; the list says what the call means
-for arrays, in code of ours, and a name outside it is refused where it stands. Objects, classes and
-extension codes do not exist in this reading at all.
+Paddle and PyTorch store weights as pickles, and Python's own unpickler executes what a pickle contains.
+Here a name in a pickle is a text that is looked up in a short list of our own functions on arrays;
+a name outside the list is an error. Objects, classes and
+extension codes are not supported at all.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lcnas.errors import PretrainedError, not_among, shorten
 
-# Codes of NumPy's types that weights, counters and flags have, and bfloat16, which NumPy lacks.
+# Codes of NumPy's types for weights, counters and flags, and bfloat16, which NumPy lacks.
 DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
 BFLOAT16 = "bf16"
 _STORAGES = {
@@ -38,16 +38,16 @@ _STORAGES = {
 
 
 def decode(data: bytes, dtype: str, shape: tuple[int, ...], order: str = "<") -> NDArray[Any]:
-    """Return the array whose values are ``data``, row by row; bfloat16 comes back as float32.
+    """Return the array with the values ``data``, row by row; bfloat16 becomes float32.
 
     Args:
         data: the values.
         dtype: one of DTYPES, or BFLOAT16.
         shape: of the array.
-        order: of the bytes of a value: "<" or ">".
+        order: byte order of the values: "<" or ">".
 
     Raises:
-        ValueError: there are more or fewer bytes than the shape needs.
+        ValueError: more or fewer bytes than the shape needs.
     """
     code = f"{order}u2" if dtype == BFLOAT16 else order + dtype
     needed = math.prod(shape) * np.dtype(code).itemsize
@@ -61,12 +61,12 @@ def decode(data: bytes, dtype: str, shape: tuple[int, ...], order: str = "<") ->
     return (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
-# -- what a pickle of arrays is made of ------------------------------------------------------------
+# -- contents of a pickle of arrays ----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A row of values that lies outside the pickle."""
+    """A flat array of values outside the pickle."""
 
     dtype: str
     key: str
@@ -75,7 +75,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A window on a storage, as PyTorch pickles a tensor."""
+    """A view of a storage, as PyTorch pickles a tensor."""
 
     storage: Storage
     offset: int  # all in values
@@ -83,7 +83,7 @@ class Tensor:
     strides: tuple[int, ...]
 
     def array(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Return the tensor as an array of its own, given the storage's values.
+        """Return the tensor as a new array, from the storage's values.
 
         Raises:
             ValueError: it reads beyond its storage, or more values than there are.
@@ -105,7 +105,7 @@ class Tensor:
 
 @dataclass
 class _Name:
-    """A name of the list; calling it has the meaning that the list gives it."""
+    """A name of the list; the list has its function."""
 
     text: str
 
@@ -118,21 +118,21 @@ class _Dtype:
 
 @dataclass
 class _Array:
-    """An array that the pickle has announced, and then filled."""
+    """An array that the pickle creates first and fills later."""
 
     value: NDArray[Any] | None = None
 
 
 @dataclass
 class Pickle:
-    """What a pickle holds: plain values, dicts and lists, with arrays and :class:`Tensor` in them."""
+    """The contents of a pickle: simple values, dicts and lists, with arrays and :class:`Tensor` in them."""
 
     root: Any
-    storages: dict[str, Storage] = field(default_factory=dict)  # all that tensors may refer to
+    storages: dict[str, Storage] = field(default_factory=dict)  # all storages of tensors
 
 
 def as_array(value: object) -> NDArray[Any] | Tensor | None:
-    """Return the array or tensor that a value of a pickle stands for, or None."""
+    """Return the array or tensor of a value in a pickle, or None."""
     if isinstance(value, _Array):
         return value.value
     if isinstance(value, Tensor | np.ndarray):
@@ -143,27 +143,27 @@ def as_array(value: object) -> NDArray[Any] | Tensor | None:
     return None
 
 
-# -- the names, and what they mean -----------------------------------------------------------------
+# -- the names and their functions -----------------------------------------------------------------
 
 
 def _whole(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"a size that is no whole number: {_kind(value)}")
+        raise ValueError(f"a size that is not a whole number: {_kind(value)}")
     return value
 
 
 def _wholes(value: object) -> tuple[int, ...]:
     if not isinstance(value, tuple | list) or len(value) > 32:
-        raise ValueError(f"a shape that is none: {_kind(value)}")
+        raise ValueError(f"not a shape: {_kind(value)}")
     return tuple(_whole(n) for n in value)
 
 
 def _bytes(value: object) -> bytes:
-    """Return bytes; those of Python 2 come as a text."""
+    """Return bytes; a pickle of Python 2 has a text."""
     if isinstance(value, str):
         return value.encode("latin-1")
     if not isinstance(value, bytes | bytearray):
-        raise ValueError(f"values of an array that are no bytes: {_kind(value)}")
+        raise ValueError(f"values of an array that are not bytes: {_kind(value)}")
     return bytes(value)
 
 
@@ -201,7 +201,7 @@ def _no_bytes() -> bytes:
 
 def _encode(text: object, coding: object = "latin1") -> bytes:
     if not isinstance(text, str) or coding not in ("latin1", "latin-1"):
-        raise ValueError("a text that is not encoded as NumPy does it")
+        raise ValueError("a text in another encoding than NumPy's")
     return text.encode("latin-1")
 
 
@@ -218,10 +218,10 @@ def _tuple(items: object) -> tuple[Any, ...]:
 def _tensor(storage: object, offset: object, shape: object, strides: object, *_: object) -> Tensor:
     if not isinstance(storage, Storage):
         raise ValueError(f"a tensor over {_kind(storage)}")
-    made = Tensor(storage, _whole(offset), _wholes(shape), _wholes(strides))
-    if len(made.shape) != len(made.strides):
+    tensor = Tensor(storage, _whole(offset), _wholes(shape), _wholes(strides))
+    if len(tensor.shape) != len(tensor.strides):
         raise ValueError("a tensor with more sides than strides, or fewer")
-    return made
+    return tensor
 
 
 def _parameter(data: object, *_: object) -> object:
@@ -261,7 +261,7 @@ _NOTHING = frozenset(("PROTO", "FRAME", "STOP"))
 
 
 def _kind(value: object) -> str:
-    """Return what a value of a pickle is, in a word: to print it could take forever."""
+    """Return the kind of a value in a pickle as a word; printing it could take forever."""
     if isinstance(value, _Name):
         return value.text.replace(" ", ".")
     return f"a {type(value).__name__.strip('_').lower()}"
@@ -276,17 +276,17 @@ def _set_item(table: object, key: object, value: object) -> None:
 
 
 class _Machine:
-    """The stack, the marks and the memory that the op-codes of one pickle work on."""
+    """The stack, the marks and the memo of one pickle's op-codes."""
 
     def __init__(self, budget: int) -> None:
-        self.budget = budget  # bytes that values made from others may take
+        self.budget = budget  # bytes of values that are computed from others
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, Storage] = {}
 
     def run(self, stream: io.BytesIO) -> Any:
-        """Follow one pickle to its end and return what it leaves."""
+        """Interpret one pickle to its end and return the result."""
         for code, argument, _ in pickletools.genops(stream):
             name = code.name
             if name in _LITERALS:
@@ -310,7 +310,7 @@ class _Machine:
         return value
 
     def items(self) -> list[Any]:
-        """Take everything down to the last mark, and the mark."""
+        """Pop everything down to the last mark, and the mark."""
         if not self.marks:
             raise ValueError("the pickle takes what is not there")
         start = self.marks.pop()
@@ -318,14 +318,14 @@ class _Machine:
         del self.stack[start:]
         return taken
 
-    def spend(self, made: T) -> T:
-        """Return what a call has made; many copies of one long text are refused."""
-        value = made.value if isinstance(made, _Array) else made
-        size = value.nbytes if isinstance(value, np.ndarray) else 0
-        self.budget -= len(value) if isinstance(value, bytes) else size
+    def spend(self, value: T) -> T:
+        """Return the result of a call; too many bytes, such as copies of one long text, are an error."""
+        array = value.value if isinstance(value, _Array) else value
+        size = array.nbytes if isinstance(array, np.ndarray) else 0
+        self.budget -= len(array) if isinstance(array, bytes) else size
         if self.budget < 0:
             raise ValueError("the pickle makes far more values than it holds")
-        return made
+        return value
 
     def drop(self, _: object) -> None:
         if self.marks and self.marks[-1] == len(self.stack):
@@ -388,7 +388,7 @@ class _Machine:
     def stack_name(self, _: object) -> None:
         last, module = self.pop(), self.pop()
         if not isinstance(last, str) or not isinstance(module, str):
-            raise ValueError("a name that is no text")
+            raise ValueError("a name that is not a text")
         self.name(f"{module} {last}")
 
     def reduce(self, _: object) -> None:
@@ -398,10 +398,10 @@ class _Machine:
         if not isinstance(arguments, tuple):
             raise ValueError(f"a call with {_kind(arguments)} for arguments")
         try:
-            made = _CALLS[call.text](*arguments)
+            result = _CALLS[call.text](*arguments)
         except TypeError:
             raise ValueError(f"{_kind(call)} with {len(arguments)} arguments") from None
-        self.stack.append(self.spend(made))
+        self.stack.append(self.spend(result))
 
     def build(self, _: object) -> None:
         state, target = self.pop(), self.top()
@@ -410,25 +410,27 @@ class _Machine:
             target.value = self.spend(_filled(dtype, shape, fortran, data))
         elif isinstance(target, _Dtype) and isinstance(state, tuple) and len(state) > 1:
             target.order = ">" if state[1] == ">" else "<"
-        elif not isinstance(target, dict):  # of a dict they are notes, such as versions of modules
+        elif not isinstance(
+            target, dict
+        ):  # the state of a dict is notes, such as versions of modules
             raise ValueError(f"a state of {_kind(target)}")
 
     def persistent(self, _: object) -> None:
         self.stack.append(self._storage(self.pop()))
 
-    def _storage(self, about: object) -> Storage:
+    def _storage(self, reference: object) -> Storage:
         """Return the storage of PyTorch's ('storage', type, key, place, size[, view])."""
-        if not isinstance(about, tuple) or len(about) < 5 or about[0] != "storage":
-            raise ValueError("a reference that is no storage of PyTorch")
-        kind, key, view = about[1], about[2], about[5:]
+        if not isinstance(reference, tuple) or len(reference) < 5 or reference[0] != "storage":
+            raise ValueError("a reference that is not a storage of PyTorch")
+        kind, key, view = reference[1], reference[2], reference[5:]
         if not isinstance(kind, _Name) or not kind.text.startswith("torch "):
             raise ValueError(f"a storage of {_kind(kind)}")
         if not isinstance(key, str) or any(part is not None for part in view):
             raise ValueError("a storage that is a part of another")
-        made = Storage(_STORAGES[kind.text.removeprefix("torch ")], key, _whole(about[4]))
-        if self.storages.setdefault(key, made) != made:
+        storage = Storage(_STORAGES[kind.text.removeprefix("torch ")], key, _whole(reference[4]))
+        if self.storages.setdefault(key, storage) != storage:
             raise ValueError(f"two storages of the name {shorten(key)}")
-        return made
+        return storage
 
 
 _OPS: dict[str, Callable[[_Machine, Any], None]] = {
@@ -465,14 +467,14 @@ _OPS: dict[str, Callable[[_Machine, Any], None]] = {
 
 
 def load(stream: io.BytesIO, source: str) -> Pickle:
-    """Return what the next pickle of a stream holds; the stream then stands behind it.
+    """Return the contents of the next pickle of a stream, and move the stream to its end.
 
     Args:
         stream: the bytes.
-        source: what to call them in errors.
+        source: name of their origin, for errors.
 
     Raises:
-        PretrainedError: it is no pickle, or holds anything but arrays, plain values, dicts and lists.
+        PretrainedError: not a pickle, or contents other than arrays, simple values, dicts and lists.
     """
     machine = _Machine(4 * len(stream.getbuffer()) + 1024)
     try:

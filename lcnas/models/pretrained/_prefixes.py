@@ -1,4 +1,4 @@
-"""Where in a file the tensors of a network are: the prefix of its names, found by the names themselves."""
+"""The place of a network's tensors in a file: the prefix of their names, inferred from the names."""
 
 from __future__ import annotations
 
@@ -15,55 +15,55 @@ from lcnas.models.pretrained._names import Scheme
 from lcnas.models.pretrained._torchvision import TORCHVISION
 
 SCHEMES = (*_BY_STAGE, *TORCHVISION)
-# Of weights averaged over training, which are those to take: "model_ema.module.", "state_dict_ema.", ...
+# Prefixes of weights averaged over training, which are preferred: "model_ema.module.", "state_dict_ema.", ...
 _SMOOTHED = re.compile(r"(?<![a-z])(ema|swa|averaged?|shadow)(?![a-z])")
-_MOST = 16  # networks of one scheme that are looked at in a file
-_USUAL = ("state_dict", "model")  # where checkpoints keep the weights, the likelier first
+_MOST = 16  # networks of one scheme per file
+_USUAL = ("state_dict", "model")  # usual prefixes of checkpoints, the most likely first
 
 
 @dataclass(frozen=True, eq=False)
-class Named:
-    """The tensors of one network in a file, by the names of a library."""
+class NetworkTensors:
+    """The tensors of one network in a file, by a library's names."""
 
     scheme: Scheme
-    prefix: str  # of its names in the file, without the last dot
+    prefix: str  # of the names in the file, without the last dot
     arrays: Arrays
-    left: int  # tensors of the file that are neither its own nor of another network
+    left: int  # tensors of the file that belong to no network
 
     @property
     def rank(self) -> tuple[bool, int]:
-        """The lower, the likelier to be meant: smoothed weights first, as timm reads them."""
+        """Order of preference, lowest first: averaged weights first, as in timm."""
         first = self.prefix.partition(".")[0]
         usual = _USUAL.index(first) if first in _USUAL else len(_USUAL)
         return not _SMOOTHED.search(self.prefix.lower()), usual
 
     @property
     def place(self) -> str:
-        """Where it was found, and what else there was, as a text behind a file's name."""
+        """The prefix and the number of other tensors, as a text that follows a file's name."""
         under = f", under {self.prefix!r}" if self.prefix else ""
         return f"{under}, {self.left} other tensors left out" if self.left else under
 
 
-def networks_in(arrays: Arrays) -> list[Named]:
-    """Return the networks whose names a file has under any prefix, the likeliest first.
+def networks_in(arrays: Arrays) -> list[NetworkTensors]:
+    """Return the networks with names under any prefix in a file, the most likely first.
 
-    A prefix is whatever makes a scheme's markers names of the file, so none needs to be known. A network
-    inside of another's names is not part of it.
+    A prefix is any text that turns a scheme's markers into names of the file, so none needs to be known. A
+    network inside another's names is not part of it.
     """
     arrays = _without_wrappers(arrays)
-    found = [
+    schemes_and_prefixes = [
         (scheme, prefix)
         for scheme in SCHEMES
         for prefix in itertools.islice(_prefixes(scheme, arrays), _MOST)
     ]
-    prefixes = sorted({prefix for _, prefix in found}, key=len, reverse=True)
+    prefixes = sorted({prefix for _, prefix in schemes_and_prefixes}, key=len, reverse=True)
     owners = {name: next((p for p in prefixes if name.startswith(p)), None) for name in arrays}
     left = sum(owner is None for owner in owners.values())
-    made = [
-        Named(scheme, prefix.removesuffix("."), _own(scheme, prefix, arrays, owners), left)
-        for scheme, prefix in found
+    networks = [
+        NetworkTensors(scheme, prefix.removesuffix("."), _own(scheme, prefix, arrays, owners), left)
+        for scheme, prefix in schemes_and_prefixes
     ]
-    return sorted(made, key=lambda named: named.rank)
+    return sorted(networks, key=lambda named: named.rank)
 
 
 def _prefixes(scheme: Scheme, arrays: Arrays) -> Iterator[str]:
@@ -76,20 +76,20 @@ def _prefixes(scheme: Scheme, arrays: Arrays) -> Iterator[str]:
 
 
 def _own(scheme: Scheme, prefix: str, arrays: Arrays, owners: dict[str, str | None]) -> Arrays:
-    """Return the tensors under a prefix, without it and without those that say nothing."""
-    mine = {
+    """Return the tensors under a prefix, with shortened names and without redundant ones."""
+    own = {
         name.removeprefix(prefix): array for name, array in arrays.items() if owners[name] == prefix
     }
-    return {name: array for name, array in mine.items() if not scheme.needless(name, mine)}
+    return {name: array for name, array in own.items() if not scheme.needless(name, own)}
 
 
 def _without_wrappers(arrays: Arrays) -> Arrays:
-    """Return the arrays without the names that PyTorch's wrappers of inner modules add: "_orig_mod" and such.
+    """Return the arrays without the names of PyTorch's wrappers of inner modules, such as "_orig_mod".
 
-    They begin with "_", as no module of a network that is read does.
+    These begin with "_", unlike the names of any network's modules.
     """
-    made = {_unwrapped(name): array for name, array in arrays.items()}
-    return made if len(made) == len(arrays) else arrays
+    unwrapped = {_unwrapped(name): array for name, array in arrays.items()}
+    return unwrapped if len(unwrapped) == len(arrays) else arrays
 
 
 def _unwrapped(name: str) -> str:

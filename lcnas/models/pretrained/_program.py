@@ -1,8 +1,8 @@
-"""What a Paddle program computes, as the layers of lcnas with the tensors that belong to them.
+"""Tracing of Paddle programs: their computation as layers of lcnas, with the layers' tensors.
 
-A program is followed operation by operation: each value is known by the steps that lead to it from
-the input. So a network is recognised by what it does, not by what its tensors are called, and
-strides, paddings, activations and epsilons are those of the program.
+A program is interpreted operation by operation: each value has the steps that compute it from
+the input. So a network is recognised by its computation, not by the names of its tensors, and
+strides, paddings, activations and epsilons are the program's.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from lcnas.errors import PretrainedError, listing, shorten
 from lcnas.layers import Layer, Padding, Pair, Shape
 from lcnas.onnx_export import EPSILON
 
-OIHW = (2, 3, 1, 0)  # the axes of a kernel (out, in, height, width) in the order of ours
+OIHW = (2, 3, 1, 0)  # axes that transpose a kernel (out, in, height, width) to ours
 MAX_OPS = 4096
-_NEAR = 1e-6  # of constants that went through float32
+_NEAR = 1e-6  # relative tolerance of constants that were float32
 
 
 @dataclass(frozen=True)
 class Weight:
-    """Which tensor of a file a weight is, and what becomes of it."""
+    """The tensor of a weight in a file, and its conversion."""
 
     tensor: str
-    axes: tuple[int, ...] | None = None  # transposition; None: as it is
+    axes: tuple[int, ...] | None = None  # transposition; None: none
     factor: float = 1.0
-    shift: float = 0.0  # added behind the factor
+    shift: float = 0.0  # added after the factor
     flat: bool = False  # of a 1x1 kernel: the tensor is a linear layer's, without height and width
-    less: str = ""  # a tensor of the same shape that is subtracted
+    less: str = ""  # name of a tensor of the same shape that is subtracted
 
     def source_shape(self, shape: Shape) -> Shape:
         """Return the shape of the tensor for a weight of ``shape``."""
@@ -41,10 +41,10 @@ class Weight:
             shape = shape[2:]
         if self.axes is None:
             return shape
-        made = [0] * len(shape)
+        source = [0] * len(shape)
         for ours, theirs in enumerate(self.axes):
-            made[theirs] = shape[ours]
-        return tuple(made)
+            source[theirs] = shape[ours]
+        return tuple(source)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Param:
 
 @dataclass(frozen=True)
 class Op:
-    """An operation, by Paddle's name; its inputs and its (first) output are names of values."""
+    """An operation, with Paddle's name; its inputs and its (first) output are names of values."""
 
     kind: str
     inputs: tuple[str, ...]
@@ -69,13 +69,13 @@ class Op:
 class Program:
     """Operations in order of execution, and the tensors they read."""
 
-    params: Mapping[str, Param]  # by value
+    params: Mapping[str, Param]  # by name of the value
     ops: tuple[Op, ...]
 
 
 @dataclass(frozen=True)
 class Step:
-    """A layer and its tensors, by the last names of our weights; a sum has steps of its own."""
+    """A layer and its tensors, by the last part of our names; a sum has inner steps."""
 
     layer: Layer
     weights: Mapping[str, Weight] = field(default_factory=dict)
@@ -83,21 +83,21 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Network:
-    """What a program computes: its steps, and the input that it is for."""
+class TracedNetwork:
+    """The computation of a program: its steps, and its input size."""
 
     steps: tuple[Step, ...]
     size: tuple[int, int] | None  # (height, width); None: any
-    dropout: float | None  # the rate, where there is one
+    dropout: float | None  # rate; None: none
 
 
 @dataclass(frozen=True)
 class _Value:
-    """A value of the program: the steps to it, and a factor that the next weights still have to take."""
+    """A value of the program: its steps, and a factor that the next weights have to absorb."""
 
     steps: tuple[Step, ...]
     factor: float = 1.0
-    ended: bool = False  # behind the softmax
+    ended: bool = False  # after the softmax
 
 
 SUM = layers.Add(())  # the input of a sum plus its body, in a Step
@@ -111,7 +111,7 @@ _ACTS = {
     "swish": "silu",
     "gelu": "gelu",
 }
-# Attributes that have to have these values, where a program names them.
+# Attributes that must have these values if a program has them.
 _FIXED: dict[str, dict[str, object]] = {
     "conv2d": {"dilations": [1, 1], "data_format": "NCHW"},
     "batch_norm": {"data_format": "NCHW"},
@@ -126,8 +126,8 @@ _FIXED: dict[str, dict[str, object]] = {
 }
 
 
-class _Run:
-    """Follows a program; see :func:`trace`."""
+class _Tracer:
+    """Interprets a program; see :func:`trace`."""
 
     def __init__(self, program: Program) -> None:
         self.params = dict(program.params)
@@ -140,33 +140,33 @@ class _Run:
     # -- inputs --------------------------------------------------------------------------------
 
     def value(self, op: Op, index: int = 0, carries: bool = False) -> _Value:
-        """Return a value that the operation reads; ``carries``: a factor may pass through it."""
+        """Return an input value of the operation; ``carries``: a factor may pass through it."""
         name = op.inputs[index] if index < len(op.inputs) else ""
         if name not in self.values:
             raise PretrainedError(f"{op.kind} reads {shorten(name)}, which nothing computes")
         value = self.values[name]
         if value.ended:
-            raise PretrainedError(f"{op.kind} behind the softmax")
+            raise PretrainedError(f"{op.kind} after the softmax")
         if value.factor != 1.0 and not carries:
-            raise PretrainedError(f"{op.kind} behind a scale or a dropout that is none")
+            raise PretrainedError(f"{op.kind} after a scale, or a dropout that scales")
         return value
 
     def param(self, op: Op, index: int) -> Param:
-        """Return a tensor of the file that the operation reads."""
+        """Return an input tensor of the operation, from the file."""
         name = op.inputs[index] if index < len(op.inputs) else ""
         if name not in self.params:
             raise PretrainedError(
-                f"{op.kind} reads {shorten(name)}, which is no tensor of the file"
+                f"{op.kind} reads {shorten(name)}, which is not a tensor of the file"
             )
         return self.params[name]
 
     def split(self, op: Op) -> tuple[_Value | None, Param | None]:
-        """Return the value and the tensor among two inputs, None for what is not there."""
-        known = [name for name in op.inputs if name in self.params]
-        if len(known) != 1 or len(op.inputs) != 2:
+        """Return the value and the tensor of two inputs, or (None, None) if they are not one each."""
+        tensors = [name for name in op.inputs if name in self.params]
+        if len(tensors) != 1 or len(op.inputs) != 2:
             return None, None
-        index = op.inputs.index(known[0])
-        return self.value(op, 1 - index), self.params[known[0]]
+        index = op.inputs.index(tensors[0])
+        return self.value(op, 1 - index), self.params[tensors[0]]
 
     # -- layers --------------------------------------------------------------------------------
 
@@ -213,7 +213,7 @@ class _Run:
         return _activated(self.value(op), _ACTS[op.kind])
 
     def hard_sigmoid(self, op: Op) -> _Value:
-        """Clip(slope x + 1/2): ours has the slope 1/6, so that the layer before takes the rest."""
+        """Clip(slope x + 1/2): ours has the slope 1/6, so the layer before absorbs the rest."""
         before = self.value(op)
         slope, offset = _float(op, "slope", 1 / 6), _float(op, "offset", 0.5)
         if not math.isclose(offset, 0.5, rel_tol=_NEAR) or not slope > 0:
@@ -230,7 +230,7 @@ class _Run:
         short, long = sorted((first, second), key=lambda value: len(value.steps))
         body = _behind(short, long)
         if not body:
-            raise PretrainedError("a sum of two branches, where only a shortcut is known")
+            raise PretrainedError("a sum of two branches that is not a shortcut")
         return _then(short, Step(SUM, body=body))
 
     def multiply(self, op: Op) -> _Value:
@@ -260,7 +260,7 @@ class _Run:
         return _then(before, Step(layers.Linear(kernel.shape[1]), weights))
 
     def drop(self, op: Op) -> _Value:
-        """Nothing, or the factor 1 - rate of Paddle's "downgrade_in_infer"."""
+        """Identity, or the factor 1 - rate of Paddle's "downgrade_in_infer"."""
         before = self.value(op, carries=True)
         rate = self.constants.get(op.inputs[2]) if len(op.inputs) > 2 else op.attrs.get("p")
         if not isinstance(rate, int | float) or not 0 <= rate < 1:
@@ -286,10 +286,10 @@ class _Run:
         self.constants[op.output] = op.attrs.get("value")
 
     def reshape(self, op: Op) -> None:
-        """Give a bias the shape in which it is added; a map keeps its own."""
+        """Reshape a bias, as Paddle does before adding it; ours keeps its shape."""
         param = self.param(op, 0)
         if math.prod(param.shape) != max(param.shape, default=0):
-            raise PretrainedError(f"a reshape of {shorten(param.name)}, which is no bias")
+            raise PretrainedError(f"a reshape of {shorten(param.name)}, which is not a bias")
         self.params[op.output] = param
 
     def fetch(self, op: Op) -> None:
@@ -301,11 +301,11 @@ class _Run:
         self.result = value
 
     def follow(self, op: Op) -> None:
-        """Take one operation."""
+        """Interpret one operation."""
         for name, value in _FIXED.get(op.kind.removeprefix("depthwise_"), {}).items():
             if name in op.attrs and not _same(op.attrs[name], value):
                 raise PretrainedError(
-                    f"{op.kind} with {name} {shorten(op.attrs[name])}, where only {value} is known"
+                    f"{op.kind} with {name} {shorten(op.attrs[name])}, where only {value} is supported"
                 )
         if op.kind in _QUIET:
             _QUIET[op.kind](self, op)
@@ -317,41 +317,41 @@ class _Run:
             )
 
 
-_LAYERS: dict[str, Callable[[_Run, Op], _Value]] = {
-    "data": _Run.data,
-    "conv2d": _Run.conv,
-    "depthwise_conv2d": _Run.conv,
-    "batch_norm": _Run.norm,
-    **dict.fromkeys(_ACTS, _Run.act),
-    "hardsigmoid": _Run.hard_sigmoid,
-    "add": _Run.add,
-    "multiply": _Run.multiply,
-    "pool2d": _Run.pool,
-    "flatten": _Run.flatten,
-    "matmul": _Run.matmul,
-    "dropout": _Run.drop,
-    "scale": _Run.scale,
-    "softmax": _Run.softmax,
+_LAYERS: dict[str, Callable[[_Tracer, Op], _Value]] = {
+    "data": _Tracer.data,
+    "conv2d": _Tracer.conv,
+    "depthwise_conv2d": _Tracer.conv,
+    "batch_norm": _Tracer.norm,
+    **dict.fromkeys(_ACTS, _Tracer.act),
+    "hardsigmoid": _Tracer.hard_sigmoid,
+    "add": _Tracer.add,
+    "multiply": _Tracer.multiply,
+    "pool2d": _Tracer.pool,
+    "flatten": _Tracer.flatten,
+    "matmul": _Tracer.matmul,
+    "dropout": _Tracer.drop,
+    "scale": _Tracer.scale,
+    "softmax": _Tracer.softmax,
 }
-_QUIET: dict[str, Callable[[_Run, Op], None]] = {
-    "full": _Run.constant,
-    "full_int_array": _Run.constant,
-    "reshape": _Run.reshape,
-    "fetch": _Run.fetch,
+_QUIET: dict[str, Callable[[_Tracer, Op], None]] = {
+    "full": _Tracer.constant,
+    "full_int_array": _Tracer.constant,
+    "reshape": _Tracer.reshape,
+    "fetch": _Tracer.fetch,
 }
 
 
-def trace(program: Program, source: str) -> Network:
-    """Return what a program computes up to its logits; a softmax at the end is left out.
+def trace(program: Program, source: str) -> TracedNetwork:
+    """Return the computation of a program up to its logits, without a final softmax.
 
     Args:
         program: the operations.
-        source: what to call it in errors.
+        source: name of its origin, for errors.
 
     Raises:
-        PretrainedError: an operation, or a use of one, that is none of the layers that lcnas has.
+        PretrainedError: an operation, or a use of one, that is not a layer of lcnas.
     """
-    run = _Run(program)
+    run = _Tracer(program)
     if len(program.ops) > MAX_OPS:
         raise PretrainedError(f"{source}: {len(program.ops)} operations, more than {MAX_OPS}")
     try:
@@ -361,31 +361,31 @@ def trace(program: Program, source: str) -> Network:
             raise PretrainedError("no output")
     except PretrainedError as error:
         raise PretrainedError(f"{source}: {error}") from None
-    return Network(run.result.steps, run.size, run.dropout)
+    return TracedNetwork(run.result.steps, run.size, run.dropout)
 
 
 # -- steps -----------------------------------------------------------------------------------------
 
 
 def _then(value: _Value, step: Step) -> _Value:
-    """Return the value behind one more step; a factor passes where the step has no weights to take it."""
+    """Return the value after one more step; a factor passes a step that has no weights to absorb it."""
     return _Value((*value.steps, step), 1.0 if step.weights else value.factor)
 
 
 def _instead(value: _Value, layer: Layer, weights: Mapping[str, Weight]) -> _Value:
-    """Return the value whose last step is ``layer``, with more weights."""
+    """Return the value with its last step replaced by ``layer``, with more weights."""
     last = value.steps[-1]
     step = Step(layer, {**last.weights, **weights}, last.body)
     return dataclasses.replace(value, steps=(*value.steps[:-1], step))
 
 
 def _bare(op: Op, value: _Value) -> layers.Conv:
-    """Return the last layer, a convolution without batch norm, bias and activation."""
+    """Return the last layer, which must be a convolution without batch norm, bias and activation."""
     last = value.steps[-1].layer if value.steps else None
     if not isinstance(last, layers.Conv):
-        raise PretrainedError(f"{op.kind} that is not behind a convolution")
+        raise PretrainedError(f"{op.kind} that does not follow a convolution")
     if last.norm or last.bias or last.act != "identity":
-        raise PretrainedError(f"{op.kind} that is not right behind its convolution")
+        raise PretrainedError(f"{op.kind} that does not directly follow its convolution")
     return last
 
 
@@ -405,13 +405,13 @@ def _biased(op: Op, value: _Value, bias: Param) -> _Value:
 
 
 def _scaled(op: Op, value: _Value, factor: float) -> _Value:
-    """Return the value times a factor, which the kernel and the bias of the last step take."""
+    """Return the value times a factor, which the kernel and the bias of the last step absorb."""
     last = value.steps[-1] if value.steps else None
     conv = last.layer if last else None
-    plain = isinstance(conv, layers.Conv) and not conv.norm and conv.act == "identity"
-    if last is None or not plain:
+    is_bare = isinstance(conv, layers.Conv) and not conv.norm and conv.act == "identity"
+    if last is None or not is_bare:
         raise PretrainedError(
-            f"{op.kind} of another slope than 1/6 that is not behind a convolution"
+            f"{op.kind} of another slope than 1/6 that does not follow a convolution"
         )
     taken = {
         name: dataclasses.replace(weight, factor=weight.factor * factor)
@@ -421,23 +421,25 @@ def _scaled(op: Op, value: _Value, factor: float) -> _Value:
 
 
 def _behind(short: _Value, long: _Value) -> tuple[Step, ...]:
-    """Return the steps from one value to the other, or none where they part before it."""
+    """Return the steps from one value to the other, or () if the other does not continue the first."""
     count = len(short.steps)
     return long.steps[count:] if long.steps[:count] == short.steps else ()
 
 
 def _squeeze_excite(steps: tuple[Step, ...]) -> Step:
-    """Return the layer of the steps pool, 1x1, act, 1x1, gate, whose output multiplies their input."""
+    """Return squeeze-and-excite for the steps pool, 1x1, act, 1x1, gate."""
     shape = [type(step.layer) for step in steps]
     if shape != [layers.GlobalPool, layers.Conv, layers.Conv]:
-        raise PretrainedError("a product that is no squeeze-and-excite")
+        raise PretrainedError("a product that is not squeeze-and-excite")
     reduce, expand = steps[1], steps[2]
     if not (isinstance(reduce.layer, layers.Conv) and isinstance(expand.layer, layers.Conv)):
         raise AssertionError("the types were compared")
     for conv in (reduce.layer, expand.layer):
-        plain = layers.Conv(conv.width, bias=True, norm=False, act=conv.act)
-        if conv != plain:
-            raise PretrainedError("a squeeze-and-excite whose convolutions are not 1x1 with a bias")
+        expected = layers.Conv(conv.width, bias=True, norm=False, act=conv.act)
+        if conv != expected:
+            raise PretrainedError(
+                "a squeeze-and-excite with convolutions that are not 1x1 with a bias"
+            )
     layer = layers.SqueezeExcite(reduce.layer.width, reduce.layer.act, expand.layer.act)
     named = {f"reduce/{name}": weight for name, weight in reduce.weights.items()}
     return Step(
@@ -448,40 +450,40 @@ def _squeeze_excite(steps: tuple[Step, ...]) -> Step:
 # -- attributes ------------------------------------------------------------------------------------
 
 
-def _same(given: object, wanted: object) -> bool:
-    if isinstance(wanted, float) and isinstance(given, int | float):
-        return math.isclose(given, wanted, rel_tol=_NEAR, abs_tol=0.0)
-    if wanted == "NCHW":
-        return given in ("NCHW", "AnyLayout")
-    return given == wanted
+def _same(value: object, expected: object) -> bool:
+    if isinstance(expected, float) and isinstance(value, int | float):
+        return math.isclose(value, expected, rel_tol=_NEAR, abs_tol=0.0)
+    if expected == "NCHW":
+        return value in ("NCHW", "AnyLayout")
+    return value == expected
 
 
 def _numbers(op: Op, name: str) -> list[int]:
-    given = op.attrs.get(name)
-    if not isinstance(given, list) or not all(isinstance(n, int) for n in given):
-        raise PretrainedError(f"{op.kind}: {name}: {shorten(given)} is not a list of numbers")
-    return given
+    numbers = op.attrs.get(name)
+    if not isinstance(numbers, list) or not all(isinstance(n, int) for n in numbers):
+        raise PretrainedError(f"{op.kind}: {name}: {shorten(numbers)} is not a list of numbers")
+    return numbers
 
 
 def _number(op: Op, name: str, default: int) -> int:
-    given = op.attrs.get(name, default)
-    if not isinstance(given, int):
-        raise PretrainedError(f"{op.kind}: {name}: {shorten(given)} is not a whole number")
-    return given
+    number = op.attrs.get(name, default)
+    if not isinstance(number, int):
+        raise PretrainedError(f"{op.kind}: {name}: {shorten(number)} is not a whole number")
+    return number
 
 
 def _float(op: Op, name: str, default: float) -> float:
-    given = op.attrs.get(name, default)
-    if not isinstance(given, int | float) or not math.isfinite(given):
-        raise PretrainedError(f"{op.kind}: {name}: {shorten(given)} is not a number")
-    return float(given)
+    number = op.attrs.get(name, default)
+    if not isinstance(number, int | float) or not math.isfinite(number):
+        raise PretrainedError(f"{op.kind}: {name}: {shorten(number)} is not a number")
+    return float(number)
 
 
 def _pair(op: Op, name: str) -> Pair:
-    given = _numbers(op, name)
-    if len(given) != 2 or min(given) < 1:
-        raise PretrainedError(f"{op.kind}: {name}: {given} is no pair")
-    return (given[0], given[1])
+    numbers = _numbers(op, name)
+    if len(numbers) != 2 or min(numbers) < 1:
+        raise PretrainedError(f"{op.kind}: {name}: {numbers} is not a pair")
+    return (numbers[0], numbers[1])
 
 
 def _padding(op: Op) -> Padding:
@@ -489,10 +491,10 @@ def _padding(op: Op) -> Padding:
     algorithm = op.attrs.get("padding_algorithm", "EXPLICIT")
     if algorithm == "VALID":
         return (0, 0, 0, 0)
-    given = _numbers(op, "paddings")
-    if algorithm != "EXPLICIT" or len(given) not in (2, 4) or min(given) < 0:
-        raise PretrainedError(f"{op.kind} with the padding {shorten(algorithm)} {given}")
+    sides = _numbers(op, "paddings")
+    if algorithm != "EXPLICIT" or len(sides) not in (2, 4) or min(sides) < 0:
+        raise PretrainedError(f"{op.kind} with the padding {shorten(algorithm)} {sides}")
     top, bottom, left, right = (
-        given if len(given) == 4 else (given[0], given[0], given[1], given[1])
+        sides if len(sides) == 4 else (sides[0], sides[0], sides[1], sides[1])
     )
     return (top, bottom, left, right)

@@ -1,4 +1,4 @@
-"""The wire format of protocol buffers, as far as Paddle's files need it."""
+"""The part of protocol buffers' wire format that Paddle's files use."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ _LONGEST = 10  # bytes of a varint
 
 
 def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Yield (number, value) of each field of a message: an int of a varint, bytes of anything else.
+    """Yield (number, value) of each field of a message: an int for a varint, otherwise bytes.
 
     Raises:
-        ValueError: it is no message.
+        ValueError: not a message.
     """
     at = 0
     while at < len(data):
@@ -34,7 +34,7 @@ def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def whole_numbers(value: int | bytes) -> list[int]:
-    """Return the signed numbers of a repeated field: one, or a packed row of them."""
+    """Return the signed numbers of a repeated field, single or packed."""
     if isinstance(value, int):
         return [signed(value)]
     numbers, at = [], 0
@@ -45,12 +45,12 @@ def whole_numbers(value: int | bytes) -> list[int]:
 
 
 def signed(value: int) -> int:
-    """Return what an unsigned 64-bit varint means as a signed number."""
+    """Return the signed number of an unsigned 64-bit varint."""
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return a number and the position behind it."""
+    """Return a number and the position after it."""
     value = 0
     for i in range(_LONGEST):
         if at + i >= len(data):

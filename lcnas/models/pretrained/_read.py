@@ -1,4 +1,4 @@
-"""Reading a file of published weights, whatever its format and its names."""
+"""Reading files of published weights, of any format and naming scheme."""
 
 from __future__ import annotations
 
@@ -16,17 +16,23 @@ from lcnas import layers
 from lcnas.arch import Arch
 from lcnas.errors import LcnasError, PretrainedError, listing, nearest, shorten
 from lcnas.models.pretrained import _archs, _own
-from lcnas.models.pretrained._files import Arrays, Content, paddle_pickle, safetensors, torch_pickle
+from lcnas.models.pretrained._files import (
+    Arrays,
+    FileContent,
+    paddle_pickle,
+    safetensors,
+    torch_pickle,
+)
 from lcnas.models.pretrained._fit import Differences, check_class_names, check_fit, differences, fit
-from lcnas.models.pretrained._names import Map, Scheme
-from lcnas.models.pretrained._own import Constants
-from lcnas.models.pretrained._paddle import Inference, inference
-from lcnas.models.pretrained._prefixes import SCHEMES, Named, networks_in, same
-from lcnas.models.pretrained._program import Network, Step, Weight, trace
-from lcnas.models.pretrained._tree import Leaf, parts
+from lcnas.models.pretrained._names import Scheme, WeightMap
+from lcnas.models.pretrained._own import StoredNormalization
+from lcnas.models.pretrained._paddle import InferenceModel, inference
+from lcnas.models.pretrained._prefixes import SCHEMES, NetworkTensors, networks_in, same
+from lcnas.models.pretrained._program import Step, TracedNetwork, Weight, trace
+from lcnas.models.pretrained._tree import Leaf, block_leaves
 from lcnas.onnx_export import EPSILON, names
 
-_READERS: dict[str, Callable[[Path], Content]] = {
+_READERS: dict[str, Callable[[Path], FileContent]] = {
     ".pdparams": paddle_pickle,
     ".safetensors": safetensors,
     ".pth": torch_pickle,
@@ -36,55 +42,57 @@ _READERS: dict[str, Callable[[Path], Content]] = {
     ".ckpt": torch_pickle,  # Lightning's
 }
 _PROGRAMS = (".pdiparams", ".json", ".pdmodel")
-SUFFIXES = (*_PROGRAMS, *_READERS)  # of the files that can be read
+SUFFIXES = (*_PROGRAMS, *_READERS)  # of supported files
 
 
 @dataclass(frozen=True, eq=False)
 class Pretrained:
-    """A network and its weights, out of a file."""
+    """A network and its weights, from a file."""
 
     arch: Arch
     classes: int  # outputs of the last layer
     weights: dict[str, NDArray[np.float32]]  # by the names of lcnas.onnx_export.names
-    source: str  # what was read, in words
+    source: str  # what was read, as text
     class_names: tuple[str, ...] | None = (
         None  # in the order of the outputs, where the file has them
     )
-    normalization: Constants | None = None  # of the network's images, where the file has it
+    normalization: StoredNormalization | None = (
+        None  # of the network's images, where the file has it
+    )
 
     def is_for(self, classes: int, class_names: Sequence[str] | None = None) -> bool:
-        """Return whether its last layer is for these classes; names count where both sides have them."""
+        """Return whether the last layer is for these classes; names are compared if both have them."""
         if class_names is None or self.class_names is None:
             return classes == self.classes
         return tuple(class_names) == self.class_names
 
 
 def read(path: str | Path, arch: Arch | None = None, *, epsilon: float | None = None) -> Pretrained:
-    """Return the network and the weights of a file; nothing in the file is run.
+    """Return the network and the weights of a file; nothing in the file is executed.
 
-    By its suffix the file is taken for
+    The suffix decides the format:
 
     - ``.pdiparams``: Paddle's inference model, with its program (``.json`` or ``.pdmodel``) beside it;
     - ``.pdparams``: PaddleClas's weights of PP-LCNet, PP-LCNetV2 or MobileNetV3;
     - ``.safetensors``: timm's or torchvision's weights, or a file of :func:`lcnas.models.pretrained.save`;
     - ``.pth``, ``.pt``, ``.bin``, ``.tar``, ``.ckpt``: timm's or torchvision's as PyTorch saves them.
 
-    Whatever lies around them, prefixes of names and dicts of a checkpoint, is found by the names.
+    Prefixes of names and dicts of a checkpoint around the weights are inferred from the names.
 
     Args:
         path: the file.
-        arch: the network, where the file does not tell it: a program tells all, names and shapes tell
-            a network that is published under them. Its resolution is kept.
-        epsilon: of the batch norms, where the file does not tell it; None: as the library builds the network.
+        arch: the network, if the file does not identify it. A program does, and names and shapes do
+            for published networks. The resolution is that of ``arch``.
+        epsilon: of batch norm, if the file does not have it; None: the library's default.
 
     Raises:
-        PretrainedError: the file cannot be read, holds anything but arrays, is for no network that lcnas
-            knows, or does not fit the arch; says what is missing, unexpected or of another shape.
+        PretrainedError: the file cannot be read, holds more than arrays, is for a network that lcnas does
+            not know, or does not fit the arch; names what is missing, unexpected or of another shape.
     """
     file = Path(path)
     if arch is not None and not isinstance(arch, Arch):
         raise PretrainedError(
-            f"arch: {shorten(arch)} is no Arch; lcnas.zoo.load() gives one by name"
+            f"arch: {shorten(arch)} is not an Arch; lcnas.zoo.load() gives one by name"
         )
     if epsilon is not None and (not math.isfinite(epsilon) or epsilon < 0):
         raise PretrainedError(f"epsilon: {shorten(epsilon)} is not a number of at least 0")
@@ -102,7 +110,7 @@ def read(path: str | Path, arch: Arch | None = None, *, epsilon: float | None = 
             f"{file}: the suffix {suffix!r} is not among {listing(SUFFIXES)}{nearest(suffix, SUFFIXES)}"
         )
     content = _READERS[suffix](file)
-    if _own.KEY in content.about:
+    if _own.KEY in content.metadata:
         _only_without(epsilon, file)
         return _of_own(file, content, arch)
     return _of_names(file, content, arch, epsilon)
@@ -119,7 +127,7 @@ def _why_no_file(file: Path) -> str:
 def _only_without(epsilon: float | None, file: Path) -> None:
     if epsilon not in (None, EPSILON):
         raise PretrainedError(
-            f"epsilon: {epsilon} is not taken for {file.name}, which tells its own"
+            f"epsilon: {epsilon} cannot be given for {file.name}, which has its own"
         )
 
 
@@ -127,31 +135,31 @@ def _only_without(epsilon: float | None, file: Path) -> None:
 
 
 def _of_program(file: Path, arch: Arch | None) -> Pretrained:
-    made = inference(file)
-    network = trace(made.program, made.content.kind)
+    model = inference(file)
+    network = trace(model.program, model.content.kind)
     classes = _outputs(network, file)
     if arch is None:
-        arch = _arch_of(network, made, classes, file)
-    wanted = _matched(network, arch, classes, str(file))
-    weights = fit(made.content.arrays, wanted, arch, classes, str(file))
-    given = made.class_names
+        arch = _arch_of(network, model, classes, file)
+    weight_map = _matched(network, arch, classes, str(file))
+    weights = fit(model.content.arrays, weight_map, arch, classes, str(file))
+    labels = model.class_names
     notes = str(file.with_suffix(".yml"))
-    class_names = check_class_names(given, classes, notes) if given else None
-    source = f"{made.content.kind} with {file.name}"
+    class_names = check_class_names(labels, classes, notes) if labels else None
+    source = f"{model.content.kind} with {file.name}"
     return Pretrained(arch, classes, weights, source, class_names)
 
 
-def _outputs(network: Network, file: Path) -> int:
+def _outputs(network: TracedNetwork, file: Path) -> int:
     last = network.steps[-1].layer if network.steps else None
     if not isinstance(last, layers.Linear) or not last.width:
         raise PretrainedError(f"{file}: its program does not end in a linear layer of classes")
     return last.width
 
 
-def _arch_of(network: Network, made: Inference, classes: int, file: Path) -> Arch:
-    found = _archs.from_program(network, made.name)
-    if found is not None:
-        return found
+def _arch_of(network: TracedNetwork, model: InferenceModel, classes: int, file: Path) -> Arch:
+    lcnet = _archs.from_program(network, model.name)
+    if lcnet is not None:
+        return lcnet
     for candidate in _archs.program_candidates():
         arch = candidate.build().at(network.size or 224)
         try:
@@ -165,9 +173,9 @@ def _arch_of(network: Network, made: Inference, classes: int, file: Path) -> Arc
     )
 
 
-def _matched(network: Network, arch: Arch, classes: int, source: str) -> dict[str, Weight]:
-    """Return our name -> tensor, where the program does what the arch does, layer by layer."""
-    leaves = [leaf for part in parts(arch, classes) for leaf in part.leaves]
+def _matched(network: TracedNetwork, arch: Arch, classes: int, source: str) -> dict[str, Weight]:
+    """Return our name -> tensor, if the program computes the arch, layer by layer."""
+    leaves = [leaf for part in block_leaves(arch, classes) for leaf in part.leaves]
     try:
         return _paired(network.steps, leaves)
     except PretrainedError as error:
@@ -177,22 +185,22 @@ def _matched(network: Network, arch: Arch, classes: int, source: str) -> dict[st
 
 
 def _paired(steps: Sequence[Step], leaves: Sequence[Leaf]) -> dict[str, Weight]:
-    made: dict[str, Weight] = {}
+    weight_map: dict[str, Weight] = {}
     for step, leaf in zip(steps, leaves, strict=False):
         if step.layer != leaf.layer:
             raise PretrainedError(f"{leaf.path}: {_difference(step.layer, leaf.layer)}")
-        made |= {f"{leaf.path}/{name}": weight for name, weight in step.weights.items()}
-        made |= _paired(step.body, leaf.body)
+        weight_map |= {f"{leaf.path}/{name}": weight for name, weight in step.weights.items()}
+        weight_map |= _paired(step.body, leaf.body)
     if len(steps) > len(leaves):
         kind = _a(steps[len(leaves)].layer.kind)
         raise PretrainedError(f"the program goes on with {kind} where the network ends")
     if len(steps) < len(leaves):
         raise PretrainedError(f"the program ends before {leaves[len(steps)].path}")
-    return made
+    return weight_map
 
 
 def _difference(theirs: layers.Layer, ours: layers.Layer) -> str:
-    """Return how a layer of the program differs from that of the network."""
+    """Return the difference of a layer of the program from that of the network, as text."""
     if type(theirs) is not type(ours):
         return f"the program has {_a(theirs.kind)}, the network {_a(ours.kind)}"
     mine = vars(ours)
@@ -207,18 +215,18 @@ def _a(kind: str) -> str:
 # -- our own files ---------------------------------------------------------------------------------
 
 
-def _of_own(file: Path, content: Content, arch: Arch | None) -> Pretrained:
-    told = _own.header(content.about[_own.KEY], str(file))
-    found, classes = told.arch, told.classes
-    if arch is not None and arch.blocks != found.blocks:
+def _of_own(file: Path, content: FileContent, arch: Arch | None) -> Pretrained:
+    header = _own.header(content.metadata[_own.KEY], str(file))
+    stored_arch, classes = header.arch, header.classes
+    if arch is not None and arch.blocks != stored_arch.blocks:
         raise PretrainedError(
-            f"{file}: its network is {found.name or repr(found)}, not {arch.name or repr(arch)}"
+            f"{file}: its network is {stored_arch.name or repr(stored_arch)}, not {arch.name or repr(arch)}"
         )
-    arch = found if arch is None else arch
-    wanted = {name: Weight(name) for name in names(arch, classes)}
-    weights = fit(content.arrays, wanted, arch, classes, str(file))
-    source = told.source or f"lcnas's {file.name}"
-    return Pretrained(arch, classes, weights, source, told.class_names, told.normalization)
+    arch = stored_arch if arch is None else arch
+    weight_map = {name: Weight(name) for name in names(arch, classes)}
+    weights = fit(content.arrays, weight_map, arch, classes, str(file))
+    source = header.source or f"lcnas's {file.name}"
+    return Pretrained(arch, classes, weights, source, header.class_names, header.normalization)
 
 
 # -- files with the names of timm, PaddleClas and torchvision ---------------------------------------
@@ -226,48 +234,50 @@ def _of_own(file: Path, content: Content, arch: Arch | None) -> Pretrained:
 
 @dataclass(frozen=True, eq=False)
 class _Fitting:
-    """A network in a file that is told apart, and whose names and shapes fit."""
+    """A recognised network in a file, with names and shapes that fit."""
 
-    named: Named
+    tensors: NetworkTensors
     arch: Arch
     classes: int
-    wanted: Map
+    weight_map: WeightMap
 
 
-def _of_names(file: Path, content: Content, arch: Arch | None, epsilon: float | None) -> Pretrained:
-    _refuse_padding(file, content.about.get("padding", ""))
-    found = networks_in(content.arrays)
-    if not found:
+def _of_names(
+    file: Path, content: FileContent, arch: Arch | None, epsilon: float | None
+) -> Pretrained:
+    _refuse_padding(file, content.metadata.get("padding", ""))
+    networks = networks_in(content.arrays)
+    if not networks:
         some = listing(map(shorten, sorted(content.arrays)[:3]))
         raise PretrainedError(
             f"{file}: names such as {some} are not those of {listing(s.name for s in SCHEMES)}"
         )
-    chosen = _chosen(found, arch, file)
-    named, scheme = chosen.named, chosen.named.scheme
+    chosen = _chosen(networks, arch, file)
+    tensors, scheme = chosen.tensors, chosen.tensors.scheme
     shift = (scheme.epsilon if epsilon is None else epsilon) - EPSILON
-    wanted = _with_shift(chosen.wanted, shift)
-    weights = fit(named.arrays, wanted, chosen.arch, chosen.classes, str(file))
-    source = f"{scheme.name} in {content.kind}, {file.name}{named.place}"
+    weight_map = _with_shift(chosen.weight_map, shift)
+    weights = fit(tensors.arrays, weight_map, chosen.arch, chosen.classes, str(file))
+    source = f"{scheme.name} in {content.kind}, {file.name}{tensors.place}"
     return Pretrained(chosen.arch, chosen.classes, weights, source)
 
 
-def _chosen(found: Sequence[Named], arch: Arch | None, file: Path) -> _Fitting:
-    """Return the one network that a file is for: the first of those that fit, unless others rank alike.
+def _chosen(networks: Sequence[NetworkTensors], arch: Arch | None, file: Path) -> _Fitting:
+    """Return the network of a file: the first that fits, unless others rank equally.
 
     Raises:
         PretrainedError: none fits, or several different ones do.
     """
     fitting: list[_Fitting] = []
     problems: list[PretrainedError] = []
-    for named in found:
+    for tensors in networks:
         try:
-            fitting.append(_fitting(named, arch, file))
+            fitting.append(_fitting(tensors, arch, file))
         except PretrainedError as error:
             problems.append(error)
     if not fitting:
         raise problems[0]
-    first = fitting[0].named
-    for other in (one.named for one in fitting[1:] if one.named.rank == first.rank):
+    first = fitting[0].tensors
+    for other in (network.tensors for network in fitting[1:] if network.tensors.rank == first.rank):
         if not same(first.arrays, other.arrays):
             raise PretrainedError(
                 f"{file}: holds several networks, {first.prefix or 'its own'!r} and {other.prefix!r} "
@@ -276,42 +286,42 @@ def _chosen(found: Sequence[Named], arch: Arch | None, file: Path) -> _Fitting:
     return fitting[0]
 
 
-def _fitting(named: Named, arch: Arch | None, file: Path) -> _Fitting:
-    if named.scheme.name == "timm":
+def _fitting(tensors: NetworkTensors, arch: Arch | None, file: Path) -> _Fitting:
+    if tensors.scheme.name == "timm":
         _refuse_tensorflow(file)
-    classes = _classes(named.arrays, named.scheme, file)
+    classes = _classes(tensors.arrays, tensors.scheme, file)
     if arch is None:
-        arch = _known(named.arrays, named.scheme, classes, file)
-    wanted = _names(named.scheme, arch, classes, file)
-    check_fit(named.arrays, wanted, arch, classes, str(file))
-    return _Fitting(named, arch, classes, wanted)
+        arch = _known(tensors.arrays, tensors.scheme, classes, file)
+    weight_map = _names(tensors.scheme, arch, classes, file)
+    check_fit(tensors.arrays, weight_map, arch, classes, str(file))
+    return _Fitting(tensors, arch, classes, weight_map)
 
 
-def _refuse_padding(file: Path, told: str) -> None:
-    """Refuse a file whose metadata tell of TensorFlow's padding."""
-    if "same" in told.lower() or "tensorflow" in told.lower():
+def _refuse_padding(file: Path, padding: str) -> None:
+    """Raise PretrainedError if the metadata name TensorFlow's padding."""
+    if "same" in padding.lower() or "tensorflow" in padding.lower():
         raise PretrainedError(
-            f"{file}: says that it pads as {shorten(told)}, more behind than before, "
+            f"{file}: its padding is {shorten(padding)}, more after than before, "
             "which no block of lcnas can"
         )
 
 
 def _refuse_tensorflow(file: Path) -> None:
-    """Refuse timm's ports of TensorFlow's weights: they pad on one side, which lcnas's blocks do not.
+    """Raise PretrainedError for timm's ports of TensorFlow's weights, which need one-sided padding.
 
-    Only the model's name tells, which the file or the config.json beside it (Hugging Face) has.
+    They are recognised by the model's name: the file's, or in the config.json beside it (Hugging Face).
     """
     config = file.with_name("config.json")
     name = file.stem
     if config.is_file() and file.stem in ("model", "pytorch_model"):
         try:
-            about = json.loads(config.read_bytes())
+            config_data = json.loads(config.read_bytes())
         except (OSError, ValueError, RecursionError):
-            return  # nobody asked for it
-        name = str(about.get("architecture", "")) if isinstance(about, dict) else ""
+            return  # the file is optional
+        name = str(config_data.get("architecture", "")) if isinstance(config_data, dict) else ""
     if name.startswith("tf_"):
         raise PretrainedError(
-            f"{file}: {shorten(name)} pads as TensorFlow does, more behind than before, "
+            f"{file}: {shorten(name)} pads as TensorFlow does, more after than before, "
             "which no block of lcnas can"
         )
 
@@ -320,12 +330,12 @@ def _classes(arrays: Arrays, scheme: Scheme, file: Path) -> int:
     name, side = scheme.classifier
     if name not in arrays or arrays[name].ndim != 2 or not arrays[name].shape[side]:
         raise PretrainedError(
-            f"{file}: {name!r}, the kernel of the last layer, is missing or no matrix"
+            f"{file}: {name!r}, the kernel of the last layer, is missing or not a matrix"
         )
     return int(arrays[name].shape[side])
 
 
-def _names(scheme: Scheme, arch: Arch, classes: int, file: Path) -> Map:
+def _names(scheme: Scheme, arch: Arch, classes: int, file: Path) -> WeightMap:
     try:
         return scheme.names(arch, classes)
     except PretrainedError as error:
@@ -335,29 +345,29 @@ def _names(scheme: Scheme, arch: Arch, classes: int, file: Path) -> Map:
         ) from None
 
 
-def _with_shift(wanted: Map, shift: float) -> Map:
-    """Return the map with variances that take up another epsilon than ours, larger by ``shift``."""
+def _with_shift(weight_map: WeightMap, shift: float) -> WeightMap:
+    """Return the map with ``shift`` added to variances, for an epsilon that is larger by it than ours."""
     if not shift:
-        return wanted
+        return weight_map
     return {
         name: dataclasses.replace(weight, shift=shift) if name.endswith("/var") else weight
-        for name, weight in wanted.items()
+        for name, weight in weight_map.items()
     }
 
 
 def _known(arrays: Arrays, scheme: Scheme, classes: int, file: Path) -> Arch:
-    """Return the published network whose names and shapes these are."""
+    """Return the published network with these names and shapes."""
     shapes = {name: array.shape for name, array in arrays.items()}
-    found: dict[str, Differences] = {}
+    problems: dict[str, Differences] = {}
     for candidate in _archs.candidates(scheme.name):
         arch = candidate.build()
-        found[candidate.name] = _apart(shapes, scheme, arch, classes)
-        if not found[candidate.name]:
+        problems[candidate.name] = _apart(shapes, scheme, arch, classes)
+        if not problems[candidate.name]:
             return arch if arch.name else arch.named(candidate.name)
-    closest = min(found, key=lambda name: len(found[name]))
+    closest = min(problems, key=lambda name: len(problems[name]))
     raise PretrainedError(
-        f"{file}: is none of the networks that are known with the names of {scheme.name}; give it as "
-        f"arch=. From {closest} it differs in {len(found[closest])}: {found[closest]}"
+        f"{file}: is not among the known networks with the names of {scheme.name}; give it as "
+        f"arch=. From {closest} it differs in {len(problems[closest])}: {problems[closest]}"
     )
 
 

@@ -1,8 +1,8 @@
-"""How torchvision calls the weights of a network: our names -> theirs.
+"""The names of a network's weights in torchvision: lcnas's name -> theirs.
 
 Facts from torchvision 0.28 (``mobilenetv2.py``, ``mobilenetv3.py``, ``efficientnet.py``,
-``shufflenetv2.py``, ``resnet.py``, ``vgg.py``), looked up, not copied. Its modules are numbered, those
-without weights as well, so that most names are places in a sequence.
+``shufflenetv2.py``, ``resnet.py``, ``vgg.py``); no code was copied. Its modules are numbered, those
+without weights as well, so most names are positions in a sequence.
 """
 
 from __future__ import annotations
@@ -14,26 +14,30 @@ from lcnas import blocks, layers
 from lcnas.arch import Arch
 from lcnas.blocks import Block, Classifier, DenseHead
 from lcnas.errors import PretrainedError
-from lcnas.models.pretrained._names import TORCH, Map, Scheme, block_map, expect, linear_map
+from lcnas.models.pretrained._names import TORCH, Scheme, WeightMap, block_map, expect, linear_map
 from lcnas.models.pretrained._program import Weight
-from lcnas.models.pretrained._tree import Part, parts, weighted
+from lcnas.models.pretrained._tree import BlockLeaves, block_leaves, weighted
 
 _NO_SQUEEZE = ("", "")
-_CONV_BN = [("0", "1")]  # convolution and norm, in a sequence of their own
+_CONV_BN = [("0", "1")]  # convolution and norm, in an inner sequence
 
 
-def _parts(arch: Arch, classes: int, first: type[Block], last: type[Block]) -> tuple[Part, ...]:
-    """Return the blocks that have weights, of which the first and the last are of these types."""
-    found = tuple(part for part in parts(arch, classes, branches=True) if part.leaves)
-    if len(found) < 3:
-        raise PretrainedError(f"a network of {len(found)} blocks has no names there")
-    expect(found[0], first)
-    expect(found[-1], last)
-    return found
+def _parts(
+    arch: Arch, classes: int, first: type[Block], last: type[Block]
+) -> tuple[BlockLeaves, ...]:
+    """Return the blocks with weights; the first and the last must have these types."""
+    blocks_with_weights = tuple(
+        part for part in block_leaves(arch, classes, branches=True) if part.leaves
+    )
+    if len(blocks_with_weights) < 3:
+        raise PretrainedError(f"a network of {len(blocks_with_weights)} blocks has no such names")
+    expect(blocks_with_weights[0], first)
+    expect(blocks_with_weights[-1], last)
+    return blocks_with_weights
 
 
-def _last(part: Part, name: str) -> Map:
-    """Return the names of the linear layer in which a head ends."""
+def _last(part: BlockLeaves, name: str) -> WeightMap:
+    """Return the names of the last linear layer of a head."""
     leaf = part.leaves[-1]
     return {f"{leaf.path}/{key}": weight for key, weight in linear_map(TORCH, name, 0.0).items()}
 
@@ -41,7 +45,7 @@ def _last(part: Part, name: str) -> Map:
 # -- MobileNetV2, MobileNetV3, EfficientNet: all convolutions are in "features" ----------------------
 
 
-def mobilenet_v2(arch: Arch, classes: int) -> Map:
+def mobilenet_v2(arch: Arch, classes: int) -> WeightMap:
     """Return torchvision's names of MobileNetV2.
 
     Raises:
@@ -49,39 +53,39 @@ def mobilenet_v2(arch: Arch, classes: int) -> Map:
     """
     stem, *body, last, head = _parts(arch, classes, blocks.ConvNormAct, DenseHead)
     expect(last, blocks.ConvNormAct)
-    made = block_map(TORCH, stem, "features.0.", _CONV_BN, _NO_SQUEEZE)
+    weight_map = block_map(TORCH, stem, "features.0.", _CONV_BN, _NO_SQUEEZE)
     for i, part in enumerate(body, start=1):
         expect(part, blocks.InvertedResidual)
         *before, _ = part.leaves
-        n = len(before)  # convolutions with an activation; the last has none, nor a sequence
+        n = len(before)  # convolutions with an activation; the last has neither it nor a sequence
         convs = [(f"{j}.0", f"{j}.1") for j in range(n)] + [(str(n), str(n + 1))]
-        made |= block_map(TORCH, part, f"features.{i}.conv.", convs, _NO_SQUEEZE)
-    made |= block_map(TORCH, last, f"features.{len(body) + 1}.", _CONV_BN, _NO_SQUEEZE)
-    return made | _last(head, "classifier.1")
+        weight_map |= block_map(TORCH, part, f"features.{i}.conv.", convs, _NO_SQUEEZE)
+    weight_map |= block_map(TORCH, last, f"features.{len(body) + 1}.", _CONV_BN, _NO_SQUEEZE)
+    return weight_map | _last(head, "classifier.1")
 
 
-def mobilenet_v3(arch: Arch, classes: int) -> Map:
-    """Return torchvision's names of MobileNetV3, whose head begins with a linear layer: our 1x1 convolution.
+def mobilenet_v3(arch: Arch, classes: int) -> WeightMap:
+    """Return torchvision's names of MobileNetV3; the first linear layer of its head is our 1x1 convolution.
 
     Raises:
         PretrainedError: the arch has other blocks.
     """
     stem, *body, last, head = _parts(arch, classes, blocks.ConvNormAct, Classifier)
     expect(last, blocks.ConvNormAct)
-    made = block_map(TORCH, stem, "features.0.", _CONV_BN, _NO_SQUEEZE)
+    weight_map = block_map(TORCH, stem, "features.0.", _CONV_BN, _NO_SQUEEZE)
     for i, part in enumerate(body, start=1):
         expect(part, blocks.InvertedResidual)
-        made |= _in_a_row(part, f"features.{i}.block.")
-    made |= block_map(TORCH, last, f"features.{len(body) + 1}.", _CONV_BN, _NO_SQUEEZE)
+        weight_map |= _in_a_row(part, f"features.{i}.block.")
+    weight_map |= block_map(TORCH, last, f"features.{len(body) + 1}.", _CONV_BN, _NO_SQUEEZE)
     conv, *_ = head.leaves
     if len(head.leaves) != 2 or not isinstance(conv.layer, layers.Conv) or conv.layer.norm:
-        raise PretrainedError(f"{head.stage}: {head.block} is no linear layer behind another")
+        raise PretrainedError(f"{head.stage}: {head.block} is not two linear layers")
     for key, weight in linear_map(TORCH, "classifier.0", 0.0).items():
-        made[f"{conv.path}/{key}"] = dataclasses.replace(weight, flat=key == "kernel")
-    return made | _last(head, "classifier.3")
+        weight_map[f"{conv.path}/{key}"] = dataclasses.replace(weight, flat=key == "kernel")
+    return weight_map | _last(head, "classifier.3")
 
 
-def efficientnet(arch: Arch, classes: int) -> Map:
+def efficientnet(arch: Arch, classes: int) -> WeightMap:
     """Return torchvision's names of EfficientNet.
 
     Raises:
@@ -89,17 +93,17 @@ def efficientnet(arch: Arch, classes: int) -> Map:
     """
     stem, *body, last, head = _parts(arch, classes, blocks.ConvNormAct, DenseHead)
     expect(last, blocks.ConvNormAct)
-    made = block_map(TORCH, stem, "features.0.", _CONV_BN, _NO_SQUEEZE)
+    weight_map = block_map(TORCH, stem, "features.0.", _CONV_BN, _NO_SQUEEZE)
     for part, (stage, j) in zip(body, _places(body), strict=True):
         expect(part, blocks.MBConv)
-        made |= _in_a_row(part, f"features.{stage}.{j}.block.")
+        weight_map |= _in_a_row(part, f"features.{stage}.{j}.block.")
     stages = len({part.stage for part in body})
-    made |= block_map(TORCH, last, f"features.{stages + 1}.", _CONV_BN, _NO_SQUEEZE)
-    return made | _last(head, "classifier.1")
+    weight_map |= block_map(TORCH, last, f"features.{stages + 1}.", _CONV_BN, _NO_SQUEEZE)
+    return weight_map | _last(head, "classifier.1")
 
 
-def _in_a_row(part: Part, prefix: str) -> Map:
-    """Return the names of a block whose convolutions and squeeze-and-excite are numbered together."""
+def _in_a_row(part: BlockLeaves, prefix: str) -> WeightMap:
+    """Return the names of a block that numbers convolutions and squeeze-and-excite together."""
     convs, squeeze = [], _NO_SQUEEZE
     for i, leaf in enumerate(part.leaves):
         if isinstance(leaf.layer, layers.SqueezeExcite):
@@ -109,7 +113,7 @@ def _in_a_row(part: Part, prefix: str) -> Map:
     return block_map(TORCH, part, prefix, convs, squeeze)
 
 
-def _places(body: Sequence[Part]) -> list[tuple[int, int]]:
+def _places(body: Sequence[BlockLeaves]) -> list[tuple[int, int]]:
     """Return (stage, block) of each block, stages from 1 and blocks from 0."""
     stages = [part.stage for part in body]
     order = list(dict.fromkeys(stages))
@@ -122,66 +126,66 @@ _SIDE = [("branch1.0", "branch1.1"), ("branch1.2", "branch1.3")]
 _MAIN = [("branch2.0", "branch2.1"), ("branch2.3", "branch2.4"), ("branch2.5", "branch2.6")]
 
 
-def shufflenet_v2(arch: Arch, classes: int) -> Map:
+def shufflenet_v2(arch: Arch, classes: int) -> WeightMap:
     """Return torchvision's names of ShuffleNetV2.
 
     Raises:
         PretrainedError: the arch has other blocks.
     """
     stem, *body, head = _parts(arch, classes, blocks.ConvNormAct, Classifier)
-    made = block_map(TORCH, stem, "conv1.", _CONV_BN, _NO_SQUEEZE)
+    weight_map = block_map(TORCH, stem, "conv1.", _CONV_BN, _NO_SQUEEZE)
     for part, (stage, j) in zip(body, _places(body), strict=True):
         expect(part, blocks.ShuffleV2Unit)
         convs = _MAIN if len(part.leaves) == len(_MAIN) else _SIDE + _MAIN
-        made |= block_map(TORCH, part, f"stage{stage + 1}.{j}.", convs, _NO_SQUEEZE)
+        weight_map |= block_map(TORCH, part, f"stage{stage + 1}.{j}.", convs, _NO_SQUEEZE)
     before = dataclasses.replace(head, leaves=head.leaves[:-1])
-    made |= block_map(TORCH, before, "conv5.", _CONV_BN, _NO_SQUEEZE)
-    return made | _last(head, "fc")
+    weight_map |= block_map(TORCH, before, "conv5.", _CONV_BN, _NO_SQUEEZE)
+    return weight_map | _last(head, "fc")
 
 
-def resnet(arch: Arch, classes: int) -> Map:
-    """Return torchvision's names of ResNet-18 and -34, which timm's are as well.
+def resnet(arch: Arch, classes: int) -> WeightMap:
+    """Return torchvision's names of ResNet-18 and -34; timm's are the same.
 
     Raises:
         PretrainedError: the arch has other blocks.
     """
     stem, *body, head = _parts(arch, classes, blocks.ConvNormAct, DenseHead)
-    made = block_map(TORCH, stem, "", [("conv1", "bn1")], _NO_SQUEEZE)
+    weight_map = block_map(TORCH, stem, "", [("conv1", "bn1")], _NO_SQUEEZE)
     for part, (stage, j) in zip(body, _places(body), strict=True):
         expect(part, blocks.BasicBlock)
         side = [("downsample.0", "downsample.1")] * (len(part.leaves) - 2)
         convs = [*side, ("conv1", "bn1"), ("conv2", "bn2")]
-        made |= block_map(TORCH, part, f"layer{stage}.{j}.", convs, _NO_SQUEEZE)
-    return made | _last(head, "fc")
+        weight_map |= block_map(TORCH, part, f"layer{stage}.{j}.", convs, _NO_SQUEEZE)
+    return weight_map | _last(head, "fc")
 
 
 # -- VGG -------------------------------------------------------------------------------------------
 
 
-def vgg(arch: Arch, classes: int) -> Map:
+def vgg(arch: Arch, classes: int) -> WeightMap:
     """Return torchvision's names of VGG, with batch norm or without.
 
-    Its convolutions have a bias even in front of a batch norm, where ours have none: there it is taken
-    off the running mean, which gives the same.
+    Its convolutions have a bias even before a batch norm, where ours have none: there it is subtracted
+    from the running mean, which is equivalent.
 
     Raises:
         PretrainedError: the arch has other blocks.
     """
     *_, head = _parts(arch, classes, blocks.ConvNormAct, DenseHead)
-    made: Map = {}
-    at = 0  # place in "features", in which activations and poolings have one too
-    for part in parts(arch, classes, branches=True)[:-1]:
+    weight_map: WeightMap = {}
+    place = 0  # position in "features", where activations and poolings have one too
+    for part in block_leaves(arch, classes, branches=True)[:-1]:
         expect(part, blocks.ConvNormAct, blocks.Pool)
         if not part.leaves:
-            at += 1
+            place += 1
             continue
-        inner = block_map(TORCH, part, "features.", [(str(at), str(at + 1))], _NO_SQUEEZE)
-        made |= {name: _without_bias(name, weight, at) for name, weight in inner.items()}
-        at += 3 if isinstance(part.block, blocks.ConvNormAct) and part.block.norm else 2
+        inner = block_map(TORCH, part, "features.", [(str(place), str(place + 1))], _NO_SQUEEZE)
+        weight_map |= {name: _without_bias(name, weight, place) for name, weight in inner.items()}
+        place += 3 if isinstance(part.block, blocks.ConvNormAct) and part.block.norm else 2
     for i, leaf in enumerate(weighted(head.leaves)):  # linear, activation and dropout each
         inner = linear_map(TORCH, f"classifier.{3 * i}", 0.0)
-        made |= {f"{leaf.path}/{key}": weight for key, weight in inner.items()}
-    return made
+        weight_map |= {f"{leaf.path}/{key}": weight for key, weight in inner.items()}
+    return weight_map
 
 
 def _without_bias(name: str, weight: Weight, at: int) -> Weight:

@@ -1,4 +1,4 @@
-"""The layers of an arch that have to do with weights, each with its path in the names of weights."""
+"""The layers of an arch with weights, each with its path in the names of weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WEIGHTED = (layers.Conv, layers.Reparam, layers.SqueezeExcite, layers.Linear)
 
 @dataclass(frozen=True)
 class Leaf:
-    """A layer at its place; of a sum of the input and a chain the body is that chain."""
+    """A layer with its path; the body of a sum of the input and a chain is that chain."""
 
     path: str  # such as "stage4_block_2/0"
     layer: Layer
@@ -25,32 +25,33 @@ class Leaf:
 
 
 @dataclass(frozen=True)
-class Part:
-    """A block, and its leaves in order of execution."""
+class BlockLeaves:
+    """A block and its leaves, in order of execution."""
 
     stage: str
     block: Block
     leaves: tuple[Leaf, ...]
 
 
-def parts(arch: Arch, classes: int, branches: bool = False) -> tuple[Part, ...]:
-    """Return the blocks of a network with their leaves; identities and dropout are left out.
+def block_leaves(arch: Arch, classes: int, branches: bool = False) -> tuple[BlockLeaves, ...]:
+    """Return the blocks of a network with their leaves, without identities and dropout.
 
     Args:
         arch: the network.
         classes: outputs of its last layer.
-        branches: give the leaves that have weights, those of all branches, in order of execution.
+        branches: only the leaves with weights, but of all branches, in order of execution.
     """
     stages = [stage.name for stage in arch.stages for _ in stage.blocks]
     placed = zip(stages, block_names(arch), walk(arch, classes=classes), strict=True)
-    found = _of_branches if branches else leaves
+    leaves_of = _of_branches if branches else leaves
     return tuple(
-        Part(stage, block.block, tuple(found(block.layer, name))) for stage, name, block in placed
+        BlockLeaves(stage, block.block, tuple(leaves_of(block.layer, name)))
+        for stage, name, block in placed
     )
 
 
 def _of_branches(layer: Layer, path: str) -> Iterator[Leaf]:
-    """Yield the leaves that have weights, whatever they are inside of."""
+    """Yield the leaves with weights, at any depth."""
     if isinstance(layer, WEIGHTED):
         yield Leaf(path, layer)
         return
@@ -59,7 +60,7 @@ def _of_branches(layer: Layer, path: str) -> Iterator[Leaf]:
 
 
 def leaves(layer: Layer, path: str) -> Iterator[Leaf]:
-    """Yield the leaves of a layer, chains unrolled."""
+    """Yield the leaves of a layer, with chains unrolled."""
     match layer:
         case layers.Chain():
             for i, inner in enumerate(layer.layers):
@@ -72,9 +73,9 @@ def leaves(layer: Layer, path: str) -> Iterator[Leaf]:
             yield Leaf(path, layer)
 
 
-def weighted(found: tuple[Leaf, ...]) -> Iterator[Leaf]:
-    """Yield the leaves that have weights, those inside sums too."""
-    for leaf in found:
+def weighted(nested: tuple[Leaf, ...]) -> Iterator[Leaf]:
+    """Yield the leaves with weights, also those inside sums."""
+    for leaf in nested:
         if leaf.body:
             yield from weighted(leaf.body)
         elif isinstance(leaf.layer, WEIGHTED):

@@ -1,4 +1,4 @@
-"""Supernets: one set of weights in which any network of a space runs, by masks.
+"""Supernets: one set of weights for all networks of a space, which run in it with masks.
 
 from lcnas import spaces
 from lcnas.models.supernet import Supernet
@@ -9,18 +9,19 @@ weights = supernet.init(seed=0)
 logits, moments = supernet.apply(weights, None, supernet.active(arch), images)
 """
 
+from lcnas import _renamed
 from lcnas.models.supernet._active import Active, largest, smallest, stacked
 from lcnas.models.supernet._forward import Drop
 from lcnas.models.supernet._narrow import narrowed
-from lcnas.models.supernet._plan import Plan, maskable, plan_of
+from lcnas.models.supernet._plan import SupernetPlan, maskable, plan_of
 from lcnas.models.supernet._supernet import Bucket, Supernet
 
 __all__ = [
     "Active",
     "Bucket",
     "Drop",
-    "Plan",
     "Supernet",
+    "SupernetPlan",
     "largest",
     "maskable",
     "narrowed",
@@ -28,3 +29,5 @@ __all__ = [
     "smallest",
     "stacked",
 ]
+
+__getattr__ = _renamed.in_module(__name__, {"Plan": "SupernetPlan"})

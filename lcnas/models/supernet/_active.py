@@ -1,4 +1,4 @@
-"""Which part of a supernet a network uses: a few whole numbers, made on the host."""
+"""The part of a supernet that a network uses: a few integers, computed on the host."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from lcnas import layers
 from lcnas.arch import Arch, walk
 from lcnas.blocks import Block, Classifier, ConvNormAct, DepthwiseSeparable
 from lcnas.errors import ModelError, not_among
-from lcnas.models.supernet._plan import End, Place, Plan
+from lcnas.models.supernet._plan import BlockChoices, EndChoices, SupernetPlan
 
 
 class Active(NamedTuple):
-    """A network within a supernet; int32 arrays, NumPy's or traced. Stacked, they are several networks.
+    """A network within a supernet: int32 arrays of NumPy or JAX; stacked, several networks.
 
-    What an absent block has does not matter; it is as in the smallest network.
+    Values of absent blocks have no effect; they are those of the smallest network.
     """
 
     widths: Any  # (1 + stages,): of the stem and of each stage
     depths: Any  # (stages,): blocks
     kernels: Any  # (places,): side of each block's depthwise kernel
     hidden: Any  # (places,): hidden channels of squeeze-and-excite, 0: none
-    acts: Any  # (places + 2,): number in Plan.acts: of the stem, of each block, of the head
+    acts: Any  # (places + 2,): number in SupernetPlan.acts of the stem, each block and the head
     last: Any  # (): width of the head's 1x1 convolution, 0: none
 
 
@@ -33,36 +33,40 @@ def stacked(active: Sequence[Active]) -> Active:
     return Active(*(np.stack(parts) for parts in zip(*active, strict=True)))
 
 
-def active(plan: Plan, arch: Arch) -> Active:
-    """Return how a network lies in the envelope.
+def active(plan: SupernetPlan, arch: Arch) -> Active:
+    """Return a network's choices in the supernet of a plan.
 
     Raises:
-        ModelError: it does not; names the block and what it could be.
+        ModelError: the network does not fit; names the block and the allowed values.
     """
-    wanted = [plan.stem.name, *(stage.name for stage in plan.stages), plan.head.name]
-    if [stage.name for stage in arch.stages] != wanted:
-        raise ModelError(f"supernet: stages {[s.name for s in arch.stages]} are not {wanted}")
+    names = [plan.stem.name, *(stage.name for stage in plan.stages), plan.head.name]
+    if [stage.name for stage in arch.stages] != names:
+        raise ModelError(f"supernet: stages {[s.name for s in arch.stages]} are not {names}")
     hidden = iter([_hidden(placed.layer) for placed in walk(arch)][1:-1])
     stem, *stages, head = arch.stages
     widths = [_end(plan.stem, stem.blocks, ConvNormAct)]
     depths, kernels, squeezed, acts = [], [], [], [plan.acts.index(stem.blocks[0].act)]  # type: ignore[attr-defined]
-    for stage, given in zip(plan.stages, stages, strict=True):
-        _check(f"{stage.name}: depth", len(given.blocks), stage.depths)
+    for stage, arch_stage in zip(plan.stages, stages, strict=True):
+        _check(f"{stage.name}: depth", len(arch_stage.blocks), stage.depths)
         for j, place in enumerate(stage.places):
-            block = given.blocks[j] if j < len(given.blocks) else _least(place, given.blocks[0])
-            found = _checked(f"{stage.name} block {j + 1}", place, block)
-            kernels.append(found.kernel)
-            squeezed.append(next(hidden) if j < len(given.blocks) else 0)
-            acts.append(plan.acts.index(found.act))
-        depths.append(len(given.blocks))
-        widths.append(_width(stage.name, stage.widths, given.blocks))
+            block = (
+                arch_stage.blocks[j]
+                if j < len(arch_stage.blocks)
+                else _least(place, arch_stage.blocks[0])
+            )
+            checked = _checked(f"{stage.name} block {j + 1}", place, block)
+            kernels.append(checked.kernel)
+            squeezed.append(next(hidden) if j < len(arch_stage.blocks) else 0)
+            acts.append(plan.acts.index(checked.act))
+        depths.append(len(arch_stage.blocks))
+        widths.append(_width(stage.name, stage.widths, arch_stage.blocks))
     last = _end(plan.head, head.blocks, Classifier)
     acts.append(plan.acts.index(head.blocks[0].act if last else plan.head.acts[0]))  # type: ignore[attr-defined]
     return _arrays(widths, depths, kernels, squeezed, acts, last)
 
 
-def smallest(plan: Plan) -> Active:
-    """Return what is smallest in each way; it need not be a network of the space."""
+def smallest(plan: SupernetPlan) -> Active:
+    """Return the smallest choice everywhere; it need not be a network of the space."""
     widths = [plan.stem.widths[0], *(stage.widths[0] for stage in plan.stages)]
     kernels = [place.kernels[0] for place in plan.places]
     return _arrays(
@@ -75,8 +79,8 @@ def smallest(plan: Plan) -> Active:
     )
 
 
-def largest(plan: Plan) -> Active:
-    """Return what is largest in each way; it need not be a network of the space."""
+def largest(plan: SupernetPlan) -> Active:
+    """Return the largest choice everywhere; it need not be a network of the space."""
     widths = list(plan.widest)
     return _arrays(
         widths,
@@ -92,24 +96,24 @@ def _arrays(*values: Any) -> Active:
     return Active(*(np.array(v, np.int32) for v in values))
 
 
-def _acts_of(plan: Plan, which: int) -> list[int]:
+def _acts_of(plan: SupernetPlan, which: int) -> list[int]:
     chosen = [plan.stem.acts, *(place.acts for place in plan.places), plan.head.acts]
     return [plan.acts.index(acts[which]) for acts in chosen]
 
 
-def _hidden_of(plan: Plan, widths: Sequence[int], which: int) -> list[int]:
-    """Return the hidden channels of every place at these widths."""
-    made = []
+def _hidden_of(plan: SupernetPlan, widths: Sequence[int], which: int) -> list[int]:
+    """Return the hidden channels of each block at these widths."""
+    hidden = []
     for i, stage in enumerate(plan.stages):
         for j, place in enumerate(stage.places):
             block = DepthwiseSeparable(widths[i + 1], se=place.se[which])
-            made.append(_hidden(block.lower((8, 8, widths[i + 1] if j else widths[i]))))
-    return made
+            hidden.append(_hidden(block.lower((8, 8, widths[i + 1] if j else widths[i]))))
+    return hidden
 
 
 def _hidden(layer: layers.Layer) -> int:
-    found = [inner.hidden for inner in layer.children() if isinstance(inner, layers.SqueezeExcite)]
-    return found[0] if found else 0
+    hidden = [inner.hidden for inner in layer.children() if isinstance(inner, layers.SqueezeExcite)]
+    return hidden[0] if hidden else 0
 
 
 def _check(where: str, value: Any, allowed: Sequence[Any]) -> None:
@@ -123,14 +127,14 @@ def _width(name: str, widths: Sequence[int], blocks: Sequence[Block]) -> int:
     return int(width)
 
 
-def _least(place: Place, like: Block) -> Block:
+def _least(place: BlockChoices, like: Block) -> Block:
     width: int = like.width  # type: ignore[attr-defined]
     return DepthwiseSeparable(width, place.kernels[0], place.stride, place.acts[0], place.se[0])
 
 
-def _checked(where: str, place: Place, block: Block) -> DepthwiseSeparable:
+def _checked(where: str, place: BlockChoices, block: Block) -> DepthwiseSeparable:
     if not isinstance(block, DepthwiseSeparable) or block.shortcut or block.branches:
-        raise ModelError(f"supernet: {where}: {block} is no plain depthwise-separable block")
+        raise ModelError(f"supernet: {where}: {block} is not a simple depthwise-separable block")
     _check(f"{where}: stride", block.stride, (place.stride,))
     _check(f"{where}: kernel", block.kernel, place.kernels)
     _check(f"{where}: se", block.se, place.se)
@@ -138,7 +142,7 @@ def _checked(where: str, place: Place, block: Block) -> DepthwiseSeparable:
     return block
 
 
-def _end(end: End, blocks: Sequence[Block], kind: type[ConvNormAct | Classifier]) -> int:
+def _end(end: EndChoices, blocks: Sequence[Block], kind: type[ConvNormAct | Classifier]) -> int:
     """Return the width of a stem or head."""
     (block,) = blocks
     if not isinstance(block, kind):

@@ -1,4 +1,4 @@
-"""Width buckets: a few smaller maximal networks, so that small ones need not pay for the largest."""
+"""Width buckets: smaller maximal networks, so that small networks do not cost as much as the largest."""
 
 from __future__ import annotations
 
@@ -9,50 +9,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcnas.arch import walk
-from lcnas.models.supernet._plan import Plan
+from lcnas.models.supernet._plan import SupernetPlan
 
 Widths = tuple[int, ...]  # of the stem and of each stage
 
-_LEVELS = 3  # widths tried for each stage, spread evenly over its choices
-_MOST = 20_000  # buckets looked at
-# MACs that take as long as one value of a map that is read and written: of a train step on a CPU
-# (PP-LCNet 0.5x, 64 px) a fifth goes into matrix products, the rest reads and writes maps.
+_LEVELS = 3  # candidate widths per stage, spread evenly over its choices
+_MOST = 20_000  # candidate buckets
+# MACs that take as long as reading and writing one value of a map: in a train step on a CPU
+# (PP-LCNet 0.5x, 64 px) a fifth is matrix products, the rest reads and writes maps.
 _MACS_A_VALUE = 128
 
 
 def choose(
-    plan: Plan, count: int, used: NDArray[np.int64], depths: NDArray[np.int64]
+    plan: SupernetPlan, count: int, sample_widths: NDArray[np.int64], depths: NDArray[np.int64]
 ) -> tuple[Widths, ...]:
-    """Return ``count`` buckets at most, cheapest first; the last holds every network.
+    """Return at most ``count`` buckets, cheapest first; the last one holds every network.
 
-    The others are picked one by one, each so that the networks of a sample, each run in the cheapest bucket
-    that holds it, then cost the least.
+    The others are chosen one by one, each to minimise the cost of a sample of networks, each of which
+    runs in the cheapest bucket that holds it.
 
     Args:
-        plan: the space.
-        count: of buckets.
-        used: widths of the sample's networks, (n, 1 + stages).
-        depths: blocks in each stage, (n, stages).
+        plan: plan of the space.
+        count: maximum number of buckets.
+        sample_widths: widths of the sample's networks, (n, 1 + stages).
+        depths: blocks of each stage, (n, stages).
     """
     whole = plan.widest
     candidates = _candidates(plan)
     cost = np.array([_cost(plan, widths, depths.mean(axis=0)) for widths in candidates])
-    holds = (used[None] <= np.array(candidates)[:, None]).all(axis=2)  # (candidates, n)
-    each = np.where(holds, cost[:, None], np.inf)
-    best = np.full(len(used), _cost(plan, whole, depths.mean(axis=0)))
+    holds = (sample_widths[None] <= np.array(candidates)[:, None]).all(axis=2)  # (candidates, n)
+    costs_in = np.where(holds, cost[:, None], np.inf)
+    best = np.full(len(sample_widths), _cost(plan, whole, depths.mean(axis=0)))
     chosen = [whole]
     for _ in range(count - 1):
-        totals = np.minimum(each, best).sum(axis=1)
+        totals = np.minimum(costs_in, best).sum(axis=1)
         pick = int(totals.argmin())
-        if totals[pick] >= best.sum() * 0.98:  # a program more to compile for next to nothing
+        if totals[pick] >= best.sum() * 0.98:  # not worth compiling another program
             break
         chosen.append(candidates[pick])
-        best = np.minimum(best, each[pick])
+        best = np.minimum(best, costs_in[pick])
     return tuple(sorted(chosen, key=lambda w: _cost(plan, w, depths.mean(axis=0))))
 
 
-def _candidates(plan: Plan) -> list[Widths]:
-    """Return maximal networks of a few widths a stage."""
+def _candidates(plan: SupernetPlan) -> list[Widths]:
+    """Return the combinations of a few widths per stage."""
     parts = [plan.stem.widths, *(stage.widths for stage in plan.stages)]
     levels = _LEVELS
     while levels > 1 and levels ** len(parts) > _MOST:
@@ -65,8 +65,8 @@ def _spread(widths: Sequence[int], levels: int) -> list[int]:
     return sorted({widths[-(-n * (i + 1) // levels) - 1] for i in range(levels)})
 
 
-def _cost(plan: Plan, widths: Widths, depths: NDArray[np.float64]) -> float:
-    """Return what a network of these widths and (mean) depths costs, in MACs at 64 pixels a side."""
+def _cost(plan: SupernetPlan, widths: Widths, depths: NDArray[np.float64]) -> float:
+    """Return the cost of a network of these widths and (mean) depths, in MACs at 64 x 64 pixels."""
     placed = iter(walk(plan.arch(widths, 64)))
     stem = next(placed)
     total = _weighted(stem.out_shape, 27)

@@ -1,4 +1,4 @@
-"""A space cut down to a network's widths: what is wider would be paid for with every image."""
+"""A space restricted to a network's widths; wider choices would cost time with every image."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from lcnas.spaces import Space
 
 
 def narrowed(space: Space, arch: Arch) -> tuple[Space, str]:
-    """Return the networks of a space that are nowhere wider than a given one, and what was cut, in words.
+    """Return the space's networks that are nowhere wider than ``arch``, and a note of excluded choices.
 
     Args:
-        space: that masks can run.
-        arch: such as the largest PP-LCNet scale within a budget; with as many stages as the space. Its last
-            1x1 convolution does not count.
+        space: space whose networks masks can run.
+        arch: has as many stages as the space; for example the largest PP-LCNet within a budget. Its last
+            1x1 convolution is ignored.
 
     Raises:
-        ModelError: masks cannot run the space, the stages are not as many, or no network is as narrow.
+        ModelError: masks cannot run the space, the stages differ in number, or no network is as narrow.
 
     Example:
         >>> from lcnas import spaces, zoo
-        >>> space, said = narrowed(spaces.load("pplcnet"), zoo.load("pplcnet_0.5x"))
-        >>> said
+        >>> space, note = narrowed(spaces.load("pplcnet"), zoo.load("pplcnet_0.5x"))
+        >>> note
         'scale: 0.75, 1.0, 1.5, 2.0, 2.5 left out'
     """
     plan = plan_of(space)
@@ -48,14 +48,14 @@ def narrowed(space: Space, arch: Arch) -> tuple[Space, str]:
     out = {
         g.name: [c for c in g.choices if c not in kept.get(g.name, g.choices)] for g in space.genes
     }
-    said = [f"{name}: {listing(choices)} left out" for name, choices in out.items() if choices]
-    return space.restrict(**kept), "; ".join(said)
+    notes = [f"{name}: {listing(choices)} left out" for name, choices in out.items() if choices]
+    return space.restrict(**kept), "; ".join(notes)
 
 
 def _fits(
     space: Space, gene: str, choice: Any, names: tuple[str, ...], most: tuple[int, ...]
 ) -> bool:
-    """Return whether some network with a choice may be as narrow as wanted, as far as that gene decides."""
+    """Return whether a choice of one gene allows networks of at most these widths."""
     for name, width in zip(names, most, strict=True):
         if gene == f"{name}_width":
             return bool(choice <= width)

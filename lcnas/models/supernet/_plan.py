@@ -1,4 +1,4 @@
-"""The envelope of a space: what any of its networks has at each place, and whether masks can run them."""
+"""The plan of a supernet: the choices of a space at each place, and whether masks can run its networks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lcnas.spaces.layout import ElementTable
 
 B = TypeVar("B", bound=Block)
 
-# Activations that leave 0 at 0: a masked channel stays masked behind them.
+# Activations that map 0 to 0: a masked channel stays masked after them.
 ZERO_AT_ZERO = ("identity", "relu", "relu6", "hard_swish", "silu", "gelu")
 _MAY_VARY = {
     "stem": ("width", "act"),
@@ -27,8 +27,8 @@ _MAY_VARY = {
 
 
 @dataclass(frozen=True)
-class Place:
-    """What one block of a stage can be."""
+class BlockChoices:
+    """The choices of one block of a stage."""
 
     stride: int | layers.Pair
     kernels: tuple[int, ...]  # ascending
@@ -43,18 +43,18 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """What a stage of depthwise-separable blocks can be."""
+class StageChoices:
+    """The choices of a stage of depthwise-separable blocks."""
 
     name: str
     widths: tuple[int, ...]  # output channels of all its blocks, ascending
     depths: tuple[int, ...]  # blocks, ascending; depth d is the first d places
-    places: tuple[Place, ...]
+    places: tuple[BlockChoices, ...]
 
 
 @dataclass(frozen=True)
-class End:
-    """What the stem or the head can be."""
+class EndChoices:
+    """The choices of the stem or the head."""
 
     name: str
     widths: tuple[int, ...]  # ascending; of the head's 1x1 convolution, 0: none
@@ -63,12 +63,12 @@ class End:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The envelope of a space whose networks can run by masks."""
+class SupernetPlan:
+    """The choices of a space at each place, if masks can run its networks."""
 
-    stem: End
-    stages: tuple[Stage, ...]
-    head: End
+    stem: EndChoices
+    stages: tuple[StageChoices, ...]
+    head: EndChoices
 
     @property
     def widest(self) -> tuple[int, ...]:
@@ -77,23 +77,23 @@ class Plan:
 
     @property
     def acts(self) -> tuple[str, ...]:
-        """All activations that something can have; an activation's number is its place here."""
+        """All activations of the space; an activation's number is its index here."""
         parts = [self.stem.acts, self.head.acts]
         parts += [place.acts for stage in self.stages for place in stage.places]
         return tuple(dict.fromkeys(act for acts in parts for act in acts))
 
     @property
-    def places(self) -> tuple[Place, ...]:
-        """All places of blocks, stage by stage."""
+    def places(self) -> tuple[BlockChoices, ...]:
+        """The choices of all blocks, stage by stage."""
         return tuple(place for stage in self.stages for place in stage.places)
 
     @property
     def optional_conv(self) -> bool:
-        """Whether some networks have the head's convolution and some have not."""
+        """Whether some networks have the head's convolution and some do not."""
         return self.head.widths[0] == 0 < self.head.widths[-1]
 
     def arch(self, widths: Sequence[int], resolution: Resolution) -> Arch:
-        """Return the network of these widths (stem, stages) that is the largest in all else."""
+        """Return the network of these widths (stem, stages) with the largest choices in all else."""
         stages: dict[str, list[Block]] = {}
         stages[self.stem.name] = [dataclasses.replace(self.stem.block, width=widths[0])]
         for stage, width in zip(self.stages, widths[1:], strict=True):
@@ -101,25 +101,27 @@ class Plan:
         stages[self.head.name] = [self.head.block]
         return Arch.of(stages, resolution)
 
-    # -- plain data --
+    # -- serialisation --
 
     def to_data(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        made = dataclasses.asdict(self)
+        """Return a dict for JSON."""
+        data = dataclasses.asdict(self)
         for name in ("stem", "head"):
-            made[name]["block"] = to_data(getattr(self, name).block)
-        return made
+            data[name]["block"] = to_data(getattr(self, name).block)
+        return data
 
     @classmethod
-    def from_data(cls, data: Mapping[str, Any]) -> Plan:
-        """Return the plan of such data.
+    def from_data(cls, data: Mapping[str, Any]) -> SupernetPlan:
+        """Return the plan of a dict from :meth:`to_data`.
 
         Raises:
-            ModelError: it is none.
+            ModelError: it is not one.
         """
         try:
             stages = [
-                Stage(s["name"], tuple(s["widths"]), tuple(s["depths"]), _places(s["places"]))
+                StageChoices(
+                    s["name"], tuple(s["widths"]), tuple(s["depths"]), _places(s["places"])
+                )
                 for s in data["stages"]
             ]
             return cls(_end(data["stem"]), tuple(stages), _end(data["head"]))
@@ -127,35 +129,39 @@ class Plan:
             raise ModelError(f"supernet: no plan: {shorten(str(error))}") from None
 
 
-def _places(data: Iterable[Mapping[str, Any]]) -> tuple[Place, ...]:
-    made = []
+def _places(data: Iterable[Mapping[str, Any]]) -> tuple[BlockChoices, ...]:
+    places = []
     for item in data:
         stride = item["stride"]
         side = tuple(stride) if isinstance(stride, list) else stride
-        made.append(Place(side, tuple(item["kernels"]), tuple(item["se"]), tuple(item["acts"])))
-    return tuple(made)
+        places.append(
+            BlockChoices(side, tuple(item["kernels"]), tuple(item["se"]), tuple(item["acts"]))
+        )
+    return tuple(places)
 
 
-def _end(data: Mapping[str, Any]) -> End:
-    return End(data["name"], tuple(data["widths"]), tuple(data["acts"]), _block(data["block"]))
+def _end(data: Mapping[str, Any]) -> EndChoices:
+    return EndChoices(
+        data["name"], tuple(data["widths"]), tuple(data["acts"]), _block(data["block"])
+    )
 
 
 def _block(data: Any) -> ConvNormAct | Classifier:
-    made = from_data(data)
-    if not isinstance(made, ConvNormAct | Classifier):
-        raise TypeError(f"{made} is neither stem nor head")
-    return made
+    block = from_data(data)
+    if not isinstance(block, ConvNormAct | Classifier):
+        raise TypeError(f"{block} is neither stem nor head")
+    return block
 
 
 # -- from a space ----------------------------------------------------------------------------------
 
 
-class _Unmaskable(Exception):  # noqa: N818 - an answer, no fault
-    """What of a space cannot be masked."""
+class _Unmaskable(Exception):  # noqa: N818 - an answer, not an error
+    """A choice of a space that masks cannot run."""
 
 
 def maskable(space: Space) -> str | None:
-    """Return None if any network of the space can run by masks in its largest one, else what is in the way.
+    """Return None if masks can run all networks of a space in its largest one, otherwise the reason.
 
     Widths, depths, kernels, squeeze-and-excite, activations and the width of the last 1x1 convolution may
     vary, in networks of a convolution, stages of depthwise-separable blocks and a classifier, at one
@@ -169,67 +175,67 @@ def maskable(space: Space) -> str | None:
     """
     try:
         _planned(space)
-    except _Unmaskable as found:
-        return str(found)
+    except _Unmaskable as problem:
+        return str(problem)
     return None
 
 
-def plan_of(space: Space) -> Plan:
-    """Return the envelope of a space.
+def plan_of(space: Space) -> SupernetPlan:
+    """Return the plan of a space's supernet.
 
     Raises:
-        ModelError: masks cannot run it; names what they cannot.
+        ModelError: masks cannot run its networks; says why.
     """
     try:
         return _planned(space)
-    except _Unmaskable as found:
-        raise ModelError(f"{space.name} cannot be a supernet: {found}") from None
+    except _Unmaskable as problem:
+        raise ModelError(f"{space.name} cannot be a supernet: {problem}") from None
 
 
-def _planned(space: Space) -> Plan:
+def _planned(space: Space) -> SupernetPlan:
     if len(space.resolutions) > 1:
         raise _Unmaskable(f"resolution is a choice of {listing(space.resolutions)}")
     stem, *stages, head = space.layout().tables
-    return Plan(_stem(stem), tuple(map(_stage, stages)), _head(head))
+    return SupernetPlan(_stem(stem), tuple(map(_stage, stages)), _head(head))
 
 
-def _stem(table: ElementTable) -> End:
+def _stem(table: ElementTable) -> EndChoices:
     blocks = _typed(table, 0, ConvNormAct)
     _constant(table.name, blocks, _MAY_VARY["stem"])
     first = blocks[0]
     if not first.norm or first.affine or first.branches or first.groups != 1:
-        raise _Unmaskable(f"{table.name}: {first}, only a plain convolution with batch norm")
+        raise _Unmaskable(f"{table.name}: {first}, only a simple convolution with batch norm")
     if table.depths != (1,):
         raise _Unmaskable(f"{table.name}: more than one block")
-    return _made_end(table.name, blocks)
+    return _end_choices(table.name, blocks)
 
 
-def _head(table: ElementTable) -> End:
+def _head(table: ElementTable) -> EndChoices:
     blocks = _typed(table, 0, Classifier)
     _constant(table.name, [b for b in blocks if b.width], _MAY_VARY["head"])
     if any(block.affine for block in blocks):
         raise _Unmaskable(f"{table.name}: a learnable affine")
-    return _made_end(table.name, blocks)
+    return _end_choices(table.name, blocks)
 
 
-def _made_end(name: str, blocks: Sequence[ConvNormAct | Classifier]) -> End:
+def _end_choices(name: str, blocks: Sequence[ConvNormAct | Classifier]) -> EndChoices:
     largest = max(blocks, key=lambda block: block.width)
     acts = _acts(name, [b for b in blocks if b.width])
-    made = dataclasses.replace(largest, act=acts[-1]) if largest.width else largest
-    return End(name, _sorted(b.width for b in blocks), acts or ("identity",), made)
+    widest = dataclasses.replace(largest, act=acts[-1]) if largest.width else largest
+    return EndChoices(name, _sorted(b.width for b in blocks), acts or ("identity",), widest)
 
 
-def _stage(table: ElementTable) -> Stage:
+def _stage(table: ElementTable) -> StageChoices:
     slots = [_typed(table, j, DepthwiseSeparable) for j in range(table.slots)]
     for chain in _chains(table) if table.slots > 1 else ():
         if len({block.width for block in chain}) > 1:  # type: ignore[attr-defined]
             raise _Unmaskable(f"{table.name}_width is a choice for each block")
-    places = tuple(_made_place(table.name, j, blocks) for j, blocks in enumerate(slots))
+    places = tuple(_block_choices(table.name, j, blocks) for j, blocks in enumerate(slots))
     widths = _sorted(block.width for blocks in slots for block in blocks)
-    return Stage(table.name, widths, _sorted(table.depths), places)
+    return StageChoices(table.name, widths, _sorted(table.depths), places)
 
 
-def _made_place(name: str, j: int, blocks: Sequence[DepthwiseSeparable]) -> Place:
+def _block_choices(name: str, j: int, blocks: Sequence[DepthwiseSeparable]) -> BlockChoices:
     where = f"{name} block {j + 1}"
     _constant(where, blocks, _MAY_VARY["stage"])
     first = blocks[0]
@@ -241,9 +247,9 @@ def _made_place(name: str, j: int, blocks: Sequence[DepthwiseSeparable]) -> Plac
         raise _Unmaskable(f"{where}: a stride of {first.stride} where a block may be absent")
     kernels = {block.kernel for block in blocks}
     if any(not isinstance(k, int) or k % 2 == 0 for k in kernels):
-        raise _Unmaskable(f"{where}: a kernel that is no odd number: {listing(kernels)}")
+        raise _Unmaskable(f"{where}: a kernel that is not an odd number: {listing(kernels)}")
     se = tuple(sorted({block.se for block in blocks}))
-    return Place(first.stride, _sorted(kernels), se, _acts(where, blocks))  # type: ignore[arg-type]
+    return BlockChoices(first.stride, _sorted(kernels), se, _acts(where, blocks))  # type: ignore[arg-type]
 
 
 def _sorted(values: Iterable[int]) -> tuple[int, ...]:
@@ -259,7 +265,7 @@ def _acts(where: str, blocks: Sequence[Any]) -> tuple[str, ...]:
 
 
 def _chains(table: ElementTable) -> Iterable[list[Block]]:
-    """Yield, for each stage-wide combination of choices, the blocks that it can give."""
+    """Yield the blocks of each stage-wide combination of choices."""
     for g, totals in table.totals.items():
         total = min(totals)[0] if totals else (1, 1)
         for s in range(len(table.signatures)):
@@ -269,19 +275,19 @@ def _chains(table: ElementTable) -> Iterable[list[Block]]:
 
 
 def _typed(table: ElementTable, j: int, kind: type[B]) -> list[B]:
-    """Return the different blocks that can stand at a slot, all of one kind."""
-    found: dict[Block, None] = {}
+    """Return the distinct blocks that a slot can have, all of one kind."""
+    blocks: dict[Block, None] = {}
     for g, totals in table.totals.items():
         signatures, combos = range(len(table.signatures)), range(len(table.slot_values[j]))
         for total, s, c in itertools.product({t for t, _ in totals}, signatures, combos):
-            found.setdefault(table.block(g, s, j, c, total))
-    made = [block for block in found if isinstance(block, kind)]
-    kinds = sorted({block.type for block in found})
+            blocks.setdefault(table.block(g, s, j, c, total))
+    of_kind = [block for block in blocks if isinstance(block, kind)]
+    kinds = sorted({block.type for block in blocks})
     if len(kinds) > 1:
         raise _Unmaskable(f"{table.name}_block is a choice of block types: {listing(kinds)}")
-    if len(made) < len(found):
+    if len(of_kind) < len(blocks):
         raise _Unmaskable(f"{table.name}: a block of type {kinds[0]}, not {kind.type}")
-    return made
+    return of_kind
 
 
 def _constant(where: str, blocks: Sequence[Block], free: Sequence[str]) -> None:
@@ -294,11 +300,11 @@ def _constant(where: str, blocks: Sequence[Block], free: Sequence[str]) -> None:
 
 # -- roles of weights ------------------------------------------------------------------------------
 
-Roles = dict[str, str]  # role -> start of the names of its weights
+Roles = dict[str, str]  # role -> prefix of the names of its weights
 
 
 def roles(arch: Arch, classes: int) -> tuple[Roles, ...]:
-    """Return for each block what its weights are called, by what they do.
+    """Return the name prefixes of each block's weights, by role.
 
     The roles are ``conv`` of the stem; ``depthwise``, ``se`` and ``pointwise`` of a block; ``conv`` and
     ``linear`` of the head.
@@ -313,18 +319,18 @@ def roles(arch: Arch, classes: int) -> tuple[Roles, ...]:
 def _roles(layer: layers.Layer, name: str) -> Roles:
     if not isinstance(layer, layers.Chain):
         return {"conv": name}
-    found: Roles = {}
+    roles_of_layers: Roles = {}
     convs = 0
     for i, inner in enumerate(layer.layers):
         path = f"{name}/{i}"
         match inner:
             case layers.SqueezeExcite():
-                found["se"] = path
+                roles_of_layers["se"] = path
             case layers.Linear():
-                found["linear"] = path
+                roles_of_layers["linear"] = path
             case layers.Conv():
-                found[("depthwise", "pointwise")[convs]] = path
+                roles_of_layers[("depthwise", "pointwise")[convs]] = path
                 convs += 1
-    if "linear" in found and convs:
-        found["conv"] = found.pop("depthwise")
-    return found
+    if "linear" in roles_of_layers and convs:
+        roles_of_layers["conv"] = roles_of_layers.pop("depthwise")
+    return roles_of_layers

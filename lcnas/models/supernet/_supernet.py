@@ -1,4 +1,4 @@
-"""Supernet: weights for all networks of a space, and what any of them computes."""
+"""Supernet: weights for all networks of a space, and their outputs."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ from lcnas.models import ops
 from lcnas.models.supernet import _active, _buckets, _plan
 from lcnas.models.supernet._active import Active
 from lcnas.models.supernet._buckets import Widths
-from lcnas.models.supernet._forward import Drop, Moments, Net, Weights, forward
-from lcnas.models.supernet._plan import Plan, Roles
+from lcnas.models.supernet._forward import BucketNetwork, Drop, Moments, Weights, forward
+from lcnas.models.supernet._plan import Roles, SupernetPlan
 from lcnas.spaces import Space
 
 Array = jax.Array
 Arrays = dict[str, NDArray[np.float32]]
 
-_SAMPLE = 512  # networks that buckets are chosen for
+_SAMPLE = 512  # networks by which buckets are chosen
 _STATS = ("/mean", "/var")
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """A maximal network; what it holds runs in it."""
+    """A maximal network, in which all networks that it holds can run."""
 
     number: int
     widths: Widths  # of the stem and of each stage
     shapes: Mapping[str, Shape] = field(compare=False, repr=False)  # of its weights, by name
-    net: Net = field(compare=False, repr=False)
+    network: BucketNetwork = field(compare=False, repr=False)
 
     def holds(self, active: Active) -> bool:
-        """Return whether a network fits."""
+        """Return whether the bucket holds a network."""
         return bool((np.asarray(active.widths) <= np.array(self.widths)).all())
 
     def of(self, weights: Mapping[str, Any]) -> dict[str, Any]:
-        """Return its weights (or statistics) out of those of the whole supernet: the leading slices."""
+        """Return the bucket's weights (or statistics): leading slices of the whole supernet's."""
         return {
             name: value[tuple(slice(n) for n in self.shapes[name])]
             for name, value in weights.items()
@@ -55,15 +55,15 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Supernet:
-    """The networks of a space in one set of weights; made by :meth:`of`.
+    """The networks of a space in one set of weights; see :meth:`of`.
 
-    Weights are called as :func:`lcnas.onnx_export.names` calls those of the largest network, :attr:`arch`.
-    Where some networks have the head's 1x1 convolution and others have not, there is a second linear layer,
-    on the pooled map itself, ``head/direct``. A narrower network has the leading channels, a smaller kernel
-    is the middle of the largest, a shallower stage has the first blocks.
+    Weights have the names of :func:`lcnas.onnx_export.names` for the largest network, :attr:`arch`.
+    If some networks have the head's 1x1 convolution and others do not, there is a second linear layer,
+    on the pooled map, ``head/direct``. A narrower network has the leading channels, a smaller kernel
+    is the centre of the largest, a shallower stage has the first blocks.
     """
 
-    plan: Plan
+    plan: SupernetPlan
     classes: int
     resolution: Resolution  # of training and evaluation, pixels
     bucket_widths: tuple[Widths, ...]  # cheapest first; the last holds every network
@@ -84,29 +84,29 @@ class Supernet:
         """Return the supernet of a space.
 
         Args:
-            space: its networks; restricted, since all are trained at the cost of their bucket.
-            classes: outputs.
-            resolution: of training and evaluation, pixels; the space's own says what latency means.
-            buckets: how many width buckets at most.
-            sample: codes (n, genes) of networks such as will run, by which buckets are chosen; None: drawn
+            space: the space, preferably restricted: every network costs as much as its bucket.
+            classes: outputs of the last layer.
+            resolution: of training and evaluation, pixels; the space's own is for latency.
+            buckets: maximum number of width buckets.
+            sample: codes (n, genes) of typical networks, by which buckets are chosen; None: sampled
                 uniformly over the space.
-            dropout: rate in front of the last layer of the largest network; None: the head's own.
+            dropout: rate before the last layer of the largest network; None: the head's.
 
         Raises:
-            ModelError: masks cannot run the space; names what they cannot.
+            ModelError: masks cannot run the space's networks; says why.
         """
         if isinstance(buckets, bool) or not isinstance(buckets, int) or buckets < 1:
             raise ModelError(f"buckets: {shorten(buckets)} is not a whole number of at least 1")
         plan = _plan.plan_of(space)
         codes = space.sample_codes(_SAMPLE, np.random.default_rng(0)) if sample is None else sample
         drawn = [_active.active(plan, arch) for arch in space.decode(codes)]
-        drawn += [_active.smallest(plan)] * max(1, len(drawn) // 2)  # one in three is, in training
+        drawn += [_active.smallest(plan)] * max(1, len(drawn) // 2)  # as in training: one in three
         every = _active.stacked(drawn)
         widths = _buckets.choose(plan, buckets, every.widths, every.depths)
         size = check_resolution(resolution)
         return cls(plan, check_classes(classes), size, widths, dropout)
 
-    # -- what there is --
+    # -- contents --
 
     @functools.cached_property
     def arch(self) -> Arch:
@@ -131,28 +131,28 @@ class Supernet:
         assert isinstance(head, Classifier)
         own = head.dropout if head.width else 0.0
         rate = own if self.dropout is None else self.dropout
-        net = Net(self.plan, widths, tuple(roles), ops.LAYOUTS[self.layout], rate)
-        return Bucket(number, widths, shapes, net)
+        network = BucketNetwork(self.plan, widths, tuple(roles), ops.LAYOUTS[self.layout], rate)
+        return Bucket(number, widths, shapes, network)
 
     @functools.cached_property
     def params(self) -> dict[str, Shape]:
-        """Name -> shape of all that is trained."""
+        """Name -> shape of all trained weights."""
         return {n: s for n, s in self.buckets[-1].shapes.items() if not n.endswith(_STATS)}
 
     def active(self, arch: Arch) -> Active:
-        """Return how a network lies in the supernet.
+        """Return a network's choices in the supernet.
 
         Raises:
-            ModelError: it does not; names the block and what it could be.
+            ModelError: the network does not fit; names the block and the allowed values.
         """
         return _active.active(self.plan, arch)
 
     def largest(self) -> Active:
-        """Return what is largest in each way."""
+        """Return the largest choice everywhere; it need not be a network of the space."""
         return _active.largest(self.plan)
 
     def smallest(self) -> Active:
-        """Return what is smallest in each way."""
+        """Return the smallest choice everywhere; it need not be a network of the space."""
         return _active.smallest(self.plan)
 
     def bucket_of(self, active: Active) -> Bucket:
@@ -162,92 +162,92 @@ class Supernet:
     # -- weights --
 
     def init(self, seed: int) -> Arrays:
-        """Return initial weights: those that :func:`lcnas.models.build` draws for the largest network."""
+        """Return initial weights: those of :func:`lcnas.models.build` for the largest network."""
         model = models.build(self.arch, self.classes, nnx.Rngs(seed))
-        made = {n: np.array(w) for n, w in model.weights().items() if not n.endswith(_STATS)}
+        weights = {n: np.array(w) for n, w in model.weights().items() if not n.endswith(_STATS)}
         rng = np.random.default_rng((seed, 1))
         for name, shape in self.params.items():
-            if name not in made:  # Glorot's, as of every linear layer (network.py)
+            if name not in weights:  # Glorot's, as for every linear layer (network.py)
                 limit = (6 / sum(shape)) ** 0.5 if len(shape) > 1 else 0.0
-                made[name] = rng.uniform(-limit, limit, shape).astype(np.float32)
-        return {name: made[name] for name in self.params}
+                weights[name] = rng.uniform(-limit, limit, shape).astype(np.float32)
+        return {name: weights[name] for name in self.params}
 
     def started(self, seed: int, published: Mapping[str, Any], arch: Arch) -> tuple[Arrays, str]:
-        """Return initial weights with a published network's where they fit, and what was taken, in words.
+        """Return initial weights, with a published network's where they fit, and a note of what was used.
 
-        Each weight gets the largest leading part (of kernels the middle) that both have; all else is
-        drawn. A last layer of other classes is not taken.
+        Each weight gets the largest leading part (of kernels the centre) that both have; the rest is
+        random. A last layer for another number of classes is not used.
 
         Args:
-            seed: of what is drawn.
+            seed: seed of the random weights.
             published: weights by the names of :func:`lcnas.onnx_export.names`, such as
                 ``models.load_pretrained(path).weights()``.
-            arch: the network that they are of.
+            arch: the published network.
 
         Raises:
-            ModelError: the network has other stages than the space, or no weight fits.
+            ModelError: the network's stages are not the space's, or no weight fits.
         """
-        made = self.init(seed)
+        weights = self.init(seed)
         classes = _classes(published, arch)
         taken: dict[str, int] = {}  # name -> values
         for name, theirs, full in self._pairs(arch, classes):
             if theirs.endswith(_STATS) or ("linear" in full and classes != self.classes):
                 continue
-            taken[name] = _paste(made[name], np.asarray(published[theirs], np.float32))
+            taken[name] = _paste(weights[name], np.asarray(published[theirs], np.float32))
         if not taken:
             raise ModelError(f"init: {arch.name or arch} has no weight that fits the supernet")
-        every = sum(w.size for w in made.values())
-        said = (
-            f"{len(taken)} of {len(made)} weights begin with those of {arch.name or arch.id[:8]}: "
+        every = sum(w.size for w in weights.values())
+        note = (
+            f"{len(taken)} of {len(weights)} weights begin with those of {arch.name or arch.id[:8]}: "
             f"{sum(taken.values()):,} of {every:,} values"
         )
-        return made, said
+        return weights, note
 
     def cut(self, weights: Mapping[str, Any], stats: Mapping[str, Any], arch: Arch) -> Arrays:
-        """Return a network's own weights, by the names of ``onnx_export.names(arch, classes)``.
+        """Return a network's weights, by the names of ``onnx_export.names(arch, classes)``.
 
         Args:
-            weights: of the supernet, or of a bucket that holds the network.
-            stats: its running statistics by the supernet's names, as wide or wider.
+            weights: weights of the supernet, or of a bucket that holds the network.
+            stats: its running statistics, by the supernet's names, at least as wide.
             arch: the network.
         """
         self.active(arch)
         shapes = onnx_export.names(arch, self.classes)
         both = {**weights, **stats}
-        found = {theirs: name for name, theirs, _ in self._pairs(arch, self.classes)}
-        return {name: _cropped(both[found[name]], shape) for name, shape in shapes.items()}
+        names_here = {theirs: name for name, theirs, _ in self._pairs(arch, self.classes)}
+        return {name: _cropped(both[names_here[name]], shape) for name, shape in shapes.items()}
 
     def _pairs(self, arch: Arch, classes: int) -> list[tuple[str, str, str]]:
-        """Return (name here, name in the network, role) of each of a network's weights."""
+        """Return (name in the supernet, name in the network, role) of each weight of a network."""
         places = self._places(arch)
         names = list(onnx_export.names(arch, classes))
-        made = []
-        for mine, theirs in zip(places, _plan.roles(arch, classes), strict=True):
+        pairs = []
+        for ours, theirs in zip(places, _plan.roles(arch, classes), strict=True):
             for role, start in theirs.items():
-                direct = role == "linear" and "conv" not in theirs and "direct" in mine
-                here = mine.get("direct" if direct else role)
-                made += [
+                direct = role == "linear" and "conv" not in theirs and "direct" in ours
+                here = ours.get("direct" if direct else role)
+                pairs += [
                     (f"{here}{name.removeprefix(start)}", name, role)
                     for name in names
                     if name.startswith(f"{start}/") and here is not None
                 ]
-        return made
+        return pairs
 
     def _places(self, arch: Arch) -> list[Roles]:
-        """Return the roles here of each block of a network."""
-        roles, made = list(self.buckets[-1].net.roles), []
+        """Return the supernet's roles of each block of a network."""
+        roles, places = list(self.buckets[-1].network.roles), []
         if len(arch.stages) != len(self.plan.stages) + 2:
             raise ModelError(f"supernet: {arch.name or arch} has not the stages of the space")
-        made.append(roles.pop(0))
-        for stage, given in zip(self.plan.stages, arch.stages[1:-1], strict=True):
+        places.append(roles.pop(0))
+        for stage, arch_stage in zip(self.plan.stages, arch.stages[1:-1], strict=True):
             here = [roles.pop(0) for _ in stage.places]
-            if len(given.blocks) > len(here):
+            if len(arch_stage.blocks) > len(here):
                 raise ModelError(
-                    f"supernet: {arch.name or arch} has {len(given.blocks)} blocks in {stage.name}, "
+                    f"supernet: {arch.name or arch} has {len(arch_stage.blocks)} blocks in {stage.name}, "
                     f"the space {len(here)} at most"
                 )
-            made += here[: len(given.blocks)]
-        return [*made, roles.pop(0)]
+            places += here[: len(arch_stage.blocks)]
+        return [*places, roles.pop(0)]
 
     # -- computing --
 
@@ -263,24 +263,24 @@ class Supernet:
     ) -> tuple[Array, Moments]:
         """Return a network's logits (n, classes), and the mean and variance of each batch norm.
 
-        A pure function, to be traced; it maps over ``active`` (and ``stats``) by ``jax.vmap``.
+        A pure function for tracing; ``jax.vmap`` can map it over ``active`` (and ``stats``).
 
         Args:
-            weights: by name, of the whole supernet or of the bucket: it takes its slices.
-            stats: means and variances by name; None: the batch's own, as in training.
-            active: the network.
+            weights: by name, of the whole supernet or of the bucket, which uses its slices.
+            stats: means and variances by name; None: the batch's, as in training.
+            active: the network to run.
             images: (n, height, width, 3), float32, normalised.
-            bucket: where it runs; None: the last, which holds every network.
-            dropout: the key and whether it is on; None: off.
+            bucket: bucket to run in; None: the last one, which holds every network.
+            dropout: key and whether it is on; None: off.
         """
         chosen = self.buckets[-1] if bucket is None else bucket
         known = None if stats is None else chosen.of(stats)
-        return forward(chosen.net, chosen.of(weights), known, active, images, dropout)
+        return forward(chosen.network, chosen.of(weights), known, active, images, dropout)
 
-    # -- plain data --
+    # -- serialisation --
 
     def to_data(self) -> dict[str, Any]:
-        """Return plain data for JSON; the layout is the machine's affair and not in it."""
+        """Return a dict for JSON, without the layout, which depends on the machine."""
         resolution = self.resolution
         return {
             "plan": self.plan.to_data(),
@@ -292,15 +292,17 @@ class Supernet:
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Supernet:
-        """Return the supernet of such data.
+        """Return the supernet of a dict from :meth:`to_data`.
 
         Raises:
-            ModelError: it is none.
+            ModelError: it is not one.
         """
         try:
             widths = tuple(tuple(w) for w in data["bucket_widths"])
             size = check_resolution(data["resolution"])
-            return cls(Plan.from_data(data["plan"]), data["classes"], size, widths, data["dropout"])
+            return cls(
+                SupernetPlan.from_data(data["plan"]), data["classes"], size, widths, data["dropout"]
+            )
         except (KeyError, TypeError) as error:
             raise ModelError(f"supernet: no supernet: {shorten(str(error))}") from None
 
@@ -313,14 +315,14 @@ def _classes(weights: Mapping[str, Any], arch: Arch) -> int:
     return int(weights[name].shape[0])
 
 
-def _inside(shape: Shape, wanted: Shape) -> tuple[slice, ...]:
-    """Return where in a weight of ``shape`` a smaller one lies: in the middle of a kernel, else in front."""
-    made = [slice(n) for n in wanted]
+def _inside(shape: Shape, inner: Shape) -> tuple[slice, ...]:
+    """Return the slices of a smaller weight in one of ``shape``: central of a kernel, leading otherwise."""
+    slices = [slice(n) for n in inner]
     if len(shape) == 4:
         for axis in (0, 1):
-            start = (shape[axis] - wanted[axis]) // 2
-            made[axis] = slice(start, start + wanted[axis])
-    return tuple(made)
+            start = (shape[axis] - inner[axis]) // 2
+            slices[axis] = slice(start, start + inner[axis])
+    return tuple(slices)
 
 
 def _cropped(weight: Any, shape: Shape) -> NDArray[np.float32]:
@@ -328,8 +330,8 @@ def _cropped(weight: Any, shape: Shape) -> NDArray[np.float32]:
     return np.ascontiguousarray(array[_inside(array.shape, shape)])
 
 
-def _paste(ours: NDArray[np.float32], given: NDArray[np.float32]) -> int:
-    """Write the part that both have into ours; return how many values that is."""
-    common = tuple(min(a, b) for a, b in zip(ours.shape, given.shape, strict=True))
-    ours[_inside(ours.shape, common)] = given[_inside(given.shape, common)]
+def _paste(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> int:
+    """Write the part that both have into ours; return its number of values."""
+    common = tuple(min(a, b) for a, b in zip(ours.shape, theirs.shape, strict=True))
+    ours[_inside(ours.shape, common)] = theirs[_inside(theirs.shape, common)]
     return int(np.prod(common))

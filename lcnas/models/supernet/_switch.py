@@ -1,4 +1,4 @@
-"""Batch norm with an activation that is chosen when the program runs."""
+"""Batch norm with an activation that is chosen at run time."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def norm_switch(
     layout: Layout,
     epsilon: float,
 ) -> tuple[Array, Array, Array]:
-    """Return what :func:`lcnas.models.ops.norm_act` does, for one of several activations.
+    """Return :func:`lcnas.models.ops.norm_act` for one of several activations.
 
     Args:
         x: a map in ``layout``.
-        scale: of the norm, (channels,).
-        shift: of the norm, (channels,).
+        scale: scale of the norm, (channels,).
+        shift: shift of the norm, (channels,).
         act: number of the activation, (), int32.
-        names: of the activations.
-        numbers: of each name.
-        layout: of x and of the result.
+        names: names of the activations.
+        numbers: number of each name.
+        layout: layout of x and of the result.
         epsilon: added to the variance.
     """
     if len(names) == 1:
@@ -79,21 +79,21 @@ def _forward(
 
 
 def _chosen(values: list[Array], numbers: Numbers, act: Array) -> Array:
-    made = values[-1]
+    selected = values[-1]
     for value, number in zip(values[:-1], numbers[:-1], strict=True):
-        made = jnp.where(act == number, value, made)
-    return made
+        selected = jnp.where(act == number, value, selected)
+    return selected
 
 
 def _backward(
-    names: Names, numbers: Numbers, layout: Layout, _: float, saved: Any, given: Any
+    names: Names, numbers: Numbers, layout: Layout, _: float, saved: Any, gradients: Any
 ) -> tuple[Array, Array, Array, Any]:
     x, scale, shift, act, mean, rstd = saved
     at = layout.per_channel
     normal = (x - at(mean)) * at(rstd)
     u = normal * at(scale) + at(shift)
     slope = _chosen([ops._SLOPES[name](u) for name in names], numbers, act)
-    g = given[0] * slope
+    g = gradients[0] * slope
     d_shift, d_scale = ops._channel_sum(g, layout), ops._channel_sum(g * normal, layout)
     count = x.size // x.shape[layout.channel]
     dx = at(rstd * scale) * (g - at(d_shift / count) - normal * at(d_scale / count))

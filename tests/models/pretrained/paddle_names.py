@@ -32,8 +32,8 @@ V2 = ((64, 3, False, False), (128, 3, False, False), (256, 5, True, True), (512,
 
 
 def rounded(value):
-    made = max(8, int(value + 4) // 8 * 8)
-    return made + 8 if made < 0.9 * value else made
+    width = max(8, int(value + 4) // 8 * 8)
+    return width + 8 if width < 0.9 * value else width
 
 
 def conv_bn(name, inputs, outputs, kernel=1, groups=1):

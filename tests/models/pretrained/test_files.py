@@ -1,4 +1,4 @@
-"""Formats: what PyTorch, Paddle and safetensors write is read back, and what is broken is told."""
+"""Formats: what PyTorch, Paddle and safetensors write is read back, and errors name what is broken."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def torch(monkeypatch):
         monkeypatch.setitem(sys.modules, name, module)
 
 
-def check(found, wanted):
-    assert list(found) == list(wanted)
-    for name, array in wanted.items():
-        np.testing.assert_array_equal(found[name], array)
-        assert found[name].dtype == array.dtype
+def check(loaded, reference):
+    assert list(loaded) == list(reference)
+    for name, array in reference.items():
+        np.testing.assert_array_equal(loaded[name], array)
+        assert loaded[name].dtype == array.dtype
 
 
 WRITERS = [writers.torch_zip, writers.torch_legacy]
@@ -66,10 +66,10 @@ def test_a_network_of_timm_in_pytorchs_formats(write, suffix, tmp_path):
     rows = timm_names.mobilenetv3_small(0.5, 3)
     file = tmp_path / f"mobilenetv3_small_050{suffix}"
     file.write_bytes(write(*writers.tensors(numbered(rows))))
-    found = pretrained.read(file)
-    assert found.arch.name == "mobilenetv3_small_050"
-    assert [np.unique(a).item() for a in found.weights.values()] == list(
-        range(1, len(found.weights) + 1)
+    loaded = pretrained.read(file)
+    assert loaded.arch.name == "mobilenetv3_small_050"
+    assert [np.unique(a).item() for a in loaded.weights.values()] == list(
+        range(1, len(loaded.weights) + 1)
     )
 
 
@@ -113,8 +113,8 @@ def test_checkpoints_around_a_state_dict(key, tmp_path):
     state, stores = writers.tensors(ARRAYS)
     checkpoint = {"epoch": 3, key: state, "metric": 71.3, "arch": "lcnet_050"}
     (tmp_path / "w.pt").write_bytes(writers.torch_zip(checkpoint, stores))
-    wanted = {f"{key}.{name}": array for name, array in ARRAYS.items()}
-    check(_files.torch_pickle(tmp_path / "w.pt").arrays, wanted)
+    reference = {f"{key}.{name}": array for name, array in ARRAYS.items()}
+    check(_files.torch_pickle(tmp_path / "w.pt").arrays, reference)
 
 
 @pytest.mark.usefixtures("torch")
@@ -127,8 +127,8 @@ def test_arrays_in_dicts_and_lists_of_dicts_that_may_hold_themselves(tmp_path):
         deep = {"d": deep}
     root = {"a": state["a"], "list": [3, (inner, "text")], "deep": deep}
     (tmp_path / "w.pt").write_bytes(writers.torch_zip(root, stores))
-    found = _files.torch_pickle(tmp_path / "w.pt").arrays
-    check(found, {"a": ARRAYS["a"], "list.1.0.b": ARRAYS["b"]})
+    loaded = _files.torch_pickle(tmp_path / "w.pt").arrays
+    check(loaded, {"a": ARRAYS["a"], "list.1.0.b": ARRAYS["b"]})
 
 
 @pytest.mark.usefixtures("torch")
@@ -141,19 +141,21 @@ def test_the_network_in_a_checkpoint_is_found_however_it_is_wrapped(write, suffi
     adam = {"state": {0: {"exp_avg": state["bn1.bias"]}}, "param_groups": [{"lr": 0.1}]}
     root = {"epoch": 3, "trainer": {"networks": [{"weights": wrapped}]}, "optimizer": adam}
     (tmp_path / f"w{suffix}").write_bytes(write(root, stores))
-    found = pretrained.read(tmp_path / f"w{suffix}")
-    assert found.arch.name == "lcnet_035"
-    assert [np.unique(a).item() for a in found.weights.values()] == list(
-        range(1, len(found.weights) + 1)
+    loaded = pretrained.read(tmp_path / f"w{suffix}")
+    assert loaded.arch.name == "lcnet_035"
+    assert [np.unique(a).item() for a in loaded.weights.values()] == list(
+        range(1, len(loaded.weights) + 1)
     )
-    assert found.source.endswith("under 'trainer.networks.0.weights.module.timm_model'")
+    assert loaded.source.endswith("under 'trainer.networks.0.weights.module.timm_model'")
 
 
 @pytest.mark.usefixtures("torch")
 def test_the_weights_that_timm_would_take_out_of_a_checkpoint(tmp_path):
-    plain, smooth = (numbered(timm_names.lcnet(0.35, 3)) for _ in range(2))
+    unsmoothed, smooth = (numbered(timm_names.lcnet(0.35, 3)) for _ in range(2))
     smooth = {name: np.asarray(array + 0.5, array.dtype) for name, array in smooth.items()}
-    both = {f"p.{name}": a for name, a in plain.items()} | {f"s.{n}": a for n, a in smooth.items()}
+    both = {f"p.{name}": a for name, a in unsmoothed.items()} | {
+        f"s.{n}": a for n, a in smooth.items()
+    }
     tensors, stores = writers.tensors(both)
     part = {
         mark: OrderedDict((n[2:], t) for n, t in tensors.items() if n.startswith(mark))
@@ -221,7 +223,7 @@ def rezipped(data, change):
     [
         ({"archive/data/0": None}, "the archive has no 'archive/data/0'"),
         ({"archive/data/0": b"1234"}, "needs 96 bytes, not 4"),
-        ({"archive/data.pkl": None}, "torch.save has not made"),
+        ({"archive/data.pkl": None}, "not torch.save's"),
         ({"archive/data.pkl": b"cos\nsystem\n."}, r"names 'os\.system'"),
         ({"archive/byteorder": b"big"}, "big-endian"),
     ],
@@ -275,7 +277,7 @@ def test_broken_old_files(tmp_path):
     with pytest.raises(PretrainedError, match="a storage of 25 values, not 24"):
         pretrained.read(tmp_path / "w.pt")
     (tmp_path / "w.pt").write_bytes(pickle.dumps(ARRAYS))
-    with pytest.raises(PretrainedError, match=r"none that torch\.save has made"):
+    with pytest.raises(PretrainedError, match=r"not torch\.save's"):
         pretrained.read(tmp_path / "w.pt")
     little = b"little_endianq\x02\x88"
     assert little in data
@@ -293,10 +295,10 @@ def test_pdparams(protocol, tmp_path):
     rows = numbered(paddle_names.lcnet(0.5, 3))
     table = {"StructuredToParameterName@@": {name: f"{name}_0" for name in rows}}
     (tmp_path / "w.pdparams").write_bytes(pickle.dumps(rows | table, protocol))
-    found = pretrained.read(tmp_path / "w.pdparams")
-    assert found.arch == zoo.load("pplcnet_0.5x")
-    assert np.unique(found.weights["stem/kernel"]) == 1
-    assert found.source == "PaddleClas's PP-LCNet in Paddle's pickle, w.pdparams"
+    loaded = pretrained.read(tmp_path / "w.pdparams")
+    assert loaded.arch == zoo.load("pplcnet_0.5x")
+    assert np.unique(loaded.weights["stem/kernel"]) == 1
+    assert loaded.source == "PaddleClas's PP-LCNet in Paddle's pickle, w.pdparams"
 
 
 def test_pdparams_of_tensors(tmp_path):
@@ -353,9 +355,9 @@ def safetensors(tensors, metadata=None):
 
 def test_safetensors(tmp_path):
     save_file(dict(ARRAYS), tmp_path / "w.safetensors", {"format": "pt"})
-    found = _files.safetensors(tmp_path / "w.safetensors")
-    check({name: found.arrays[name] for name in ARRAYS}, ARRAYS)
-    assert found.about == {"format": "pt"}
+    loaded = _files.safetensors(tmp_path / "w.safetensors")
+    check({name: loaded.arrays[name] for name in ARRAYS}, ARRAYS)
+    assert loaded.metadata == {"format": "pt"}
 
 
 def test_bfloat16_of_safetensors(tmp_path):

@@ -1,7 +1,7 @@
 """timm's and PaddleClas's names: every tensor of every network goes where it belongs.
 
 The tables of names and shapes are made apart from lcnas. Each tensor is filled with its own number,
-so that a network read from a file tells which tensor went where.
+so that the weights of a network read from a file show which tensor went where.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ UNTRAINED = ("running_mean", "running_var", "num_batches_tracked", "_mean", "_va
 def numbered(rows):
     """Return name -> float array, the i-th (but for counters) filled with i, from 1."""
     weights = [(name, shape) for name, shape in rows if not name.endswith("batches_tracked")]
-    made = {name: np.full(shape, i, np.float32) for i, (name, shape) in enumerate(weights, 1)}
+    arrays = {name: np.full(shape, i, np.float32) for i, (name, shape) in enumerate(weights, 1)}
     counters = {name: np.array(7) for name, shape in rows if name.endswith("batches_tracked")}
-    return made | counters
+    return arrays | counters
 
 
 def read_timm(rows, folder, arch=None, **settings):
@@ -95,14 +95,14 @@ def test_the_tables_have_as_many_params_as_timm(name):
 def test_timm(name, tmp_path):
     function, scale, settings = TIMM[name]
     rows = function(scale, CLASSES, **settings)
-    found = read_timm(rows, tmp_path)
-    assert found.arch.name == name
-    assert found.classes == CLASSES
-    assert cost.params(found.arch, CLASSES, training=True) == trained(rows)
+    loaded = read_timm(rows, tmp_path)
+    assert loaded.arch.name == name
+    assert loaded.classes == CLASSES
+    assert cost.params(loaded.arch, CLASSES, training=True) == trained(rows)
     # Both lists are in the order of execution, so the numbers come back in theirs.
-    values = [np.unique(array).tolist() for array in found.weights.values()]
+    values = [np.unique(array).tolist() for array in loaded.weights.values()]
     assert values == [[i] for i in range(1, len(values) + 1)]
-    assert list(found.weights) == list(onnx_export.names(found.arch, CLASSES))
+    assert list(loaded.weights) == list(onnx_export.names(loaded.arch, CLASSES))
 
 
 PADDLE = {
@@ -119,19 +119,19 @@ PADDLE = {
 @pytest.mark.parametrize("name", PADDLE)
 def test_paddleclas(name, tmp_path):
     rows = PADDLE[name]()
-    found = read_paddle(rows, tmp_path)
-    assert found.arch.name == name
-    assert cost.params(found.arch, CLASSES, training=True) == trained(rows)
-    (kernel,) = [k for k in found.weights if k.startswith("head") and k.endswith("/4/kernel")]
-    gates = [k for k in found.weights if "/expand/" in k]
-    factors = dict.fromkeys(found.weights, 1.0) | {kernel: 0.8}  # the dropout of 0.2
+    loaded = read_paddle(rows, tmp_path)
+    assert loaded.arch.name == name
+    assert cost.params(loaded.arch, CLASSES, training=True) == trained(rows)
+    (kernel,) = [k for k in loaded.weights if k.startswith("head") and k.endswith("/4/kernel")]
+    gates = [k for k in loaded.weights if "/expand/" in k]
+    factors = dict.fromkeys(loaded.weights, 1.0) | {kernel: 0.8}  # the dropout of 0.2
     if name.startswith("MobileNetV3"):
         factors |= dict.fromkeys(gates, 1.2)  # the gate's slope: 0.2 for 1 / 6
     assert gates
-    wanted = [i * factors[k] for i, k in enumerate(found.weights, 1)]
-    values = [np.unique(array).tolist() for array in found.weights.values()]
+    reference = [i * factors[k] for i, k in enumerate(loaded.weights, 1)]
+    values = [np.unique(array).tolist() for array in loaded.weights.values()]
     assert all(len(value) == 1 for value in values)
-    np.testing.assert_allclose(np.ravel(values), wanted, rtol=1e-6)
+    np.testing.assert_allclose(np.ravel(values), reference, rtol=1e-6)
 
 
 def test_paddleclas_keeps_a_merged_convolution_beside_its_branches(tmp_path):
@@ -229,13 +229,13 @@ def test_paddles_linear_layers_are_not_turned(tmp_path):
 
 def test_another_network_with_timms_names(tmp_path):
     rows = timm_names.mobilenetv3_small(0.6, CLASSES)
-    with pytest.raises(PretrainedError, match=r"none of the networks .* give it as arch="):
+    with pytest.raises(PretrainedError, match=r"not among the known networks .* give it as arch="):
         read_timm(rows, tmp_path)
     arch = mobilenet_v3_small(0.6, paddle=False, resolution=96)
-    found = read_timm(rows, tmp_path, arch)
-    assert found.arch is arch
-    assert [np.unique(a).item() for a in found.weights.values()] == list(
-        range(1, len(found.weights) + 1)
+    loaded = read_timm(rows, tmp_path, arch)
+    assert loaded.arch is arch
+    assert [np.unique(a).item() for a in loaded.weights.values()] == list(
+        range(1, len(loaded.weights) + 1)
     )
 
 
@@ -265,13 +265,15 @@ def under(prefix, rows=LCNET, plus=0.0):
 )
 def test_prefixes_are_found_by_the_names(prefix, tmp_path):
     save_file(under(prefix), tmp_path / "w.safetensors")
-    found = pretrained.read(tmp_path / "w.safetensors")
-    assert found.arch.name == "lcnet_050"
-    assert [np.unique(a).item() for a in found.weights.values()] == list(
-        range(1, len(found.weights) + 1)
+    loaded = pretrained.read(tmp_path / "w.safetensors")
+    assert loaded.arch.name == "lcnet_050"
+    assert [np.unique(a).item() for a in loaded.weights.values()] == list(
+        range(1, len(loaded.weights) + 1)
     )
-    said = ".".join(part for part in prefix[:-1].split(".") if not part.startswith("_"))
-    assert found.source == "timm in safetensors, w.safetensors" + (f", under {said!r}" * bool(said))
+    shown = ".".join(part for part in prefix[:-1].split(".") if not part.startswith("_"))
+    assert loaded.source == "timm in safetensors, w.safetensors" + (
+        f", under {shown!r}" * bool(shown)
+    )
 
 
 def test_wrappers_of_inner_modules(tmp_path):
@@ -286,7 +288,7 @@ def test_wrappers_of_inner_modules(tmp_path):
     assert [np.unique(a).item() for a in weights.values()] == list(range(1, len(weights) + 1))
 
 
-def test_what_lies_beside_a_network_is_left_out_and_said(tmp_path):
+def test_what_lies_beside_a_network_is_left_out_and_reported(tmp_path):
     more = {"criterion.weight": np.ones(3, np.float32), "n_averaged": np.array(5)}
     save_file(under("module.") | more, tmp_path / "w.safetensors")
     source = pretrained.read(tmp_path / "w.safetensors").source
@@ -301,9 +303,9 @@ def test_what_lies_beside_a_network_is_left_out_and_said(tmp_path):
 @pytest.mark.parametrize(
     "smoothed", ["ema.", "model_ema.module.", "state_dict_ema.", "averaged_model.", "swa_model."]
 )
-@pytest.mark.parametrize("plain", ["model.", "state_dict.module.", "online_model.", ""])
-def test_smoothed_weights_come_first(plain, smoothed, tmp_path):
-    save_file(under(plain) | under(smoothed, plus=0.5), tmp_path / "w.safetensors")
+@pytest.mark.parametrize("unsmoothed", ["model.", "state_dict.module.", "online_model.", ""])
+def test_smoothed_weights_come_first(unsmoothed, smoothed, tmp_path):
+    save_file(under(unsmoothed) | under(smoothed, plus=0.5), tmp_path / "w.safetensors")
     assert np.unique(pretrained.read(tmp_path / "w.safetensors").weights["stem/kernel"]) == 1.5
 
 
@@ -311,13 +313,13 @@ def test_smoothed_weights_that_are_not_whole_do_not(tmp_path):
     """Some keep the trained ones alone, without running statistics."""
     ema = {name: a for name, a in under("ema.", plus=0.5).items() if "running" not in name}
     save_file(under("model.") | ema, tmp_path / "w.safetensors")
-    found = pretrained.read(tmp_path / "w.safetensors")
-    assert np.unique(found.weights["stem/kernel"]) == 1
-    assert found.source.endswith(", under 'model'")
+    loaded = pretrained.read(tmp_path / "w.safetensors")
+    assert np.unique(loaded.weights["stem/kernel"]) == 1
+    assert loaded.source.endswith(", under 'model'")
 
 
 def test_several_networks_in_a_file(tmp_path):
-    """One of another arch is told apart by arch=; of equals there is no telling, unless they are the same."""
+    """arch= selects one of another arch; equally ranked ones are an error, unless they are the same."""
     small = timm_names.lcnet(0.35, CLASSES)
     save_file(under("student.") | under("teacher.", small), tmp_path / "w.safetensors")
     for rows in (LCNET, small):
@@ -343,13 +345,13 @@ def test_a_small_file_of_very_many_prefixes(tmp_path):
 
 def test_epsilon_moves_into_the_variance(tmp_path):
     rows = timm_names.lcnet(0.35, CLASSES)
-    plain = read_timm(rows, tmp_path).weights
+    unmoved = read_timm(rows, tmp_path).weights
     moved = read_timm(rows, tmp_path, epsilon=1e-3).weights
-    for name, array in plain.items():
+    for name, array in unmoved.items():
         shift = 1e-3 - onnx_export.EPSILON if name.endswith("/var") else 0
         np.testing.assert_array_equal(moved[name], (array.astype(float) + shift).astype(np.float32))
     x = np.linspace(-2, 2, 8)
-    theirs = x / np.sqrt(plain["stem/var"] + 1e-3)
+    theirs = x / np.sqrt(unmoved["stem/var"] + 1e-3)
     np.testing.assert_allclose(x / np.sqrt(moved["stem/var"] + 1e-5), theirs, rtol=1e-6)
 
 
@@ -373,21 +375,21 @@ def test_an_epsilon_that_is_none(wrong, tmp_path):
 def test_timms_ports_of_tensorflows_weights_are_refused(tmp_path):
     arrays = numbered(timm_names.mobilenetv3_small(1.0, CLASSES))
     named = tmp_path / "tf_mobilenetv3_small_100-37f49e2b.safetensors"
-    plain = tmp_path / "model.safetensors"
-    for file in (named, plain):
+    unnamed = tmp_path / "model.safetensors"
+    for file in (named, unnamed):
         save_file(arrays, file)
     with pytest.raises(PretrainedError, match="pads as TensorFlow does"):
         pretrained.read(named)
-    assert pretrained.read(plain).arch.name == "mobilenetv3_small_100"
+    assert pretrained.read(unnamed).arch.name == "mobilenetv3_small_100"
     for text in ("{", "[]", '{"architecture": "mobilenetv3_small_100"}'):
         (tmp_path / "config.json").write_text(text)
-        assert pretrained.read(plain).arch.name == "mobilenetv3_small_100"
+        assert pretrained.read(unnamed).arch.name == "mobilenetv3_small_100"
     (tmp_path / "config.json").write_text('{"architecture": "tf_mobilenetv3_small_100"}')
     with pytest.raises(PretrainedError, match="'tf_mobilenetv3_small_100' pads as TensorFlow"):
-        pretrained.read(plain)
+        pretrained.read(unnamed)
 
 
-def test_what_is_missing_unexpected_or_of_another_shape_is_said(tmp_path):
+def test_what_is_missing_unexpected_or_of_another_shape_is_reported(tmp_path):
     rows = dict(timm_names.lcnet(0.5, CLASSES))
     del rows["blocks.3.1.bn1.weight"]
     rows["blocks.3.1.bn1.wieght"] = (128,)
@@ -419,7 +421,7 @@ def test_long_lists_are_cut(tmp_path):
         (zoo.load("pplcnet_0.25x"), "of another shape"),
         (zoo.load("vgg16"), "vgg16 has none"),
         (zoo.load("mobilenet_v2_1.0x"), "does not fit mobilenet_v2_1.0x"),
-        ("pplcnet_0.5x", "is no Arch"),
+        ("pplcnet_0.5x", "is not an Arch"),
     ],
 )
 def test_an_arch_that_does_not_fit(arch, complaint, tmp_path):
@@ -436,7 +438,7 @@ def test_an_arch_that_paddles_names_do_not_have(name, tmp_path):
 
 def test_paddles_mobilenet_v3_is_not_timms(tmp_path):
     rows = paddle_names.mobilenet_v3_small(1.0, CLASSES)
-    with pytest.raises(PretrainedError, match="has fewer convolutions than there"):
+    with pytest.raises(PretrainedError, match="has fewer convolutions than the scheme"):
         read_paddle(rows, tmp_path, mobilenet_v3_small(1.0, paddle=False))
     with pytest.raises(PretrainedError, match="of another shape"):
         read_paddle(rows, tmp_path, mobilenet_v3_small(0.5, paddle=True))
@@ -487,13 +489,13 @@ def test_half_and_double_precision_become_float32(tmp_path):
 
 
 def test_the_deep_mobilenets_have_their_depths(tmp_path):
-    found = read_timm(timm_names.mobilenetv2(1.2, CLASSES, 1.4, True), tmp_path).arch
-    depths = [len(stage.blocks) for stage in found.stages]
+    loaded = read_timm(timm_names.mobilenetv2(1.2, CLASSES, 1.4, True), tmp_path).arch
+    depths = [len(stage.blocks) for stage in loaded.stages]
     assert depths == [1, 1, 3, 5, 6, 5, 5, 1, 1, 1]
-    assert found.stages[0] == mobilenet_v2(1.0).stages[0]
+    assert loaded.stages[0] == mobilenet_v2(1.0).stages[0]
 
 
 def test_timms_head_has_a_bias(tmp_path):
-    found = read_timm(timm_names.lcnet(0.5, CLASSES), tmp_path).arch
-    assert found.blocks[:-1] == zoo.load("pplcnet_0.5x").blocks[:-1]
-    assert found.blocks[-1] == Classifier(1280, "hard_swish", bias=True)
+    loaded = read_timm(timm_names.lcnet(0.5, CLASSES), tmp_path).arch
+    assert loaded.blocks[:-1] == zoo.load("pplcnet_0.5x").blocks[:-1]
+    assert loaded.blocks[-1] == Classifier(1280, "hard_swish", bias=True)

@@ -30,14 +30,18 @@ WEIGHTS = onnx_export.init(ARCH, np.random.default_rng(0), 3)
 def test_a_file_comes_back(tmp_path):
     file = tmp_path / "net.safetensors"
     pretrained.save(file, ARCH, WEIGHTS, class_names=("cat", "dog ö", "3"), source="a test")
-    found = pretrained.read(str(file))
-    assert (found.arch, found.arch.name, found.arch.stages) == (ARCH, "a network", ARCH.stages)
-    assert (found.classes, found.class_names, found.source) == (3, ("cat", "dog ö", "3"), "a test")
-    assert list(found.weights) == list(WEIGHTS)
+    loaded = pretrained.read(str(file))
+    assert (loaded.arch, loaded.arch.name, loaded.arch.stages) == (ARCH, "a network", ARCH.stages)
+    assert (loaded.classes, loaded.class_names, loaded.source) == (
+        3,
+        ("cat", "dog ö", "3"),
+        "a test",
+    )
+    assert list(loaded.weights) == list(WEIGHTS)
     for name, array in WEIGHTS.items():
-        np.testing.assert_array_equal(found.weights[name], array)
-        assert found.weights[name].shape == np.shape(array)
-        assert found.weights[name].dtype == np.float32
+        np.testing.assert_array_equal(loaded.weights[name], array)
+        assert loaded.weights[name].shape == np.shape(array)
+        assert loaded.weights[name].dtype == np.float32
     assert list(tmp_path.iterdir()) == [file]
     assert {name: a.shape for name, a in load_file(file).items()} == onnx_export.names(ARCH, 3)
 
@@ -53,8 +57,8 @@ def test_arrays_that_are_not_contiguous(tmp_path):
     turned = {name: np.asarray(a).T.copy().T for name, a in WEIGHTS.items()}
     assert not turned["head/1/kernel"].flags.c_contiguous
     pretrained.save(tmp_path / "w.safetensors", ARCH, turned)
-    found = pretrained.read(tmp_path / "w.safetensors").weights
-    np.testing.assert_array_equal(found["head/1/kernel"], WEIGHTS["head/1/kernel"])
+    loaded = pretrained.read(tmp_path / "w.safetensors").weights
+    np.testing.assert_array_equal(loaded["head/1/kernel"], WEIGHTS["head/1/kernel"])
 
 
 def test_a_given_arch(tmp_path):
@@ -63,7 +67,7 @@ def test_a_given_arch(tmp_path):
     assert pretrained.read(file, ARCH.at(64)).arch.resolution == 64
     with pytest.raises(PretrainedError, match=r"its network is a network, not pplcnet_0\.25x"):
         pretrained.read(file, zoo.load("pplcnet_0.25x"))
-    with pytest.raises(PretrainedError, match="which tells its own"):
+    with pytest.raises(PretrainedError, match="which has its own"):
         pretrained.read(file, epsilon=1e-3)
 
 
@@ -75,8 +79,8 @@ def test_a_given_arch(tmp_path):
         ({"stem/gain": np.zeros(1, np.float32)}, r"another shape 1: 'stem/gain' \(1,\) for \(\)"),
         ({"stem/gain": np.array(np.inf, np.float32)}, "not finite"),
         ({"stem/branch1/var": -np.ones(8, np.float32)}, "negative"),
-        ({"head/4/kernel": None}, "'head/4/kernel' is not there"),
-        ({"head/4/kernel": np.zeros((16, 0), np.float32)}, "is no matrix"),
+        ({"head/4/kernel": None}, "'head/4/kernel' is missing"),
+        ({"head/4/kernel": np.zeros((16, 0), np.float32)}, "or not a matrix"),
         ({"head/4/bias": np.zeros(3, np.int64)}, "int64"),
     ],
 )
@@ -154,7 +158,7 @@ def test_metadata_that_are_none(change, complaint, tmp_path):
 @pytest.mark.parametrize("text", ["", "[]", "{}", "3", "[" * 10_000])
 def test_metadata_that_are_no_json(text, tmp_path):
     save_file(WEIGHTS, tmp_path / "w.safetensors", {"lcnas": text})
-    with pytest.raises(PretrainedError, match="no file of lcnas's weights"):
+    with pytest.raises(PretrainedError, match="not a file of lcnas's weights"):
         pretrained.read(tmp_path / "w.safetensors")
 
 

@@ -48,35 +48,35 @@ ARRAYS: dict[str, Any] = {
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("name", ARRAYS)
 def test_arrays(name, protocol):
-    found: Any = as_array(load(pickle.dumps({name: ARRAYS[name]}, protocol))[name])
-    np.testing.assert_array_equal(found, ARRAYS[name])
-    assert found.dtype == ARRAYS[name].dtype
+    loaded: Any = as_array(load(pickle.dumps({name: ARRAYS[name]}, protocol))[name])
+    np.testing.assert_array_equal(loaded, ARRAYS[name])
+    assert loaded.dtype == ARRAYS[name].dtype
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_plain_values_lists_and_dicts(protocol):
-    plain = {
+def test_simple_values_lists_and_dicts(protocol):
+    simple = {
         "numbers": [1, -1, 300, 70000, 2**40, -(2**70), 1.5, True, False, None],
         "texts": ["", "a", "ä" * 300, "x" * 70000],
         "inner": OrderedDict([("a", (1,)), ("b", (1, 2)), ("c", (1, 2, 3)), ("d", (1, 2, 3, 4))]),
         "empty": [(), [], {}],
         3: [[]],
     }
-    plain["again"] = plain["texts"]
-    found = load(pickle.dumps(plain, protocol))
-    assert found == plain
-    assert found["again"] is found["texts"]
+    simple["again"] = simple["texts"]
+    loaded = load(pickle.dumps(simple, protocol))
+    assert loaded == simple
+    assert loaded["again"] is loaded["texts"]
 
 
 def test_numpys_scalars():
-    found: Any = as_array(load(pickle.dumps(np.float32(1.25), 4)))
-    assert (found.shape, found.item()) == ((), 1.25)
+    loaded: Any = as_array(load(pickle.dumps(np.float32(1.25), 4)))
+    assert (loaded.shape, loaded.item()) == ((), 1.25)
 
 
 def test_an_array_that_appears_twice():
     array = np.arange(3.0)
-    found = load(pickle.dumps({"a": array, "b": array}, 4))
-    assert as_array(found["a"]) is as_array(found["b"])
+    loaded = load(pickle.dumps({"a": array, "b": array}, 4))
+    assert as_array(loaded["a"]) is as_array(loaded["b"])
 
 
 def test_arrays_of_python_2():
@@ -95,8 +95,8 @@ def test_paddles_tensors_are_pairs_of_name_and_array():
             return tuple, (("linear_0.w_0", ARRAYS["vector"]),)
 
     for protocol in (2, 4):
-        found = as_array(load(pickle.dumps(Tensor(), protocol)))
-        np.testing.assert_array_equal(found, ARRAYS["vector"])
+        loaded = as_array(load(pickle.dumps(Tensor(), protocol)))
+        np.testing.assert_array_equal(loaded, ARRAYS["vector"])
     assert as_array(("a", "b")) is None
     assert as_array("a") is None
 

@@ -83,38 +83,38 @@ def small_lcnet(
     last=16, dropout="downgrade_in_infer", act="hard_swish", strides=((1, 2), 1, 2, (2, 1), 2, 1)
 ):
     """PP-LCNet of widths that the zoo has nowhere, as a program."""
-    made = Writer((-1, 3, 24, 32))
-    made.conv_norm_act("stem", 3, 8, 3, strides[0], act=act)
+    writer = Writer((-1, 3, 24, 32))
+    writer.conv_norm_act("stem", 3, 8, 3, strides[0], act=act)
     channels, position = 8, 0
     for stage, (width, depth) in enumerate(((8, 1), (16, 2), (24, 2), (32, 6), (40, 2)), start=1):
         for j in range(depth):
             path = f"stage{stage}" if depth == 1 else f"stage{stage}_block_{j + 1}"
             kernel, se = (5 if position >= 6 else 3), position >= 11
             stride = strides[stage] if j == 0 else 1
-            made.conv_norm_act(f"{path}/0", channels, channels, kernel, stride, channels, act)
+            writer.conv_norm_act(f"{path}/0", channels, channels, kernel, stride, channels, act)
             if se:
-                made.squeeze_excite(f"{path}/1", channels, channels // 4)
-            made.conv_norm_act(f"{path}/{1 + se}", channels, width, act=act)
+                writer.squeeze_excite(f"{path}/1", channels, channels // 4)
+            writer.conv_norm_act(f"{path}/{1 + se}", channels, width, act=act)
             channels, position = width, position + 1
-    made.pool()
+    writer.pool()
     if not last:
-        return made.classifier("head/2", channels)
-    made.conv(made.keep("head/1/kernel", values(last, channels, 1, 1), (2, 3, 1, 0)))
-    made.act(act).dropout(0.2, dropout)
-    return made.classifier("head/4", last)
+        return writer.classifier("head/2", channels)
+    writer.conv(writer.keep("head/1/kernel", values(last, channels, 1, 1), (2, 3, 1, 0)))
+    writer.act(act).dropout(0.2, dropout)
+    return writer.classifier("head/4", last)
 
 
 def expected(program, **factors):
-    made = {name: np.asarray(array) for name, array in program.written.items()}
+    weights = {name: np.asarray(array) for name, array in program.written.items()}
     for name, factor in factors.items():
-        made |= {k: (a * factor) for k, a in made.items() if k.endswith(name)}
-    return made
+        weights |= {k: (a * factor) for k, a in weights.items() if k.endswith(name)}
+    return weights
 
 
-def check(found, wanted, rtol=0.0):
-    assert sorted(found.weights) == sorted(wanted)
-    for name, array in wanted.items():
-        np.testing.assert_allclose(found.weights[name], array, rtol=rtol, err_msg=name)
+def check(loaded, reference, rtol=0.0):
+    assert sorted(loaded.weights) == sorted(reference)
+    for name, array in reference.items():
+        np.testing.assert_allclose(loaded.weights[name], array, rtol=rtol, err_msg=name)
 
 
 # -- PP-LCNet --------------------------------------------------------------------------------------
@@ -123,26 +123,26 @@ def check(found, wanted, rtol=0.0):
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_pplcnet_with_widths_and_strides_of_its_own(kind, tmp_path):
     program = small_lcnet(last=0)
-    found = pretrained.read(program.save(tmp_path, kind))
-    check(found, expected(program))
-    assert found.arch.resolution == (24, 32)
-    assert found.classes == CLASSES
-    depths = [len(stage.blocks) for stage in found.arch.stages]
+    loaded = pretrained.read(program.save(tmp_path, kind))
+    check(loaded, expected(program))
+    assert loaded.arch.resolution == (24, 32)
+    assert loaded.classes == CLASSES
+    depths = [len(stage.blocks) for stage in loaded.arch.stages]
     assert depths == [1, 1, 2, 2, 6, 2, 1]
-    assert found.arch.blocks[0] == blocks.ConvNormAct(8, 3, (1, 2), "hard_swish")
-    assert found.arch.blocks[4] == blocks.DepthwiseSeparable(24, stride=(2, 1))
-    assert found.arch.blocks[-2] == blocks.DepthwiseSeparable(40, 5, se=True)
-    assert found.arch.blocks[-1] == blocks.Classifier(0)
+    assert loaded.arch.blocks[0] == blocks.ConvNormAct(8, 3, (1, 2), "hard_swish")
+    assert loaded.arch.blocks[4] == blocks.DepthwiseSeparable(24, stride=(2, 1))
+    assert loaded.arch.blocks[-2] == blocks.DepthwiseSeparable(40, 5, se=True)
+    assert loaded.arch.blocks[-1] == blocks.Classifier(0)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_dropout_that_scales_is_taken_into_the_last_layer(kind, tmp_path):
     program = small_lcnet()
-    found = pretrained.read(program.save(tmp_path, kind))
-    wanted = expected(program)
-    wanted["head/4/kernel"] = 0.8 * wanted["head/4/kernel"]
-    check(found, wanted, 1e-6)
-    assert found.arch.blocks[-1] == blocks.Classifier(16)
+    loaded = pretrained.read(program.save(tmp_path, kind))
+    reference = expected(program)
+    reference["head/4/kernel"] = 0.8 * reference["head/4/kernel"]
+    check(loaded, reference, 1e-6)
+    assert loaded.arch.blocks[-1] == blocks.Classifier(16)
 
 
 def test_a_dropout_that_does_not_scale_leaves_the_last_layer(tmp_path):
@@ -154,26 +154,26 @@ def test_a_dropout_that_does_not_scale_leaves_the_last_layer(tmp_path):
 def test_a_program_computes_what_the_arch_computes(kind, tmp_path):
     """The exported network against the program's own operations, in NumPy."""
     program = small_lcnet(strides=(2, 1, 2, (2, 1), 2, 1))
-    found = pretrained.read(program.save(tmp_path, kind))
-    model = onnx_export.export(found.arch, weights=found.weights, classes=CLASSES)
+    loaded = pretrained.read(program.save(tmp_path, kind))
+    model = onnx_export.export(loaded.arch, weights=loaded.weights, classes=CLASSES)
     x = values(1, 3, 24, 32)
-    wanted = evaluate(program, x)
+    reference = evaluate(program, x)
     logits = run(model, x)
     shifted = np.exp(logits - logits.max())
-    np.testing.assert_allclose(shifted / shifted.sum(), wanted, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(shifted / shifted.sum(), reference, rtol=1e-4, atol=1e-6)
 
 
 def evaluate(program, x):
     """Return the output of a program, operation by operation, in float64."""
     known = {name: array.astype(float) for name, array in program.tensors.items()}
     for kind, inputs, attrs, output in program.ops:
-        given = {role: known.get(value) for role, value in inputs.items()}
-        known[output] = x.astype(float) if kind == "feed" else OPERATIONS[kind](given, attrs)
+        arguments = {role: known.get(value) for role, value in inputs.items()}
+        known[output] = x.astype(float) if kind == "feed" else OPERATIONS[kind](arguments, attrs)
     return known[program.ops[-1][3]]
 
 
-def convolution(given, attrs):
-    x, kernel, groups = given["Input"], given["Filter"], attrs["groups"]
+def convolution(arguments, attrs):
+    x, kernel, groups = arguments["Input"], arguments["Filter"], attrs["groups"]
     (top, left), (down, across) = attrs["paddings"], attrs["strides"]
     x = np.pad(x, ((0, 0), (0, 0), (top, top), (left, left)))
     windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[2:], axis=(2, 3))
@@ -184,20 +184,20 @@ def convolution(given, attrs):
     return np.einsum("ngchwyx,gocyx->ngohw", parts, split, optimize=True).reshape(n, -1, h, w)
 
 
-def normalise(given, attrs):
+def normalise(arguments, attrs):
     mean, var, scale, shift = (
-        given[role][:, None, None] for role in ("Mean", "Variance", "Scale", "Bias")
+        arguments[role][:, None, None] for role in ("Mean", "Variance", "Scale", "Bias")
     )
-    return (given["X"] - mean) / np.sqrt(var + attrs["epsilon"]) * scale + shift
+    return (arguments["X"] - mean) / np.sqrt(var + attrs["epsilon"]) * scale + shift
 
 
-def add(given, attrs):
-    other = given["Y"][:, None, None] if attrs["axis"] == 1 else given["Y"]
-    return given["X"] + other
+def add(arguments, attrs):
+    other = arguments["Y"][:, None, None] if attrs["axis"] == 1 else arguments["Y"]
+    return arguments["X"] + other
 
 
-def softmax(given, _):
-    powers = np.exp(given["X"] - given["X"].max())
+def softmax(arguments, _):
+    powers = np.exp(arguments["X"] - arguments["X"].max())
     return powers / powers.sum()
 
 
@@ -226,30 +226,32 @@ def test_the_zoos_networks_have_their_names(tmp_path):
 
 
 def standard_lcnet():
-    made = Writer((-1, 3, 64, 64))
-    write_chain(made, zoo.load("pplcnet_0.25x", 64))
-    return made
+    writer = Writer((-1, 3, 64, 64))
+    write_chain(writer, zoo.load("pplcnet_0.25x", 64))
+    return writer
 
 
-def write_chain(made, arch):
+def write_chain(writer, arch):
     """Write PP-LCNet as a program, by the numbers of its blocks."""
     stem, *rows, head = arch.blocks
-    made.conv_norm_act("stem", 3, stem.width, 3, stem.stride)
+    writer.conv_norm_act("stem", 3, stem.width, 3, stem.stride)
     names, channels = onnx_export.block_names(arch)[1:-1], stem.width
     for path, row in zip(names, rows, strict=True):
-        made.conv_norm_act(f"{path}/0", channels, channels, row.kernel, row.stride, channels)
+        writer.conv_norm_act(f"{path}/0", channels, channels, row.kernel, row.stride, channels)
         if row.se:
-            made.squeeze_excite(f"{path}/1", channels, channels // 4)
-        made.conv_norm_act(f"{path}/{1 + row.se}", channels, row.width)
+            writer.squeeze_excite(f"{path}/1", channels, channels // 4)
+        writer.conv_norm_act(f"{path}/{1 + row.se}", channels, row.width)
         channels = row.width
-    made.pool().conv(made.keep("head/1/kernel", values(head.width, channels, 1, 1), (2, 3, 1, 0)))
-    made.act("hard_swish").dropout().classifier("head/4", head.width)
+    writer.pool().conv(
+        writer.keep("head/1/kernel", values(head.width, channels, 1, 1), (2, 3, 1, 0))
+    )
+    writer.act("hard_swish").dropout().classifier("head/4", head.width)
 
 
 def test_an_input_of_any_size_is_the_papers(tmp_path):
-    made = Writer((-1, 3, -1, -1))
-    write_chain(made, zoo.load("pplcnet_0.25x"))
-    assert pretrained.read(made.save(tmp_path)).arch == zoo.load("pplcnet_0.25x")
+    writer = Writer((-1, 3, -1, -1))
+    write_chain(writer, zoo.load("pplcnet_0.25x"))
+    assert pretrained.read(writer.save(tmp_path)).arch == zoo.load("pplcnet_0.25x")
 
 
 def test_a_given_arch_keeps_its_resolution(tmp_path):
@@ -288,15 +290,15 @@ def test_networks_that_go_on_or_end_early(tmp_path):
     )
     with pytest.raises(PretrainedError, match="the program ends before head/3"):
         pretrained.read(tiny().save(tmp_path), two)
-    made = tiny(softmax=None)
-    made.linear(values(CLASSES, CLASSES), values(CLASSES)).fetch()
+    writer = tiny(softmax=None)
+    writer.linear(values(CLASSES, CLASSES), values(CLASSES)).fetch()
     with pytest.raises(PretrainedError, match="goes on with a linear where the network ends"):
-        pretrained.read(made.save(tmp_path), TINY)
-    check(pretrained.read(made.save(tmp_path), two), expected(made) | _last_linear(made))
+        pretrained.read(writer.save(tmp_path), TINY)
+    check(pretrained.read(writer.save(tmp_path), two), expected(writer) | _last_linear(writer))
 
 
-def _last_linear(made):
-    kernel, bias = list(made.tensors.values())[-2:]
+def _last_linear(writer):
+    kernel, bias = list(writer.tensors.values())[-2:]
     return {"head/3/kernel": kernel, "head/3/bias": bias}
 
 
@@ -307,47 +309,47 @@ def mobilenet_v3_of_paddle(epsilon=1e-5):
     """PaddleClas's MobileNetV3-small 0.35x: its gate is 0.2 x + 0.5."""
 
     def rounded(value):
-        made = max(8, int(value + 4) // 8 * 8)
-        return made + 8 if made < 0.9 * value else made
+        width = max(8, int(value + 4) // 8 * 8)
+        return width + 8 if width < 0.9 * value else width
 
-    made = Writer((-1, 3, 64, 64))
-    made.conv_norm_act("stem", 3, 8, 3, 2, epsilon=epsilon)
+    writer = Writer((-1, 3, 64, 64))
+    writer.conv_norm_act("stem", 3, 8, 3, 2, epsilon=epsilon)
     channels = 8
     for stage, rows in enumerate(SMALL.stages, start=1):
         for j, row in enumerate(rows):
             width, hidden = rounded(0.35 * row.width), rounded(0.35 * row.expanded)
-            before = made.x
+            before = writer.x
             added = row.stride == 1 and width == channels
             path = f"stage{stage}" if len(rows) == 1 else f"stage{stage}_block_{j + 1}"
             path += "/1" if added else ""
-            made.conv_norm_act(f"{path}/0", channels, hidden, act=row.act, epsilon=epsilon)
-            made.conv_norm_act(
+            writer.conv_norm_act(f"{path}/0", channels, hidden, act=row.act, epsilon=epsilon)
+            writer.conv_norm_act(
                 f"{path}/1", hidden, hidden, row.kernel, row.stride, hidden, row.act, epsilon
             )
             if row.se:
-                made.squeeze_excite(f"{path}/2", hidden, hidden // 4, slope=0.2)
-            made.conv_norm_act(
+                writer.squeeze_excite(f"{path}/2", hidden, hidden // 4, slope=0.2)
+            writer.conv_norm_act(
                 f"{path}/{2 + row.se}", hidden, width, act="identity", epsilon=epsilon
             )
             if added:
-                made.shortcut(before)
+                writer.shortcut(before)
             channels = width
     last = rounded(0.35 * 576)
-    made.conv_norm_act("last", channels, last, epsilon=epsilon)
-    made.pool().conv(made.keep("head/1/kernel", values(1280, last, 1, 1), (2, 3, 1, 0)))
-    return made.act("hard_swish").dropout().classifier("head/4", 1280)
+    writer.conv_norm_act("last", channels, last, epsilon=epsilon)
+    writer.pool().conv(writer.keep("head/1/kernel", values(1280, last, 1, 1), (2, 3, 1, 0)))
+    return writer.act("hard_swish").dropout().classifier("head/4", 1280)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_paddles_mobilenet_v3(kind, tmp_path):
     program = mobilenet_v3_of_paddle()
-    found = pretrained.read(program.save(tmp_path, kind))
-    assert found.arch == mobilenet_v3_small(0.35, resolution=64)
-    assert found.arch.name == "MobileNetV3_small_x0_35"
-    wanted = expected(program, **{"expand/kernel": 1.2, "expand/bias": 1.2})
-    wanted["head/4/kernel"] = 0.8 * wanted["head/4/kernel"]
-    check(found, wanted, 1e-6)
-    model = onnx_export.export(found.arch, weights=found.weights, classes=CLASSES)
+    loaded = pretrained.read(program.save(tmp_path, kind))
+    assert loaded.arch == mobilenet_v3_small(0.35, resolution=64)
+    assert loaded.arch.name == "MobileNetV3_small_x0_35"
+    reference = expected(program, **{"expand/kernel": 1.2, "expand/bias": 1.2})
+    reference["head/4/kernel"] = 0.8 * reference["head/4/kernel"]
+    check(loaded, reference, 1e-6)
+    model = onnx_export.export(loaded.arch, weights=loaded.weights, classes=CLASSES)
     x = values(1, 3, 64, 64)
     logits = run(model, x)
     powers = np.exp(logits - logits.max())
@@ -356,23 +358,23 @@ def test_paddles_mobilenet_v3(kind, tmp_path):
 
 def test_another_epsilon(tmp_path):
     program = mobilenet_v3_of_paddle(epsilon=1e-3)
-    found = pretrained.read(program.save(tmp_path), mobilenet_v3_small(0.35, resolution=64))
+    loaded = pretrained.read(program.save(tmp_path), mobilenet_v3_small(0.35, resolution=64))
     for name, array in program.written.items():
         if name.endswith("/var"):
-            np.testing.assert_allclose(found.weights[name], array + (1e-3 - 1e-5), rtol=1e-6)
-    with pytest.raises(PretrainedError, match="which tells its own"):
+            np.testing.assert_allclose(loaded.weights[name], array + (1e-3 - 1e-5), rtol=1e-6)
+    with pytest.raises(PretrainedError, match="which has its own"):
         pretrained.read(tmp_path / "inference.pdiparams", epsilon=1e-3)
 
 
 # -- programs of something else ----------------------------------------------------------------------
 
 
-def tiny(change=lambda made: made, softmax=True, shape=(-1, 3, 8, 8)):
+def tiny(change=lambda writer: writer, softmax=True, shape=(-1, 3, 8, 8)):
     """A convolution, what ``change`` adds, and a classifier; ``softmax`` None: without an output."""
-    made = Writer(shape)
-    made.conv_norm_act("stem", 3, 4, 3, 2, act="relu")
-    change(made)
-    return made.pool().classifier("head/2", 4, softmax)
+    writer = Writer(shape)
+    writer.conv_norm_act("stem", 3, 4, 3, 2, act="relu")
+    change(writer)
+    return writer.pool().classifier("head/2", 4, softmax)
 
 
 TINY = Arch.of({"stem": [blocks.ConvNormAct(4, stride=2)], "head": [blocks.Classifier(0)]}, 8)
@@ -388,11 +390,11 @@ def test_any_network_with_its_arch(kind, softmax, tmp_path):
         pretrained.read(file)
 
 
-def branches(made):
-    before = made.x
-    made.act("relu")
-    left, made.x = made.x, before
-    made.act("sigmoid").shortcut(left)
+def branches(writer):
+    before = writer.x
+    writer.act("relu")
+    left, writer.x = writer.x, before
+    writer.act("sigmoid").shortcut(left)
 
 
 CHANGES = {
@@ -402,7 +404,7 @@ CHANGES = {
     "an unknown operation": (lambda m: m.act("erf"), "the operation 'erf' is not among add"),
     "two branches": (branches, "a sum of two branches"),
     "itself twice": (lambda m: m.shortcut(m.x), "a sum of two branches"),
-    "a product": (lambda m: m.gate(m.x), "a product that is no squeeze-and-excite"),
+    "a product": (lambda m: m.gate(m.x), "a product that is not squeeze-and-excite"),
     "dilation": (
         lambda m: m.conv(values(4, 4, 3, 3), dilations=[2, 2]),
         r"conv2d with dilations \[2, 2\]",
@@ -419,11 +421,14 @@ CHANGES = {
         lambda m: m.conv(values(4, 4, 3, 3), padding_algorithm="SAME"),
         "with the padding 'SAME'",
     ),
-    "a bias twice": (lambda m: m.bias(values(4), axis=1), "add that is not right behind its conv"),
-    "a norm twice": (lambda m: m.norm(*norm_of(4)), "batch_norm that is not right behind"),
+    "a bias twice": (
+        lambda m: m.bias(values(4), axis=1),
+        "add that does not directly follow its conv",
+    ),
+    "a norm twice": (lambda m: m.norm(*norm_of(4)), "batch_norm that does not directly follow"),
     "a scale before an activation": (
         lambda m: m.scale(2.0).act("relu"),
-        "relu behind a scale or a dropout",
+        "relu after a scale, or a dropout",
     ),
     "a scale with a bias": (lambda m: m.scale(2.0, bias=1.0), "scale with bias 1.0"),
     "a steep swish": (lambda m: m.act("swish", beta=2.0), "swish with beta 2.0"),
@@ -434,10 +439,10 @@ CHANGES = {
     ),
     "a gate behind nothing": (
         lambda m: m.act("hard_sigmoid", slope=0.2, offset=0.5),
-        "another slope than 1/6 that is not behind a convolution",
+        "another slope than 1/6 that does not follow a convolution",
     ),
     "dropout of all": (lambda m: m.dropout(1.0), "a dropout of rate 1.0"),
-    "something behind the softmax": (lambda m: m.softmax().act("relu"), "relu behind the softmax"),
+    "something after the softmax": (lambda m: m.softmax().act("relu"), "relu after the softmax"),
     "a second activation": (
         lambda m: m.act("sigmoid"),
         "head/0: the program has an activation, the network a global pooling",
@@ -493,9 +498,9 @@ def test_paddings(kind, kernel, padding, block, tmp_path):
 
 def test_a_factor_finds_the_next_weights(tmp_path):
     program = tiny(lambda m: m.scale(3.0).scale(0.5))
-    wanted = expected(program)
-    wanted["head/2/kernel"] = 1.5 * wanted["head/2/kernel"]
-    check(pretrained.read(program.save(tmp_path), TINY), wanted, 1e-6)
+    reference = expected(program)
+    reference["head/2/kernel"] = 1.5 * reference["head/2/kernel"]
+    check(pretrained.read(program.save(tmp_path), TINY), reference, 1e-6)
 
 
 # -- files that do not fit each other ----------------------------------------------------------------
@@ -543,7 +548,7 @@ def test_a_tensor_that_no_layer_reads(tmp_path):
 def test_json_that_is_no_program(text, tmp_path):
     file = tiny().save(tmp_path)
     (tmp_path / "inference.json").write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(PretrainedError, match=r"inference\.json: no program of Paddle 3"):
+    with pytest.raises(PretrainedError, match=r"inference\.json: not a program of Paddle 3"):
         pretrained.read(file, TINY)
 
 
@@ -622,9 +627,9 @@ def test_the_names_of_the_classes(tmp_path):
     file = small_lcnet(last=0).save(tmp_path)
     assert pretrained.read(file).class_names is None
     notes(tmp_path, labels=("cat", "'a dog, a hot one'", '"cow"'))
-    found = pretrained.read(file)
-    assert found.class_names == ("cat", "a dog, a hot one", "cow")
-    assert found.arch.name == "a_net"
+    loaded = pretrained.read(file)
+    assert loaded.class_names == ("cat", "a dog, a hot one", "cow")
+    assert loaded.arch.name == "a_net"
     notes(tmp_path, labels=("cat", "dog"))
     with pytest.raises(PretrainedError, match=r"inference\.yml: 2 names of classes for 3"):
         pretrained.read(file)

@@ -61,8 +61,8 @@ def execution(rows):
 
     def place(name):
         at = names.index(name)
-        block, found, _ = name.partition(".downsample")
-        return names.index(f"{block}.conv1.weight") - 0.5 if found else at
+        block, is_shortcut, _ = name.partition(".downsample")
+        return names.index(f"{block}.conv1.weight") - 0.5 if is_shortcut else at
 
     return sorted(names, key=place)
 
@@ -72,17 +72,17 @@ def test_every_tensor_goes_where_it_belongs(name, tmp_path):
     assert trained(TABLES[name](1000)) == COUNTS[name]
     rows = TABLES[name](CLASSES)
     arrays = numbered(rows)
-    found = pretrained.read(saved(arrays, tmp_path))
-    assert (found.arch, found.classes) == (zoo.load(name), CLASSES)
-    assert cost.params(found.arch, CLASSES) == trained(rows)
-    values = [np.unique(array).tolist() for array in found.weights.values()]
+    loaded = pretrained.read(saved(arrays, tmp_path))
+    assert (loaded.arch, loaded.classes) == (zoo.load(name), CLASSES)
+    assert cost.params(loaded.arch, CLASSES) == trained(rows)
+    values = [np.unique(array).tolist() for array in loaded.weights.values()]
     shift = 1e-3 - 1e-5 if "v3" in name else 0.0  # the epsilon of torchvision's MobileNetV3
-    wanted = [
+    reference = [
         [np.float32(arrays[row].flat[0] + shift * row.endswith("running_var"))]
         for row in execution(rows)
     ]
-    assert values == wanted
-    assert list(found.weights) == list(onnx_export.names(found.arch, CLASSES))
+    assert values == reference
+    assert list(loaded.weights) == list(onnx_export.names(loaded.arch, CLASSES))
 
 
 @pytest.mark.parametrize(("norm", "name", "params"), [
@@ -118,8 +118,8 @@ class Torch:
         x = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
         windows = sliding_window_view(x, kernel.shape[2:], (2, 3))[:, :, ::stride, ::stride]
         cut = zip(np.split(windows, groups, 1), np.split(kernel, groups), strict=True)
-        made = np.concatenate([np.einsum("ncxyij,ocij->noxy", w, k) for w, k in cut], 1)
-        return made + self.state.get(f"{name}.bias", np.zeros(len(kernel)))[:, None, None]
+        outputs = np.concatenate([np.einsum("ncxyij,ocij->noxy", w, k) for w, k in cut], 1)
+        return outputs + self.state.get(f"{name}.bias", np.zeros(len(kernel)))[:, None, None]
 
     def norm(self, x, name):
         row = [
@@ -179,18 +179,18 @@ def shuffle(x):
 def drawn(rows, seed=0):
     """Return random tensors; variances so small that the epsilon of batch norm counts."""
     rng = np.random.default_rng(seed)
-    made = {}
+    arrays = {}
     for name, shape in rows:
         value = rng.standard_normal(shape) / np.sqrt(max(1, np.prod(shape[1:])))
         value = rng.uniform(1e-4, 1e-2, shape) if name.endswith("running_var") else value
-        made[name] = np.asarray(value, np.float32)
-    return made
+        arrays[name] = np.asarray(value, np.float32)
+    return arrays
 
 
 def computed(arrays, arch, folder, x):
     """Return the outputs of our network, by the file that is exported."""
-    found = pretrained.read(saved(arrays, folder), arch)
-    model = onnx_export.export(arch, weights=found.weights, classes=CLASSES, batch=len(x))
+    loaded = pretrained.read(saved(arrays, folder), arch)
+    model = onnx_export.export(arch, weights=loaded.weights, classes=CLASSES, batch=len(x))
     session = onnxruntime.InferenceSession(
         onnx_export.to_bytes(model), providers=["CPUExecutionProvider"]
     )
@@ -200,10 +200,10 @@ def computed(arrays, arch, folder, x):
 def check(rows, arch, folder, forward, **settings):
     arrays = drawn(rows)
     x = np.random.default_rng(1).standard_normal((2, 3, 16, 16)).astype(np.float32)
-    wanted = forward(Torch(arrays, **settings), x.astype(float))
-    made = computed(arrays, arch, folder, x)
-    assert wanted.std() > 0
-    np.testing.assert_allclose(made, wanted, atol=1e-4 * np.abs(wanted).max())
+    reference = forward(Torch(arrays, **settings), x.astype(float))
+    ours = computed(arrays, arch, folder, x)
+    assert reference.std() > 0
+    np.testing.assert_allclose(ours, reference, atol=1e-4 * np.abs(reference).max())
 
 
 def test_mobilenet_v2_computes_the_same(tmp_path):
@@ -361,8 +361,8 @@ def test_vgg_computes_the_same(norm, tmp_path):
     stages: dict[str, Any] = {"stage1": [one, pool], "stage2": [two, two, pool], "head": [head]}
 
     def layer(net, x, at):
-        made = net.conv(x, f"features.{at}")
-        return relu(net.norm(made, f"features.{at + 1}") if norm else made)
+        y = net.conv(x, f"features.{at}")
+        return relu(net.norm(y, f"features.{at + 1}") if norm else y)
 
     def forward(net, x):
         at = (0, 4, 7) if norm else (0, 3, 5)
@@ -383,30 +383,32 @@ def test_torchvisions_own_file_gives_the_reference_logits(shared_data):
     with np.load(reference) as file:
         images, logits = file["images"], file["mobilenet_v2_1.0x"]
     (weights,) = folder.glob("*.pth")
-    found = pretrained.read(weights)
-    assert found.arch == zoo.load("mobilenet_v2_1.0x")
+    loaded = pretrained.read(weights)
+    assert loaded.arch == zoo.load("mobilenet_v2_1.0x")
     x = (images / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
-    model = onnx_export.export(found.arch.at(160), weights=found.weights, batch=len(x), check=False)
+    model = onnx_export.export(
+        loaded.arch.at(160), weights=loaded.weights, batch=len(x), check=False
+    )
     session = onnxruntime.InferenceSession(
         onnx_export.to_bytes(model), providers=["CPUExecutionProvider"]
     )
-    given = x.transpose(0, 3, 1, 2).astype(np.float32)
-    made = session.run(None, {session.get_inputs()[0].name: given})[0]
-    np.testing.assert_allclose(made, logits, atol=1e-3)
+    nchw = x.transpose(0, 3, 1, 2).astype(np.float32)
+    computed_logits = session.run(None, {session.get_inputs()[0].name: nchw})[0]
+    np.testing.assert_allclose(computed_logits, logits, atol=1e-3)
 
 
 def test_files_that_say_they_pad_as_tensorflow_are_refused(shared_data, tmp_path):
-    """Names and shapes are torchvision's; only the metadata tell."""
+    """Names and shapes are torchvision's; only the metadata identify it."""
     rows = theirs.mobilenet_v2(0.5, CLASSES)
     arrays = numbered(rows)
     save_file(arrays, tmp_path / "a.safetensors")
     assert pretrained.read(tmp_path / "a.safetensors").arch == mobilenet_v2(0.5)
     save_file(arrays, tmp_path / "b.safetensors", {"padding": "TensorFlow SAME"})
-    with pytest.raises(PretrainedError, match="says that it pads as 'TensorFlow SAME'"):
+    with pytest.raises(PretrainedError, match="its padding is 'TensorFlow SAME'"):
         pretrained.read(tmp_path / "b.safetensors")
     theirs_too = shared_data / "weights" / "mobilenet_v2_0.5x" / "model.safetensors"
     if theirs_too.is_file():
-        with pytest.raises(PretrainedError, match="says that it pads as"):
+        with pytest.raises(PretrainedError, match="its padding is"):
             pretrained.read(theirs_too)
 
 
@@ -414,14 +416,14 @@ def test_another_network_of_the_family(tmp_path):
     rows = theirs.resnet((3, 4, 6, 3), CLASSES, 8)
     arrays = {name: np.ones(shape, np.float32) for name, shape in rows}
     with pytest.raises(
-        PretrainedError, match=r"none of the networks .* torchvision's ResNet.*arch="
+        PretrainedError, match=r"not among the known networks .* torchvision's ResNet.*arch="
     ):
         pretrained.read(saved(arrays, tmp_path))
     with pytest.raises(PretrainedError, match=r"has the names of torchvision's ResNet, vgg16 has"):
         pretrained.read(tmp_path / "w.safetensors", zoo.load("vgg16"))
 
 
-def test_an_epsilon_that_is_told_goes_before_torchvisions(tmp_path):
+def test_a_given_epsilon_goes_before_torchvisions(tmp_path):
     file = saved(numbered(TABLES["mobilenet_v3_small_1.0x"](CLASSES)), tmp_path)
     var = [pretrained.read(file, epsilon=e).weights["stem/var"][0] for e in (None, 1e-3, 1e-5)]
     np.testing.assert_allclose(var, [5 + 1e-3 - 1e-5] * 2 + [5], rtol=1e-7)

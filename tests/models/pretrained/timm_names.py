@@ -62,8 +62,8 @@ V4_SMALL = (
 def rounded(channels, scale=1.0):
     """timm's round_channels."""
     value = channels * scale
-    made = max(8, int(value + 4) // 8 * 8)
-    return made + 8 if made < 0.9 * value else made
+    width = max(8, int(value + 4) // 8 * 8)
+    return width + 8 if width < 0.9 * value else width
 
 
 @dataclass
@@ -152,27 +152,27 @@ def table(
         eighths: squeeze-and-excite is rounded to multiples of 8.
         fit: channels before the classifier.
     """
-    made = Table(scale)
+    names = Table(scale)
     channels = stem if fix else rounded(stem, scale)
-    made.conv("conv_stem", 3, channels, 3)
-    made.norm("bn1", channels)
+    names.conv("conv_stem", 3, channels, 3)
+    names.norm("bn1", channels)
     for i, texts in enumerate(stages):
         j = 0
         for text in texts:
             kind, options = options_of(text)
             ends = i in (0, len(stages) - 1)
             for _ in range(math.ceil(int(options["r"]) * (1.0 if ends else depth))):
-                channels = made.block(f"blocks.{i}.{j}", kind, options, channels, eighths)
+                channels = names.block(f"blocks.{i}.{j}", kind, options, channels, eighths)
                 j += 1
     if head == "conv":
         fit = fit if fix else max(fit, rounded(fit, scale))
-        made.conv("conv_head", channels, fit)
-        made.norm("bn2", fit)
+        names.conv("conv_head", channels, fit)
+        names.norm("bn2", fit)
     else:
-        made.conv("conv_head", channels, fit, bias=head == "bias")
+        names.conv("conv_head", channels, fit, bias=head == "bias")
         if head == "norm":
-            made.norm("norm_head", fit)
-    return [*made.rows, ("classifier.weight", (classes, fit)), ("classifier.bias", (classes,))]
+            names.norm("norm_head", fit)
+    return [*names.rows, ("classifier.weight", (classes, fit)), ("classifier.bias", (classes,))]
 
 
 def lcnet(scale, classes=1000):

@@ -36,8 +36,8 @@ VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 5
 
 def eighths(value):
     """Return the value as a multiple of 8, at least 90 % of it."""
-    made = max(8, int(value + 4) // 8 * 8)
-    return made + 8 if made < 0.9 * value else made
+    width = max(8, int(value + 4) // 8 * 8)
+    return width + 8 if width < 0.9 * value else width
 
 
 @dataclass
@@ -83,97 +83,97 @@ class Table:
 
 
 def mobilenet_v2(scale=1.0, classes=1000):
-    made, channels, at = Table(), eighths(32 * scale), 1
-    made.pair("features.0", 3, channels, 3)
+    table, channels, at = Table(), eighths(32 * scale), 1
+    table.pair("features.0", 3, channels, 3)
     for expansion, base, depth in V2:
         width = eighths(base * scale)
         for _ in range(depth):
             name, hidden, i = f"features.{at}.conv", channels * expansion, 0
             if expansion != 1:
-                made.pair(f"{name}.0", channels, hidden)
+                table.pair(f"{name}.0", channels, hidden)
                 i = 1
-            made.pair(f"{name}.{i}", 1, hidden, 3)
-            made.both(f"{name}.{i + 1}", f"{name}.{i + 2}", hidden, width)
+            table.pair(f"{name}.{i}", 1, hidden, 3)
+            table.both(f"{name}.{i + 1}", f"{name}.{i + 2}", hidden, width)
             channels, at = width, at + 1
     last = eighths(1280 * max(1.0, scale))
-    made.pair(f"features.{at}", channels, last)
-    made.linear("classifier.1", last, classes)
-    return made.rows
+    table.pair(f"features.{at}", channels, last)
+    table.linear("classifier.1", last, classes)
+    return table.rows
 
 
 def mobilenet_v3(blocks, fit, classes=1000):
-    made, channels = Table(), 16
-    made.pair("features.0", 3, channels, 3)
+    table, channels = Table(), 16
+    table.pair("features.0", 3, channels, 3)
     for i, (kernel, expanded, width, se) in enumerate(blocks, start=1):
         hidden = eighths(expanded // 4) if se else 0
-        made.row(f"features.{i}.block", channels, expanded, width, kernel, hidden)
+        table.row(f"features.{i}.block", channels, expanded, width, kernel, hidden)
         channels = width
-    made.pair(f"features.{len(blocks) + 1}", channels, 6 * channels)
-    made.linear("classifier.0", 6 * channels, fit)
-    made.linear("classifier.3", fit, classes)
-    return made.rows
+    table.pair(f"features.{len(blocks) + 1}", channels, 6 * channels)
+    table.linear("classifier.0", 6 * channels, fit)
+    table.linear("classifier.3", fit, classes)
+    return table.rows
 
 
 def efficientnet_b0(classes=1000):
-    made, channels = Table(), 32
-    made.pair("features.0", 3, channels, 3)
+    table, channels = Table(), 32
+    table.pair("features.0", 3, channels, 3)
     for i, (kernel, expansion, width, depth) in enumerate(B0, start=1):
         for j in range(depth):
             name, hidden = f"features.{i}.{j}.block", channels * expansion
-            made.row(name, channels, hidden, width, kernel, max(1, channels // 4))
+            table.row(name, channels, hidden, width, kernel, max(1, channels // 4))
             channels = width
-    made.pair("features.8", channels, 1280)
-    made.linear("classifier.1", 1280, classes)
-    return made.rows
+    table.pair("features.8", channels, 1280)
+    table.linear("classifier.1", 1280, classes)
+    return table.rows
 
 
 def shufflenet_v2(scale, classes=1000):
-    made, channels = Table(), 24
+    table, channels = Table(), 24
     *widths, last = SHUFFLE[scale]
-    made.pair("conv1", 3, channels, 3)
+    table.pair("conv1", 3, channels, 3)
     for i, (width, depth) in enumerate(zip(widths, (4, 8, 4), strict=True), start=2):
         half = width // 2
         for j in range(depth):
             name, inputs = f"stage{i}.{j}", half
             if j == 0:
                 inputs = channels
-                made.both(f"{name}.branch1.0", f"{name}.branch1.1", 1, channels, 3)
-                made.both(f"{name}.branch1.2", f"{name}.branch1.3", channels, half)
-            made.both(f"{name}.branch2.0", f"{name}.branch2.1", inputs, half)
-            made.both(f"{name}.branch2.3", f"{name}.branch2.4", 1, half, 3)
-            made.both(f"{name}.branch2.5", f"{name}.branch2.6", half, half)
+                table.both(f"{name}.branch1.0", f"{name}.branch1.1", 1, channels, 3)
+                table.both(f"{name}.branch1.2", f"{name}.branch1.3", channels, half)
+            table.both(f"{name}.branch2.0", f"{name}.branch2.1", inputs, half)
+            table.both(f"{name}.branch2.3", f"{name}.branch2.4", 1, half, 3)
+            table.both(f"{name}.branch2.5", f"{name}.branch2.6", half, half)
         channels = width
-    made.pair("conv5", channels, last)
-    made.linear("fc", last, classes)
-    return made.rows
+    table.pair("conv5", channels, last)
+    table.linear("fc", last, classes)
+    return table.rows
 
 
 def resnet(depths=(2, 2, 2, 2), classes=1000, width=64):
-    made, channels = Table(), width
-    made.both("conv1", "bn1", 3, width, 7)
+    table, channels = Table(), width
+    table.both("conv1", "bn1", 3, width, 7)
     for i, depth in enumerate(depths):
         outputs = width << i
         for j in range(depth):
             name = f"layer{i + 1}.{j}"
-            made.both(f"{name}.conv1", f"{name}.bn1", channels, outputs, 3)
-            made.both(f"{name}.conv2", f"{name}.bn2", outputs, outputs, 3)
+            table.both(f"{name}.conv1", f"{name}.bn1", channels, outputs, 3)
+            table.both(f"{name}.conv2", f"{name}.bn2", outputs, outputs, 3)
             if channels != outputs:
-                made.pair(f"{name}.downsample", channels, outputs)
+                table.pair(f"{name}.downsample", channels, outputs)
             channels = outputs
-    made.linear("fc", channels, classes)
-    return made.rows
+    table.linear("fc", channels, classes)
+    return table.rows
 
 
 def vgg(widths=VGG16, norm=False, classes=1000, side=7, hidden=4096):
-    made, channels, at = Table(), 3, 0
+    table, channels, at = Table(), 3, 0
     for width in widths:
         if width:
-            made.conv(f"features.{at}", channels, width, 3, bias=True)
+            table.conv(f"features.{at}", channels, width, 3, bias=True)
             if norm:
-                made.norm(f"features.{at + 1}", width)
+                table.norm(f"features.{at + 1}", width)
             channels = width
         at += (3 if norm else 2) if width else 1
-    made.linear("classifier.0", channels * side * side, hidden)
-    made.linear("classifier.3", hidden, hidden)
-    made.linear("classifier.6", hidden, classes)
-    return made.rows
+    table.linear("classifier.0", channels * side * side, hidden)
+    table.linear("classifier.3", hidden, hidden)
+    table.linear("classifier.6", hidden, classes)
+    return table.rows

@@ -93,9 +93,9 @@ class _Pickler(pickle.Pickler):
         if not isinstance(item, Tensor):
             return NotImplemented
         utils = sys.modules["torch._utils"]
-        plain = (utils._rebuild_tensor_v2, item.window)
+        rebuild = (utils._rebuild_tensor_v2, item.window)
         if not isinstance(item, Parameter):
-            return plain
+            return rebuild
         return utils._rebuild_parameter, (Tensor(*_args(item)), True, OrderedDict())
 
 
@@ -113,15 +113,15 @@ def _dumps(root, legacy):
 def tensors(arrays):
     """Return name -> Tensor with a storage each, and the storages."""
     stores: list[Any] = []
-    made = OrderedDict()
+    state = OrderedDict()
     for name, array in arrays.items():
         values = array if isinstance(array, Bfloat16) else np.ascontiguousarray(array)
         storage = Storage(str(len(stores)), values)
         stores.append(storage)
         strides = [int(np.prod(array.shape[i + 1 :])) for i in range(len(array.shape))]
-        made[name] = Tensor(storage, array.shape, strides)
-    made.__dict__["_metadata"] = OrderedDict({"": {"version": 1}})
-    return made, stores
+        state[name] = Tensor(storage, array.shape, strides)
+    state.__dict__["_metadata"] = OrderedDict({"": {"version": 1}})
+    return state, stores
 
 
 def torch_zip(root, stores, **entries):
@@ -259,22 +259,22 @@ CODES = {"f4": 5, "f8": 6, "f2": 4, "i8": 3, "i4": 2}
 
 def pdiparams(tensors):
     """Return the bytes of the tensors, in the sorted order of their names."""
-    made = b""
+    data = b""
     for name in sorted(tensors):
         array = np.ascontiguousarray(tensors[name])
         about = bytes([8, CODES[array.dtype.str[1:]]])
         for side in array.shape:
             about += b"\x10" + _varint(side)
-        made += struct.pack("<IQIi", 0, 0, 0, len(about)) + about + array.tobytes()
-    return made
+        data += struct.pack("<IQIi", 0, 0, 0, len(about)) + about + array.tobytes()
+    return data
 
 
 def _varint(value):
-    made = b""
+    data = b""
     while value > 127:
-        made += bytes([value & 127 | 128])
+        data += bytes([value & 127 | 128])
         value >>= 7
-    return made + bytes([value])
+    return data + bytes([value])
 
 
 # -- the format of Paddle 3 ----
@@ -312,21 +312,21 @@ def pir(program):
         return number
 
     for kind, inputs, attrs, output in program.ops:
-        given = [value(inputs[role]) for role in ROLES.get(kind, sorted(inputs))]
+        arguments = [value(inputs[role]) for role in ROLES.get(kind, sorted(inputs))]
         attrs = {PIR_ATTRS.get(name, name): attr for name, attr in attrs.items()}
         if kind == "pool2d":
-            given.append(constant("full_int_array", attrs.pop("ksize")))
+            arguments.append(constant("full_int_array", attrs.pop("ksize")))
         elif kind == "dropout":
-            given += [0, constant("full", attrs.pop("dropout_prob"))]
+            arguments += [0, constant("full", attrs.pop("dropout_prob"))]
             attrs["mode"] = attrs.pop("dropout_implementation")
         elif kind == "scale":
-            given.append(constant("full", attrs.pop("scale")))
+            arguments.append(constant("full", attrs.pop("scale")))
         elif kind == "elementwise_add" and attrs.pop("axis") == 1:  # a bias, made four-dimensional
-            bias, number = given[1], value()
+            bias, number = arguments[1], value()
             shape = constant("full_int_array", [1, -1, 1, 1])
             ops.append(_pir_op("reshape", {}, [bias, shape], number))
-            given[1] = number
-        ops.append(_pir_op(PIR.get(kind, kind), attrs, given, value(output)))
+            arguments[1] = number
+        ops.append(_pir_op(PIR.get(kind, kind), attrs, arguments, value(output)))
     block = {"#": "block_0", "args": [], "ops": ops}
     regions = [{"#": "region_0", "blocks": [block]}]
     return {
@@ -341,9 +341,15 @@ def _pir_param(name, array, number):
 
 
 def _pir_op(kind, attrs, inputs, output):
-    made = [{"AT": _pir_attr(value), "N": name} for name, value in attrs.items()]
-    given = [{"%": number} for number in inputs]
-    return {"#": f"1.{kind}", "A": made, "I": given, "O": [{"%": output, "TT": {}}], "OA": []}
+    attributes = [{"AT": _pir_attr(value), "N": name} for name, value in attrs.items()]
+    values = [{"%": number} for number in inputs]
+    return {
+        "#": f"1.{kind}",
+        "A": attributes,
+        "I": values,
+        "O": [{"%": output, "TT": {}}],
+        "OA": [],
+    }
 
 
 def _pir_attr(value):
@@ -385,13 +391,13 @@ def _messages():
             field, rest = text.split(":")
             number = int("".join(c for c in rest if c.isdigit()))
             mark, kind = rest[len(str(number))], rest[len(str(number)) + 1 :]
-            made = message.field.add(name=field, number=number)
+            descriptor = message.field.add(name=field, number=number)
             repeated = mark == "*" or mark.isupper()
-            made.label = _FIELD.LABEL_REPEATED if repeated else _FIELD.LABEL_OPTIONAL
+            descriptor.label = _FIELD.LABEL_REPEATED if repeated else _FIELD.LABEL_OPTIONAL
             if kind:
-                made.type, made.type_name = _FIELD.TYPE_MESSAGE, f".p.{kind}"
+                descriptor.type, descriptor.type_name = _FIELD.TYPE_MESSAGE, f".p.{kind}"
             else:
-                made.type = _TYPES[mark.lower()]
+                descriptor.type = _TYPES[mark.lower()]
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     find = pool.FindMessageTypeByName
@@ -401,8 +407,8 @@ def _messages():
 def pdmodel(program):
     """Return the bytes of the program as a ProgramDesc."""
     messages = _messages()
-    made = messages["ProgramDesc"]()
-    block = made.blocks.add(idx=0, parent_idx=-1)
+    program_desc = messages["ProgramDesc"]()
+    block = program_desc.blocks.add(idx=0, parent_idx=-1)
     for name, kind in (("feed", 9), ("fetch", 10)):
         block.vars.add(name=name, persistable=True).type.type = kind
     for name, array in program.tensors.items():
@@ -419,7 +425,7 @@ def pdmodel(program):
         for name, value in attrs.items():
             if name != "shape":
                 _attribute(op.attrs.add(name=name), value)
-    return made.SerializeToString()
+    return program_desc.SerializeToString()
 
 
 def _variable(block, name, shape, persistable):

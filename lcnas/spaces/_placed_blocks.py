@@ -1,4 +1,4 @@
-"""The distinct placed blocks of a space: the rows of a table, and how codes lead to them."""
+"""The distinct placed blocks of a space, which latency tables have entries for, and how codes select them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from lcnas.spaces._element import ElementTable, Total
 from lcnas.spaces._points import Columns, Ints, Part, Point
 from lcnas.spaces._structure import Structure
 
-Border = tuple[Shape, Total]  # shape of the map there, and the stride from the image on
-Reached = tuple[int, int, tuple[float, ...]]  # border, assignment, what order rules remember
+Border = tuple[Shape, Total]  # shape of the feature map, and the total stride from the image
+Reached = tuple[int, int, tuple[float, ...]]  # border, assignment, lower bounds of the order rules
 
 
-class Rows:
-    """The distinct placed blocks of a space, and arrays that lead from codes to them."""
+class PlacedBlocks:
+    """The distinct placed blocks of a space, and arrays that map codes to them."""
 
     def __init__(self, structure: Structure, chain: Callable[[int], Chain], classes: int) -> None:
         self.structure = structure
-        self.chain = chain  # of each assignment
+        self.chain = chain  # assignment -> its chains
         self.classes = check_classes(classes)
         self._numbers: dict[PlacedBlock, int] = {}
         self.tables = structure.elements
@@ -36,9 +36,9 @@ class Rows:
             shape = (*height_width(resolution), INPUT_CHANNELS)
             borders.setdefault((shape, (1, 1)), len(borders))
         self.borders = [borders]  # before each element: (shape, total stride) -> number
-        self.first: list[Ints] = []  # [border, g, s, c] -> row of the first block
-        self.after: list[Ints] = []  # [border, g, s] -> border behind the element
-        self.rest: list[Ints] = []  # [border behind, g, s, j - 1, c] -> row of block j
+        self.first: list[Ints] = []  # [border, g, s, c] -> number of the first block
+        self.after: list[Ints] = []  # [border, g, s] -> border after the element
+        self.rest: list[Ints] = []  # [border after, g, s, j - 1, c] -> number of block j
         reached = {
             (number, g, chain(g).start)
             for number in borders.values()
@@ -47,9 +47,9 @@ class Rows:
         }
         for table in self.tables:
             reached = self._fill(table, reached)
-        self.rows = tuple(self._numbers)
+        self.blocks = tuple(self._numbers)
 
-    def _row(self, table: ElementTable, block: Block, shape: Shape) -> PlacedBlock:
+    def _place(self, table: ElementTable, block: Block, shape: Shape) -> PlacedBlock:
         try:
             placed = place(block, shape, self.classes)
         except ShapeError as error:
@@ -58,7 +58,7 @@ class Rows:
         return placed
 
     def _fill(self, table: ElementTable, reached: set[Reached]) -> set[Reached]:
-        """Place an element's blocks behind every border that some network reaches; only those."""
+        """Place an element's blocks after each border that some network reaches."""
         e = table.index
         before = list(self.borders[-1])
         G, S, _, C = table.labels.shape
@@ -66,7 +66,7 @@ class Rows:
         after = np.full((len(before), G, S), -1, dtype=np.int64)
         behind: dict[Border, int] = {}
         going: set[Reached] = set()
-        inside: dict[tuple[int, int, int], int] = {}  # (border behind, g, s) -> greatest depth
+        inside: dict[tuple[int, int, int], int] = {}  # (border after, g, s) -> greatest depth
         for border, g, low in sorted(reached):
             for d, s, follows in self.chain(g).leading(e, low):
                 if after[border, g, s] < 0:
@@ -80,7 +80,7 @@ class Rows:
         for (number, g, s), depth in sorted(inside.items()):
             for j in range(1, depth):
                 for c in range(len(table.slot_values[j])):
-                    placed = self._row(table, table.block(g, s, j, c, (1, 1)), shapes[number])
+                    placed = self._place(table, table.block(g, s, j, c, (1, 1)), shapes[number])
                     rest[number, g, s, j - 1, c] = self._numbers[placed]
         self.first.append(first)
         self.after.append(after)
@@ -99,30 +99,30 @@ class Rows:
         after: Ints,
         behind: dict[Border, int],
     ) -> None:
-        """Place the first blocks of a signature behind a border."""
+        """Place the first blocks of a signature after a border."""
         shape, total = coming
         leaving = table.total_after(g, s, 0, total)
         for c in range(len(table.slot_values[0])):
-            placed = self._row(table, table.block(g, s, 0, c, total), shape)
+            placed = self._place(table, table.block(g, s, 0, c, total), shape)
             first[border, g, s, c] = self._numbers[placed]
             after[border, g, s] = behind.setdefault((placed.out_shape, leaving), len(behind))
 
     def ids(self, columns: Columns) -> NDArray[np.int32]:
-        """Return the row of each slot of each network, -1 where a block is absent."""
-        out = []
+        """Return the number of each slot's placed block, (n, slots); -1 where the block is absent."""
+        numbers = []
         border = columns.r
         for e, table in enumerate(self.tables):
             s, c, g = columns.s[e], columns.c[e], columns.g
-            out.append(self.first[e][border, g, s, c[:, 0]])
+            numbers.append(self.first[e][border, g, s, c[:, 0]])
             border = self.after[e][border, g, s]
             depth = np.array(table.depths)[columns.d[e]]
             for j in range(1, table.slots):
-                row = self.rest[e][border, g, s, j - 1, c[:, j]]
-                out.append(np.where(depth > j, row, -1))
-        return np.stack(out, axis=1).astype(np.int32)
+                number = self.rest[e][border, g, s, j - 1, c[:, j]]
+                numbers.append(np.where(depth > j, number, -1))
+        return np.stack(numbers, axis=1).astype(np.int32)
 
     def best(self, values: Sequence[int], better: Callable[..., Any]) -> tuple[int, Point]:
-        """Return the least or greatest sum over a network's rows, and that network."""
+        """Return the least or greatest sum of values over a network's blocks, and that network."""
         orders = self.structure.orders
         ends: list[tuple[int, Point]] = []
         for r in range(len(self.structure.resolutions)):
@@ -147,7 +147,7 @@ class Rows:
         better: Callable[..., Any],
     ) -> dict[tuple[int, tuple[float, ...]], tuple[int, tuple[Part, ...]]]:
         table = self.tables[e]
-        out: dict[tuple[int, tuple[float, ...]], tuple[int, tuple[Part, ...]]] = {}
+        best: dict[tuple[int, tuple[float, ...]], tuple[int, tuple[Part, ...]]] = {}
         for (border, low), (cost, parts) in states.items():
             for (d, s, _), key in zip(chain.variants[e], chain.keys[e], strict=True):
                 after = follow(low, key)
@@ -163,6 +163,10 @@ class Rows:
                     total += values[int(ids[c])]
                     combos.append(c)
                 state = (behind, after)
-                made = (total, (*parts, Part(d, s, tuple(combos))))
-                out[state] = better(out[state], made, key=lambda x: x[0]) if state in out else made
-        return out
+                candidate = (total, (*parts, Part(d, s, tuple(combos))))
+                best[state] = (
+                    better(best[state], candidate, key=lambda x: x[0])
+                    if state in best
+                    else candidate
+                )
+        return best
