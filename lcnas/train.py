@@ -132,19 +132,19 @@ def _teacher(args: argparse.Namespace) -> TeacherFile | None:
     """Return the teacher's file, and what the options say of it."""
     from lcnas.training import Normalization, TeacherFile
 
-    said = {name: getattr(args, f"teacher_{name}") for name in ("mean", "std", "size")}
-    first = next((name for name, value in said.items() if value is not None), None)
+    options = {name: getattr(args, f"teacher_{name}") for name in ("mean", "std", "size")}
+    first = next((name for name, value in options.items() if value is not None), None)
     if args.teacher is None:
         if first is not None:
             raise TrainingError(f"--teacher-{first}: there is no teacher (--teacher FILE)")
         return None
-    if (said["mean"] is None) != (said["std"] is None):
+    if (options["mean"] is None) != (options["std"] is None):
         raise TrainingError(f"--teacher-{first}: give both --teacher-mean and --teacher-std")
     normalization = None
-    if said["mean"] is not None:
-        mean, std = (_constants(said[name], f"--teacher-{name}") for name in ("mean", "std"))
+    if options["mean"] is not None:
+        mean, std = (_constants(options[name], f"--teacher-{name}") for name in ("mean", "std"))
         normalization = Normalization(mean, std)
-    size = None if said["size"] is None else _cli.resolution(said["size"])
+    size = None if options["size"] is None else _cli.resolution(options["size"])
     if not _cli.is_file(args.teacher):
         raise TrainingError(f"teacher: there is no file {_cli.cut(args.teacher)}")
     return TeacherFile(args.teacher, normalization, size)
@@ -154,13 +154,13 @@ def _constants(text: str, what: str) -> tuple[float, float, float]:
     """Return "R,G,B", of pixels from 0 to 1."""
     from lcnas import onnx_export
 
-    made = onnx_export.constants(text.split(","), what)
-    if max(map(abs, made)) > 1:
-        right = ",".join(f"{v / 255:.4g}" for v in made)
+    constants = onnx_export.constants(text.split(","), what)
+    if max(map(abs, constants)) > 1:
+        right = ",".join(f"{v / 255:.4g}" for v in constants)
         raise TrainingError(
             f"{what}: {text} is not of pixels from 0 to 1 (of 0 to 255 it would be {right})"
         )
-    return made
+    return constants
 
 
 class _Reading:

@@ -73,5 +73,5 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, _, inside = _HOMES[name].partition(".")
-    made = importlib.import_module(f"{__name__}.{module}")
-    return getattr(made, inside) if inside else made
+    imported = importlib.import_module(f"{__name__}.{module}")
+    return getattr(imported, inside) if inside else imported

@@ -122,14 +122,14 @@ class Checkpoints:
             state=self._ocp.args.StandardRestore(tree), run=self._ocp.args.JsonRestore()
         )
         try:
-            made = self._manager.restore(step, args=args)
+            restored = self._manager.restore(step, args=args)
         except Exception as error:
             raise TrainingError(
                 f"checkpoint: {self.folder / str(step)} cannot be read: "
                 f"{shorten(str(error).partition(chr(10))[0])}; delete that folder to go on from the "
                 "one before it"
             ) from error
-        return from_tree(made["state"], like), dict(made["run"])
+        return from_tree(restored["state"], like), dict(restored["run"])
 
 
 # -- a state as nested dictionaries of NumPy arrays ------------------------------------------------
@@ -173,24 +173,24 @@ def _described(x: NDArray[Any]) -> jax.ShapeDtypeStruct:
 
 
 def _nested(weights: Mapping[str, Any]) -> Tree:
-    made: Tree = {}
+    tree: Tree = {}
     for name, value in weights.items():
         *path, last = name.split("/")
-        inner = made
+        inner = tree
         for part in path:
             inner = inner.setdefault(part, {})
         inner[last] = _copied(value)
-    return made
+    return tree
 
 
 def _flattened(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    made: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            made |= _flattened(value, f"{above}{key}/")
+            flat |= _flattened(value, f"{above}{key}/")
         else:
-            made[f"{above}{key}"] = value
-    return made
+            flat[f"{above}{key}"] = value
+    return flat
 
 
 # -- faults ----------------------------------------------------------------------------------------
@@ -207,9 +207,9 @@ def _quieten() -> None:
         logging.getLogger(name).addFilter(_is_not_of_orbax)
     before = sys.unraisablehook
 
-    def hook(told: sys.UnraisableHookArgs) -> None:
-        if not _is_of_closed_loop(told.exc_value, told.exc_traceback):
-            before(told)
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if not _is_of_closed_loop(unraisable.exc_value, unraisable.exc_traceback):
+            before(unraisable)
 
     sys.unraisablehook = hook
 

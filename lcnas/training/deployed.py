@@ -76,9 +76,9 @@ def hits(
         name: _Opened.of(file, data.class_names, engine, size) for name, file in files.items()
     }
     groups: dict[Preprocessing, list[str]] = {}
-    for name, one in opened.items():
-        groups.setdefault(one.preparation, []).append(name)
-    found: dict[str, list[NDArray[np.int64]]] = {name: [] for name in files}
+    for name, opened_file in opened.items():
+        groups.setdefault(opened_file.preparation, []).append(name)
+    ranks: dict[str, list[NDArray[np.int64]]] = {name: [] for name in files}
     for preparation, names in groups.items():
         for batch in data.prepared(chosen, preparation, _AT_ONCE):
             keep = batch.mask & (batch.labels >= 0)
@@ -86,10 +86,10 @@ def hits(
                 continue
             x, labels = preparation.normalized(batch.images[keep]), batch.labels[keep]
             for name in names:
-                found[name].append(opened[name].ranks(x, labels))
-    if not all(found.values()):
+                ranks[name].append(opened[name].ranks(x, labels))
+    if not all(ranks.values()):
         raise OnnxError("accuracy: there is no image with a label")
-    return {name: opened[name].hits(np.concatenate(parts)) for name, parts in found.items()}
+    return {name: opened[name].hits(np.concatenate(parts)) for name, parts in ranks.items()}
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,9 @@ class _Opened:
     ) -> _Opened:
         used: list[Engine] = []
         classifier = Classifier.of(file, size, begin(engine or engines.engine(), used))
-        told = classifier.interface
-        columns = columns_of(told.class_names, class_names, classifier.classes, told.what)
-        return cls(classifier, told.preprocessing(classifier.size), columns, used[0])
+        interface = classifier.interface
+        columns = columns_of(interface.class_names, class_names, classifier.classes, interface.what)
+        return cls(classifier, interface.preprocessing(classifier.size), columns, used[0])
 
     def ranks(self, x: NDArray[np.float32], labels: NDArray[Any]) -> NDArray[np.int64]:
         """Return how many classes come before the label's, (n,); of equal logits the lower class does."""
@@ -121,8 +121,8 @@ class _Opened:
         own = self.columns[labels][:, None]
         value = np.take_along_axis(logits, own, axis=1)
         earlier = np.arange(logits.shape[1])[None] < own
-        made: NDArray[np.int64] = ((logits > value) | ((logits == value) & earlier)).sum(axis=1)
-        return made
+        before: NDArray[np.int64] = ((logits > value) | ((logits == value) & earlier)).sum(axis=1)
+        return before
 
     def hits(self, ranks: NDArray[Any]) -> Hits:
         return Hits(ranks < 1, ranks < _TOP, self.engine)
@@ -136,12 +136,12 @@ def begin(engine: Engine, used: list[Engine]) -> Start:
         used: gets the engine as it is for each file.
     """
 
-    def start(data: bytes, told: Interface) -> Run:
+    def start(data: bytes, interface: Interface) -> Run:
         from lcnas.onnx_export import is_quantised, read
 
         otherwise = "fp32" if engine.precision == "int8" else engine.precision
         precision = "int8" if is_quantised(read(data)) else otherwise
-        used.append(like(engine, precision, told.batch or 1))
+        used.append(like(engine, precision, interface.batch or 1))
         return used[-1].open(data).outputs
 
     return start
@@ -160,7 +160,7 @@ def here(engine: Engine) -> tuple[Engine, str]:
     Where that engine (of another machine, say) is not here, onnxruntime's own kernels, mlas, take its place.
     """
     try:
-        made = engines.engine(
+        local = engines.engine(
             engine.name, threads=engine.threads, precision=engine.precision, batch=engine.batch
         )
     except EngineError as error:
@@ -170,17 +170,17 @@ def here(engine: Engine) -> tuple[Engine, str]:
             f"{engine.precision} is not here ({error})"
         )
         return engines.engine("mlas", threads=1, precision=precision, batch=engine.batch), note
-    if made != engine:
+    if local != engine:
         what = f"{engine.version} ({engine.isa})"
         return (
-            made,
-            f"accuracies are of {made.version} ({made.isa}) of {made.name}, latencies of {what}",
+            local,
+            f"accuracies are of {local.version} ({local.isa}) of {local.name}, latencies of {what}",
         )
-    return made, ""
+    return local, ""
 
 
 def columns_of(
-    own: Sequence[str] | None, wanted: Sequence[str], outputs: int, what: str
+    own: Sequence[str] | None, class_names: Sequence[str], outputs: int, what: str
 ) -> NDArray[np.intp]:
     """Return which of a file's outputs each class of a set is, by their names.
 
@@ -189,16 +189,16 @@ def columns_of(
     Raises:
         OnnxError: another number of classes without names, or a class that the file does not have.
     """
-    plain = tuple(str(i) for i in range(len(wanted)))
-    if own is None or tuple(own) == tuple(wanted) or tuple(wanted) == plain:
-        if outputs != len(wanted):
-            raise OnnxError(f"{what}: has {outputs} classes, the images have {len(wanted)}")
+    plain = tuple(str(i) for i in range(len(class_names)))
+    if own is None or tuple(own) == tuple(class_names) or tuple(class_names) == plain:
+        if outputs != len(class_names):
+            raise OnnxError(f"{what}: has {outputs} classes, the images have {len(class_names)}")
         return np.arange(outputs)
     place: dict[str, int] = {}
     for i, name in enumerate(own):
         place.setdefault(name, i)
-    missing = [name for name in wanted if name not in place]
+    missing = [name for name in class_names if name not in place]
     if missing:
         hint = nearest(missing[0], list(place))
         raise OnnxError(f"{what}: lacks classes of the images: {listing(missing)}{hint}")
-    return np.array([place[name] for name in wanted], np.intp)
+    return np.array([place[name] for name in class_names], np.intp)

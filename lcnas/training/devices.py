@@ -69,8 +69,8 @@ class Devices:
         """Return the sums of all devices' arrays; traced."""
         if self.axis is None:
             return tree
-        made: T = jax.lax.psum(tree, self.axis)  # type: ignore[no-untyped-call]
-        return made
+        sums: T = jax.lax.psum(tree, self.axis)  # type: ignore[no-untyped-call]
+        return sums
 
     def first(self, part: int) -> Any:
         """Return the place of a device's first image in the whole batch, of which it has ``part``; traced."""
@@ -150,10 +150,10 @@ def find(limit: int | None = None) -> Devices:
     Raises:
         TrainingError: there are not as many.
     """
-    every = jax.devices()
-    if limit is not None and not 1 <= limit <= len(every):
-        raise TrainingError(f"devices: {limit} is not among 1 to {len(every)}, which are here")
-    chosen = every[:limit]
+    all_devices = jax.devices()
+    if limit is not None and not 1 <= limit <= len(all_devices):
+        raise TrainingError(f"devices: {limit} is not among 1 to {len(all_devices)}, which are here")
+    chosen = all_devices[:limit]
     return Devices(None if len(chosen) == 1 else Mesh(np.array(chosen), (AXIS,)))
 
 

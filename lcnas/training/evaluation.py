@@ -38,14 +38,14 @@ class Scores:
 
     def to_data(self) -> dict[str, float | None]:
         """Return plain data for JSON, which knows no number that is not finite."""
-        made = dataclasses.asdict(self)
-        return {name: v if math.isfinite(v) else None for name, v in made.items()}
+        values = dataclasses.asdict(self)
+        return {name: v if math.isfinite(v) else None for name, v in values.items()}
 
     @classmethod
     def from_data(cls, data: Mapping[str, Any]) -> Scores:
         """Return the scores of such data."""
-        made: dict[str, Any] = {n: math.nan if v is None else v for n, v in data.items()}
-        return cls(**made)
+        values: dict[str, Any] = {n: math.nan if v is None else v for n, v in data.items()}
+        return cls(**values)
 
     def __str__(self) -> str:
         return f"{self.accuracy:.2%} (top 5 {self.top5:.2%}, loss {self.loss:.4f}, {self.images} images)"

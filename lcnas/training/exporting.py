@@ -85,15 +85,15 @@ def compiled(model: Network) -> onnx_export.Model:
     net = Functional.of(model)
     test = jax.jit(net.test)
     weights = model.weights()
-    return _Trained(model.arch, model.classes, weights, lambda given, x: test(*net.split(given), x))
+    return _Trained(model.arch, model.classes, weights, lambda w, x: test(*net.split(w), x))
 
 
 def read(path: Path) -> tuple[onnx_export.Model, pretrained.Pretrained]:
     """Return the network of a file of weights, compiled in evaluation mode, and what the file records."""
-    found = pretrained.read(path)
-    model = models.build(found.arch, found.classes)
-    model.set_weights(found.weights)
-    return compiled(model), found
+    loaded = pretrained.read(path)
+    model = models.build(loaded.arch, loaded.classes)
+    model.set_weights(loaded.weights)
+    return compiled(model), loaded
 
 
 def _forward(arch: Arch, classes: int) -> Callable[[Mapping[str, Array], Array], Any]:

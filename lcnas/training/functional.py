@@ -116,7 +116,7 @@ def with_dropout(model: Network, rate: float | None) -> Network:
     return model
 
 
-def blocks_of(arch: Arch, wanted: Sequence[str]) -> tuple[str, ...]:
+def blocks_of(arch: Arch, names: Sequence[str]) -> tuple[str, ...]:
     """Return the names of the blocks that stages or blocks are called, in order.
 
     Args:
@@ -126,17 +126,17 @@ def blocks_of(arch: Arch, wanted: Sequence[str]) -> tuple[str, ...]:
     Raises:
         TrainingError: no such stage or block, with the nearest; or nothing is left to train.
     """
-    names = iter(onnx_export.block_names(arch))
-    stages = {stage.name: [next(names) for _ in stage.blocks] for stage in arch.stages}
-    every = [name for blocks in stages.values() for name in blocks]
+    block_names = iter(onnx_export.block_names(arch))
+    stages = {stage.name: [next(block_names) for _ in stage.blocks] for stage in arch.stages}
+    all_blocks = [name for blocks in stages.values() for name in blocks]
     chosen: set[str] = set()
-    for name in wanted:
-        if name not in stages and name not in every:
-            raise TrainingError(not_among("freeze", name, dict.fromkeys([*stages, *every])))
+    for name in names:
+        if name not in stages and name not in all_blocks:
+            raise TrainingError(not_among("freeze", name, dict.fromkeys([*stages, *all_blocks])))
         chosen.update(stages.get(name, [name]))
-    if len(chosen) == len(every):
+    if len(chosen) == len(all_blocks):
         raise TrainingError("freeze: all blocks are frozen, so there is nothing to train")
-    return tuple(name for name in every if name in chosen)
+    return tuple(name for name in all_blocks if name in chosen)
 
 
 def is_in(name: str, blocks: Iterable[str]) -> bool:

@@ -50,8 +50,8 @@ class Job:
 
     def start(self) -> State:
         """Return the state before the first step, on the devices."""
-        made: State = self.devices.share(self.program.start(*self.net.split(self.weights)))
-        return made
+        state: State = self.devices.share(self.program.start(*self.net.split(self.weights)))
+        return state
 
     def step(self, state: State, number: int, batch: Batch) -> tuple[State, Report]:
         """Take a step."""
@@ -97,8 +97,8 @@ def prepared(
     length = Length.of(recipe, data.train.steps(recipe.batch))
     opened = _teacher(teacher, data, recipe, devices)
     model = _built(arch, data.classes, recipe, seed, devices)
-    given, notes = _initial(network, init, arch, data, seed)
-    weights = model.weights() if given is None else given
+    initial, notes = _initial(network, init, arch, data, seed)
+    weights = model.weights() if initial is None else initial
     net = Functional.of(model, frozen)
     identity = Identity(
         arch=arch,
@@ -107,7 +107,7 @@ def prepared(
         data=_data_fingerprint(data),
         seed=seed,
         freeze=frozen,
-        init="" if given is None else run.fingerprint(given),
+        init="" if initial is None else run.fingerprint(initial),
         teacher=_teacher_fingerprint(teacher),
     )
     program = step.build(
@@ -224,6 +224,6 @@ def _teacher_fingerprint(teacher: str | Path | TeacherFile | Teacher | None) -> 
     if isinstance(teacher, str | Path):
         teacher = TeacherFile(teacher)
     if isinstance(teacher, TeacherFile):
-        found = run.file_fingerprint(Path(teacher.path))
-        return f"{found}/{teacher.settings}" if teacher.settings else found
+        digest = run.file_fingerprint(Path(teacher.path))
+        return f"{digest}/{teacher.settings}" if teacher.settings else digest
     return "an object"  # of which nothing can be told apart

@@ -236,9 +236,9 @@ def _stored(job: Job, checkpoints: Checkpoints, like: State, at: int) -> tuple[S
 
 def _weights(job: Job, state: State) -> dict[str, NDArray[np.float32]]:
     params, stats = job.program.tested(state)
-    found = {**jax.device_get(params), **jax.device_get(stats)}
+    weights = {**jax.device_get(params), **jax.device_get(stats)}
     names = onnx_export.names(job.identity.arch, job.identity.classes)
-    return {name: np.ascontiguousarray(found[name]) for name in names}
+    return {name: np.ascontiguousarray(weights[name]) for name in names}
 
 
 def _validation_of(epochs: Sequence[Mapping[str, Any]], epoch: int) -> Scores:

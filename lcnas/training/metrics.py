@@ -136,9 +136,9 @@ class _Records:
     def of(cls, board: Any) -> _Records:
         """Put it in the place of a board's own."""
         events = board.file_writer.event_writer._ev_writer
-        made = cls(events._py_recordio_writer)
-        events._py_recordio_writer = made
-        return made
+        records = cls(events._py_recordio_writer)
+        events._py_recordio_writer = records
+        return records
 
     def write(self, data: bytes) -> None:
         """Append an event."""

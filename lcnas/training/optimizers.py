@@ -48,7 +48,7 @@ def apply(
     # Optax's Adam mixes its whole-numbered count with floats, which strict promotion refuses. It is the
     # only place where strictness is lifted; all arrays here are float32 but that count.
     with jax.numpy_dtype_promotion("standard"):
-        made, state = optimizer.update(gradients, state, weights)
-    updates = cast("Weights", made)
+        raw_updates, state = optimizer.update(gradients, state, weights)
+    updates = cast("Weights", raw_updates)
     moved = {name: w - learning_rate * updates[name] for name, w in weights.items()}
     return moved, state

@@ -62,22 +62,22 @@ class Identity:
             "teacher": self.teacher,
         }
 
-    def differences(self, there: Mapping[str, Any], source: str) -> list[str]:
+    def differences(self, other: Mapping[str, Any], source: str) -> list[str]:
         """Return in words what is different in the ``to_data`` of another run."""
-        mine = self.to_data()
+        own = self.to_data()
         out = []
-        if there["arch_id"] != self.arch.id:
-            other = Arch.from_data(there["arch"], source)
-            out.append(f"the network is {_called(other)} there and {_called(self.arch)} here")
-        out += self.recipe.differences(Recipe.from_data(there["recipe"], source))
-        if there["data"] != self.data:
+        if other["arch_id"] != self.arch.id:
+            other_arch = Arch.from_data(other["arch"], source)
+            out.append(f"the network is {_called(other_arch)} there and {_called(self.arch)} here")
+        out += self.recipe.differences(Recipe.from_data(other["recipe"], source))
+        if other["data"] != self.data:
             out.append("the data or their split are others")
         for name, words in (("init", "the initial weights"), ("teacher", "the teacher")):
-            if there[name] != mine[name]:
+            if other[name] != own[name]:
                 out.append(f"{words} {'is another' if name == 'teacher' else 'are others'}")
         for name in ("classes", "seed", "freeze"):
-            if there[name] != mine[name]:
-                out.append(f"{name} is {there[name]} there and {mine[name]} here")
+            if other[name] != own[name]:
+                out.append(f"{name} is {other[name]} there and {own[name]} here")
         return out
 
 
@@ -121,15 +121,15 @@ def check(out: Path, identity: Identity) -> bool:
             )
         return False
     try:
-        there = json.loads((out / RUN).read_text(encoding="utf-8"))
-        found = identity.differences(there["identity"], f"{out / RUN}")
+        stored = json.loads((out / RUN).read_text(encoding="utf-8"))
+        differences = identity.differences(stored["identity"], f"{out / RUN}")
     except LcnasError:
         raise
     except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"out: {out / RUN} cannot be read: {shorten(str(error))}") from None
-    if found:
+    if differences:
         raise TrainingError(
-            f"out: {out} holds another run: {'; '.join(found)}; give another folder, or delete it"
+            f"out: {out} holds another run: {'; '.join(differences)}; give another folder, or delete it"
         )
     return True
 
@@ -245,8 +245,8 @@ class Result:
 
     def to_data(self) -> dict[str, Any]:
         """Return it as plain data, without the folder."""
-        made = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        del made["out"]
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        del values["out"]
         scores = {
             "validation": self.validation.to_data(),
             "test": None if self.test is None else self.test.to_data(),
@@ -254,7 +254,7 @@ class Result:
         return {
             "format": "lcnas-training-result",
             "version": VERSION,
-            **made,
+            **values,
             **scores,
             "arch": json.loads(self.arch.to_json()),
             "arch_id": self.arch.id,

@@ -249,14 +249,14 @@ def _gradients(
     """Return gradients, statistics and sums of a batch, taken in ``parts`` micro-batches one by one."""
     gradient = jax.grad(objective, has_aux=True)
     if parts == 1:
-        found, (stats, sums) = gradient(learning, stats, batch, key)
-        return found, stats, sums
+        gradients, (stats, sums) = gradient(learning, stats, batch, key)
+        return gradients, stats, sums
 
-    def part(carry: Any, given: Any) -> tuple[Any, None]:
+    def part(carry: Any, inputs: Any) -> tuple[Any, None]:
         total, stats, sums = carry
-        number, micro = given
-        found, (stats, more) = gradient(learning, stats, micro, jax.random.fold_in(key, number))
-        total, sums = jax.tree.map(jnp.add, (total, sums), (found, more))
+        number, micro = inputs
+        gradients, (stats, more) = gradient(learning, stats, micro, jax.random.fold_in(key, number))
+        total, sums = jax.tree.map(jnp.add, (total, sums), (gradients, more))
         return (total, stats, sums), None
 
     def cut(x: Array) -> Array:
@@ -266,8 +266,8 @@ def _gradients(
     empty = jax.tree.map(jnp.asarray, zero())
     numbers = jnp.arange(parts, dtype=jnp.int32)
     micros = jax.tree.map(cut, batch)
-    (found, stats, sums), _ = jax.lax.scan(part, (nothing, stats, empty), (numbers, micros))
-    return found, stats, sums
+    (gradients, stats, sums), _ = jax.lax.scan(part, (nothing, stats, empty), (numbers, micros))
+    return gradients, stats, sums
 
 
 def _moved(

@@ -57,14 +57,14 @@ class TeacherFile:
     @property
     def settings(self) -> str:
         """What is said here and not by the file, as text; "" for nothing."""
-        said = []
+        parts = []
         if self.normalization is not None:
             for name in ("mean", "std"):
                 values = getattr(self.normalization, name)
-                said.append(f"{name}={','.join(f'{float(v):.9g}' for v in values)}")
+                parts.append(f"{name}={','.join(f'{float(v):.9g}' for v in values)}")
         if self.size is not None:
-            said.append("size={}x{}".format(*_pair(self.size)))
-        return ";".join(said)
+            parts.append("size={}x{}".format(*_pair(self.size)))
+        return ";".join(parts)
 
 
 @dataclass(frozen=True)
@@ -77,16 +77,16 @@ class _Teacher:
     ]  # normalised images (n, height, width, 3) -> logits (n, classes)
 
     def logits(self, images: Images) -> Array:
-        given = onnx_export.check_images(images)
-        made = np.asarray(self.forward(self.prepare(given)), np.float32)
-        if made.shape != (len(given), self.classes):
+        checked = onnx_export.check_images(images)
+        logits = np.asarray(self.forward(self.prepare(checked)), np.float32)
+        if logits.shape != (len(checked), self.classes):
             raise TeacherError(
-                f"{self.what}: gives {made.shape}, not {(len(given), self.classes)}: "
-                f"{len(given)} images, {self.classes} classes"
+                f"{self.what}: gives {logits.shape}, not {(len(checked), self.classes)}: "
+                f"{len(checked)} images, {self.classes} classes"
             )
-        if not np.isfinite(made).all():
+        if not np.isfinite(logits).all():
             raise TeacherError(f"{self.what}: gives logits that are not finite")
-        return made
+        return logits
 
 
 def load(
@@ -158,14 +158,14 @@ def _of_weights(
 ) -> Teacher:
     what = f"teacher {file}"
     try:
-        model, told = read(file)
+        model, recorded = read(file)
     except PretrainedError as error:
         known = file.suffix.lower() in pretrained.SUFFIXES
         hint = "" if known else "; a teacher may be an .onnx file as well"
         raise TeacherError(f"teacher {error}{hint}") from None
     _check_classes(what, model.classes, classes)
-    _check_names(what, told.class_names, class_names)
-    own = told.normalization
+    _check_names(what, recorded.class_names, class_names)
+    own = recorded.normalization
     if own is not None:
         _check_recorded(what, own, normalization)
     else:
@@ -212,19 +212,19 @@ def _of_onnx(
     what = f"teacher {file}"
     pixels = None if size is None else _pair(size)
 
-    def begin(data: bytes, told: Interface) -> Callable[[Array], NDArray[Any]]:
-        return engines.engine(engine, threads=threads, batch=told.batch or 1).open(data).outputs
+    def begin(data: bytes, interface: Interface) -> Callable[[Array], NDArray[Any]]:
+        return engines.engine(engine, threads=threads, batch=interface.batch or 1).open(data).outputs
 
     classifier = Classifier.of(file, pixels, begin)
-    told = classifier.interface
+    interface = classifier.interface
     if pixels not in (None, classifier.size):
         raise TeacherError(f"{what}: its images are {_x(classifier.size)} pixels, not {_x(pixels)}")
     _check_classes(what, classifier.classes, classes)
-    _check_names(what, told.class_names, class_names)
-    if told.has_normalization:
-        recorded = told.preprocessing(classifier.size)
-        mean, std = recorded.mean, recorded.std
-        _check_recorded(what, recorded, normalization)
+    _check_names(what, interface.class_names, class_names)
+    if interface.has_normalization:
+        constants = interface.preprocessing(classifier.size)
+        mean, std = constants.mean, constants.std
+        _check_recorded(what, constants, normalization)
     else:
         mean, std = _constants(what, default if normalization is None else normalization)
     prepare = Preprocessing(classifier.size, mean, std, squash=True)
@@ -235,10 +235,10 @@ def _x(size: tuple[int, int] | None) -> str:
     return "x".join(map(str, size or ()))
 
 
-def _check_recorded(what: str, recorded: MeanStd, given: MeanStd | None) -> None:
+def _check_recorded(what: str, recorded: MeanStd, normalization: MeanStd | None) -> None:
     """Refuse constants that are not those that the file records."""
-    for name in () if given is None else ("mean", "std"):
-        own, other = getattr(recorded, name), getattr(given, name)
+    for name in () if normalization is None else ("mean", "std"):
+        own, other = getattr(recorded, name), getattr(normalization, name)
         if not np.allclose(own, other, rtol=0, atol=_SAME):
             raise TeacherError(
                 f"{what}: records the {name} {tuple(own)}, not {tuple(other)}; leave out what the "
@@ -269,28 +269,28 @@ def _constants(
         raise TeacherError(f"{what}: {error}") from None
 
 
-def _check_classes(what: str, found: int, wanted: int | None) -> None:
-    if wanted is not None and found != wanted:
-        raise TeacherError(unfit(what, found, wanted))
+def _check_classes(what: str, classes: int, data_classes: int | None) -> None:
+    if data_classes is not None and classes != data_classes:
+        raise TeacherError(unfit(what, classes, data_classes))
 
 
-def unfit(what: str, found: int, wanted: int) -> str:
+def unfit(what: str, classes: int, data_classes: int) -> str:
     """Return what to say of a teacher of ``found`` classes where the data have ``wanted``."""
     return (
-        f"{what}: has {found} classes, the data {wanted}; a teacher gives logits of the data's own "
+        f"{what}: has {classes} classes, the data {data_classes}; a teacher gives logits of the data's own "
         "classes: take one that was trained on them, or train it on them first (--init takes its "
         "weights and draws the last layer anew)"
     )
 
 
-def _check_names(what: str, names: tuple[str, ...] | None, wanted: Sequence[str] | None) -> None:
+def _check_names(what: str, names: tuple[str, ...] | None, class_names: Sequence[str] | None) -> None:
     """Refuse a teacher whose recorded classes are others, or come in another order."""
-    if names is None or wanted is None or names == tuple(wanted):
+    if names is None or class_names is None or names == tuple(class_names):
         return
-    pairs = enumerate(zip(names, wanted, strict=False))
+    pairs = enumerate(zip(names, class_names, strict=False))
     differing = next(((i, a, b) for i, (a, b) in pairs if a != b), None)
     if differing is None:
-        raise TeacherError(f"{what}: has {len(names)} class names, the data {len(wanted)}")
+        raise TeacherError(f"{what}: has {len(names)} class names, the data {len(class_names)}")
     i, own, other = differing
     raise TeacherError(
         f"{what}: calls class {i} {shorten(own)}, the data {shorten(other)}; a teacher's classes are the "

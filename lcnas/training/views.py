@@ -63,5 +63,5 @@ def testing(augment: Augment, arch: Arch, normalization: Normalization) -> Testi
 def pixels(images: NDArray[np.float32], normalization: Normalization) -> NDArray[np.float32]:
     """Return normalised images as they were before, 0 to 255: what a teacher prepares its own way."""
     mean, std = (np.array(v, np.float32) for v in (normalization.mean, normalization.std))
-    made: NDArray[np.float32] = np.clip((images * std + mean) * np.float32(255), 0, 255)
-    return made
+    raw: NDArray[np.float32] = np.clip((images * std + mean) * np.float32(255), 0, 255)
+    return raw

@@ -68,8 +68,8 @@ def evaluate(
 def _is_exact(images: Array, shape: Shape, share: float) -> bool:
     """Return whether that share of an image has, to within a pixel, the size that is wanted."""
     return all(
-        abs(side * share - wanted) < 1
-        for side, wanted in zip(images.shape[1:3], shape, strict=True)
+        abs(side * share - target) < 1
+        for side, target in zip(images.shape[1:3], shape, strict=True)
     )
 
 
@@ -103,7 +103,7 @@ class _Draws:
 def _uniform(key: Array, n: int, count: int, first: Any) -> Array:
     places = jnp.arange(n, dtype=jnp.int32) + jnp.asarray(first).astype(jnp.int32)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places)
-    draw: Any = jax.vmap(lambda one: jax.random.uniform(one, (count,), jnp.float32))
+    draw: Any = jax.vmap(lambda image_key: jax.random.uniform(image_key, (count,), jnp.float32))
     values: Array = draw(keys)
     return values
 

@@ -52,10 +52,10 @@ def random_boxes(draws: Array, aspect: Array, scale: Pair, ratio: Pair) -> Spans
     first = jnp.argmax(fits, axis=1)[:, None]
     fallback = jnp.clip(aspect, ratio[0], ratio[1])
     largest = jnp.minimum(1.0, aspect / fallback)
-    some = jnp.any(fits, axis=1)
-    height = jnp.where(some, jnp.take_along_axis(heights, first, 1)[:, 0], largest)
-    width = jnp.where(some, jnp.take_along_axis(widths, first, 1)[:, 0], largest * fallback)
-    place = jnp.where(some[:, None], draws[:, :2], 0.5)
+    any_fits = jnp.any(fits, axis=1)
+    height = jnp.where(any_fits, jnp.take_along_axis(heights, first, 1)[:, 0], largest)
+    width = jnp.where(any_fits, jnp.take_along_axis(widths, first, 1)[:, 0], largest * fallback)
+    place = jnp.where(any_fits[:, None], draws[:, :2], 0.5)
     width = width / aspect
     return Spans(place[:, 0] * (1 - height), place[:, 1] * (1 - width), height, width)
 
@@ -81,8 +81,8 @@ def pixel_boxes(
 
 def whole_boxes(n: int) -> Spans:
     """Return the whole of each image."""
-    zero, one = jnp.zeros(n, jnp.float32), jnp.ones(n, jnp.float32)
-    return Spans(zero, zero, one, one)
+    zeros, ones = jnp.zeros(n, jnp.float32), jnp.ones(n, jnp.float32)
+    return Spans(zeros, zeros, ones, ones)
 
 
 class Plan(NamedTuple):
@@ -150,12 +150,12 @@ def _blended(values: Array, index: Array, weight: Array, axis: int) -> Array:
         weight: (n, out, taps).
         axis: of each image.
     """
-    take: Any = jax.vmap(lambda one, which: jnp.take(one, which, axis=axis, mode="clip"))
+    take: Any = jax.vmap(lambda image, which: jnp.take(image, which, axis=axis, mode="clip"))
     parts = []
     for t in range(index.shape[-1]):
-        found: Array = take(values, index[..., t])
+        lines: Array = take(values, index[..., t])
         by = weight[..., t].reshape(len(values), *(1,) * axis, -1, *(1,) * (values.ndim - axis - 2))
-        parts.append(found.astype(jnp.float32) * by)
+        parts.append(lines.astype(jnp.float32) * by)
     return functools.reduce(operator.add, parts)
 
 
@@ -178,7 +178,7 @@ def shifted(
     if mirrored is not None:
         across = jnp.where(mirrored[:, None], width - 1 - across, across)
     columns = moves[:, 1:] + across
-    take: Any = jax.vmap(lambda one, i, j: one[i[:, None], j[None]])
+    take: Any = jax.vmap(lambda image, i, j: image[i[:, None], j[None]])
     out: Array = take(images, _folded(rows, height), _folded(columns, width))
     if mode == "black":
         down, along = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)

@@ -84,7 +84,7 @@ def operate(images: Array, operation: Array, level: Array) -> Array:
     # which only a GPU can afford.
     arguments = (images, branch, value, moves)
     if jax.default_backend() == "cpu":
-        out: Array = jax.lax.map(lambda some: _one(*some), arguments)
+        out: Array = jax.lax.map(lambda args: _one(*args), arguments)
     else:
         out = jax.vmap(_one)(*arguments)
     return out
@@ -208,8 +208,8 @@ def affine(image: Array, move: Array) -> Array:
     upper, lower = (
         image[row, columns[0]] * (1 - right) + image[row, columns[1]] * right for row in rows
     )
-    found = upper * (1 - low) + lower * low
-    return jnp.where(inside[..., None], jnp.round(found), _GREY)
+    blended = upper * (1 - low) + lower * low
+    return jnp.where(inside[..., None], jnp.round(blended), _GREY)
 
 
 def _index(place: Array, size: int) -> Array:

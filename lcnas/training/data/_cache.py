@@ -36,7 +36,7 @@ def folder() -> Path | None:
         return None
 
 
-def arrays(key: str, wanted: Mapping[str, tuple[int, ...]], make: Callable[[], Arrays]) -> Arrays:
+def arrays(key: str, shapes: Mapping[str, tuple[int, ...]], make: Callable[[], Arrays]) -> Arrays:
     """Return the arrays kept under a key, or make and keep them.
 
     Args:
@@ -48,33 +48,33 @@ def arrays(key: str, wanted: Mapping[str, tuple[int, ...]], make: Callable[[], A
     if base is None:
         return make()
     path = base / f"{key}.npz"
-    found = _read(path, wanted)
-    if found is None:
-        found = make()
+    contents = _read(path, shapes)
+    if contents is None:
+        contents = make()
         with contextlib.suppress(
             OSError
         ):  # a full disk or a read-only home costs time, not the run
-            _write(path, found)
+            _write(path, contents)
             _prune(base)
-    return found
+    return contents
 
 
-def _read(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> Arrays | None:
+def _read(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Arrays | None:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            found = {name: archive[name] for name in wanted}  # reading compares the checksums
+            contents = {name: archive[name] for name in shapes}  # reading compares the checksums
         os.utime(path)
     except Exception:  # noqa: BLE001 - zipfile and NumPy raise many kinds on damaged files
         return None
-    return found if all(found[name].shape == shape for name, shape in wanted.items()) else None
+    return contents if all(contents[name].shape == shape for name, shape in shapes.items()) else None
 
 
-def _write(path: Path, made: Arrays) -> None:
+def _write(path: Path, contents: Arrays) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, **made)  # type: ignore[arg-type]
+            np.savez(file, **contents)  # type: ignore[arg-type]
         Path(beside).replace(path)
     except BaseException:
         Path(beside).unlink(missing_ok=True)

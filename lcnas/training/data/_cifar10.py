@@ -73,8 +73,8 @@ def _what_is_there(root: Path) -> str:
             f"cifar10: {root} holds CIFAR-10's Python version, which is pickles, and a pickle can run code; "
             f"wanted are {_WANTED}"
         )
-    some = [*names[:3], "..."] if len(names) > 3 else names
-    return f"cifar10: {root} lacks {_WANTED}; in it are {listing(some)}"
+    shown = [*names[:3], "..."] if len(names) > 3 else names
+    return f"cifar10: {root} lacks {_WANTED}; in it are {listing(shown)}"
 
 
 def _parquet(folder: Path, part: str) -> list[Path]:
@@ -109,11 +109,11 @@ def _read_parquet(
     names = shapes(sum(map(_rows, paths)), cut)
     if cache:
         key = f"cifar10-{fingerprint(map(_digest, paths))}"
-        found = _cache.arrays(key, {"labels": names["reasons"], **names}, make)
+        arrays = _cache.arrays(key, {"labels": names["reasons"], **names}, make)
     else:
-        found = make()
-    faults.add((f"{paths[0].name} row {i}", str(why)) for i, why in enumerate(found["reasons"]))
-    return Pixels(**{name: found[name] for name in names}), found["labels"]
+        arrays = make()
+    faults.add((f"{paths[0].name} row {i}", str(why)) for i, why in enumerate(arrays["reasons"]))
+    return Pixels(**{name: arrays[name] for name in names}), arrays["labels"]
 
 
 def _digest(path: Path) -> bytes:

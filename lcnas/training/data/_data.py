@@ -154,11 +154,11 @@ def decoded(root: Path, names: Sequence[str], cut: Cut, options: Options) -> Pix
     key = None
     if options.cache:
         states = [Path(path).stat() for path in paths]
-        told = [f"{n} {s.st_size} {s.st_mtime_ns}" for n, s in zip(names, states, strict=True)]
-        key = f"pictures-{_order.fingerprint((f'reader {_READER}', repr(cut), *told))}"
-    found = decode(paths, cut, options.decoders, key=key, progress=options.progress)
-    options.faults.add((name, str(why)) for name, why in zip(names, found.reasons, strict=True))
-    return found
+        stamps = [f"{n} {s.st_size} {s.st_mtime_ns}" for n, s in zip(names, states, strict=True)]
+        key = f"pictures-{_order.fingerprint((f'reader {_READER}', repr(cut), *stamps))}"
+    pixels = decode(paths, cut, options.decoders, key=key, progress=options.progress)
+    options.faults.add((name, str(why)) for name, why in zip(names, pixels.reasons, strict=True))
+    return pixels
 
 
 def unlabelled_names(root: Path) -> tuple[list[str], tuple[str, ...]]:
@@ -183,11 +183,11 @@ def with_unlabelled(source: Memory | Made, rows: Rows, shape: Shape, options: Op
             f"than memory_mb ({options.memory_mb:g}); raise it (--memory-mb), or take fewer"
         )
     options.faults.total += len(names)
-    found = decoded(options.unlabelled, names, Cut("whole", shape), options)
+    pixels = decoded(options.unlabelled, names, Cut("whole", shape), options)
     files = tuple(str(options.unlabelled / name) for name in names)
-    extra = Memory(found.images, np.full(len(names), -1, np.int32), found.aspect, files=files)
+    extra = Memory(pixels.images, np.full(len(names), -1, np.int32), pixels.aspect, files=files)
     whole = _as_memory(source, shape).joined(extra)
-    return Train(whole, np.concatenate([rows, n + np.flatnonzero(found.good)]))
+    return Train(whole, np.concatenate([rows, n + np.flatnonzero(pixels.good)]))
 
 
 def _as_memory(source: Memory | Made, shape: Shape) -> Memory:
@@ -208,7 +208,7 @@ def assembled(
     validation: Validation,
     test: Test,
     parts: Sequence[Any],
-    needed: int = 2,
+    min_images: int = 2,
     notes: Sequence[str] = (),
 ) -> Data:
     """Return the set, if no split is empty or has one class alone.
@@ -225,12 +225,12 @@ def assembled(
         needed: images of a class to train, so that it is in all splits that are made of them.
         notes: what is to be told of the set.
     """
-    told = _checked_classes(options, class_names, (train, validation, test), needed)
+    class_notes = _checked_classes(options, class_names, (train, validation, test), min_images)
     extra: list[str] = []
     if options.unlabelled is not None:
         names, more = unlabelled_names(options.unlabelled)
         extra = ["unlabelled", *_folder.sizes(options.unlabelled, names)]
-        told += tuple(f"unlabelled: {note}" for note in more)
+        class_notes += tuple(f"unlabelled: {note}" for note in more)
     return Data(
         spec=options.spec,
         size=shape,
@@ -242,7 +242,7 @@ def assembled(
         fingerprint=_order.fingerprint((*parts, *extra)),
         decoders=options.decoders,
         faults=options.faults,
-        notes=(*notes, *told),
+        notes=(*notes, *class_notes),
     )
 
 
@@ -257,7 +257,7 @@ def _checked_classes(
     options: Options,
     class_names: Sequence[str],
     splits: tuple[Train, Validation, Test],
-    needed: int,
+    min_images: int,
 ) -> tuple[str, ...]:
     """Return notes on classes that validation or test lack.
 
@@ -269,17 +269,17 @@ def _checked_classes(
         counts = np.bincount(split.labels[split.labels >= 0], minlength=len(class_names))
         lacking = [name for name, n in zip(class_names, counts, strict=True) if not n]
         what = type(split).__name__.lower()
-        there = len(class_names) - len(lacking)
-        if there < 2 or (lacking and isinstance(split, Train)):
-            found = "is empty" if not there else f"has no readable images of {listing(lacking)}"
+        present = len(class_names) - len(lacking)
+        if present < 2 or (lacking and isinstance(split, Train)):
+            problem = "is empty" if not present else f"has no readable images of {listing(lacking)}"
             raise DataError(
-                f"data: {spelt(options.spec)}: the {what} split {found}{_WHERE[needed]}"
+                f"data: {spelt(options.spec)}: the {what} split {problem}{_WHERE[min_images]}"
             )
         if lacking:
             notes.setdefault(listing(lacking), []).append(f"{what} has none of {len(lacking)}")
     total = len(class_names)
     return tuple(
-        f"{' and '.join(said)} of the {total} classes ({names}), so accuracy there says nothing of them"
-        f"{_WHERE[needed]}"
-        for names, said in notes.items()
+        f"{' and '.join(parts)} of the {total} classes ({names}), so accuracy there says nothing of them"
+        f"{_WHERE[min_images]}"
+        for names, parts in notes.items()
     )

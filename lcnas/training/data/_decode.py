@@ -56,11 +56,11 @@ class Cut:
         """Return the part of an image of that size; ``entropy`` decides a random one."""
         if self.kind == "whole":
             return 0.0, 0.0, float(width), float(height)
-        wanted = self.shape[1] / self.shape[0]
+        aspect = self.shape[1] / self.shape[0]
         if self.kind == "centre":
-            high = min(height, width / wanted)
-            return _placed(width, height, high * wanted, high, 0.5, 0.5)
-        ratio = (self.ratio[0] * wanted, self.ratio[1] * wanted)
+            high = min(height, width / aspect)
+            return _placed(width, height, high * aspect, high, 0.5, 0.5)
+        ratio = (self.ratio[0] * aspect, self.ratio[1] * aspect)
         return random_box(width, height, self.scale, ratio, np.random.default_rng(entropy))
 
 
@@ -75,9 +75,9 @@ def random_box(width: int, height: int, scale: Pair, ratio: Pair, rng: np.random
     left, top = rng.random(2)
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for share, shape in draws:
-        wanted = area * (scale[0] + share * (scale[1] - scale[0]))
+        target = area * (scale[0] + share * (scale[1] - scale[0]))
         r = math.exp(low + shape * (high - low))
-        w, h = math.sqrt(wanted * r), math.sqrt(wanted / r)
+        w, h = math.sqrt(target * r), math.sqrt(target / r)
         if w <= width and h <= height:
             return _placed(width, height, w, h, left, top)
     r = min(max(width / height, ratio[0]), ratio[1])
@@ -284,13 +284,13 @@ class Faults:
         self.what, self.total, self.share = what, total, share
         self.reasons: dict[str, str] = {}
 
-    def add(self, found: Iterable[tuple[str, str]]) -> None:
+    def add(self, results: Iterable[tuple[str, str]]) -> None:
         """Note (name, reason) of damaged images; an empty reason is a good image.
 
         Raises:
             DataError: names them, if they are more than allowed.
         """
-        self.reasons |= {spelt(name): reason for name, reason in found if reason}
+        self.reasons |= {spelt(name): reason for name, reason in results if reason}
         if len(self.reasons) > self.share * self.total:
             raise DataError(self._message())
 

@@ -103,10 +103,10 @@ def _splits_within(names: Iterable[str], depth: int) -> tuple[str, ...]:
     """Return a note where class folders hold splits, and not the other way round."""
     parts = (name.split("/") for name in names)
     inner = sorted({p[depth + 1] for p in parts if len(p) > depth + 2})
-    found = [name for name in inner if _layout.role(name) is not None]
-    if len({_layout.role(name) for name in found}) < 2:
+    split_names = [name for name in inner if _layout.role(name) is not None]
+    if len({_layout.role(name) for name in split_names}) < 2:
         return ()
-    names_of_splits = listing(map(spelt, found))
+    names_of_splits = listing(map(spelt, split_names))
     return (
         f"the class folders hold {names_of_splits}; as splits these have to be the outer folders",
     )
@@ -115,14 +115,14 @@ def _splits_within(names: Iterable[str], depth: int) -> tuple[str, ...]:
 def _check_folders(root: Path, train: str, folders: Sequence[str]) -> None:
     if len(folders) > 1:
         return
-    found = f"only the folder {spelt(folders[0])}" if folders else "no folders"
+    content = f"only the folder {spelt(folders[0])}" if folders else "no folders"
     where = root / train
     inner = where / folders[0] if folders else None
     hint = ""
     if inner is not None and len(_layout.folders(inner)) > 1:
         hint = f"; did you mean imagefolder:{spelt(str(inner))}?"
     raise DataError(
-        f"imagefolder: {spelt(str(where))} has {found}; needed is a folder for each of at least 2 classes, "
+        f"imagefolder: {spelt(str(where))} has {content}; needed is a folder for each of at least 2 classes, "
         f"or train and test (with validation or without) with such folders in each{hint}"
     )
 
@@ -132,15 +132,15 @@ def _of_classes(root: Path, part: str, folders: Sequence[str], left: Left) -> tu
     out: list[str] = []
     for name in folders:
         own = Left()
-        found = sorted(walk(root, f"{part}/{name}" if part else name, own))
-        if not found:
+        files = sorted(walk(root, f"{part}/{name}" if part else name, own))
+        if not files:
             why = "".join(f" ({note})" for note in own.notes())
             raise DataError(
                 f"imagefolder: class {spelt(name)} of {spelt(str(root / part))} has no images{why}; put some "
                 "in, or remove the folder"
             )
         left.files += own.files
-        out += found
+        out += files
     return tuple(out)
 
 
@@ -149,10 +149,10 @@ def _held(root: Path, part: str, train: str, folders: Sequence[str], left: Left)
     out: list[str] = []
     others = []
     for name in _layout.folders(root / part):
-        found = sorted(walk(root, f"{part}/{name}", left))
-        if found and name not in folders:
+        files = sorted(walk(root, f"{part}/{name}", left))
+        if files and name not in folders:
             others.append(name)
-        out += found
+        out += files
     if others:
         raise DataError(
             f"imagefolder: {spelt(str(root))}: classes of {spelt(part)} that {spelt(train)} does not have: "
@@ -167,13 +167,13 @@ def _held(root: Path, part: str, train: str, folders: Sequence[str], left: Left)
 
 def _class_names(folders: Sequence[str]) -> tuple[str, ...]:
     """Return the folders' names as valid text, each different."""
-    made: dict[str, None] = {}
+    names: dict[str, None] = {}
     for name in map(spelt, folders):
         unique, n = name, 1
-        while unique in made or (unique != name and unique in folders):
+        while unique in names or (unique != name and unique in folders):
             unique, n = f"{name}_{n + 1}", n + 1
-        made[unique] = None
-    return tuple(made)
+        names[unique] = None
+    return tuple(names)
 
 
 def _count_loose(folder: Path, left: Left) -> None:
@@ -191,8 +191,8 @@ def _unused(root: Path, names: Sequence[str]) -> tuple[str, ...]:
     if not names:
         return ()
     counts = [count(root, name) for name in names]
-    told = [f"{spelt(n)} ({c:,} {_plural('image', c)})" for n, c in zip(names, counts, strict=True)]
-    return (f"{_plural('folder', len(names))} left out: {listing(told)}",)
+    parts = [f"{spelt(n)} ({c:,} {_plural('image', c)})" for n, c in zip(names, counts, strict=True)]
+    return (f"{_plural('folder', len(names))} left out: {listing(parts)}",)
 
 
 def count(root: Path, folder: str) -> int:

@@ -62,7 +62,7 @@ def load(rest: str, options: Options) -> Data:
         validation=validation,
         test=test,
         parts=words,
-        needed=1 if listing.validation is not None else 2 if listing.test is not None else 3,
+        min_images=1 if listing.validation is not None else 2 if listing.test is not None else 3,
         notes=listing.notes,
     )
 
@@ -96,8 +96,8 @@ def _divided(whole: _Part, share: float, options: Options, use: int) -> tuple[_P
 def short_side(rest: str) -> int:
     """Return the median short side of the training images in a folder, in pixels."""
     root = _folder.existing_folder("imagefolder", rest)
-    found = _probed(root, _folder.scan(root).train)
-    return int(np.median([min(pair) for pair in found])) if found else _SIDE
+    sizes = _probed(root, _folder.scan(root).train)
+    return int(np.median([min(pair) for pair in sizes])) if sizes else _SIDE
 
 
 def _probed(root: Path, names: Sequence[str]) -> list[tuple[int, int]]:
@@ -130,11 +130,11 @@ def _in_memory(
     del shape
     sources, rows, sums = [], [], []
     for part, kind in zip(parts, ("whole", "centre", "centre"), strict=True):
-        found = decoded(root, part.names, Cut(kind, stored), options)
+        pixels = decoded(root, part.names, Cut(kind, stored), options)
         files = tuple(str(root / name) for name in part.names)
-        sources.append(Memory(found.images, part.labels, found.aspect, files=files))
-        rows.append(np.flatnonzero(found.good))
-        sums.append(found.moments[found.good])
+        sources.append(Memory(pixels.images, part.labels, pixels.aspect, files=files))
+        rows.append(np.flatnonzero(pixels.good))
+        sums.append(pixels.moments[pixels.good])
     return (
         with_unlabelled(sources[0], rows[0], stored, options),
         Validation(sources[1], rows[1]),
@@ -150,8 +150,8 @@ def _streamed(
     still = Cut("centre", stored)
     moving = None if options.scale is None else Cut("random", shape, options.scale, options.ratio)
     sample = _order.permutation(len(parts[0].names), options.seed, PICK)[:SAMPLE]
-    found = decoded(root, [parts[0].names[i] for i in sample], still, options)
-    constants = normalization(found.moments[found.good], stored[0] * stored[1])
+    pixels = decoded(root, [parts[0].names[i] for i in sample], still, options)
+    constants = normalization(pixels.moments[pixels.good], stored[0] * stored[1])
     if options.unlabelled is not None:
         extra, _ = unlabelled_names(options.unlabelled)
         options.faults.total += len(extra)

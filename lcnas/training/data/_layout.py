@@ -86,14 +86,14 @@ def find(root: Path) -> Layout:
     Raises:
         DataError: the splits cannot be told, or one is missing.
     """
-    there = folders(root)
-    named = {name: part for name in there if (part := role(name)) is not None}
+    all_folders = folders(root)
+    named = {name: part for name in all_folders if (part := role(name)) is not None}
     inner = {name: folders(root / name) for name in named}
     splits = {name: part for name, part in named.items() if inner[name]}
     if TRAIN in splits.values() and len(set(splits.values())) > 1:
-        return _splits(root, splits, there)
+        return _splits(root, splits, all_folders)
     if splits:
-        return _one_sided(root, splits, inner, there)
+        return _one_sided(root, splits, inner, all_folders)
     if len(set(named.values())) > 1:
         raise DataError(
             f"imagefolder: {_shown(root)} has {_names(named)}, but no class folders in them; needed is a "
@@ -102,7 +102,7 @@ def find(root: Path) -> Layout:
     return Layout("", notes=_class_notes(named))
 
 
-def _splits(root: Path, splits: Mapping[str, str], there: Collection[str]) -> Layout:
+def _splits(root: Path, splits: Mapping[str, str], all_folders: Collection[str]) -> Layout:
     """Return the layout where training and at least one other split have class folders."""
     by_role: dict[str, list[str]] = {}
     for name, part in splits.items():
@@ -124,7 +124,7 @@ def _splits(root: Path, splits: Mapping[str, str], there: Collection[str]) -> La
         raise DataError(f"imagefolder: {_shown(root)} has no folder of training images")
     if test is None:
         validation, test = None, validation
-    others = tuple(name for name in there if name not in (train, validation, test))
+    others = tuple(name for name in all_folders if name not in (train, validation, test))
     return Layout(train, validation, test, others, (_split_note(train, validation, test),))
 
 
@@ -134,16 +134,16 @@ def _split_note(train: str, validation: str | None, test: str | None) -> str:
 
 
 def _one_sided(
-    root: Path, splits: Mapping[str, str], inner: Mapping[str, list[str]], there: list[str]
+    root: Path, splits: Mapping[str, str], inner: Mapping[str, list[str]], all_folders: list[str]
 ) -> Layout:
     """Return the layout where class folders lie in training alone, or in another split alone."""
     flat = [name for name in inner if name not in splits]  # no labels: of no use
-    classes = [name for name in there if name not in inner]  # that may be such
+    classes = [name for name in all_folders if name not in inner]  # that may be such
     if TRAIN in splits.values():
         if classes and not flat and _hold_images(root, classes):
             raise DataError(_unclear(root, _names(splits), classes))
         (train,) = _only(root, splits)
-        others = tuple(name for name in there if name != train)
+        others = tuple(name for name in all_folders if name != train)
         return Layout(
             train, others=others, notes=(f"all three splits are made from {spelt(train)}",)
         )

@@ -119,8 +119,8 @@ def own_size(spec: str) -> int | None:
     if kind == "imagefolder":
         return _imagefolder.short_side(rest)
     if kind == "npz":
-        (found, _), _, _ = _npz.read(_folder.existing_file("npz", rest))
-        return int(min(found.images.shape[1:3]))
+        (pixels, _), _, _ = _npz.read(_folder.existing_file("npz", rest))
+        return int(min(pixels.images.shape[1:3]))
     return _cifar10.SIDE if kind == "cifar10" else None
 
 
@@ -174,12 +174,12 @@ def _load_synthetic(rest: str, options: Options) -> Data:
     sources = []
     for part, (first, n) in enumerate(((0, train), (train, test))):
         drawn = _synthetic.balanced_labels(n, classes, options.seed, DRAW, part)
-        told = options.permuted(drawn, part)
-        sources.append(_synthetic.Made(maker, first, drawn, told, keep))
+        labels = options.permuted(drawn, part)
+        sources.append(_synthetic.Made(maker, first, drawn, labels, keep))
     rows, held = _order.stratified(sources[0].labels, VALIDATION, options.seed, SPLIT)
     sample = rows[:SAMPLE]
     sums = moments(sources[0].images(sample))
-    made = f"{_synthetic.VERSION} {shape} {train} {test} {classes} {options.seed}"
+    description = f"{_synthetic.VERSION} {shape} {train} {test} {classes} {options.seed}"
     return assembled(
         options,
         shape=shape,
@@ -188,7 +188,7 @@ def _load_synthetic(rest: str, options: Options) -> Data:
         train=with_unlabelled(sources[0], rows, shape, options),
         validation=Validation(sources[0], held),
         test=Test(sources[1], np.arange(test)),
-        parts=("synthetic", made, *(source.labels for source in sources), rows),
+        parts=("synthetic", description, *(source.labels for source in sources), rows),
     )
 
 
@@ -234,23 +234,23 @@ def _of_arrays(
     class_names: tuple[str, ...],
     options: Options,
 ) -> Data:
-    (found, labels), (found_test, labels_test) = train, test
+    (pixels, labels), (pixels_test, labels_test) = train, test
     labels, labels_test = options.permuted(labels, 0), options.permuted(labels_test, 1)
     rows, held = _order.stratified(labels, VALIDATION, options.seed, SPLIT)
     # Damaged images leave after the split, so that they move no others.
-    rows, held = rows[found.good[rows]], held[found.good[held]]
-    source = Memory(found.images, labels, found.aspect)
-    source_test = Memory(found_test.images, labels_test, found_test.aspect)
-    shape = (found.images.shape[1], found.images.shape[2])
+    rows, held = rows[pixels.good[rows]], held[pixels.good[held]]
+    source = Memory(pixels.images, labels, pixels.aspect)
+    source_test = Memory(pixels_test.images, labels_test, pixels_test.aspect)
+    shape = (pixels.images.shape[1], pixels.images.shape[2])
     return assembled(
         options,
         shape=options.size or shape,
         class_names=class_names,
-        constants=normalization(found.moments[rows], shape[0] * shape[1]),
+        constants=normalization(pixels.moments[rows], shape[0] * shape[1]),
         train=with_unlabelled(source, rows, shape, options),
         validation=Validation(source, held),
-        test=Test(source_test, np.flatnonzero(found_test.good)),
-        parts=(found.images, labels, found_test.images, labels_test, rows, held),
+        test=Test(source_test, np.flatnonzero(pixels_test.good)),
+        parts=(pixels.images, labels, pixels_test.images, labels_test, rows, held),
     )
 
 

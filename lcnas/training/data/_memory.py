@@ -58,15 +58,15 @@ def moments(images: Images) -> Moments:
     return out
 
 
-def normalization(found: Moments, pixels_each: int) -> Normalization:
+def normalization(image_moments: Moments, pixels_each: int) -> Normalization:
     """Return mean and deviation over all pixels of the images whose moments are given.
 
     Raises:
         DataError: if there are none.
     """
-    if not len(found):
+    if not len(image_moments):
         raise DataError("data: not one training image can be read")
-    first, second = found.sum(0) / (255.0 * pixels_each * len(found)) / np.array([[1.0], [255.0]])
+    first, second = image_moments.sum(0) / (255.0 * pixels_each * len(image_moments)) / np.array([[1.0], [255.0]])
     std = np.maximum(np.sqrt(np.maximum(second - first**2, 0)), _LEAST_STD)
     return Normalization(tuple(first), tuple(std))
 
@@ -90,9 +90,9 @@ def decode(
     """
     if key is None:
         return Pixels(**read_arrays(sources, cut, decoders, progress))
-    wanted = shapes(len(sources), cut)
-    found = _cache.arrays(key, wanted, lambda: read_arrays(sources, cut, decoders, progress))
-    return Pixels(**{name: found[name] for name in wanted})
+    expected = shapes(len(sources), cut)
+    arrays = _cache.arrays(key, expected, lambda: read_arrays(sources, cut, decoders, progress))
+    return Pixels(**{name: arrays[name] for name in expected})
 
 
 def shapes(n: int, cut: Cut) -> dict[str, tuple[int, ...]]:

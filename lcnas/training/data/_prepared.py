@@ -70,15 +70,15 @@ def prepared(
     done = readers.map(_run, tasks, ahead=2 * -(-batch // CHUNK) + readers.workers)
     height, width = preparation.size
     for rows, counts in parts:
-        made = [next(done) for _ in _chunks(rows)]
-        reasons = [reason for part in made for reason in part.reasons]
+        decoded = [next(done) for _ in _chunks(rows)]
+        reasons = [reason for part in decoded for reason in part.reasons]
         named = zip(rows, reasons, strict=True)
         faults.add(
             (_name(source.original(int(row)), int(row)), text) for row, text in named if text
         )
         good = np.array([not reason for reason in reasons])
         aspect = np.full(len(rows), width / height, np.float32)
-        images = np.concatenate([part.images for part in made])
+        images = np.concatenate([part.images for part in decoded])
         yield Batch(images, source.labels[rows], counts & good, aspect)
 
 

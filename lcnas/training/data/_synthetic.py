@@ -111,7 +111,7 @@ _BULK = 1.6  # from the middle of the main shape to its farthest point
 
 def triples(classes: int) -> NDArray[np.intp]:
     """Return shape, texture and place of each class, (classes, 3), all different, over all levels."""
-    levels = next(some for some in _LEVELS if math.prod(some) >= classes)
+    levels = next(counts for counts in _LEVELS if math.prod(counts) >= classes)
     total = math.prod(levels)
     step = next(s for s in range(int(0.6 * total), total) if math.gcd(s, total) == 1)
     return np.stack(np.unravel_index(np.arange(classes) * step % total, levels), axis=1)
@@ -206,8 +206,8 @@ class Maker:
         slopes = _between(draws[:2], -0.06, 0.06)[:, :, None, None]
         ground: Floats = slopes[0] * across + slopes[1] * down[:, None]
         tile = _noise(self.shape, self.seed)
-        for one, (top, left) in zip(ground, (draws[2:] * _SPARE).astype(int).T, strict=True):
-            one += tile[top : top + self.shape[0], left : left + self.shape[1]]
+        for image, (top, left) in zip(ground, (draws[2:] * _SPARE).astype(int).T, strict=True):
+            image += tile[top : top + self.shape[0], left : left + self.shape[1]]
         return ground
 
 
@@ -289,8 +289,8 @@ class Made:
 
     def original(self, row: int) -> Images:
         """Return the pixels of a row."""
-        made: Images = self.images(np.array([row]))[0]
-        return made
+        pixels: Images = self.images(np.array([row]))[0]
+        return pixels
 
     def read(self, plan: Sequence[Rows], view: View) -> Iterator[Batch]:
         """Yield a batch for each part of the plan."""

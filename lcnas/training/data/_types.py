@@ -98,8 +98,8 @@ class _Split:
 
     def _in_order(self, batch: int) -> Iterator[Batch]:
         parts = list(_order.padded(self.rows, _batch(batch)))
-        found = self.source.read([rows for rows, _ in parts], View())
-        for (_, counts), read in zip(parts, found, strict=True):
+        batches = self.source.read([rows for rows, _ in parts], View())
+        for (_, counts), read in zip(parts, batches, strict=True):
             yield Batch(read.images, read.labels, read.mask & counts, read.aspect)
 
 
@@ -203,5 +203,5 @@ def require(split: object, kind: type[S]) -> S:
         Validation: "the validation split",
         Test: "the test split",
     }
-    given = words.get(type(split), f"a {type(split).__name__}")
-    raise DataError(f"{words[kind]} is needed here, got {given}")
+    actual = words.get(type(split), f"a {type(split).__name__}")
+    raise DataError(f"{words[kind]} is needed here, got {actual}")

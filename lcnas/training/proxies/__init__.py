@@ -85,29 +85,29 @@ def scores(
         >>> made["params"]
         252994.0
     """
-    wanted = set(_names(names)) | set(TRIVIAL)
+    chosen = set(_names(names)) | set(TRIVIAL)
     _check(images, labels, check_classes(classes), batches)
     here = arch.at((images.shape[1], images.shape[2]))
     weights = drawn(here, classes, np.random.default_rng(seed))
-    made = {
+    values = {
         "params": float(cost.params(arch, classes)),
         "macs": float(cost.macs(arch, None, classes)),
     }
-    if "synflow" in wanted:
-        made["synflow"] = _synflow(here, classes, weights)
-    if wanted & (_BY_PATTERNS | _BY_GRADIENTS):
+    if "synflow" in chosen:
+        values["synflow"] = _synflow(here, classes, weights)
+    if chosen & (_BY_PATTERNS | _BY_GRADIENTS):
         parts = list(zip(np.split(images, batches), np.split(labels, batches), strict=True))
-        back = bool(wanted & _BY_GRADIENTS)
-        made |= _by_images([_run(here, classes, weights, *part, back) for part in parts], back)
-    return {name: made[name] for name in NAMES if name in wanted}
+        back = bool(chosen & _BY_GRADIENTS)
+        values |= _by_images([_run(here, classes, weights, *part, back) for part in parts], back)
+    return {name: values[name] for name in NAMES if name in chosen}
 
 
 def _names(names: Iterable[str]) -> tuple[str, ...]:
-    found = tuple(names)
-    for name in found:
+    chosen = tuple(names)
+    for name in chosen:
         if name not in NAMES:
             raise TrainingError(not_among("scores", name, NAMES))
-    return found
+    return chosen
 
 
 def _check(images: NDArray[Any], labels: NDArray[Any], classes: int, batches: int) -> None:
@@ -129,10 +129,10 @@ def _synflow(arch: Arch, classes: int, weights: dict[str, NDArray[np.float32]]) 
         arch.resolution if isinstance(arch.resolution, tuple) else (arch.resolution,) * 2
     )
     positive = {name: np.abs(w.astype(np.float64)) for name, w in weights.items()}
-    made = Pass(positive, linear=True)
-    logits, back = made.run(arch, classes, np.ones((1, height, width, 3)))
+    network_pass = Pass(positive, linear=True)
+    logits, back = network_pass.run(arch, classes, np.ones((1, height, width, 3)))
     back(np.ones_like(logits))
-    return _formulas.synflow(positive, made.gradients)
+    return _formulas.synflow(positive, network_pass.gradients)
 
 
 def _run(
@@ -144,19 +144,19 @@ def _run(
     gradients: bool,
 ) -> Pass:
     """Return the pass of a batch; the way back only where gradients are wanted."""
-    made = Pass(weights)
-    logits, back = made.run(arch, classes, images.astype(np.float32, copy=False))
+    network_pass = Pass(weights)
+    logits, back = network_pass.run(arch, classes, images.astype(np.float32, copy=False))
     if gradients:
         back(_formulas.cross_entropy_gradient(logits, labels))
-    return made
+    return network_pass
 
 
 def _by_images(parts: Sequence[Pass], gradients: bool) -> dict[str, float]:
     patterns = [
         np.concatenate(same, axis=1) for same in zip(*(p.patterns for p in parts), strict=True)
     ]
-    made = {"naswot": _formulas.naswot(patterns), "swap": _formulas.swap(patterns)}
+    values = {"naswot": _formulas.naswot(patterns), "swap": _formulas.swap(patterns)}
     if gradients:
-        every = [p.gradients for p in parts]
-        made |= {"zico": _formulas.zico(every), "gradient_norm": _formulas.gradient_norm(every)}
-    return made
+        batch_gradients = [p.gradients for p in parts]
+        values |= {"zico": _formulas.zico(batch_gradients), "gradient_norm": _formulas.gradient_norm(batch_gradients)}
+    return values

@@ -25,12 +25,12 @@ def naswot(patterns: Sequence[Pattern]) -> float:
 def hamming_kernel(patterns: Sequence[Pattern]) -> NDArray[np.float64]:
     """Return for each pair of images the number of units on which they agree, (images, images)."""
     n = patterns[0].shape[1]
-    made = np.zeros((n, n))
+    kernel = np.zeros((n, n))
     for pattern in patterns:
         x = pattern.astype(np.float32)  # counts up to 2**24 are exact
         active = x.sum(axis=0, dtype=np.float64)
-        made += len(x) - active[:, None] - active[None, :] + 2.0 * (x.T @ x)
-    return made
+        kernel += len(x) - active[:, None] - active[None, :] + 2.0 * (x.T @ x)
+    return kernel
 
 
 def swap(patterns: Sequence[Pattern]) -> float:
@@ -60,10 +60,10 @@ def zico(gradients: Sequence[Mapping[str, Array]]) -> float:
     """
     total = 0.0
     for name in gradients[0]:
-        every = np.stack([batch[name] for batch in gradients])
-        deviation = every.std(axis=0)
+        stacked = np.stack([batch[name] for batch in gradients])
+        deviation = stacked.std(axis=0)
         moves = deviation > 0
-        ratio = np.abs(every).mean(axis=0)[moves] / deviation[moves]
+        ratio = np.abs(stacked).mean(axis=0)[moves] / deviation[moves]
         if ratio.size:
             total += math.log(ratio.sum(dtype=np.float64))
     return total
@@ -95,6 +95,6 @@ def synflow(weights: Mapping[str, Array], gradients: Mapping[str, Array]) -> flo
 def cross_entropy_gradient(logits: Array, labels: NDArray[np.integer]) -> Array:
     """Return the gradient of the mean cross entropy by the logits (n, classes)."""
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    made: Array = shifted / shifted.sum(axis=1, keepdims=True)
-    made[np.arange(len(labels)), labels] -= 1
-    return made / len(labels)
+    gradient: Array = shifted / shifted.sum(axis=1, keepdims=True)
+    gradient[np.arange(len(labels)), labels] -= 1
+    return gradient / len(labels)

@@ -53,9 +53,9 @@ class Windows:
         """Return the map with its padding (and what windows see beyond, where sizes are rounded up)."""
         if self.padded == self.shape:
             return x
-        made = np.full(self.padded, value, x.dtype)
-        self._middle(made)[...] = x
-        return made
+        padded = np.full(self.padded, value, x.dtype)
+        self._middle(padded)[...] = x
+        return padded
 
     def _middle(self, padded: Array) -> Array:
         (top, left), (_, height, width, _) = self.before, self.shape
@@ -68,10 +68,10 @@ class Windows:
 
     def gather(self, parts: Callable[[int], Array], dtype: Any) -> Array:
         """Return the gradient by the map from those by what each tap saw."""
-        made = np.zeros(self.padded, dtype)
+        total = np.zeros(self.padded, dtype)
         for number, tap in enumerate(self.taps):
-            self.seen(made, tap)[...] += parts(number)
-        return self._middle(made)
+            self.seen(total, tap)[...] += parts(number)
+        return self._middle(total)
 
 
 # -- convolutions and products ---------------------------------------------------------------------
@@ -110,10 +110,10 @@ def _columns(x: Array, windows: Windows, groups: int) -> Array:
         return x.reshape(groups, share, -1)
     padded = windows.pad(x)
     padded = padded.reshape(groups, share, *padded.shape[1:])
-    made = np.empty((groups, taps, share, *out, x.shape[3]), x.dtype)
+    columns = np.empty((groups, taps, share, *out, x.shape[3]), x.dtype)
     for number, tap in enumerate(windows.taps):
-        made[:, number] = windows.seen(padded, tap)
-    return made.reshape(groups, taps * share, -1)
+        columns[:, number] = windows.seen(padded, tap)
+    return columns.reshape(groups, taps * share, -1)
 
 
 def linear(x: Array, kernel: Array, keep: Callable[[Array], None]) -> Step:
@@ -121,8 +121,8 @@ def linear(x: Array, kernel: Array, keep: Callable[[Array], None]) -> Step:
 
     def back(dy: Array) -> Array:
         keep(x @ dy.T)
-        made: Array = kernel @ dy
-        return made
+        dx: Array = kernel @ dy
+        return dx
 
     return kernel.T @ x, back
 
@@ -146,8 +146,8 @@ def batch_norm(x: Array, scale: Array, shift: Array) -> Step:
     def back(dy: Array) -> Array:
         mean = dy.mean(axis=others, keepdims=True)
         along = (dy * normal).mean(axis=others, keepdims=True)
-        made: Array = (dy - mean - normal * along) * (rstd * factor)
-        return made
+        dx: Array = (dy - mean - normal * along) * (rstd * factor)
+        return dx
 
     return normal * factor + per_channel(shift, x.ndim), back
 
@@ -156,20 +156,20 @@ def _cumulative(x: Array) -> Array:
     """Return the cumulative probability of a standard normal distribution."""
     from scipy import special
 
-    made: Array = special.ndtr(x)
-    return made
+    y: Array = special.ndtr(x)
+    return y
 
 
 def _gelu_slope(x: Array) -> Array:
-    made: Array = _cumulative(x) + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
-    return made
+    slope: Array = _cumulative(x) + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    return slope
 
 
 def _sigmoid(x: Array) -> Array:
     from scipy import special
 
-    made: Array = special.expit(x)
-    return made
+    y: Array = special.expit(x)
+    return y
 
 
 def _hard_sigmoid(x: Array) -> Array:
@@ -241,8 +241,8 @@ def _max(x: Array, windows: Windows) -> Step:
 
 def _average(x: Array, windows: Windows) -> Step:
     def total(padded: Array) -> Array:
-        made: Array = sum(windows.seen(padded, tap) for tap in windows.taps)  # type: ignore[assignment]
-        return made
+        summed: Array = sum(windows.seen(padded, tap) for tap in windows.taps)  # type: ignore[assignment]
+        return summed
 
     count = total(windows.pad(np.ones(x.shape, x.dtype)))
     return total(windows.pad(x)) / count, lambda dy: windows.gather(lambda _: dy / count, x.dtype)
@@ -255,16 +255,16 @@ def local_response_norm(x: Array, layer: layers.LocalResponseNorm) -> Step:
 
     def window(v: Array, before: int, behind: int) -> Array:
         padded = np.pad(v, ((before, behind), (0, 0), (0, 0), (0, 0)))
-        made: Array = sum(padded[i : i + len(v)] for i in range(layer.size))  # type: ignore[assignment]
-        return made
+        summed: Array = sum(padded[i : i + len(v)] for i in range(layer.size))  # type: ignore[assignment]
+        return summed
 
     base = layer.bias + share * window(x * x, before, behind)
     y = x * base**-layer.beta
 
     def back(dy: Array) -> Array:
         by_base = window(dy * x * base ** (-layer.beta - 1), behind, before)
-        made: Array = dy * base**-layer.beta - 2 * share * layer.beta * x * by_base
-        return made
+        dx: Array = dy * base**-layer.beta - 2 * share * layer.beta * x * by_base
+        return dx
 
     return y, back
 
@@ -273,7 +273,7 @@ def channel_shuffle(x: Array, groups: int) -> Step:
     """Return the channels (groups, n), transposed to (n, groups)."""
 
     def turned(v: Array, first: int) -> Array:
-        made = v.reshape(first, v.shape[0] // first, *v.shape[1:]).swapaxes(0, 1)
-        return made.reshape(v.shape)
+        transposed = v.reshape(first, v.shape[0] // first, *v.shape[1:]).swapaxes(0, 1)
+        return transposed.reshape(v.shape)
 
     return turned(x, groups), lambda dy: turned(dy, x.shape[0] // groups)

@@ -44,8 +44,8 @@ def _weight(kind: str, shape: Shape, rng: np.random.Generator) -> NDArray[np.flo
     if len(shape) == 2:
         limit = math.sqrt(6 / sum(shape))
         return rng.uniform(-limit, limit, shape).astype(np.float32)
-    made: NDArray[np.float32] = rng.standard_normal(shape, np.float32)
-    return np.float32(math.sqrt(2 / math.prod(shape[:-1]))) * made
+    normal: NDArray[np.float32] = rng.standard_normal(shape, np.float32)
+    return np.float32(math.sqrt(2 / math.prod(shape[:-1]))) * normal
 
 
 @dataclass
@@ -180,8 +180,8 @@ class Pass:
         gate, before = v, back
 
         def total(z: Array) -> Array:
-            made: Array = np.sum(z, axis=(1, 2), keepdims=True)
-            return made
+            summed: Array = np.sum(z, axis=(1, 2), keepdims=True)
+            return summed
 
         return x * gate, lambda dy: dy * gate + before(total(dy * x))
 
@@ -239,7 +239,7 @@ def _summed(steps: list[Step]) -> Step:
 
 
 def _total(parts: list[Array]) -> Array:
-    made = parts[0]
+    total = parts[0]
     for part in parts[1:]:
-        made = made + part
-    return made
+        total = total + part
+    return total

@@ -106,9 +106,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, setting in _fields().items():
-            made = _values.converted(getattr(self, name), setting.kind, f"recipe: {name}")
-            setting.about.check(made, f"recipe: {name}")
-            object.__setattr__(self, name, made)
+            value = _values.converted(getattr(self, name), setting.kind, f"recipe: {name}")
+            setting.about.check(value, f"recipe: {name}")
+            object.__setattr__(self, name, value)
         if not isinstance(self.augment, Augment):
             raise RecipeError(f"recipe: augment: {shorten(self.augment)} is not an Augment")
         self._check_together()
@@ -148,36 +148,36 @@ class Recipe:
         """
         own = _fields()
         inside: dict[str, object] = {}
-        made: dict[str, Any] = {}
+        changed: dict[str, Any] = {}
         for name, value in changes.items():
             if name.startswith("augment."):
                 inside[name.removeprefix("augment.")] = value
             elif name == "augment":
-                made[name] = _augment(value)
+                changed[name] = _augment(value)
             elif name in own:
-                made[name] = _values.converted(value, own[name].kind, f"recipe: {name}")
+                changed[name] = _values.converted(value, own[name].kind, f"recipe: {name}")
             else:
                 raise RecipeError(not_among("recipe: field", name, _names()))
-        recipe = dataclasses.replace(self, **made)
+        recipe = dataclasses.replace(self, **changed)
         if inside:
             recipe = dataclasses.replace(recipe, augment=_changed(recipe.augment, inside))
         return recipe
 
     def differences(self, other: Recipe) -> list[str]:
         """Return each field in which two recipes differ, in words; the label is none."""
-        mine, theirs = values(self), values(other)
+        own, others = values(self), values(other)
         return [
-            f"{name} is {theirs[name]} there and {mine[name]} here"
-            for name in mine
-            if name != "name" and mine[name] != theirs[name]
+            f"{name} is {others[name]} there and {own[name]} here"
+            for name in own
+            if name != "name" and own[name] != others[name]
         ]
 
     # -- JSON --
 
     def to_data(self) -> dict[str, Any]:
         """Return the recipe as plain data."""
-        made: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return {"format": _FORMAT, "version": VERSION} | made
+        data: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return {"format": _FORMAT, "version": VERSION} | data
 
     def to_json(self) -> str:
         """Return the recipe as JSON text, one field a line."""
@@ -230,14 +230,14 @@ def _augment(value: object) -> Augment:
 
 def _changed(augment: Augment, changes: Mapping[str, object]) -> Augment:
     kinds = _values.hints(Augment)
-    made = {}
+    values = {}
     for name, value in changes.items():
         if name not in kinds:
-            wanted = f"augment.{name}"
-            raise RecipeError(not_among("recipe: field", wanted, [f"augment.{k}" for k in kinds]))
-        made[name] = _values.converted(value, kinds[name], f"recipe: augment.{name}")
+            full_name = f"augment.{name}"
+            raise RecipeError(not_among("recipe: field", full_name, [f"augment.{k}" for k in kinds]))
+        values[name] = _values.converted(value, kinds[name], f"recipe: augment.{name}")
     try:
-        return dataclasses.replace(augment, **made)
+        return dataclasses.replace(augment, **values)
     except LcnasError as error:
         words = str(error).removeprefix("augment: ")
         raise RecipeError(f"recipe: augment.{words}") from None

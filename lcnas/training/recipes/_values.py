@@ -101,12 +101,12 @@ def _int(value: object, what: str) -> int:
 
 def _float(value: object, what: str) -> float:
     try:
-        made = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
-        made = math.nan
-    if not math.isfinite(made):
+        number = math.nan
+    if not math.isfinite(number):
         raise _wrong(value, float, what)
-    return made
+    return number
 
 
 def _str(value: object, what: str) -> str:
@@ -138,5 +138,5 @@ _WORDS = {
 
 def hints(kind: type) -> Mapping[str, Any]:
     """Return name -> type of a dataclass's fields, in order."""
-    made = typing.get_type_hints(kind)
-    return {field.name: made[field.name] for field in dataclasses.fields(kind)}
+    field_types = typing.get_type_hints(kind)
+    return {field.name: field_types[field.name] for field in dataclasses.fields(kind)}
