@@ -211,7 +211,7 @@ def show(args: argparse.Namespace, found: Mapping[str, Hits], data: Data) -> Non
     for i in (1, 3):
         table.columns[i].justify = "right"
     for name, hits in found.items():
-        top1 = share(hits.right)
+        top1 = share(hits.correct)
         table.add_row(
             Text(name, overflow="fold"),
             f"{top1.value:.2%}"[:-1],
@@ -230,7 +230,7 @@ def _against(found: Mapping[str, Hits]) -> dict[str, str]:
     names = list(found)
     out = {}
     for name in names[1:]:
-        d = difference(found[name].right, found[names[0]].right)
+        d = difference(found[name].correct, found[names[0]].correct)
         out[name] = f"{100 * d.value:+.2f} points ({100 * d.low:+.2f} to {100 * d.high:+.2f})"
     return out
 
@@ -247,13 +247,13 @@ def to_data(args: argparse.Namespace, found: Mapping[str, Hits], data: Data) -> 
             {
                 "file": name,
                 "images": hits.images,
-                "right": int(hits.right.sum()),
-                "top1": dataclasses.asdict(share(hits.right)),
+                "right": int(hits.correct.sum()),
+                "top1": dataclasses.asdict(share(hits.correct)),
                 "top5": hits.top5,
                 "engine": dataclasses.asdict(hits.engine),
                 "difference": None
                 if name == names[0]
-                else dataclasses.asdict(difference(hits.right, found[names[0]].right)),
+                else dataclasses.asdict(difference(hits.correct, found[names[0]].correct)),
             }
             for name, hits in found.items()
         ],

@@ -75,7 +75,7 @@ def test_a_small_run(network, tmp_path, capsys):
 def test_a_dry_run_checks_everything_and_writes_nothing(network, tmp_path, capsys):
     argv = [*DATA, *QUICK, "--arch", network, "--out", str(tmp_path / "r"), "--dry-run"]
     assert train.main(argv) == 0
-    assert "all fits; nothing was trained or written" in capsys.readouterr().out
+    assert "all checks passed; nothing was trained or written" in capsys.readouterr().out
     assert not (tmp_path / "r").exists()
 
 
@@ -114,7 +114,7 @@ def test_options_that_are_none_leave_with_code_2_and_one_line(argv, message, cap
         (["--data", "cifar"], "'cifar' is not among .*did you mean 'cifar10'"),
         (["--freeze", "steam"], "'steam' is not among .*did you mean 'stem'"),
         (["--teacher", "nowhere.onnx"], "there is no file nowhere.onnx"),
-        (["--teacher-size", "8"], "--teacher-size: there is no teacher .--teacher FILE"),
+        (["--teacher-size", "8"], "--teacher-size requires --teacher FILE"),
         (
             ["--teacher", "a", "--teacher-std", "1,1,1"],
             "--teacher-std: give both --teacher-mean and",
@@ -125,12 +125,12 @@ def test_options_that_are_none_leave_with_code_2_and_one_line(argv, message, cap
         ),
         (
             ["--teacher", "a", "--teacher-mean", "123.675,116.28,103.53", "--teacher-std", "1,1,1"],
-            "--teacher-mean: .* of pixels from 0 to 1 .*it would be 0.485,0.456,0.406",
+            "--teacher-mean: .* for pixels from 0 to 1 .*give 0.485,0.456,0.406",
         ),
         (["--teacher", "a", "--teacher-size", "big"], "'big' is neither a side such as 224"),
         (["--batch", "1000"], "batch: 1000 is more than the 48 training images"),
         (["--hosts", "2"], "hosts: several hosts need --coordinator"),
-        (["--coordinator", "here", "--hosts", "2"], "coordinator: 'here' is no ADDRESS:PORT"),
+        (["--coordinator", "here", "--hosts", "2"], "coordinator: 'here' is not ADDRESS:PORT"),
         (["--beta1", "1"], "recipe: beta1: 1"),
         (["--augment.mixup", "-1"], "recipe: augment.mixup: -1"),
         (["--devices", "9"], "devices: 9 is not among 1 to 1"),
@@ -197,7 +197,7 @@ def test_sigterm_ends_the_command_with_143_and_a_stored_state(network, tmp_path,
         process.send_signal(signal.SIGTERM)
         _, told = process.communicate(timeout=60)
     assert process.returncode == 143, told
-    assert told.count("SIGTERM: heard; stopping") == 1
+    assert told.count("SIGTERM: received; stopping") == 1
     last = told.splitlines()[-1]
     assert last.startswith("stopped by SIGTERM after step ")
     step = int(last.split("step ")[1].split(";")[0])
@@ -211,11 +211,11 @@ def test_help_shows_the_recipes_values(capsys):
         train.main(["--recipe", "modern", "--help"])
     assert caught.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "each with its value in modern" in text
-    assert "--beta1 V a number: of AdamW: decay of the mean gradient (here: 0.6)" in text
+    assert "with their values in modern" in text
+    assert "--beta1 V AdamW's decay of the mean gradient (a number; modern: 0.6)" in text
     assert "--coordinator" in text
-    assert f"may be damaged; they are left out (default: {MAX_BAD:g})" in text
-    assert f"are read again and again (default: {MEMORY_MB})" in text
+    assert f"share of damaged images, which are left out (default: {MAX_BAD:g})" in text
+    assert f"are read from their files in each epoch (default: {MEMORY_MB})" in text
 
 
 def test_the_compile_cache_is_kept_by_machine(tmp_path, monkeypatch):

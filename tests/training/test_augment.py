@@ -83,7 +83,7 @@ def draws(n, count, seed=0):
 
 resample = jax.jit(
     lambda images, boxes, shape: _crop.resample(
-        images, _crop.plan(boxes, images.shape[1:3], shape)
+        images, _crop.resampling_plan(boxes, images.shape[1:3], shape)
     ),
     static_argnums=2,
 )
@@ -214,7 +214,7 @@ def test_as_many_are_flipped_as_asked_for():
 def spans(boxes, width, height):
     """Boxes as Pillow has them (left, top, right, bottom in pixels), as shares."""
     left, top, right, bottom = np.array(boxes, np.float32).T
-    return _crop.Spans(top / height, left / width, (bottom - top) / height, (right - left) / width)
+    return _crop.Boxes(top / height, left / width, (bottom - top) / height, (right - left) / width)
 
 
 @pytest.mark.parametrize("size", [(7, 9), (20, 30), (33, 40)])
@@ -731,7 +731,7 @@ def test_magnitude_0_changes_nothing_but_by_two(operated):
         ({"flip": 1.5}, "augment: flip: 1.5 is not a number of 0 to 1"),
         ({"flip": "yes"}, "augment: flip: 'yes'"),
         ({"jitter": float("nan")}, "augment: jitter: nan"),
-        ({"pad": 1.5}, "augment: pad: 1.5 is no whole number"),
+        ({"pad": 1.5}, "augment: pad: 1.5 is not a whole number"),
         ({"rand_augment": True}, "augment: rand_augment: True is not a number"),
         ({"rand_magnitude": 11}, "augment: rand_magnitude: 11 is not a number of 0 to 10"),
         ({"scale": (0.0, 1.0)}, "augment: scale: 0 < low <= high <= 1 must hold"),

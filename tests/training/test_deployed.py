@@ -126,7 +126,7 @@ def test_a_quantised_file_runs_as_such_on_any_engine(data):
     int8 = onnx_export.quantise(colour_file(sorted(COLOURS)), [x])
     files = {"int8": int8, "fp32": colour_file(sorted(COLOURS))}
     for precision in ("fp32", "int8"):
-        engine = deployed.like(MLAS, precision)
+        engine = deployed.with_precision(MLAS, precision)
         found = deployed.hits(files, data, engine=engine)
         assert {name: h.engine.precision for name, h in found.items()} == {
             "int8": "int8",
@@ -146,18 +146,18 @@ def test_an_engine_that_is_not_here_is_stood_in_for_and_that_is_said(monkeypatch
         return MLAS
 
     monkeypatch.setattr(engines, "engine", absent)
-    made, note = deployed.here(Engine("openvino", "1", "avx2"))
+    made, note = deployed.local_engine(Engine("openvino", "1", "avx2"))
     assert made.name == "mlas"
     assert "run by mlas in fp32, since openvino in fp32 is not here" in note
 
 
 def test_the_tables_engine_is_taken_where_it_is_here():
     asked = dataclasses.replace(MLAS, threads=2, batch=3)
-    assert deployed.here(asked) == (asked, "")
+    assert deployed.local_engine(asked) == (asked, "")
 
 
 def test_another_version_of_the_tables_engine_is_told():
-    made, note = deployed.here(dataclasses.replace(MLAS, version="0", isa="avx"))
+    made, note = deployed.local_engine(dataclasses.replace(MLAS, version="0", isa="avx"))
     assert made == MLAS
     assert note == f"accuracies are of {MLAS.version} ({MLAS.isa}) of mlas, latencies of 0 (avx)"
 

@@ -168,7 +168,7 @@ def test_one_device_needs_no_mapping():
 def test_hosts_out_of_range():
     with pytest.raises(TrainingError, match="host: 2 is not among 0 to 1"):
         devices.join("127.0.0.1:1", 2, 2)
-    with pytest.raises(TrainingError, match=r"'nonsense' is no ADDRESS:PORT"):
+    with pytest.raises(TrainingError, match=r"'nonsense' is not ADDRESS:PORT"):
         devices.join("nonsense", 2, 1)
     assert devices.any_host(True)
     assert not devices.any_host(False)

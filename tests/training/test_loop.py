@@ -286,8 +286,8 @@ def test_weights_to_start_from_frozen_blocks_and_an_onnx_teacher(straight, found
         assert np.array_equal(value, start[name]) == name.startswith("stem/"), name
     with pytest.raises(TrainingError) as caught:
         fit(tiny.arch(), found, recipe, tmp_path, **settings)
-    assert "the initial weights are others" in str(caught.value)
-    assert "the teacher is another" in str(caught.value)
+    assert "the initial weights differ" in str(caught.value)
+    assert "the teacher differs" in str(caught.value)
 
 
 def test_a_file_to_start_from_keeps_all_but_the_head_where_classes_are_others(straight):
@@ -430,10 +430,10 @@ def test_a_folder_of_another_run_names_what_differs(straight, found):
             (tiny.arch(dropout=0.1), found, tiny.recipe(), 5),
             "the network is tiny .* there and tiny",
         ),
-        ((tiny.arch(), tiny.data(seed=1), tiny.recipe(), 5), "the data or their split are others"),
+        ((tiny.arch(), tiny.data(seed=1), tiny.recipe(), 5), "the data or their split differ"),
         (
             (tiny.arch(), dataclasses.replace(found, normalization=IMAGENET), tiny.recipe(), 5),
-            "the data or their split are others",
+            "the data or their split differ",
         ),
         ((tiny.arch(), found, tiny.recipe(epochs=3), 5), "epochs is 2 there and 3 here"),
         ((tiny.arch(), found, tiny.recipe(), 6), "seed is 5 there and 6 here"),
@@ -446,7 +446,7 @@ def test_a_folder_of_another_run_names_what_differs(straight, found):
 
 def test_folders_that_are_none_of_ours(found, tmp_path):
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(TrainingError, match=r"holds files and is no run of lcnas \(notes.txt"):
+    with pytest.raises(TrainingError, match=r"holds files but no run of lcnas \(notes.txt"):
         fit(tiny.arch(), found, tiny.recipe(), tmp_path, devices=ONE)
     with pytest.raises(TrainingError, match="is not a folder"):
         check(tiny.arch(), found, tiny.recipe(), tmp_path / "notes.txt", devices=ONE)
@@ -486,12 +486,15 @@ def test_arguments_out_of_range(found, tmp_path):
         with pytest.raises(TrainingError, match=message):
             fit(tiny.arch(), found, tiny.recipe(), tmp_path, devices=ONE, **settings)
     wrong: list[tuple[Any, str]] = [
-        (("pplcnet_0.5x", found, tiny.recipe()), "network: 'pplcnet_0.5x' is none; zoo.load"),
+        (
+            ("pplcnet_0.5x", found, tiny.recipe()),
+            "network: 'pplcnet_0.5x' is of the wrong type; zoo.load",
+        ),
         (
             (tiny.arch(), "synthetic", tiny.recipe()),
-            "data: 'synthetic' is none; training.load_data",
+            "data: 'synthetic' is of the wrong type; training.load_data",
         ),
-        ((tiny.arch(), found, "proxy"), "recipe: 'proxy' is none; recipes.load"),
+        ((tiny.arch(), found, "proxy"), "recipe: 'proxy' is of the wrong type; recipes.load"),
     ]
     for (network, data, recipe), message in wrong:
         with pytest.raises(TrainingError, match=message):

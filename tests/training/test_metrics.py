@@ -75,19 +75,19 @@ def test_a_full_disk_is_one_line(tmp_path):
 
 
 def test_off_a_terminal_progress_is_lines_with_the_time_left(capsys):
-    with metrics.Progress(total=100, done=0) as progress:
+    with metrics.ProgressBar(total=100, done=0) as progress:
         progress.begin()
         progress.step(1)
         progress.step(50, "loss 1.0, 300 images/s")
-        progress.say("epoch 1")
+        progress.write_line("epoch 1")
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 2
     assert told[0].startswith("step 50/100  loss 1.0, 300 images/s, ")
     assert told[0].endswith(" left")
     assert told[1] == "epoch 1"
-    with metrics.Progress(100, 0, active=False) as silent:
+    with metrics.ProgressBar(100, 0, active=False) as silent:
         silent.step(50, "loss")
-        silent.say("epoch")
+        silent.write_line("epoch")
     assert capsys.readouterr().err == ""
 
 

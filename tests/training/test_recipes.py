@@ -99,7 +99,7 @@ def test_every_kind_of_field_is_read_from_a_word(field, text, value):
             "resolution: '80x' is not a whole number or 2 whole numbers or none",
         ),
         ({"resolution": 0}, "resolution: 0 is outside 1"),
-        ({"batch": 100, "accumulate": 3}, "batch 100 cannot be cut into 3"),
+        ({"batch": 100, "accumulate": 3}, "batch 100 cannot be divided into 3"),
         ({"warmup_epochs": 100}, "warmup_epochs 100.0 is more than epochs 40"),
         ({"augment": 3}, "augment: 3 is not a mapping"),
         ({"augment.scale": "0.9,0.2"}, "scale"),
@@ -145,7 +145,7 @@ def test_every_field_can_be_set_and_says_what_it_means():
     now = recipes.values(Recipe())
     assert found.keys() == now.keys()
     for name, setting in found.items():
-        assert setting.about.words
+        assert setting.about.help
         assert setting.kind_in_words
         same = recipes.values(Recipe().override({name: now[name]}))
         assert same == now

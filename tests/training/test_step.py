@@ -44,7 +44,7 @@ def usual(found, _quick):
     return net, program, host(state)
 
 
-def made(found, recipe, arch=None, freeze=(), apart=False, seed=0):
+def made(found, recipe, arch=None, freeze=(), separate_augment=False, seed=0):
     """Return (net, program, first state)."""
     arch = arch or tiny.arch()
     blocks = blocks_of(arch, freeze)
@@ -57,7 +57,7 @@ def made(found, recipe, arch=None, freeze=(), apart=False, seed=0):
         augment=views.training(recipe, arch, found),
         devices=ONE,
         frozen=frozenset(n for n in net.params.names if is_in(n, blocks)),
-        apart=apart,
+        separate_augment=separate_augment,
     )
     return net, program, ONE.share(program.start(*net.split(model.weights())))
 
@@ -195,7 +195,7 @@ def test_the_seed_is_given_to_the_program_and_no_part_of_it(found):
         images, targets = jax.eval_shape(program.prepare, state.step, job.seed, *batch)
         yield program.prepare.lower(state.step, job.seed, *batch).as_text()
         yield program.step.lower(state, job.seed, images, targets).as_text()
-        yield job.counted.lower(*job.program.tested(state), *batch).as_text()
+        yield job.count_batch.lower(*job.program.tested(state), *batch).as_text()
 
     assert list(texts(0)) == list(texts((1 << 31) - 1))
 
@@ -223,7 +223,7 @@ def test_the_draws_are_those_of_the_seed(found):
 
 def test_a_teacher_has_its_say(found):
     recipe = tiny.recipe(distill="js", distill_weight=0.7, temperature=2.0)
-    net, program, state = made(found, recipe, apart=True)
+    net, program, state = made(found, recipe, separate_augment=True)
     batch = ONE.split(*tiny.batches(1)[0])
     images, targets = program.prepare(np.int32(0), SEED, *batch)
     teacher = jnp.asarray(np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32))

@@ -170,7 +170,7 @@ def test_a_checkpoint_is_read_by_who_knows_how(tmp_path):
     told.class_names = ("a", "b", "c", "d", "e")
     with pytest.raises(TeacherError, match="calls class 0 'a', the data 'b'"):
         teachers.load(path, class_names=["b", "a", "c", "d", "e"], read=read)
-    with pytest.raises(TeacherError, match="does not say how its images are normalised"):
+    with pytest.raises(TeacherError, match="does not record how its images are normalised"):
         teachers.load(path, read=read)
     told.normalization = NORMALIZATION
     assert teachers.load(path, size=(4, 4), read=read).classes == 5
@@ -192,7 +192,7 @@ def test_a_model_sees_its_own_resolution_unless_told_otherwise():
     ("settings", "asked", "message"),
     [
         ({}, {"classes": 10}, "has 4 classes, the data 10; .* train it on them first"),
-        ({}, {"normalization": None}, r"does not say how its images are normalised.*\(0.485, 0"),
+        ({}, {"normalization": None}, r"does not record how its images are normalised.*\(0.485, 0"),
         ({}, {"size": 0}, "size: 0 is outside"),
         (
             {"metadata": tiny.recorded(names=list("abcd"))},
@@ -230,12 +230,12 @@ def test_what_is_no_teacher(tmp_path):
 def test_logits_that_are_none():
     arch = Arch.of({"head": [blocks.Classifier(0)]}, (8, 6))
     broken = teachers.from_model(tiny.Fake(arch, factor=np.nan), NORMALIZATION)
-    with pytest.raises(TeacherError, match="gives logits that are not finite"):
+    with pytest.raises(TeacherError, match="returns logits that are not finite"):
         broken.logits(sample_images(1))
 
     class Short(tiny.Fake):
         def __call__(self, x):
             return super().__call__(x)[:1]
 
-    with pytest.raises(TeacherError, match=r"gives \(1, 5\), not \(2, 5\)"):
+    with pytest.raises(TeacherError, match=r"returns \(1, 5\), not \(2, 5\)"):
         teachers.from_model(Short(arch), NORMALIZATION).logits(sample_images(2))

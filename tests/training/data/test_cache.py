@@ -119,9 +119,9 @@ def test_what_was_not_used_for_long_goes(cache, monkeypatch):
         os.utime(cache / f"k{i}.npz", (i, i))
     ask(maker, key="k0")  # used just now, so it stays
     one = (cache / "k0.npz").stat().st_size
-    monkeypatch.setattr(_cache, "MOST_MB", 3.5 * one / 2**20)
+    monkeypatch.setattr(_cache, "MAX_MB", 3.5 * one / 2**20)
     ask(maker, key="new")
     assert {path.stem for path in cache.iterdir()} == {"k0", "k4", "new"}
-    monkeypatch.setattr(_cache, "MOST_MB", 0)
+    monkeypatch.setattr(_cache, "MAX_MB", 0)
     ask(maker, key="newer")
     assert [path.stem for path in cache.iterdir()] == ["newer"]

@@ -184,17 +184,17 @@ def test_the_python_version_is_refused(tmp_path):
         (tmp_path / "cifar-10-batches-py" / name).write_bytes(b"\x80\x04}.")
     with pytest.raises(
         DataError,
-        match=r"Python version, which is pickles.*wanted are train\*\.parquet.*data_batch_1\.bin",
+        match=r"Python version, which consists of pickles.*needed are train\*\.parquet.*data_batch_1\.bin",
     ):
         data.load(f"cifar10:{tmp_path}")
 
 
 def test_missing_files_are_named(tmp_path, parquet):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"lacks train\*\.parquet .* in it are \(nothing\)"):
+    with pytest.raises(DataError, match=r"lacks train\*\.parquet .* it holds \(nothing\)"):
         data.load(f"cifar10:{tmp_path / 'empty'}")
     (parquet / "test-00000-of-00001.parquet").unlink()
-    with pytest.raises(DataError, match=r"in it are train-00000-of-00002.parquet, train-00001"):
+    with pytest.raises(DataError, match=r"it holds train-00000-of-00002.parquet, train-00001"):
         data.load(f"cifar10:{parquet}")
 
 

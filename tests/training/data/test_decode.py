@@ -228,7 +228,7 @@ def test_reasons_are_one_line_whose_quotes_are_balanced(tmp_path):
         Faults("imagefolder", 3, 0).add(zip(("a", "b", "c"), done.reasons, strict=True))
     assert str(error.value) == (
         "imagefolder: 3 of 3 images cannot be read, more than the 0 % allowed: "
-        f"a ({done.reasons[0]}), b ({done.reasons[1]}), c ({done.reasons[2]}); mend or remove them, or "
+        f"a ({done.reasons[0]}), b ({done.reasons[1]}), c ({done.reasons[2]}); repair or remove them, or "
         "raise max_bad (--max-bad)"
     )
 
@@ -248,7 +248,7 @@ def test_faults_are_counted_once_and_named_when_too_many():
 
 
 def test_a_message_names_ten_at_most():
-    with pytest.raises(DataError, match=r"n9.* and 90 more; mend or remove"):
+    with pytest.raises(DataError, match=r"n9.* and 90 more; repair or remove"):
         Faults("x", 100, 0.5).add((f"n{i}", "bad") for i in range(100))
 
 

@@ -112,7 +112,7 @@ def test_a_class_may_be_called_test_or_train(tmp_path):
     fill(tmp_path / "x", {"car": 5, "test": 5, "bus": 5})
     loaded = load(tmp_path / "x")
     assert loaded.class_names == ("bus", "car", "test")
-    assert loaded.notes == ("the folder test is taken for a class",)
+    assert loaded.notes == ("the folder test is read as a class",)
     fill(tmp_path / "y", {"car": 5, "train/steam": 3, "train/diesel": 2, "bus": 5})
     with pytest.raises(DataError, match=r"has train with folders inside, .* beside them bus, car"):
         load(tmp_path / "y")
@@ -146,9 +146,7 @@ def test_folders_beside_the_splits_are_said(tmp_path):
 def test_splits_inside_the_classes_are_no_splits_and_it_is_said(tmp_path):
     fill(tmp_path, {f"{c}/{part}": 5 for c in "ab" for part in ("test", "train", "good")})
     (note,) = load(tmp_path).notes
-    assert (
-        note == "the class folders hold test, train; as splits these have to be the outer folders"
-    )
+    assert note == "the class folders hold test, train; as splits, these must be the outer folders"
 
 
 def test_validation_may_lack_classes_and_it_is_said(tmp_path):
@@ -158,7 +156,7 @@ def test_validation_may_lack_classes_and_it_is_said(tmp_path):
     assert loaded.classes == 3
     assert loaded.validation.labels.tolist() == [0, 0, 1, 1]
     assert loaded.notes[1:] == (
-        "validation has none of 1 of the 3 classes (c), so accuracy there says nothing of them",
+        "validation has none of 1 of the 3 classes (c), so accuracy there does not cover them",
     )
 
 
@@ -216,7 +214,7 @@ def test_what_is_left_out_is_counted_by_kind(plain_folder):
     assert sum(len(s) for s in (loaded.train, loaded.validation, loaded.test)) == 60
     (note,) = loaded.notes
     assert note == (
-        "19 files left out: 10 .txt, 2 .mp4, 2 links to nothing, pipes or devices, 2 of no suffix, "
+        "19 files left out: 10 .txt, 2 .mp4, 2 broken links, pipes or devices, 2 without suffix, "
         "1 .csv, 2 others"
     )
 
@@ -314,7 +312,7 @@ def test_a_class_of_one_or_two_images_is_said_with_the_right_number(tmp_path, n,
     (note,) = load(tmp_path / "x", **options).notes
     assert note == (
         " and ".join(f"{split} has none of 1" for split in who)
-        + " of the 4 classes (rare), so accuracy there says nothing of them; each class needs at "
+        + " of the 4 classes (rare), so accuracy there does not cover them; each class needs at "
         "least 3 images, one each for training, validation and test"
     )
     fill(tmp_path / "x", {"rare": 3}, 60)
@@ -349,7 +347,7 @@ def test_arrays_say_it_too(tmp_path):
     np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     (note,) = data.load(f"npz:{tmp_path / 'x.npz'}").notes
     assert note == (
-        "validation has none of 1 of the 3 classes (2), so accuracy there says nothing of them; each class "
+        "validation has none of 1 of the 3 classes (2), so accuracy there does not cover them; each class "
         "needs at least 2 images to train, one of which goes to validation"
     )
 

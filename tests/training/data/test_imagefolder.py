@@ -344,11 +344,11 @@ def test_a_class_that_training_lacks_is_refused_with_the_nearest(split_folder):
         (["train/x.png", "test/x.png"], "has test and train, but no class folders in them"),
         (
             [f"{part}/{name}/x.png" for part in ("train", "val", "Valid") for name in "ab"],
-            "has Valid and val, so which is the validation set cannot be told; rename",
+            "has Valid and val, so the validation set is ambiguous; rename",
         ),
         (
             [f"{part}/{name}/x.png" for part in ("train", "Train") for name in "ab"],
-            "has Train and train, so which holds the training images cannot be told",
+            "has Train and train, so the folder of training images is ambiguous",
         ),
         (
             ["train/a/x.png", "test/a/x.png"],
@@ -365,7 +365,7 @@ def test_a_class_that_training_lacks_is_refused_with_the_nearest(split_folder):
         (["a/x.png", "b/x.png", "train/c/x.png"], "has train with folders inside, as splits have"),
         (
             ["train/a/x.png", "train/b/x.png", "val/a/readme", "test/a/x.png"],
-            "x/val has no images .1 file left out: 1 of no suffix",
+            "x/val has no images .1 file left out: 1 without suffix",
         ),
         (["a/x.png", "b/x.png"], "the validation split is empty; each class needs at least 3"),
     ],

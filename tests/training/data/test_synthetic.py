@@ -17,7 +17,7 @@ def arrays(split, batch=500):
 
 
 def source(split):
-    assert isinstance(split.source, _synthetic.Made)
+    assert isinstance(split.source, _synthetic.SyntheticImages)
     return split.source
 
 
@@ -38,7 +38,7 @@ def test_sizes_and_balance(some):
 
 
 def test_every_image_depends_on_seed_row_and_class_alone():
-    maker = _synthetic.Maker((24, 24), 12, seed=5)
+    maker = _synthetic.ImageGenerator((24, 24), 12, seed=5)
     rows, labels = np.arange(40), np.arange(40, dtype=np.int32) % 12
     whole = maker(rows, labels)
     alone = np.concatenate([maker(rows[i : i + 1], labels[i : i + 1]) for i in range(40)])
@@ -120,7 +120,7 @@ def test_shapes_cover_equal_areas_and_textures_equal_shares():
 
 
 def test_everything_drawn_is_inside_the_image():
-    maker = _synthetic.Maker((48, 48), 60, seed=1)
+    maker = _synthetic.ImageGenerator((48, 48), 60, seed=1)
     labels = np.arange(240, dtype=np.int32) % 60
     images = maker(np.arange(240), labels).astype(float)
     ring = np.concatenate(
