@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar, cast
+
+C = TypeVar("C", bound=type)
 
 
 def in_module(module: str, renamed: Mapping[str, str]) -> Callable[[str], Any]:
@@ -28,6 +31,30 @@ def in_module(module: str, renamed: Mapping[str, str]) -> Callable[[str], Any]:
         return getattr(sys.modules[module], renamed[name])
 
     return get
+
+
+def warn(old: str, new: str) -> None:
+    """Warn that a method or an attribute has a new name; the line shown is that of its caller."""
+    warnings.warn(f"{old} is deprecated: use {new}", DeprecationWarning, stacklevel=3)
+
+
+def keyword(old: str, new: str) -> Callable[[C], C]:
+    """Return a class decorator: the class can be called with a keyword's old name as well."""
+
+    def decorate(cls: C) -> C:
+        init: Callable[..., None] = cls.__init__  # type: ignore[misc]
+
+        @functools.wraps(init)
+        def with_old_name(self: Any, *args: Any, **kwargs: Any) -> None:
+            if old in kwargs:
+                warn(f"{cls.__name__}({old}=)", f"{cls.__name__}({new}=)")
+                kwargs[new] = kwargs.pop(old)
+            init(self, *args, **kwargs)
+
+        cls.__init__ = with_old_name  # type: ignore[misc]
+        return cls
+
+    return decorate
 
 
 def option(parser: argparse.ArgumentParser, old: str, new: str) -> None:
@@ -60,3 +87,23 @@ class _Renamed(argparse.Action):
     ) -> None:
         print(f"{parser.prog}: {option_string} is deprecated: use {self._to}", file=sys.stderr)
         setattr(namespace, self.dest, values)
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def parameter(old: str, new: str) -> Callable[[F], F]:
+    """Return a function decorator: the function can be called with a keyword's old name as well."""
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def with_old_name(*args: Any, **kwargs: Any) -> Any:
+            if old in kwargs:
+                name = function.__qualname__
+                warn(f"{name}({old}=)", f"{name}({new}=)")
+                kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return cast("F", with_old_name)
+
+    return decorate

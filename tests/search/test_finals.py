@@ -316,7 +316,9 @@ def final(name):
 
 def end_of(folder: Any, data, precision, runs):
     """Return a final as the end of a search leaves it, and the notes."""
-    field: Any = SimpleNamespace(table=SimpleNamespace(engine=deployed.with_precision(MLAS, precision)))
+    field: Any = SimpleNamespace(
+        table=SimpleNamespace(engine=deployed.with_precision(MLAS, precision))
+    )
     entry = contest.Entry(final("finalist-1"), folder.path / "finals" / "finalist-1")
     made = [(entry, runs)]
     finals_, notes = contest.tested(field, data, made, folder)

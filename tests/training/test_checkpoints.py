@@ -98,7 +98,7 @@ def test_a_damaged_one_is_named_and_so_is_what_to_do(tmp_path):
     with Checkpoints(tmp_path / "c") as found, pytest.raises(TrainingError) as caught:
         found.restore(state(0), 1)
     assert "1 cannot be read" in str(caught.value)
-    assert "delete that folder to go on from the one before" in str(caught.value)
+    assert "delete that folder to resume from the checkpoint before" in str(caught.value)
 
 
 def test_one_of_another_network_is_refused(tmp_path):

@@ -148,7 +148,7 @@ def test_an_engine_that_is_not_here_is_stood_in_for_and_that_is_said(monkeypatch
     monkeypatch.setattr(engines, "engine", absent)
     made, note = deployed.local_engine(Engine("openvino", "1", "avx2"))
     assert made.name == "mlas"
-    assert "run by mlas in fp32, since openvino in fp32 is not here" in note
+    assert "run by mlas in fp32, since openvino in fp32 is not available here" in note
 
 
 def test_the_tables_engine_is_taken_where_it_is_here():
