@@ -95,13 +95,13 @@ def test_a_dry_run_checks_everything_and_writes_nothing(network, tmp_path, capsy
         (["--max-bad", "2"], "'2' is not a number from 0 to 1"),
     ],
 )
-def test_options_that_are_none_leave_with_code_2_and_one_line(argv, message, capsys):
+def test_unknown_options_and_values_exit_with_code_2_and_one_line(argv, message, capsys):
     with pytest.raises(SystemExit) as caught:
         train.main(argv)
     assert caught.value.code == 2
-    told = capsys.readouterr().err
-    assert message in told
-    assert told.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert message in stderr
+    assert stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -147,17 +147,17 @@ def test_what_does_not_fit_is_one_line_and_code_2(
     with pytest.raises(SystemExit) as caught:
         _cli.run(train.PROG, train.main)
     assert caught.value.code == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert re.search(message, told), told
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1
+    assert re.search(message, stderr), stderr
     assert not (tmp_path / "r").exists()
 
 
 def test_the_teachers_options_reach_the_training(network, tmp_path, monkeypatch):
-    given = []
+    teachers = []
 
     def fit(*_, teacher, **__):
-        given.append(teacher)
+        teachers.append(teacher)
         raise TrainingFailedError("seen")
 
     monkeypatch.setattr(loop, "fit", fit)
@@ -167,9 +167,9 @@ def test_the_teachers_options_reach_the_training(network, tmp_path, monkeypatch)
     more = ["--teacher-mean", "0.5,0.4,0.3", "--teacher-std", "1,1,0.5", "--teacher-size", "8x6"]
     for options in ([], more):
         assert train.main([*argv, *options]) == 1
-    said = Normalization((0.5, 0.4, 0.3), (1, 1, 0.5))
+    normalization = Normalization((0.5, 0.4, 0.3), (1, 1, 0.5))
     path = str(tmp_path / "a.onnx")
-    assert given == [TeacherFile(path), TeacherFile(path, said, (8, 6))]
+    assert teachers == [TeacherFile(path), TeacherFile(path, normalization, (8, 6))]
 
 
 def test_a_training_that_fails_leaves_with_code_1(network, tmp_path, capsys, monkeypatch):
@@ -179,8 +179,8 @@ def test_a_training_that_fails_leaves_with_code_1(network, tmp_path, capsys, mon
     monkeypatch.setattr(loop, "fit", fail)
     argv = [*DATA, *QUICK, "--arch", network, "--out", str(tmp_path / "r")]
     assert train.main(argv) == 1
-    told = capsys.readouterr().err
-    assert told == "python -m lcnas.train: the loss is nan at step 7\n"
+    stderr = capsys.readouterr().err
+    assert stderr == "python -m lcnas.train: the loss is nan at step 7\n"
 
 
 def test_sigterm_ends_the_command_with_143_and_a_stored_state(network, tmp_path, checkout):
@@ -195,10 +195,10 @@ def test_sigterm_ends_the_command_with_143_and_a_stored_state(network, tmp_path,
         while process.poll() is None and len(metrics.read(out)) < 4 and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
-        _, told = process.communicate(timeout=60)
-    assert process.returncode == 143, told
-    assert told.count("SIGTERM: received; stopping") == 1
-    last = told.splitlines()[-1]
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143, stderr
+    assert stderr.count("SIGTERM: received; stopping") == 1
+    last = stderr.splitlines()[-1]
     assert last.startswith("stopped by SIGTERM after step ")
     step = int(last.split("step ")[1].split(";")[0])
     assert (out / "checkpoints" / str(step)).is_dir()

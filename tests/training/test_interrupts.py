@@ -115,8 +115,8 @@ def send(number):
 @pytest.fixture
 def listener(capfd):
     before = {number: signal.getsignal(number) for number in interrupts._SIGNALS}
-    with SignalListener() as made:
-        yield made
+    with SignalListener() as signals:
+        yield signals
     assert {number: signal.getsignal(number) for number in interrupts._SIGNALS} == before
     assert signal.set_wakeup_fd(-1) == -1
     assert SignalListener.current is None

@@ -119,8 +119,8 @@ def test_constants_are_of_the_training_split(binary):
     pixels = TRAIN[0][loaded.train.rows] / 255
     np.testing.assert_allclose(loaded.normalization.mean, pixels.mean((0, 1, 2)), rtol=1e-9)
     np.testing.assert_allclose(loaded.normalization.std, pixels.std((0, 1, 2)), rtol=1e-9)
-    given = data.load(f"cifar10:{binary}", normalization=data.IMAGENET)
-    assert given.normalization == data.IMAGENET
+    imagenet = data.load(f"cifar10:{binary}", normalization=data.IMAGENET)
+    assert imagenet.normalization == data.IMAGENET
 
 
 def test_damaged_rows_are_left_out_or_too_many(parquet):

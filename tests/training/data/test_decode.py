@@ -90,21 +90,21 @@ def test_the_centre_has_the_shape_that_is_asked_for(shape, box):
 
 def test_whole_images_at_their_own_size_are_unchanged():
     array = sample_pixels(20, 30)
-    found, aspect = _decode.cut_image(encoded(array), Cut("whole", (20, 30)), ())
-    assert (found == array).all()
+    cut, aspect = _decode.cut_image(encoded(array), Cut("whole", (20, 30)), ())
+    assert (cut == array).all()
     assert aspect == 1.5
 
 
-def test_squashing_tells_the_true_aspect():
-    found, aspect = _decode.cut_image(encoded(sample_pixels(20, 30)), Cut("whole", (16, 16)), ())
-    assert found.shape == (16, 16, 3)
+def test_squashing_returns_the_true_aspect():
+    cut, aspect = _decode.cut_image(encoded(sample_pixels(20, 30)), Cut("whole", (16, 16)), ())
+    assert cut.shape == (16, 16, 3)
     assert aspect == 1.5
 
 
 def test_the_centre_of_an_image_is_its_middle():
     array = sample_pixels(20, 32)
-    found, aspect = _decode.cut_image(encoded(array), Cut("centre", (20, 20)), ())
-    assert (found == array[:, 6:26]).all()
+    cut, aspect = _decode.cut_image(encoded(array), Cut("centre", (20, 20)), ())
+    assert (cut == array[:, 6:26]).all()
     assert aspect == 1
 
 
@@ -113,8 +113,8 @@ def test_a_random_crop_is_pillows_of_the_same_box():
     cut = Cut("random", (24, 24), (0.2, 0.8))
     for entropy in ((0, 0, 1), (0, 1, 1), (5, 0, 0)):
         box = cut.box(80, 60, entropy)
-        wanted = Image.fromarray(array).resize((24, 24), Image.Resampling.BILINEAR, box=box)
-        assert (_decode.cut_image(encoded(array), cut, entropy)[0] == np.asarray(wanted)).all()
+        expected = Image.fromarray(array).resize((24, 24), Image.Resampling.BILINEAR, box=box)
+        assert (_decode.cut_image(encoded(array), cut, entropy)[0] == np.asarray(expected)).all()
     assert cut.box(80, 60, (0, 0, 1)) != cut.box(80, 60, (0, 1, 1))
 
 
@@ -126,9 +126,9 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same():
         image.draft(None, _decode._enough(1000, 800, box, (50, 50)))
         assert image.size[0] < 300  # else this tests nothing
     full = Image.open(io.BytesIO(source)).convert("RGB")
-    wanted = np.asarray(full.resize((50, 50), Image.Resampling.BILINEAR, box=box)).astype(int)
-    found = _decode.cut_image(source, cut, (1,))[0].astype(int)
-    assert np.abs(found - wanted).mean() < 1.5
+    expected = np.asarray(full.resize((50, 50), Image.Resampling.BILINEAR, box=box)).astype(int)
+    decoded = _decode.cut_image(source, cut, (1,))[0].astype(int)
+    assert np.abs(decoded - expected).mean() < 1.5
 
 
 @pytest.mark.parametrize("zoom", [1, 2, 3, 7, 8, 20])
@@ -156,8 +156,8 @@ def test_orientation_is_applied():
     upright = np.asarray(data.open_rgb(source))
     assert upright.shape == (12, 8, 3)
     assert upright[0, 7, 0] == 255
-    found, aspect = _decode.cut_image(source, Cut("whole", (12, 8)), ())
-    assert (found == upright).all()
+    decoded, aspect = _decode.cut_image(source, Cut("whole", (12, 8)), ())
+    assert (decoded == upright).all()
     assert aspect == pytest.approx(8 / 12)
 
 
@@ -172,9 +172,9 @@ def test_other_modes_become_three_channels(mode):
         image.info["transparency"] = bytes([255] * 256)
     file = io.BytesIO()
     image.save(file, "TIFF" if mode == "CMYK" else "PNG")
-    found = np.asarray(data.open_rgb(file.getvalue()))
-    assert found.shape == (6, 6, 3)
-    assert (found == value).all()
+    decoded = np.asarray(data.open_rgb(file.getvalue()))
+    assert decoded.shape == (6, 6, 3)
+    assert (decoded == value).all()
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_other_modes_become_three_channels(mode):
         b"GIF89a",
     ],
 )
-def test_damaged_images_are_told_and_black(content):
+def test_damaged_images_are_reported_and_black(content):
     good = encoded(sample_pixels(8, 8))
     done = _decode.run(Task((good, content, good), ((),) * 3, Cut("whole", (8, 8))))
     assert [bool(reason) for reason in done.reasons] == [False, True, False]
@@ -196,7 +196,7 @@ def test_damaged_images_are_told_and_black(content):
     assert (done.images[0] == done.images[2]).all()
 
 
-def test_every_cut_short_or_altered_file_is_an_image_or_told():
+def test_every_truncated_or_altered_file_is_an_image_or_reported():
     rng = np.random.default_rng(0)
     for kind in ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM"):
         whole = encoded(sample_pixels(24, 24), kind)
@@ -288,7 +288,7 @@ def test_no_more_is_read_ahead_than_allowed():
         many.close()
 
 
-def test_a_process_that_dies_is_told():
+def test_a_process_that_dies_is_reported():
     many = Decoders(1)
     with pytest.raises(OSError, match="a worker process that reads images has died"):
         list(many.map(os._exit, [1], 2))

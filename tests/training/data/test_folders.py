@@ -29,13 +29,13 @@ def numbers(split):
 
 def fill(root, counts, first=0):
     """Write so many marked images into each folder; returns the numbers of each."""
-    made, number = {}, first
+    numbers, number = {}, first
     for folder, n in counts.items():
-        made[folder] = list(range(number, number + n))
-        for i in made[folder]:
+        numbers[folder] = list(range(number, number + n))
+        for i in numbers[folder]:
             save(root / folder / f"{i:03}.png", marked(i))
         number += n
-    return made
+    return numbers
 
 
 # -- names of splits ---------------------------------------------------------------------------------
@@ -67,10 +67,10 @@ def test_splits_are_known_by_their_usual_names(name, role):
 @pytest.mark.parametrize("options", [{}, {"memory_mb": 0}])
 def test_two_splits_are_training_and_test_in_any_case(tmp_path, names, options):
     train, test = names
-    made = fill(tmp_path, {f"{train}/a": 10, f"{train}/b": 5, f"{test}/a": 2, f"{test}/b": 3})
+    files = fill(tmp_path, {f"{train}/a": 10, f"{train}/b": 5, f"{test}/a": 2, f"{test}/b": 3})
     loaded = load(tmp_path, **options)
     assert loaded.class_names == ("a", "b")
-    assert numbers(loaded.test) == made[f"{test}/a"] + made[f"{test}/b"]
+    assert numbers(loaded.test) == files[f"{test}/a"] + files[f"{test}/b"]
     assert (len(loaded.train), len(loaded.validation)) == (12, 3)
     own = f"20 % of each class of {train}"
     assert loaded.notes == (f"training: {train}; validation: {own}; test: {test}",)
@@ -90,11 +90,11 @@ def test_two_splits_are_training_and_test_in_any_case(tmp_path, names, options):
 def test_three_splits_are_used_as_such(tmp_path, names, options):
     train, validation, test = names
     counts = {f"{part}/{c}": n for part, n in zip(names, (4, 2, 3), strict=True) for c in "ab"}
-    made = fill(tmp_path, counts)
+    files = fill(tmp_path, counts)
     loaded = load(tmp_path, **options)
     for split, part in zip((loaded.train, loaded.validation, loaded.test), names, strict=True):
-        assert numbers(split) == made[f"{part}/a"] + made[f"{part}/b"]
-        assert np.bincount(split.labels).tolist() == [len(made[f"{part}/{c}"]) for c in "ab"]
+        assert numbers(split) == files[f"{part}/a"] + files[f"{part}/b"]
+        assert np.bincount(split.labels).tolist() == [len(files[f"{part}/{c}"]) for c in "ab"]
     assert loaded.notes == (f"training: {train}; validation: {validation}; test: {test}",)
     control = load(tmp_path, permute_labels=True, **options)
     assert control.fingerprint != loaded.fingerprint
@@ -121,11 +121,11 @@ def test_a_class_may_be_called_test_or_train(tmp_path):
 
 
 def test_training_alone_gives_all_three(tmp_path):
-    made = fill(tmp_path, {"train/a": 10, "train/b": 10, "notes": 0, "test": 3})
+    files = fill(tmp_path, {"train/a": 10, "train/b": 10, "notes": 0, "test": 3})
     (tmp_path / "docs").mkdir()
     loaded = load(tmp_path)
     parts = [numbers(s) for s in (loaded.train, loaded.validation, loaded.test)]
-    assert sorted(itertools.chain(*parts)) == made["train/a"] + made["train/b"]
+    assert sorted(itertools.chain(*parts)) == files["train/a"] + files["train/b"]
     assert [len(p) for p in parts] == [12, 4, 4]
     assert loaded.notes == (
         "all three splits are made from train",
@@ -266,8 +266,10 @@ def test_names_that_are_no_utf8_are_spelt_in_their_bytes(tmp_path, options):
     loaded = load(root, max_bad=0.5, **options)
     assert loaded.class_names == (r"caf\xe9", r"caf\xe9_2", "thé")
     json.dumps(loaded.class_names, ensure_ascii=False).encode()
-    found = list(itertools.chain(*map(numbers, (loaded.train, loaded.validation, loaded.test))))
-    assert len(found) == 23
+    loaded_numbers = list(
+        itertools.chain(*map(numbers, (loaded.train, loaded.validation, loaded.test)))
+    )
+    assert len(loaded_numbers) == 23
     assert (
         [spelt(name) for name in loaded.skipped] == list(loaded.skipped) == [r"caf\xe9/\xe40.png"]
     )
@@ -277,7 +279,7 @@ def test_names_that_are_no_utf8_are_spelt_in_their_bytes(tmp_path, options):
     str(error.value).encode()
 
 
-def test_a_network_is_trained_on_such_names_and_its_file_tells_them(tmp_path, capsys):
+def test_a_network_is_trained_on_such_names_and_its_file_records_them(tmp_path, capsys):
     root = odd_folder(tmp_path)
     (tmp_path / "net.json").write_text(tiny.arch().to_json())
     words = ["--data", f"imagefolder:{root}", "--arch", str(tmp_path / "net.json")]
@@ -288,8 +290,8 @@ def test_a_network_is_trained_on_such_names_and_its_file_tells_them(tmp_path, ca
     printed = capsys.readouterr().out
     printed.encode()
     assert r"s\xe9t, 3 classes" in printed
-    told = onnx_export.interface(onnx.load(tmp_path / "out" / "best.onnx"))
-    assert told.class_names == (r"caf\xe9", r"caf\xe9_2", "thé")
+    interface = onnx_export.interface(onnx.load(tmp_path / "out" / "best.onnx"))
+    assert interface.class_names == (r"caf\xe9", r"caf\xe9_2", "thé")
 
 
 def test_class_names_are_always_different():

@@ -41,7 +41,7 @@ def test_arrays_become_splits(tmp_path):
     assert (batch.aspect == np.float32(1.5)).all()
 
 
-def test_names_are_numbers_where_none_are_given(tmp_path):
+def test_names_are_numbers_by_default(tmp_path):
     assert load(tmp_path, class_names=None).class_names == ("0", "1", "2")
 
 
