@@ -449,7 +449,9 @@ def test_jitter_in_one_map_is_jitter_step_by_step():
 
 def test_hue_turns_around_grey():
     colours = np.array([[[[90, 20, 20], [20, 90, 20], [77, 77, 77]]]], np.float32)
-    third, nothing = np.asarray(jax.jit(_colour._turn)(np.array([2 * np.pi / 3, 0], np.float32)))
+    third, nothing = np.asarray(
+        jax.jit(_colour._rotation)(np.array([2 * np.pi / 3, 0], np.float32))
+    )
     np.testing.assert_allclose(
         colours @ third.T, [[[[20, 90, 20], [20, 20, 90], [77, 77, 77]]]], atol=1e-4
     )

@@ -109,11 +109,11 @@ def test_an_export_to_a_full_disk_says_so(monkeypatch, tmp_path):
 
 
 def test_only_what_is_raised_as_well_is_kept_quiet():
-    def error():
+    def fail():
         raise RuntimeError("Event loop is closed")
 
     try:
-        error()
+        fail()
     except RuntimeError as error:  # not by asyncio
         assert not checkpoints._is_of_closed_loop(error, error.__traceback__)
     import asyncio
@@ -159,7 +159,7 @@ def test_an_error_of_tensorboard_is_raised_at_the_next_sync_and_nothing_waits(tm
         for step in range(30):
             log.write("step", step, {"loss": 0.5})
         until = time.monotonic() + 10
-        while log._records.fault is None and time.monotonic() < until:
+        while log._records.error is None and time.monotonic() < until:
             time.sleep(0.01)
         with pytest.raises(errors.TrainingFailedError, match="the disk is full"):
             log.sync()

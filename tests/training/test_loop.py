@@ -152,7 +152,7 @@ def test_asked_again_a_finished_run_answers_at_once(straight, dataset):
     watched = tiny.watched(dataset)
     again = fit(tiny.arch(), watched, tiny.recipe(), result.out, seed=5, devices=ONE, quiet=True)
     assert again == result
-    assert watched.train.given == 0
+    assert watched.train.read_count == 0
     assert watched.reads == []
 
 
@@ -174,7 +174,7 @@ def test_test_images_are_read_later_but_not_twice(dataset, tmp_path):
     assert first.test is None
     (tmp_path / "recipe.json").unlink()  # as after a kill between two files
     later, watched = run("last")
-    assert watched.train.given == 0
+    assert watched.train.read_count == 0
     assert (later.tested, watched.reads) == ("last", ["validation", "test"])
     assert (tmp_path / "recipe.json").is_file()
     with pytest.raises(TrainingError, match="has read the test images with its last network"):
@@ -228,7 +228,7 @@ def test_a_signal_after_the_last_step_loses_nothing(straight, dataset, tmp_path)
     assert not (tmp_path / "result.json").exists()
     seen = tiny.watched(dataset)
     fit(tiny.arch(), seen, tiny.recipe(), tmp_path, **settings)
-    assert seen.train.given == 0
+    assert seen.train.read_count == 0
     same_as(straight[0], tmp_path)
 
 

@@ -55,7 +55,7 @@ def _quick():
     """Compile fast, and each program once for all tests: most of their time is compiling."""
     with quick_compiling(), pytest.MonkeyPatch.context() as patch:
         built: Any = {}
-        real = loop.build
+        real = supernet.build
 
         def build(net, plan, length, view, seed, labels):
             program = real(net, plan, length, view, seed, labels)

@@ -111,15 +111,15 @@ class _Watched:
 
 class _Train:
     def __init__(self, split, owner):
-        self._split, self._owner, self.given = split, owner, 0
+        self._split, self._owner, self.read_count = split, owner, 0
 
     def __getattr__(self, name):
         return getattr(self._split, name)
 
     def batches(self, *args, **kwargs):
         for batch in self._split.batches(*args, **kwargs):
-            self.given += 1
-            self._owner._on_batch(self.given)
+            self.read_count += 1
+            self._owner._on_batch(self.read_count)
             yield batch
 
 

@@ -17,7 +17,7 @@ from lcnas import images
 from lcnas.errors import DataError
 from lcnas.training import data
 from lcnas.training.data import _decode
-from lcnas.training.data._decode import Cut, Decoders, Faults, Task
+from lcnas.training.data._decode import Cut, Decoders, DecodeTask, Faults
 from tests.training.data.conftest import save
 
 
@@ -189,7 +189,7 @@ def test_other_modes_become_three_channels(mode):
 )
 def test_damaged_images_are_reported_and_black(content):
     good = encoded(sample_pixels(8, 8))
-    done = _decode.run(Task((good, content, good), ((),) * 3, Cut("whole", (8, 8))))
+    done = _decode.run(DecodeTask((good, content, good), ((),) * 3, Cut("whole", (8, 8))))
     assert [bool(reason) for reason in done.reasons] == [False, True, False]
     assert "\n" not in done.reasons[1]
     assert (done.images[1] == 0).all()
@@ -205,7 +205,7 @@ def test_every_truncated_or_altered_file_is_an_image_or_reported():
             raw[rng.integers(len(raw))] ^= int(rng.integers(1, 256))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Pillow warns of what it forgives
-                done = _decode.run(Task((bytes(raw),), ((),), Cut("whole", (8, 8))))
+                done = _decode.run(DecodeTask((bytes(raw),), ((),), Cut("whole", (8, 8))))
             assert done.images.shape == (1, 8, 8, 3)
 
 
@@ -218,7 +218,7 @@ def test_reasons_are_one_line_whose_quotes_are_balanced(tmp_path):
     (tmp_path / "it's.png").write_bytes(b"it's no image")
     (tmp_path / "cut.png").write_bytes(encoded(sample_pixels(90, 90))[:500])
     paths = [str(tmp_path / name) for name in ("it's.png", "cut.png", "none.png")]
-    done = _decode.run(Task(tuple(paths), ((),) * 3, Cut("whole", (8, 8))))
+    done = _decode.run(DecodeTask(tuple(paths), ((),) * 3, Cut("whole", (8, 8))))
     assert done.reasons == (
         'is not an image that Pillow can read: it begins with b"it\'s no image"',
         "cannot be read as an image: image file is truncated",
@@ -257,7 +257,8 @@ def test_a_message_names_ten_at_most():
 
 def test_results_come_in_order_whatever_the_processes():
     tasks = [
-        Task((encoded(sample_pixels(8, 8, i)),), ((i,),), Cut("random", (6, 6))) for i in range(40)
+        DecodeTask((encoded(sample_pixels(8, 8, i)),), ((i,),), Cut("random", (6, 6)))
+        for i in range(40)
     ]
     alone = [done.images for done in Decoders(0).map(_decode.run, tasks, 4)]
     many = Decoders(3)
