@@ -28,6 +28,7 @@ from lcnas.models import memory
 from lcnas.models.supernet import Supernet, narrowed
 from lcnas.training import recipes
 from lcnas.training import supernet as learning
+from lcnas.training.supernet.loop import SupernetJob, SupernetStatus
 
 SEED, STEPS, BATCH = 0, 20, 256
 
@@ -44,25 +45,25 @@ def trained(size: int, rng: np.random.Generator) -> tuple[Any, Any, Any, dict[st
     def draw(rng: np.random.Generator, n: int) -> Any:
         return codes[rng.integers(len(codes), size=n)]
 
-    job = learning._Job(net, space, data, recipe, SEED, draw, 2, learning.LABELS, None)
-    state, past = job.start(), learning._Past()
+    job = SupernetJob(net, space, data, recipe, SEED, draw, 2, learning.LABELS, None)
+    state, status = job.start(), SupernetStatus()
     zeros = job.zeros(state)
     for arrays in job._batches(0):
-        state, _, zeros = job._timed(past, state, zeros, arrays)
-        if past.step == STEPS:
+        state, _, zeros = job._timed(status, state, zeros, arrays)
+        if status.step == STEPS:
             break
     programs = job.program
     parts: list[Any] = [programs.prepare, programs.update, *programs.gradients]
     told = {
         "buckets": len(net.buckets),
-        "steps": past.step,
+        "steps": status.step,
         "compiled": {
             "pictures": parts[0]._cache_size(),
             "update": parts[1]._cache_size(),
             "gradient of each bucket": [p._cache_size() for p in parts[2:]],
         },
-        "compile_seconds": round(past.compile_seconds, 1),
-        "images_s": round(past.step * 64 / past.seconds, 1),
+        "compile_seconds": round(status.compile_seconds, 1),
+        "images_s": round(status.step * 64 / status.seconds, 1),
     }
     return budget, data, (net, job.weights(state)), told
 
@@ -104,14 +105,14 @@ def alone(arch: Any, scorer: Any, data: Any) -> dict[str, float]:
     @nnx.jit
     def statistics(net: Any, rngs: Any, images: Any, aspects: Any) -> Any:
         for i in range(images.shape[0]):
-            net(scorer._see(images[i], aspects[i]), rngs=rngs)
+            net(scorer._view(images[i], aspects[i]), rngs=rngs)
         return jax.tree.leaves(nnx.state(net, nnx.BatchStat))[0]
 
     @nnx.jit
     def answers(net: Any, images: Any, labels: Any, aspects: Any) -> Any:
         def one(batch: Any) -> Any:
             return jax.numpy.sum(
-                jax.numpy.argmax(net(scorer._see(batch[0], batch[2])), -1) == batch[1],
+                jax.numpy.argmax(net(scorer._view(batch[0], batch[2])), -1) == batch[1],
                 dtype=jax.numpy.int32,
             )
 

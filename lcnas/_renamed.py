@@ -7,7 +7,7 @@ import functools
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 C = TypeVar("C", bound=type)
 
@@ -87,3 +87,23 @@ class _Renamed(argparse.Action):
     ) -> None:
         print(f"{parser.prog}: {option_string} is deprecated: use {self._to}", file=sys.stderr)
         setattr(namespace, self.dest, values)
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def parameter(old: str, new: str) -> Callable[[F], F]:
+    """Return a function decorator: the function can be called with a keyword's old name as well."""
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def with_old_name(*args: Any, **kwargs: Any) -> Any:
+            if old in kwargs:
+                name = function.__qualname__
+                warn(f"{name}({old}=)", f"{name}({new}=)")
+                kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return cast("F", with_old_name)
+
+    return decorate

@@ -215,7 +215,7 @@ def print_table(args: argparse.Namespace, results: Mapping[str, Hits], data: Dat
     for i in (1, 3):
         table.columns[i].justify = "right"
     for name, hits in results.items():
-        top1 = accuracy_interval(hits.right)
+        top1 = accuracy_interval(hits.correct)
         table.add_row(
             Text(name, overflow="fold"),
             f"{top1.value:.2%}"[:-1],
@@ -234,7 +234,7 @@ def _differences(results: Mapping[str, Hits]) -> dict[str, str]:
     names = list(results)
     texts = {}
     for name in names[1:]:
-        d = difference_interval(results[name].right, results[names[0]].right)
+        d = difference_interval(results[name].correct, results[names[0]].correct)
         texts[name] = f"{100 * d.value:+.2f} points ({100 * d.low:+.2f} to {100 * d.high:+.2f})"
     return texts
 
@@ -251,13 +251,15 @@ def to_data(args: argparse.Namespace, results: Mapping[str, Hits], data: Data) -
             {
                 "file": name,
                 "images": hits.images,
-                "right": int(hits.right.sum()),
-                "top1": dataclasses.asdict(accuracy_interval(hits.right)),
+                "right": int(hits.correct.sum()),
+                "top1": dataclasses.asdict(accuracy_interval(hits.correct)),
                 "top5": hits.top5,
                 "engine": dataclasses.asdict(hits.engine),
                 "difference": None
                 if name == names[0]
-                else dataclasses.asdict(difference_interval(hits.right, results[names[0]].right)),
+                else dataclasses.asdict(
+                    difference_interval(hits.correct, results[names[0]].correct)
+                ),
             }
             for name, hits in results.items()
         ],

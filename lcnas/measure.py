@@ -285,7 +285,9 @@ def _sources(text: str) -> list[_NamedSource]:
     if not _cli.is_file(text) and _is_folder(path):
         files = sorted(p for p in path.iterdir() if p.suffix in (".json", ".onnx"))
         if not files:
-            raise LcnasError(f"network: the folder {shorten_path(text)} has no .json and no .onnx file")
+            raise LcnasError(
+                f"network: the folder {shorten_path(text)} has no .json and no .onnx file"
+            )
         return [named for file in files for named in _sources(str(file))]
     if path.suffix == ".onnx":
         if not _cli.is_file(text):

@@ -1,4 +1,4 @@
-"""Command line: train a network, export it, and say how good it is.
+"""Command line: train a network, export it, and print its accuracy.
 
 python -m lcnas.train --arch pplcnet_0.5x --data cifar10:DIR --recipe cifar10 --out runs/first
 python -m lcnas.train --arch my_network.json --init weights.safetensors --freeze stem,stage1 ...
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from lcnas.training.run import Result
 
 PROG = "lcnas.train"
-_PATIENCE = 5.0  # seconds between two lines while images are read
-_SETTINGS = "recipe_"  # what the recipe's options begin with among the parsed arguments
+_INTERVAL = 5.0  # seconds between two lines while images are read
+_SETTINGS = "recipe_"  # prefix of the recipe's options among the parsed arguments
 
 
 def main(argv: list[str], keep_memory: bool = False) -> int:
@@ -39,17 +39,17 @@ def main(argv: list[str], keep_memory: bool = False) -> int:
 
     Args:
         argv: the arguments.
-        keep_memory: whether the process is for training alone and may keep what memory it frees.
+        keep_memory: whether the process is used for training only and may keep memory that it frees.
     """
     args = _parser(argv).parse_args(argv)
-    with interrupts.Listener() as heard:  # before JAX is imported
+    with interrupts.SignalListener() as listener:  # before JAX is imported
         try:
             return _run(args, keep_memory)
         except KeyboardInterrupt:
-            if heard.received is None:
+            if listener.received is None:
                 raise
-            print(f"python -m {PROG}: stopped; the same command goes on", file=sys.stderr)
-            return 128 + heard.received
+            print(f"python -m {PROG}: stopped; repeat the command to resume", file=sys.stderr)
+            return 128 + listener.received
 
 
 def _run(args: argparse.Namespace, keep_memory: bool) -> int:
@@ -71,7 +71,7 @@ def _trained(args: argparse.Namespace, arch: Arch, recipe: Recipe, out: Path) ->
     from lcnas import training
     from lcnas.training.functional import blocks_of
 
-    # What needs no image is checked before any is read.
+    # Arguments that need no images are checked before images are read.
     _cli.check_folder(str(out), "out")
     teacher = _teacher(args)
     freeze = [name.strip() for name in args.freeze.split(",") if name.strip()]
@@ -79,11 +79,13 @@ def _trained(args: argparse.Namespace, arch: Arch, recipe: Recipe, out: Path) ->
     if args.coordinator:
         training.join(args.coordinator, args.hosts, args.host)
     elif args.hosts > 1 or args.host:
-        raise TrainingError("hosts: several hosts need --coordinator ADDRESS:PORT, the first one's")
+        raise TrainingError(
+            "hosts: several hosts need --coordinator ADDRESS:PORT, that of the first"
+        )
     devices = training.find_devices(args.devices)
     with _data(args, arch, recipe) as data:
         print(plan(arch, recipe, data, out), flush=True)
-        chosen: dict[str, Any] = {
+        settings: dict[str, Any] = {
             "seed": args.seed,
             "init": args.init,
             "freeze": freeze,
@@ -91,14 +93,14 @@ def _trained(args: argparse.Namespace, arch: Arch, recipe: Recipe, out: Path) ->
             "devices": devices,
         }
         if args.dry_run:
-            training.check(arch, data, recipe, out, **chosen)
-            print("all fits; nothing was trained or written")
+            training.check(arch, data, recipe, out, **settings)
+            print("all checks passed; nothing was trained or written")
             return 0
         limits = {"test": args.test, "keep": args.keep, "save_minutes": args.save_minutes}
         try:
-            result = training.fit(arch, data, recipe, out, **chosen, **limits)
+            result = training.fit(arch, data, recipe, out, **settings, **limits)
         except training.Stopped as stop:
-            print(f"{stop}; the same command goes on from there", file=sys.stderr)
+            print(f"{stop}; repeat the command to resume", file=sys.stderr)
             return 128 + stop.signal
         except TrainingFailedError as failure:
             print(f"python -m {PROG}: {failure}", file=sys.stderr)
@@ -124,54 +126,54 @@ def _data(args: argparse.Namespace, arch: Arch, recipe: Recipe) -> Data:
             unlabelled=args.unlabelled,
             memory_mb=MEMORY_MB if args.memory_mb is None else args.memory_mb,
             max_bad=MAX_BAD if args.max_bad is None else args.max_bad,
-            progress=_Reading(),
+            progress=_ReadingProgress(),
         )
 
 
 def _teacher(args: argparse.Namespace) -> TeacherFile | None:
-    """Return the teacher's file, and what the options say of it."""
+    """Return the teacher's file with the options' preprocessing, or None without --teacher."""
     from lcnas.training import Normalization, TeacherFile
 
-    said = {name: getattr(args, f"teacher_{name}") for name in ("mean", "std", "size")}
-    first = next((name for name, value in said.items() if value is not None), None)
+    options = {name: getattr(args, f"teacher_{name}") for name in ("mean", "std", "size")}
+    first = next((name for name, value in options.items() if value is not None), None)
     if args.teacher is None:
         if first is not None:
-            raise TrainingError(f"--teacher-{first}: there is no teacher (--teacher FILE)")
+            raise TrainingError(f"--teacher-{first} requires --teacher FILE")
         return None
-    if (said["mean"] is None) != (said["std"] is None):
+    if (options["mean"] is None) != (options["std"] is None):
         raise TrainingError(f"--teacher-{first}: give both --teacher-mean and --teacher-std")
     normalization = None
-    if said["mean"] is not None:
-        mean, std = (_constants(said[name], f"--teacher-{name}") for name in ("mean", "std"))
+    if options["mean"] is not None:
+        mean, std = (_constants(options[name], f"--teacher-{name}") for name in ("mean", "std"))
         normalization = Normalization(mean, std)
-    size = None if said["size"] is None else _cli.resolution(said["size"])
+    size = None if options["size"] is None else _cli.resolution(options["size"])
     if not _cli.is_file(args.teacher):
         raise TrainingError(f"teacher: there is no file {shorten_path(args.teacher)}")
     return TeacherFile(args.teacher, normalization, size)
 
 
 def _constants(text: str, what: str) -> tuple[float, float, float]:
-    """Return "R,G,B", of pixels from 0 to 1."""
+    """Return the constants in "R,G,B", for pixels from 0 to 1."""
     from lcnas import onnx_export
 
-    made = onnx_export.constants(text.split(","), what)
-    if max(map(abs, made)) > 1:
-        right = ",".join(f"{v / 255:.4g}" for v in made)
+    constants = onnx_export.constants(text.split(","), what)
+    if max(map(abs, constants)) > 1:
+        right = ",".join(f"{v / 255:.4g}" for v in constants)
         raise TrainingError(
-            f"{what}: {text} is not of pixels from 0 to 1 (of 0 to 255 it would be {right})"
+            f"{what}: {text} is not for pixels from 0 to 1 (if it is for 0 to 255, give {right})"
         )
-    return made
+    return constants
 
 
-class _Reading:
-    """Tells now and then how many images have been read."""
+class _ReadingProgress:
+    """Prints every few seconds how many images have been read."""
 
     def __init__(self) -> None:
-        self._next = time.monotonic() + _PATIENCE
+        self._next = time.monotonic() + _INTERVAL
 
     def __call__(self, done: int, total: int) -> None:
         if time.monotonic() > self._next:
-            self._next = time.monotonic() + _PATIENCE
+            self._next = time.monotonic() + _INTERVAL
             print(f"reading images: {done:,}/{total:,}", file=sys.stderr, flush=True)
 
 
@@ -181,128 +183,154 @@ class _Reading:
 def _parser(argv: list[str]) -> _cli.Parser:
     parser = _cli.Parser(
         PROG,
-        "Train a network. The folder then holds the best and the last model (ONNX, safetensors), metrics\n"
-        "(JSON lines, TensorBoard), stored states and result.json. Stop it at any moment (Ctrl-C, a\n"
-        "kill): the same command goes on where it was, and ends with the same weights.",
+        "Train a network. The run directory then holds the best and the last model (ONNX, safetensors),\n"
+        "metrics (JSON Lines, TensorBoard), checkpoints and result.json. You can stop it at any time\n"
+        "(Ctrl-C, a kill): the same command resumes, and ends with the same weights.",
     )
     add = parser.add_argument
-    add("--arch", default="pplcnet_0.5x", metavar="NET", help="zoo name or .json file")
+    add(
+        "--arch",
+        default="pplcnet_0.5x",
+        metavar="NET",
+        help="network: a name of the zoo or a .json file",
+    )
     add(
         "--data",
         default="synthetic",
         metavar="SET",
-        help="synthetic, cifar10:DIR, imagefolder:DIR or npz:FILE",
+        help="data set: synthetic, cifar10:DIR, imagefolder:DIR or npz:FILE",
     )
     add(
         "--recipe",
         default="proxy",
         metavar="NAME",
-        help=f"{', '.join(recipes.names())}, or a .json file",
+        help=f"recipe: {', '.join(recipes.names())}, or a .json file",
     )
-    add("--out", metavar="FOLDER", help="of the run (default: runs/ARCH-RECIPE-sSEED)")
+    add("--out", metavar="FOLDER", help="run directory (default: runs/ARCH-RECIPE-sSEED)")
     seeds = _cli.integer(0, (1 << 31) - 1)
-    add("--seed", type=seeds, default=0, help="of the weights, the order and all draws")
-    add("--data-seed", type=seeds, default=0, help="of the split into training and validation")
+    add(
+        "--seed",
+        type=seeds,
+        default=0,
+        help="seed of the weights, the order of the images and all draws",
+    )
+    add("--data-seed", type=seeds, default=0, help="seed of the training and validation split")
     add(
         "--normalization",
         choices=("own", "imagenet"),
         default="own",
-        help="mean and deviation of the set's own training images, or those that published weights expect",
+        help="mean and standard deviation of pixels: own (those of the training images) or imagenet (those "
+        "of published weights)",
     )
-    add("--init", metavar="FILE", help="weights to start from: .safetensors, .pdparams, .pdiparams")
-    add("--unlabelled", metavar="FOLDER", help="images without labels, for the teacher alone")
-    add("--freeze", default="", metavar="A,B", help="stages or blocks that keep their weights")
-    add("--teacher", metavar="FILE", help="whom to learn from as well: .onnx, or weights of ours")
-    unsaid = "where its file does not record it"
-    for name in ("mean", "std"):
+    add("--init", metavar="FILE", help="initial weights: .safetensors, .pdparams, .pdiparams")
+    add("--unlabelled", metavar="FOLDER", help="images without labels, for distillation")
+    add("--freeze", default="", metavar="A,B", help="stages or blocks with frozen weights")
+    add("--teacher", metavar="FILE", help="teacher to distil from: .onnx, or weights of lcnas")
+    for name, text in (("mean", "mean"), ("std", "standard deviation")):
         add(
             f"--teacher-{name}",
             metavar="R,G,B",
-            help=f"the teacher's, of pixels from 0 to 1, {unsaid} (default: the data's)",
+            help=f"{text} of the teacher's pixels, 0 to 1, if its file does not record it (default: that of "
+            "the data)",
         )
     add(
         "--teacher-size",
         metavar="N",
-        help="pixels at which the teacher looks at the images, a side or HEIGHTxWIDTH, where its file "
-        "leaves it open",
+        help="input size of the teacher, pixels per side or HEIGHTxWIDTH, if its file has a dynamic one",
     )
     add(
         "--test",
         choices=("best", "last", "none"),
         default="best",
-        help="which network reads the test images, once, at the end: that with the best validation "
-        "accuracy, the last, or none",
+        help="network that is tested, once, at the end: best (by validation accuracy), last or none",
     )
     add(
         "--keep",
         type=_cli.integer(1, 10**6),
         default=2,
         metavar="N",
-        help="newest states to keep, beside the best",
+        help="number of newest checkpoints to keep, beside the best",
     )
     minutes = _cli.number(0, 10**6)
-    add("--save-minutes", type=minutes, default=10.0, metavar="M", help="at most this long is lost")
+    add(
+        "--save-minutes",
+        type=minutes,
+        default=10.0,
+        metavar="M",
+        help="minutes between checkpoints, beside those at the end of each epoch",
+    )
     cores = _cli.integer(1, len(usable_cores()))
-    add("--threads", type=cores, metavar="N", help="cores to use (default: all)")
-    add("--workers", type=int, metavar="N", help="processes that decode images")
+    add("--threads", type=cores, metavar="N", help="number of cores (default: all)")
+    add(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that decode images (default: 1 per core)",
+    )
     add(
         "--memory-mb",
         type=_cli.number(0, 10**9),
         metavar="M",
-        help="MiB that decoded images may take; beyond, training images are read again and "
-        "again (default: 2048)",
+        help="maximum memory of decoded images, MiB; larger sets are read from their files in each epoch "
+        "(default: 2048)",
     )
     add(
         "--max-bad",
         type=_cli.number(0, 1),
         metavar="SHARE",
-        help="of the images that may be damaged; they are left out (default: 0.01)",
+        help="maximum share of damaged images, which are left out (default: 0.01)",
     )
-    add("--devices", type=int, metavar="N", help="devices that share each batch (default: all)")
+    add(
+        "--devices",
+        type=int,
+        metavar="N",
+        help="number of devices that share each batch (default: all)",
+    )
     add(
         "--cache",
         default="auto",
         metavar="FOLDER",
-        help="where compiled programs are kept, apart by processor; none: nowhere; auto: the user's cache",
+        help="folder of compiled programs, one sub-folder per processor; none: no cache; auto: the user's "
+        "cache",
     )
-    add("--coordinator", metavar="ADDRESS:PORT", help="of the first of several hosts")
+    add("--coordinator", metavar="ADDRESS:PORT", help="address of the first of several hosts")
+    add("--hosts", type=_cli.integer(1, 10**6), default=1, metavar="N", help="number of hosts")
     add(
-        "--hosts",
-        type=_cli.integer(1, 10**6),
-        default=1,
-        metavar="N",
-        help="how many train together",
+        "--host",
+        type=_cli.integer(0, 10**6),
+        default=0,
+        metavar="I",
+        help="index of this host, from 0",
     )
-    add("--host", type=_cli.integer(0, 10**6), default=0, metavar="I", help="which of them this is")
     add(
         "--blocks",
         action="append",
         default=[],
         metavar="FILE",
-        help="Python file with blocks of your own",
+        help="Python file that defines further blocks",
     )
-    add("--dry-run", action="store_true", help="check all, show the plan, train nothing")
+    add("--dry-run", action="store_true", help="check everything, show the plan, train nothing")
     _add_settings(parser, argv)
     return parser
 
 
 def _add_settings(parser: _cli.Parser, argv: list[str]) -> None:
-    """Add an option for each field of a recipe; the help shows the values of the recipe named."""
+    """Add an option for each field of a recipe; the help shows the values of the chosen recipe."""
     name = _option(argv, "--recipe", "proxy")
     known = name in recipes.names()
-    now = recipes.values(recipes.load(name)) if known else {}
+    values = recipes.values(recipes.load(name)) if known else {}
     group = parser.add_argument_group(
-        "fields of the recipe", f"each with its value in {name}" if known else ""
+        "fields of the recipe", f"with their values in {name}" if known else ""
     )
     for setting in recipes.settings():
-        shown = f" (here: {_text(now[setting.name])})" if known else ""
-        words = f"{setting.kind_in_words}: {setting.about.words}{shown}"
+        shown = f"; {name}: {_text(values[setting.name])}" if known else ""
+        text = f"{setting.about.help} ({setting.kind_in_words}{shown})"
         group.add_argument(
             f"--{setting.name.replace('_', '-')}",
             dest=_SETTINGS + setting.name,
             metavar="V",
             default=None,
-            help=words.replace("%", "%%"),
+            help=text.replace("%", "%%"),
         )
 
 
@@ -332,7 +360,7 @@ def _changes(args: argparse.Namespace) -> dict[str, str]:
 
 
 def _sides(arch: Arch, recipe: Recipe) -> tuple[int, int]:
-    """Return (height, width) at which images are wanted: the larger of training and testing."""
+    """Return (height, width) to load images at: the larger of training and testing."""
     tested = height_width(arch.resolution)
     trained = height_width(recipe.train_resolution or arch.resolution)
     return (max(tested[0], trained[0]), max(tested[1], trained[1]))
@@ -340,7 +368,7 @@ def _sides(arch: Arch, recipe: Recipe) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _threads(threads: int | None) -> Iterator[None]:
-    """Keep the process on so many cores; JAX takes as many threads as it finds when it starts."""
+    """Pin the process to a number of cores; JAX starts one thread per core that it finds."""
     if threads is None:
         yield
         return
@@ -349,7 +377,7 @@ def _threads(threads: int | None) -> Iterator[None]:
 
 
 def _compile_cache(folder: str) -> None:
-    """Let JAX keep compiled programs, so that the next start compiles nothing."""
+    """Set JAX's cache of compiled programs, so that the next start compiles nothing."""
     import jax
 
     from lcnas.training.devices import programs_folder
@@ -359,7 +387,7 @@ def _compile_cache(folder: str) -> None:
     shared = Path(folder)
     if folder == "auto":
         shared = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lcnas" / "jax"
-    # A program is compiled for one processor: a shared folder may serve several.
+    # A program is compiled for one processor; several may share a folder.
     chosen = str(programs_folder(shared))
     jax.config.update("jax_compilation_cache_dir", chosen)  # type: ignore[no-untyped-call]
 
@@ -368,12 +396,12 @@ def _compile_cache(folder: str) -> None:
 
 
 def plan(arch: Arch, recipe: Recipe, data: Data, out: Path) -> str:
-    """Return what is about to happen, in lines."""
+    """Return the plan of a training as lines: network, data, recipe and folder."""
     height, width = height_width(arch.resolution)
     steps = data.train.steps(recipe.batch)
     params = cost.params(arch, data.classes, training=True)
     images = len(data.train), len(data.validation), len(data.test)
-    rows = {
+    items = {
         "network": f"{arch.name or arch.id[:8]}, {height}x{width} px, {params:,} params, "
         f"{cost.macs(arch, classes=data.classes) / 1e6:,.1f} M MACs",
         "data": f"{spelt(data.spec)}, {data.classes} classes; {images[0]:,} images to train, "
@@ -384,13 +412,13 @@ def plan(arch: Arch, recipe: Recipe, data: Data, out: Path) -> str:
     }
     if data.skipped:
         name, why = next(iter(data.skipped.items()))
-        rows["skipped"] = f"{len(data.skipped)} damaged images, such as {name} ({why})"
-    lines = [f"{name:<8} {text}" for name, text in rows.items()]
+        items["skipped"] = f"{len(data.skipped)} damaged images, such as {name} ({why})"
+    lines = [f"{name:<8} {text}" for name, text in items.items()]
     return "\n".join([*lines, *(f"{'note':<8} {note}" for note in data.notes)])
 
 
 def summary(result: Result) -> str:
-    """Return what came out, in lines."""
+    """Return the result as lines: scores, speed and files."""
     lines = [f"validation (epoch {result.best_epoch}, the best): {result.validation}"]
     if result.test is not None:
         lines.append(f"test ({result.tested} network): {result.test}")

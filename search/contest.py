@@ -433,7 +433,7 @@ def tested(
     another size than they are exported for, it is the file of the training size.
     """
     winners = _winners(made)
-    engine, note = deployed.here(field.table.engine)
+    engine, note = deployed.local_engine(field.table.engine)
     _test(data, made, engine)
     out = []
     for entry, runs in made:
@@ -445,7 +445,7 @@ def tested(
 
 def tested_by(field: Field) -> str:
     """Return the engine that runs exported files for their accuracies, as a report names it."""
-    return deployed.here(field.table.engine)[0].label
+    return deployed.local_engine(field.table.engine)[0].label
 
 
 def measured_by(field: Field, finals_: Sequence[Final]) -> str:
@@ -467,12 +467,12 @@ def _test(data: Data, made: Sequence[tuple[Entry, list[Trained]]], engine: Engin
             if one.is_deployed and engine.precision != "fp32":
                 twin = out / finals.FP32
                 twins |= _lacking(out / HITS_FP32, twin if twin.is_file() else out / one.onnx)
-    for wanted, by in ((files, engine), (twins, deployed.like(engine, "fp32"))):
+    for wanted, by in ((files, engine), (twins, deployed.with_precision(engine, "fp32"))):
         if wanted:
             for path, found in deployed.hits(
                 wanted, data, require(data.test, Test), engine=by
             ).items():
-                finals.save_hits(path, found.right)
+                finals.save_hits(path, found.correct)
 
 
 def _lacking(hits: Path, file: Path) -> dict[str, Path]:

@@ -246,11 +246,11 @@ def _deploy(arch: Arch, data: Data, result: Result, batch: int | None, engine: E
     from lcnas import onnx_export
     from lcnas.training import deployed
 
-    out, (by, _) = result.out, deployed.here(engine)
+    out, (by, _) = result.out, deployed.local_engine(engine)
     int8 = by.precision == "int8"
     path = out / (FP32 if int8 else NETWORK)
     model = _export(arch, data, result, batch, path)
-    fp32 = deployed.like(by, "fp32")
+    fp32 = deployed.with_precision(by, "fp32")
     network, file = _compared(path, fp32, data, result)
     n = len(data.validation)
     if abs(network - file) > max(_POINTS, _IMAGES / n) + 1e-9:

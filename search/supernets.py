@@ -116,7 +116,7 @@ def train(job: Job, images: PackedImages, board: Any = None) -> tuple[Any, dict[
     return spec, dict(made.about)
 
 
-def _trained(job: Job, images: PackedImages, board: Any) -> tuple[str, training.Trained]:
+def _trained(job: Job, images: PackedImages, board: Any) -> tuple[str, training.TrainedSupernet]:
     """Return the supernet and its name: one of an earlier search that serves as well, or a new one."""
     from lcnas.models.supernet import Supernet
     from lcnas.training import run
@@ -173,7 +173,7 @@ def _trained(job: Job, images: PackedImages, board: Any) -> tuple[str, training.
         random=_DRAWN,
         labels=labels,
         init=init,
-        told=told,
+        init_note=told,
         progress=None if board is None else lambda moment: board.write.remote(str(moment)),
     )
     if job.limits is not None:
@@ -183,7 +183,7 @@ def _trained(job: Job, images: PackedImages, board: Any) -> tuple[str, training.
     return name, made
 
 
-def _earlier(home: Path, limits: Limits | None) -> tuple[str, training.Trained] | None:
+def _earlier(home: Path, limits: Limits | None) -> tuple[str, training.TrainedSupernet] | None:
     """Return name and supernet: the one that was drawn over these limits and the least beyond them."""
     fits = []
     for path in home.glob(f"*/{_LIMITS}") if limits is not None else ():
@@ -200,12 +200,12 @@ def _earlier(home: Path, limits: Limits | None) -> tuple[str, training.Trained] 
     return None
 
 
-def _read(folder: Path) -> training.Trained | None:
+def _read(folder: Path) -> training.TrainedSupernet | None:
     """Return the supernet of a folder, None where there is none that can be read."""
     from lcnas.training import supernet as training
 
     try:
-        return training.Trained.load(folder)
+        return training.TrainedSupernet.load(folder)
     except TrainingError:
         return None
 

@@ -15,7 +15,7 @@ from lcnas import images, onnx_export
 from lcnas.errors import ImageError
 from lcnas.training import data
 from lcnas.training.data import _decode
-from lcnas.training.data._decode import Cut, Task
+from lcnas.training.data._decode import Cut, DecodeTask
 
 MODES = (
     *(
@@ -114,7 +114,7 @@ def outcome(read, source):
 def in_training(source):
     """Return the whole image as training reads it."""
     width, height = _decode.open_size(source)
-    done = _decode.run(Task((source,), ((),), Cut("whole", (height or 1, width or 1))))
+    done = _decode.run(DecodeTask((source,), ((),), Cut("whole", (height or 1, width or 1))))
     if done.reasons[0]:
         raise ImageError(done.reasons[0])
     return done.images[0]

@@ -75,7 +75,7 @@ def test_a_small_run(network, tmp_path, capsys):
 def test_a_dry_run_checks_everything_and_writes_nothing(network, tmp_path, capsys):
     argv = [*DATA, *QUICK, "--arch", network, "--out", str(tmp_path / "r"), "--dry-run"]
     assert train.main(argv) == 0
-    assert "all fits; nothing was trained or written" in capsys.readouterr().out
+    assert "all checks passed; nothing was trained or written" in capsys.readouterr().out
     assert not (tmp_path / "r").exists()
 
 
@@ -95,13 +95,13 @@ def test_a_dry_run_checks_everything_and_writes_nothing(network, tmp_path, capsy
         (["--max-bad", "2"], "'2' is not a number from 0 to 1"),
     ],
 )
-def test_options_that_are_none_leave_with_code_2_and_one_line(argv, message, capsys):
+def test_unknown_options_and_values_exit_with_code_2_and_one_line(argv, message, capsys):
     with pytest.raises(SystemExit) as caught:
         train.main(argv)
     assert caught.value.code == 2
-    told = capsys.readouterr().err
-    assert message in told
-    assert told.count("\n") == 1
+    stderr = capsys.readouterr().err
+    assert message in stderr
+    assert stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_options_that_are_none_leave_with_code_2_and_one_line(argv, message, cap
         (["--data", "cifar"], "'cifar' is not among .*did you mean 'cifar10'"),
         (["--freeze", "steam"], "'steam' is not among .*did you mean 'stem'"),
         (["--teacher", "nowhere.onnx"], "there is no file nowhere.onnx"),
-        (["--teacher-size", "8"], "--teacher-size: there is no teacher .--teacher FILE"),
+        (["--teacher-size", "8"], "--teacher-size requires --teacher FILE"),
         (
             ["--teacher", "a", "--teacher-std", "1,1,1"],
             "--teacher-std: give both --teacher-mean and",
@@ -125,12 +125,12 @@ def test_options_that_are_none_leave_with_code_2_and_one_line(argv, message, cap
         ),
         (
             ["--teacher", "a", "--teacher-mean", "123.675,116.28,103.53", "--teacher-std", "1,1,1"],
-            "--teacher-mean: .* of pixels from 0 to 1 .*it would be 0.485,0.456,0.406",
+            "--teacher-mean: .* for pixels from 0 to 1 .*give 0.485,0.456,0.406",
         ),
         (["--teacher", "a", "--teacher-size", "big"], "'big' is neither a side such as 224"),
         (["--batch", "1000"], "batch: 1000 is more than the 48 training images"),
         (["--hosts", "2"], "hosts: several hosts need --coordinator"),
-        (["--coordinator", "here", "--hosts", "2"], "coordinator: 'here' is no ADDRESS:PORT"),
+        (["--coordinator", "here", "--hosts", "2"], "coordinator: 'here' is not ADDRESS:PORT"),
         (["--beta1", "1"], "recipe: beta1: 1"),
         (["--augment.mixup", "-1"], "recipe: augment.mixup: -1"),
         (["--devices", "9"], "devices: 9 is not among 1 to 1"),
@@ -147,17 +147,17 @@ def test_what_does_not_fit_is_one_line_and_code_2(
     with pytest.raises(SystemExit) as caught:
         _cli.run(train.PROG, train.main)
     assert caught.value.code == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert re.search(message, told), told
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1
+    assert re.search(message, stderr), stderr
     assert not (tmp_path / "r").exists()
 
 
 def test_the_teachers_options_reach_the_training(network, tmp_path, monkeypatch):
-    given = []
+    teachers = []
 
     def fit(*_, teacher, **__):
-        given.append(teacher)
+        teachers.append(teacher)
         raise TrainingFailedError("seen")
 
     monkeypatch.setattr(loop, "fit", fit)
@@ -167,9 +167,9 @@ def test_the_teachers_options_reach_the_training(network, tmp_path, monkeypatch)
     more = ["--teacher-mean", "0.5,0.4,0.3", "--teacher-std", "1,1,0.5", "--teacher-size", "8x6"]
     for options in ([], more):
         assert train.main([*argv, *options]) == 1
-    said = Normalization((0.5, 0.4, 0.3), (1, 1, 0.5))
+    normalization = Normalization((0.5, 0.4, 0.3), (1, 1, 0.5))
     path = str(tmp_path / "a.onnx")
-    assert given == [TeacherFile(path), TeacherFile(path, said, (8, 6))]
+    assert teachers == [TeacherFile(path), TeacherFile(path, normalization, (8, 6))]
 
 
 def test_a_training_that_fails_leaves_with_code_1(network, tmp_path, capsys, monkeypatch):
@@ -179,8 +179,8 @@ def test_a_training_that_fails_leaves_with_code_1(network, tmp_path, capsys, mon
     monkeypatch.setattr(loop, "fit", fail)
     argv = [*DATA, *QUICK, "--arch", network, "--out", str(tmp_path / "r")]
     assert train.main(argv) == 1
-    told = capsys.readouterr().err
-    assert told == "python -m lcnas.train: the loss is nan at step 7\n"
+    stderr = capsys.readouterr().err
+    assert stderr == "python -m lcnas.train: the loss is nan at step 7\n"
 
 
 def test_sigterm_ends_the_command_with_143_and_a_stored_state(network, tmp_path, checkout):
@@ -195,10 +195,10 @@ def test_sigterm_ends_the_command_with_143_and_a_stored_state(network, tmp_path,
         while process.poll() is None and len(metrics.read(out)) < 4 and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
-        _, told = process.communicate(timeout=60)
-    assert process.returncode == 143, told
-    assert told.count("SIGTERM: heard; stopping") == 1
-    last = told.splitlines()[-1]
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143, stderr
+    assert stderr.count("SIGTERM: received; stopping") == 1
+    last = stderr.splitlines()[-1]
     assert last.startswith("stopped by SIGTERM after step ")
     step = int(last.split("step ")[1].split(";")[0])
     assert (out / "checkpoints" / str(step)).is_dir()
@@ -211,11 +211,11 @@ def test_help_shows_the_recipes_values(capsys):
         train.main(["--recipe", "modern", "--help"])
     assert caught.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "each with its value in modern" in text
-    assert "--beta1 V a number: of AdamW: decay of the mean gradient (here: 0.6)" in text
+    assert "with their values in modern" in text
+    assert "--beta1 V AdamW's decay of the mean gradient (a number; modern: 0.6)" in text
     assert "--coordinator" in text
-    assert f"may be damaged; they are left out (default: {MAX_BAD:g})" in text
-    assert f"are read again and again (default: {MEMORY_MB})" in text
+    assert f"share of damaged images, which are left out (default: {MAX_BAD:g})" in text
+    assert f"are read from their files in each epoch (default: {MEMORY_MB})" in text
 
 
 def test_the_compile_cache_is_kept_by_machine(tmp_path, monkeypatch):

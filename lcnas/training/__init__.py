@@ -1,7 +1,7 @@
 """Training: data, augmentation, recipes and the loop.
 
-What is listed here is imported when it is first asked for: processes that only decode images, and
-command lines that only show their help, need no JAX.
+Names are imported on first access, so processes that only decode images and commands that only print
+their help do not load JAX.
 
 Example::
 
@@ -49,7 +49,7 @@ __all__ = [
     "join",
 ]
 
-_HOMES = {
+_LOCATIONS = {
     "fit": "loop.fit",
     "check": "loop.check",
     "evaluate": "evaluation.evaluate",
@@ -70,8 +70,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _LOCATIONS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, _, inside = _HOMES[name].partition(".")
-    made = importlib.import_module(f"{__name__}.{module}")
-    return getattr(made, inside) if inside else made
+    module, _, attribute = _LOCATIONS[name].partition(".")
+    imported = importlib.import_module(f"{__name__}.{module}")
+    return getattr(imported, attribute) if attribute else imported

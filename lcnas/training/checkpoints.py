@@ -1,4 +1,4 @@
-"""Stored states of a training, by Orbax: the last few and the best, written in the background."""
+"""Checkpoints of a training, by Orbax: the newest few and the best, written in the background."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ Tree = dict[str, Any]
 
 @dataclass
 class _Keep:
-    """Orbax's policy of what is pruned: all but the last few and the best."""
+    """Orbax's preservation policy: keep the newest few and the best, prune the rest."""
 
     last: int
     best: int | None = None  # step
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Return which stored states stay; called by Orbax, oldest first."""
+        """Return which checkpoints to keep; Orbax passes them oldest first."""
         del context
         recent = len(checkpoints) - self.last
         return [c.step == self.best or i >= recent for i, c in enumerate(checkpoints)]
 
 
 class Checkpoints:
-    """The stored states in a folder; a context, which waits for what is still being written."""
+    """The checkpoints in a folder; a context manager that waits for pending writes on exit."""
 
     def __init__(self, folder: Path, last: int = 2) -> None:
         """Open the folder.
 
         Args:
-            folder: where they lie, a sub-folder for each step.
-            last: how many of the newest are kept, beside the best.
+            folder: parent of the checkpoints; each step has a sub-folder.
+            last: number of newest checkpoints to keep, beside the best.
         """
         import orbax.checkpoint as ocp
 
@@ -70,27 +70,26 @@ class Checkpoints:
             self.wait()
             self._manager.close()
         else:
-            with contextlib.suppress(
-                Exception
-            ):  # of what was still being written; one fault is enough
+            # Errors of pending writes are dropped: the first error is already on its way.
+            with contextlib.suppress(Exception):
                 self._manager.close()
 
     @property
     def newest(self) -> int | None:
-        """The step of the newest one, None where there is none."""
+        """The step of the newest checkpoint, or None."""
         step: int | None = self._manager.latest_step()
         return step
 
     def save(self, state: State, run: Mapping[str, Any], best: int | None) -> None:
-        """Store a state; returns as soon as it has been copied.
+        """Save a checkpoint; returns as soon as the state has been copied.
 
         Args:
-            state: of the training.
-            run: what else is needed to go on, as JSON.
-            best: step of the best state so far, which is not pruned.
+            state: the training state.
+            run: further values to resume with, as JSON.
+            best: step of the best checkpoint so far, which is not pruned.
 
         Raises:
-            TrainingFailedError: the disk is full, or cannot be written.
+            TrainingFailedError: the disk is full, or not writable.
         """
         self._keep.best = best
         tree = to_tree(state)
@@ -103,40 +102,40 @@ class Checkpoints:
                 self._manager.save(step, args=args)
 
     def wait(self) -> None:
-        """Wait until all is written."""
+        """Wait for pending writes."""
         with _writing(self.folder):
             self._manager.wait_until_finished()
 
     def restore(self, like: State, step: int) -> tuple[State, dict[str, Any]]:
-        """Return a stored state, in NumPy arrays, and its ``run``.
+        """Return the state of a checkpoint, as NumPy arrays, and its ``run``.
 
         Args:
-            like: a state of the same training, for names, shapes and types.
-            step: which one.
+            like: a state of the same training, for names, shapes and dtypes.
+            step: step of the checkpoint.
 
         Raises:
-            TrainingError: it is damaged, or of another network.
+            TrainingError: the checkpoint is damaged, or belongs to another network.
         """
         tree = jax.tree.map(_described, to_tree(like))
         args = self._ocp.args.Composite(
             state=self._ocp.args.StandardRestore(tree), run=self._ocp.args.JsonRestore()
         )
         try:
-            made = self._manager.restore(step, args=args)
+            restored = self._manager.restore(step, args=args)
         except Exception as error:
             raise TrainingError(
                 f"checkpoint: {self.folder / str(step)} cannot be read: "
-                f"{shorten(str(error).partition(chr(10))[0])}; delete that folder to go on from the "
-                "one before it"
+                f"{shorten(str(error).partition(chr(10))[0])}; delete that folder to resume from the "
+                "checkpoint before it"
             ) from error
-        return from_tree(made["state"], like), dict(made["run"])
+        return from_tree(restored["state"], like), dict(restored["run"])
 
 
 # -- a state as nested dictionaries of NumPy arrays ------------------------------------------------
 
 
 def to_tree(state: State) -> Tree:
-    """Return a state as nested dictionaries; every array is a copy, which no later step changes."""
+    """Return a state as nested dictionaries of copies, which later steps do not change."""
     memory = jax.tree.leaves(state.optimizer)
     return {
         "step": _copied(state.step),
@@ -150,7 +149,7 @@ def to_tree(state: State) -> Tree:
 
 
 def from_tree(tree: Tree, like: State) -> State:
-    """Return the state of a tree that :func:`to_tree` made; ``like`` has its structure."""
+    """Return the state in a tree from :func:`to_tree`; ``like`` has the state's structure."""
     memory = [tree["optimizer"][key] for key in sorted(tree.get("optimizer", {}))]
     return State(
         step=tree["step"],
@@ -164,7 +163,7 @@ def from_tree(tree: Tree, like: State) -> State:
 
 
 def _copied(x: Any) -> NDArray[Any]:
-    # A view of JAX's memory would be overwritten by the next step, to which the state is donated.
+    # The next step, to which the state is donated, would overwrite a view of JAX's memory.
     return np.array(x, copy=True)
 
 
@@ -173,63 +172,63 @@ def _described(x: NDArray[Any]) -> jax.ShapeDtypeStruct:
 
 
 def _nested(weights: Mapping[str, Any]) -> Tree:
-    made: Tree = {}
+    tree: Tree = {}
     for name, value in weights.items():
         *path, last = name.split("/")
-        inner = made
+        inner = tree
         for part in path:
             inner = inner.setdefault(part, {})
         inner[last] = _copied(value)
-    return made
+    return tree
 
 
 def _flattened(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    made: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            made |= _flattened(value, f"{above}{key}/")
+            flat |= _flattened(value, f"{above}{key}/")
         else:
-            made[f"{above}{key}"] = value
-    return made
+            flat[f"{above}{key}"] = value
+    return flat
 
 
-# -- faults ----------------------------------------------------------------------------------------
+# -- errors ----------------------------------------------------------------------------------------
 
 
 @functools.cache
 def _quieten() -> None:
-    """Keep Orbax from telling what it raises as well: of a full disk, seventy tracebacks by its threads.
+    """Filter Orbax's log of errors that it also raises: a full disk gives seventy tracebacks of its threads.
 
-    It logs an error in each of them; and what TensorStore has not finished by then calls an event loop that
-    is closed, from its own threads, where nobody could catch the error.
+    Each thread logs the error. Unfinished TensorStore operations then call a closed event loop from their own
+    threads, where the error cannot be caught.
     """
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_is_not_of_orbax)
     before = sys.unraisablehook
 
-    def hook(told: sys.UnraisableHookArgs) -> None:
-        if not _is_of_closed_loop(told.exc_value, told.exc_traceback):
-            before(told)
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if not _is_of_closed_loop(unraisable.exc_value, unraisable.exc_traceback):
+            before(unraisable)
 
     sys.unraisablehook = hook
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:
     own = "orbax" in Path(record.pathname).parts
-    # Of several tasks that fail one is raised; asyncio tells of the others, and where they are from.
+    # Of several failed tasks, one raises; asyncio logs the others with their origin.
     lost = record.name == "asyncio" and "/orbax/checkpoint/" in record.getMessage()
     return record.levelno < logging.ERROR or not (own or lost)
 
 
 def _is_of_closed_loop(error: BaseException | None, trace: TracebackType | None) -> bool:
-    """Return whether an error is of a closed event loop that no Python code has called."""
+    """Return whether an error is that of a closed event loop, outside any caller's code."""
     files = [Path(frame.filename) for frame in traceback.extract_tb(trace)]
     inside = bool(files) and all(file.parent.name == "asyncio" for file in files)
     return inside and str(error) == "Event loop is closed"
 
 
 def is_full(error: BaseException) -> bool:
-    """Return whether an error says that a disk or a quota is full, in whatever library's words."""
+    """Return whether an error reports a full disk or quota, in the wording of any library used here."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     known = ("No space left", "Disk quota exceeded", "the disk is full")
@@ -238,7 +237,7 @@ def is_full(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Turn a failed write into a TrainingFailedError."""
+    """Raise TrainingFailedError for a failed write."""
     try:
         yield
     except Exception as error:
@@ -250,8 +249,8 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def full(folder: Path) -> TrainingFailedError:
-    """Return the failure of a full disk."""
+    """Return the error for a full disk."""
     return TrainingFailedError(
-        f"{folder}: the disk is full; free some space and repeat the command, which goes on from the "
-        "last whole checkpoint (a smaller keep stores fewer)"
+        f"{folder}: the disk is full; free some space and repeat the command, which resumes from the "
+        "last complete checkpoint (a smaller keep stores fewer)"
     )

@@ -1,7 +1,7 @@
 """The devices that train: one, or many that share each batch.
 
-With many, every device holds all weights and a part of the batch; what they add up (gradients, the sums of
-batch norms, counts) is added explicitly, by ``psum`` inside ``jax.shard_map``.
+With several devices, each holds all weights and a part of the batch; gradients, the sums of batch norms and
+counts are summed explicitly, by ``psum`` inside ``jax.shard_map``.
 """
 
 from __future__ import annotations
@@ -25,64 +25,68 @@ from lcnas.latency.machine import processor_key
 T = TypeVar("T")
 
 AXIS = "data"  # name of the mapped axis
-SHARED: P = P()  # type: ignore[no-untyped-call] # held whole by every device
-SPLIT: P = P(AXIS)  # type: ignore[no-untyped-call] # cut along the first axis
+SHARED: P = P()  # type: ignore[no-untyped-call] # replicated on every device
+SPLIT: P = P(AXIS)  # type: ignore[no-untyped-call] # split along the first axis
 
 
 def programs_folder(shared: Path) -> Path:
-    """Return where compiled programs of this processor and compiler lie in a folder that others may share.
+    """Return the sub-folder of a shared folder for programs compiled for this processor and compiler.
 
-    What was compiled for another processor may end in an illegal instruction; JAX's own keys differ from
-    version to version in what they say of it.
+    A program compiled for another processor may execute an illegal instruction, and not all versions of JAX
+    have the processor in their cache keys.
     """
     return shared.absolute() / f"{processor_key()}-jaxlib{metadata.version('jaxlib')}"
 
 
 @dataclass(frozen=True)
 class Devices:
-    """One device, or a row of them."""
+    """One device, or several that share each batch."""
 
     mesh: Mesh | None  # None: one device, and no mapping
 
     @property
     def count(self) -> int:
-        """How many there are, over all hosts."""
+        """The number of devices, over all hosts."""
         return 1 if self.mesh is None else math.prod(self.mesh.devices.shape)
 
     @property
     def axis(self) -> str | None:
-        """The name to sum over, None with one device."""
+        """The axis name to sum over, or None with one device."""
         return None if self.mesh is None else AXIS
 
     @property
     def hosts(self) -> int:
-        """Processes that train together."""
+        """The number of processes that train together."""
         count: int = jax.process_count()
         return count
 
     @property
     def leads(self) -> bool:
-        """Whether this process is the one that writes files."""
+        """Whether this process writes the files."""
         return jax.process_index() == 0
 
     def total(self, tree: T) -> T:
-        """Return the sums of all devices' arrays; traced."""
+        """Return the arrays summed over devices; call it in traced code."""
         if self.axis is None:
             return tree
-        made: T = jax.lax.psum(tree, self.axis)  # type: ignore[no-untyped-call]
-        return made
+        sums: T = jax.lax.psum(tree, self.axis)  # type: ignore[no-untyped-call]
+        return sums
 
     def first(self, part: int) -> Any:
-        """Return the place of a device's first image in the whole batch, of which it has ``part``; traced."""
+        """Return the index in the whole batch of this device's first image; call it in traced code.
+
+        Args:
+            part: images of the batch on each device.
+        """
         return 0 if self.axis is None else jax.lax.axis_index(self.axis) * part
 
     def check_batch(self, batch: int, micro_batches: int = 1, *, pairs: bool = False) -> None:
-        """Refuse a batch that cannot be cut into equal parts.
+        """Raise TrainingError for a batch that does not divide into equal parts.
 
         Args:
-            batch: images.
-            micro_batches: into which each device cuts its part.
-            pairs: whether neighbours are mixed, so that a device's part has to be even.
+            batch: images of a step.
+            micro_batches: micro-batches per device.
+            pairs: whether neighbours are mixed, so that each device needs an even number of images.
         """
         parts = self.count * micro_batches
         if pairs and self.count > 1:
@@ -101,17 +105,17 @@ class Devices:
         return NamedSharding(self.mesh, spec)
 
     def share(self, tree: Any) -> Any:
-        """Return a tree of arrays that every device holds whole, in memory of its own."""
+        """Return a tree of arrays, replicated on every device, in memory of their own."""
         sharding = self._sharding(SHARED)
         if self.hosts == 1:
-            # A state is donated to its step, so it may share memory with nothing.
+            # A state is donated to its step, so it must not alias other arrays.
             return jax.device_put(tree, sharding, may_alias=False)
         return jax.tree.map(lambda x: _global(np.asarray(x), sharding), tree)
 
     def split(self, *arrays: NDArray[Any]) -> tuple[jax.Array, ...]:
-        """Return arrays (n, ...) of which each device holds an equal part.
+        """Return arrays (n, ...), split equally over the devices.
 
-        Every host is given the whole batch; it moves only its own part to its devices.
+        Every host passes the whole batch; it moves only its own part to its devices.
         """
         sharding = self._sharding(SPLIT)
         if self.hosts == 1:
@@ -119,12 +123,12 @@ class Devices:
         return tuple(_global(a, sharding) for a in arrays)
 
     def mapped(self, f: Callable[..., Any], shared: int, result: P = SHARED) -> Callable[..., Any]:
-        """Return ``f`` run by every device on its part of the arguments.
+        """Return ``f``, mapped over the devices.
 
         Args:
-            f: a function that sums over :attr:`axis` what is to be the same on all.
-            shared: how many of its first arguments every device has whole; the rest are split.
-            result: whether its result is the same on all devices, or each has its part of it.
+            f: a function that sums over :attr:`axis` the results that are replicated.
+            shared: number of leading arguments that are replicated; the rest are split.
+            result: sharding of the result: :data:`SHARED` or :data:`SPLIT`.
         """
         if self.mesh is None:
             return f
@@ -132,10 +136,10 @@ class Devices:
 
         def run(*arguments: Any) -> Any:
             specs = (SHARED,) * shared + (SPLIT,) * (len(arguments) - shared)
-            # Without check_vma a gradient is that of the device's own part, until it is summed by hand:
-            # batch norm's own gradient (lcnas.models.ops) is written to that rule.
-            over = jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=result, check_vma=False)
-            return over(*arguments)
+            # Without check_vma, a gradient is that of the device's own part until it is summed explicitly;
+            # batch norm's custom gradient (lcnas.models.ops) relies on that.
+            mapped = jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=result, check_vma=False)
+            return mapped(*arguments)
 
         return run
 
@@ -145,32 +149,34 @@ def _global(array: NDArray[Any], sharding: Sharding) -> jax.Array:
 
 
 def find(limit: int | None = None) -> Devices:
-    """Return all devices, those of other hosts included, or the first ``limit`` of them.
+    """Return all devices, including those of other hosts, or the first ``limit``.
 
     Raises:
-        TrainingError: there are not as many.
+        TrainingError: there are fewer than ``limit`` devices.
     """
-    every = jax.devices()
-    if limit is not None and not 1 <= limit <= len(every):
-        raise TrainingError(f"devices: {limit} is not among 1 to {len(every)}, which are here")
-    chosen = every[:limit]
+    all_devices = jax.devices()
+    if limit is not None and not 1 <= limit <= len(all_devices):
+        raise TrainingError(
+            f"devices: {limit} is not among 1 to {len(all_devices)}, the devices here"
+        )
+    chosen = all_devices[:limit]
     return Devices(None if len(chosen) == 1 else Mesh(np.array(chosen), (AXIS,)))
 
 
 def join(coordinator: str, hosts: int, host: int) -> None:
-    """Join the processes that train together; every one calls it, before JAX is used.
+    """Join the processes that train together; call it in every process, before JAX is used.
 
     Args:
-        coordinator: address and port of the first one, "10.0.0.1:1234".
-        hosts: how many there are.
-        host: which one this is, from 0.
+        coordinator: address and port of the first process, "10.0.0.1:1234".
+        hosts: number of processes.
+        host: index of this process, from 0.
     """
     if not 0 <= host < hosts:
         raise TrainingError(f"host: {host} is not among 0 to {hosts - 1}")
     name, _, port = coordinator.rpartition(":")
     if not name or not (port.isascii() and port.isdigit()):
         raise TrainingError(
-            f"coordinator: {coordinator!r} is no ADDRESS:PORT such as 10.0.0.1:1234"
+            f"coordinator: {coordinator!r} is not ADDRESS:PORT, such as 10.0.0.1:1234"
         )
     try:
         jax.distributed.initialize(coordinator, hosts, host)
@@ -180,7 +186,7 @@ def join(coordinator: str, hosts: int, host: int) -> None:
 
 
 def any_host(flag: bool) -> bool:
-    """Return whether the flag is set on any host; all hosts must ask at the same step."""
+    """Return whether the flag is set on any host; all hosts must call it at the same step."""
     if jax.process_count() == 1:
         return flag
     from jax.experimental import multihost_utils

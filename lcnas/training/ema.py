@@ -13,11 +13,11 @@ Weights = Mapping[str, jax.Array]
 def decay_at(step: jax.Array, decay: float) -> jax.Array:
     """Return the decay of an update: ``(1 + step) / (10 + step)`` while that is less than ``decay``.
 
-    So the average leaves the initial weights within a few steps (TensorFlow's ``num_updates``).
+    The average thus forgets the initial weights within a few steps (TensorFlow's ``num_updates``).
 
     Args:
-        step: updates before this one, (), float32.
-        decay: in the long run.
+        step: number of previous updates, (), float32.
+        decay: decay after many updates.
     """
     return jnp.minimum(jnp.float32(decay), (1 + step) / (10 + step))
 
@@ -25,7 +25,7 @@ def decay_at(step: jax.Array, decay: float) -> jax.Array:
 def update(average: Weights, new: Weights, decay: jax.Array) -> dict[str, jax.Array]:
     """Return ``decay * average + (1 - decay) * new`` of each weight.
 
-    Parameters and the statistics of batch norms alike: those of the average must fit its weights. Written so
-    that a weight which does not change stays what it is to the last bit.
+    Applies to parameters and to batch-norm statistics: the statistics must match the averaged weights. A
+    weight that does not change keeps every bit.
     """
     return {name: old + (1 - decay) * (new[name] - old) for name, old in average.items()}

@@ -1,4 +1,4 @@
-"""Trained weights as files that others use: ONNX and safetensors."""
+"""Export of trained weights: ONNX and safetensors."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ from lcnas.training.data import Data
 from lcnas.training.functional import Functional
 
 Array = NDArray[np.float32]
-_CHECKED = 8  # images of the validation split on which a file must agree with the network
+_CHECKED = 8  # validation images on which a file must agree with the network
 
 
 @dataclass(frozen=True)
-class _Trained:
-    """A network with weights, as the export takes one: arch, classes, weights, and a call."""
+class _TrainedNetwork:
+    """A network with weights, as the export expects one: arch, classes, weights, and a call."""
 
     arch: Arch
     classes: int
-    found: Mapping[str, Array]
+    values: Mapping[str, Array]
     forward: Callable[[Mapping[str, Array], Array], Any]
 
     def weights(self) -> Mapping[str, Array]:
-        return self.found
+        return self.values
 
     def __call__(self, x: Array) -> Any:
-        return self.forward(self.found, x)
+        return self.forward(self.values, x)
 
 
 def export(
     folder: Path, named: Mapping[str, Mapping[str, Array]], arch: Arch, data: Data, augment: Augment
 ) -> None:
-    """Write ``NAME.onnx`` and ``NAME.safetensors`` for each network.
+    """Write ``NAME.onnx`` and ``NAME.safetensors`` for each set of weights.
 
-    Every ONNX file is compared with the network on images of the validation split before it is written.
+    Each ONNX file is compared with the network on validation images before it is written.
 
     Args:
-        folder: where.
-        named: name -> weights by name.
-        arch: of all of them.
-        data: what they were trained on: class names and normalisation go into the file.
-        augment: how much of an image a test sees goes into the file too.
+        folder: folder of the files.
+        named: file name -> weights by name.
+        arch: the network that all weights belong to.
+        data: data of the training; the files record its class names and normalisation.
+        augment: augmentation of the recipe; the files record its ``evaluate_crop``.
 
     Raises:
-        ExportError: a file differs from its network, or cannot be written.
+        ExportError: a file does not agree with its network, or cannot be written.
     """
     forward = _forward(arch, data.classes)
     images = _images(arch, data, augment)
@@ -69,7 +69,7 @@ def export(
             source=source,
         )
         onnx_export.export(
-            _Trained(arch, data.classes, weights, forward),
+            _TrainedNetwork(arch, data.classes, weights, forward),
             folder / f"{name}.onnx",
             batch=None,
             class_names=data.class_names,
@@ -81,23 +81,23 @@ def export(
 
 
 def compiled(model: Network) -> onnx_export.Model:
-    """Return a network as it is in evaluation mode, compiled as a whole."""
+    """Return a network in evaluation mode, compiled as a whole."""
     net = Functional.of(model)
     test = jax.jit(net.test)
     weights = model.weights()
-    return _Trained(model.arch, model.classes, weights, lambda given, x: test(*net.split(given), x))
+    return _TrainedNetwork(model.arch, model.classes, weights, lambda w, x: test(*net.split(w), x))
 
 
 def read(path: Path) -> tuple[onnx_export.Model, pretrained.Pretrained]:
-    """Return the network of a file of weights, compiled in evaluation mode, and what the file records."""
-    found = pretrained.read(path)
-    model = models.build(found.arch, found.classes)
-    model.set_weights(found.weights)
-    return compiled(model), found
+    """Return the network of a file of weights, compiled in evaluation mode, and the file's contents."""
+    loaded = pretrained.read(path)
+    model = models.build(loaded.arch, loaded.classes)
+    model.set_weights(loaded.weights)
+    return compiled(model), loaded
 
 
 def _forward(arch: Arch, classes: int) -> Callable[[Mapping[str, Array], Array], Any]:
-    """Return the network in float32, whatever it was trained in."""
+    """Return the compiled network in float32, whatever precision it was trained in."""
     net = Functional.of(models.build(arch, classes))
     test = jax.jit(net.test)
     return lambda weights, x: test(*net.split(weights), x)

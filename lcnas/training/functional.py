@@ -1,6 +1,6 @@
 """A network as a pure function of its weights, which are flat mappings of names to arrays.
 
-What is jitted, differentiated, averaged and stored sees only names and arrays; Flax is split once, here.
+Compiled steps, gradients, averages and checkpoints handle only names and arrays; Flax is split once, here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Weights = dict[str, Array]
 
 @dataclass(frozen=True)
 class _Tree:
-    """The names of a state's leaves, in the order of its tree."""
+    """The structure of a state, and the names of its leaves in order."""
 
     names: tuple[str, ...]
     structure: Any
@@ -45,21 +45,21 @@ class _Tree:
 
 @dataclass(frozen=True)
 class Functional:
-    """What a network computes, in training and in evaluation mode."""
+    """The functions that a network computes in training and in evaluation mode."""
 
     training: Any  # NNX's graph of the network in training mode
-    testing: Any  # the same in evaluation mode
+    testing: Any  # NNX's graph of the network in evaluation mode
     params: _Tree
     stats: _Tree
 
     @classmethod
     def of(cls, model: Network, frozen: Iterable[str] = ()) -> Self:
-        """Return the function of a network; the network itself is left as it was.
+        """Return the functions of a network; the network itself is left unchanged.
 
         Args:
             model: the network.
             frozen: names of blocks that stay in evaluation mode: no dropout, and running statistics
-                that are used and not moved.
+                that are used and not updated.
         """
         model = nnx.clone(model)
         model.train()  # type: ignore[no-untyped-call]
@@ -73,13 +73,13 @@ class Functional:
     def train(
         self, params: Weights, stats: Weights, images: Array, key: Array
     ) -> tuple[Array, Weights]:
-        """Return the logits in training mode, and the running statistics after it.
+        """Return the logits in training mode, and the updated running statistics.
 
         Args:
             params: trained weights by name.
             stats: running means and variances by name.
             images: (n, height, width, 3), float32, normalised.
-            key: of the dropout.
+            key: key of the dropout.
         """
         model = nnx.merge(self.training, self.params.filled(params), self.stats.filled(stats))
         logits = model(images, rngs=nnx.Rngs(dropout=key))
@@ -92,7 +92,7 @@ class Functional:
         return logits
 
     def split(self, weights: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return (params, stats) of all weights by name."""
+        """Return all weights by name, split into (params, stats)."""
         return (
             {name: weights[name] for name in self.params.names},
             {name: weights[name] for name in self.stats.names},
@@ -107,7 +107,7 @@ def _split(model: Network) -> tuple[Any, Any, Any]:
 
 
 def with_dropout(model: Network, rate: float | None) -> Network:
-    """Set the rate of all dropout layers (None: leave it) and return the network."""
+    """Set the rate of all dropout layers (None: leave it unchanged) and return the network."""
     modules: Iterator[tuple[Any, Any]] = nnx.iter_modules(model)
     for _, module in modules:
         layer = getattr(module, "layer", None)
@@ -116,27 +116,27 @@ def with_dropout(model: Network, rate: float | None) -> Network:
     return model
 
 
-def blocks_of(arch: Arch, wanted: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the blocks that stages or blocks are called, in order.
+def blocks_of(arch: Arch, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of blocks, in order, that names of stages or blocks refer to.
 
     Args:
         arch: the network.
-        wanted: names of stages ("stem", "stage4": all its blocks) or of blocks ("stage4_block_2").
+        names: stages ("stem", "stage4": all its blocks) or blocks ("stage4_block_2").
 
     Raises:
-        TrainingError: no such stage or block, with the nearest; or nothing is left to train.
+        TrainingError: no such stage or block, with the nearest; or no block is left to train.
     """
-    names = iter(onnx_export.block_names(arch))
-    stages = {stage.name: [next(names) for _ in stage.blocks] for stage in arch.stages}
-    every = [name for blocks in stages.values() for name in blocks]
+    block_names = iter(onnx_export.block_names(arch))
+    stages = {stage.name: [next(block_names) for _ in stage.blocks] for stage in arch.stages}
+    all_blocks = [name for blocks in stages.values() for name in blocks]
     chosen: set[str] = set()
-    for name in wanted:
-        if name not in stages and name not in every:
-            raise TrainingError(not_among("freeze", name, dict.fromkeys([*stages, *every])))
+    for name in names:
+        if name not in stages and name not in all_blocks:
+            raise TrainingError(not_among("freeze", name, dict.fromkeys([*stages, *all_blocks])))
         chosen.update(stages.get(name, [name]))
-    if len(chosen) == len(every):
+    if len(chosen) == len(all_blocks):
         raise TrainingError("freeze: all blocks are frozen, so there is nothing to train")
-    return tuple(name for name in every if name in chosen)
+    return tuple(name for name in all_blocks if name in chosen)
 
 
 def is_in(name: str, blocks: Iterable[str]) -> bool:

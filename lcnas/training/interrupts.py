@@ -1,7 +1,7 @@
-"""Signals that ask a training to stop: it stores its state first, and leaves.
+"""Signals that stop a training: it saves its state, then ends.
 
-Nothing of JAX is imported here, so that a command can listen before it is: an exception that a signal raises
-in its first seconds may be swallowed there.
+JAX is not imported here, so that a command can listen before JAX is: JAX may swallow an exception that a
+signal raises during its import.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from types import FrameType
 from typing import Any, ClassVar, Self
 
 
-class Stopped(Exception):  # noqa: N818 - asked for, so no error
-    """A signal ended the training after its state had been stored."""
+class Stopped(Exception):  # noqa: N818 - the user requested it, so not an error
+    """A signal ended the training after its state was saved."""
 
     def __init__(self, number: int, step: int) -> None:
-        """Say what ended it.
+        """Record the signal.
 
         Args:
-            number: of the signal.
-            step: steps done, all of them stored.
+            number: number of the signal.
+            step: steps done, all of them saved.
         """
         super().__init__(f"stopped by {signal.Signals(number).name} after step {step}")
         self.signal = number
         self.step = step
 
     def __reduce__(self) -> tuple[type[Self], tuple[int, int]]:
-        """Pickle what it was made of, so that another process can read it."""
+        """Pickle the arguments, so that the exception can cross processes."""
         return type(self), (self.signal, self.step)
 
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_HEARD = ": heard; stopping as soon as what was done is stored (once more: at once)\n"
+_RECEIVED = ": received; stopping once finished work is saved (repeat it to stop at once)\n"
 
 
 class _Handlers:
-    """Handlers of the signals, set in the main thread alone, where Python lets them be set."""
+    """Handlers of the signals; Python allows setting them in the main thread only."""
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -63,16 +63,15 @@ class _Handlers:
         self._before.clear()
 
 
-class Listener(_Handlers):
-    """While it is entered, SIGTERM and Ctrl-C are heard at once, and none is lost.
+class SignalListener(_Handlers):
+    """Context in which SIGTERM and Ctrl-C are acknowledged at once, and none is lost.
 
-    They are noted, for :func:`check`: an exception out of a handler may be swallowed by a library that is in
-    the midst of its import, or bring it down. While one compiles, Python runs no handler in the main thread,
-    for half a minute perhaps; so a thread says that the first signal was heard, and ends the process at the
-    second.
+    Signals are recorded for :func:`check`: an exception raised by a handler may be swallowed by a library
+    during its import, or crash it. During a compilation, of up to half a minute, Python runs no handler in
+    the main thread; so a thread acknowledges the first signal, and ends the process at the second.
     """
 
-    current: ClassVar[Listener | None] = None
+    current: ClassVar[SignalListener | None] = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,14 +85,14 @@ class Listener(_Handlers):
             self._writer.setblocking(False)
             self._wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
             threading.Thread(target=_listen, args=(reader,), daemon=True).start()
-            Listener.current = self
+            SignalListener.current = self
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._writer is not None:
             signal.set_wakeup_fd(self._wakeup)
             self._restore()
-            Listener.current = None
+            SignalListener.current = None
             self._writer.close()  # which ends the thread
             self._writer = None
 
@@ -104,37 +103,37 @@ class Listener(_Handlers):
 
 
 def _listen(reader: socket.socket) -> None:
-    """Read the numbers of signals, which the system's own handler writes."""
-    heard = False
+    """Read the signal numbers that Python's C handler writes."""
+    acknowledged = False
     with reader:
         while numbers := reader.recv(16):
             for number in (n for n in numbers if n in _SIGNALS):
-                if heard:
+                if acknowledged:
                     _leave(number)
-                heard = True
+                acknowledged = True
                 word = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-                with contextlib.suppress(OSError):  # nobody reads it
-                    os.write(2, f"{word}{_HEARD}".encode())
+                with contextlib.suppress(OSError):  # stderr is closed
+                    os.write(2, f"{word}{_RECEIVED}".encode())
 
 
 def _leave(number: int) -> None:
-    """End the process, whatever it is at; a file that is being written has its name only when it is whole."""
+    """End the process at once; files get their names only when complete, so none is left partial."""
     for child in multiprocessing.active_children():
         child.kill()
     os._exit(128 + number)
 
 
 def check() -> None:
-    """Raise KeyboardInterrupt where a :class:`Listener` has heard a signal."""
-    if Listener.current is not None and Listener.current.received is not None:
+    """Raise KeyboardInterrupt if a :class:`SignalListener` has received a signal."""
+    if SignalListener.current is not None and SignalListener.current.received is not None:
         raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
 def may_be_stopped() -> Iterator[None]:
-    """Mark what a signal may stop anywhere, with KeyboardInterrupt: our own code, which takes long."""
+    """Context of long-running code of this package that a signal may stop anywhere, by KeyboardInterrupt."""
     check()
-    listener = Listener.current
+    listener = SignalListener.current
     if listener is not None:
         listener.raises = True
     try:
@@ -146,14 +145,14 @@ def may_be_stopped() -> Iterator[None]:
 
 
 class Interrupts(_Handlers):
-    """While it is entered, SIGTERM and Ctrl-C are noted; a second one acts as it always did.
+    """Context in which SIGTERM and Ctrl-C are recorded; a second signal has its usual effect.
 
-    One that a :class:`Listener` has heard before counts as the first. Only in the main thread; elsewhere
-    nothing changes.
+    A signal that a :class:`SignalListener` has received before counts as the first. Works in the main thread
+    only; elsewhere it does nothing.
     """
 
     def __enter__(self) -> Self:
-        self.received = None if Listener.current is None else Listener.current.received
+        self.received = None if SignalListener.current is None else SignalListener.current.received
         if self.received is None:
             self._set()
         return self
@@ -163,6 +162,6 @@ class Interrupts(_Handlers):
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.received = number
-        if Listener.current is not None:
-            Listener.current.received = number
+        if SignalListener.current is not None:
+            SignalListener.current.received = number
         self._restore()

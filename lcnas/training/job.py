@@ -1,4 +1,4 @@
-"""What a training needs, checked, built and ready to start."""
+"""Set-up of a training: arguments checked, program built."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ from lcnas.training.devices import Devices
 from lcnas.training.evaluation import Scores
 from lcnas.training.functional import Functional, blocks_of, is_in, with_dropout
 from lcnas.training.recipes import Recipe
-from lcnas.training.run import Identity
-from lcnas.training.step import Length, Program, Report, State
+from lcnas.training.run import RunIdentity
+from lcnas.training.step import Length, State, StepReport, TrainingProgram
 from lcnas.training.teachers import Teacher, TeacherFile
 
 Weights = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class Job:
-    """All that a training needs, checked and built."""
+class TrainingJob:
+    """A training, checked and built."""
 
-    identity: Identity
+    identity: RunIdentity
     data: Data
     recipe: Recipe
     devices: Devices
     length: Length
     net: Functional
-    weights: Weights  # at the start
-    program: Program
-    seed: Any  # of all draws, (), int32, on the devices
-    counted: Any  # compiled evaluation of a batch
+    weights: Weights  # initial weights by name
+    program: TrainingProgram
+    seed: Any  # seed of all draws, (), int32, on the devices
+    count_batch: Any  # compiled counts of a batch, see evaluation.build
     teacher: Teacher | None
-    notes: tuple[str, ...] = ()  # what a user may not expect
+    notes: tuple[str, ...] = ()  # lines for the console on what may be unexpected
 
     def start(self) -> State:
         """Return the state before the first step, on the devices."""
-        made: State = self.devices.share(self.program.start(*self.net.split(self.weights)))
-        return made
+        state: State = self.devices.share(self.program.start(*self.net.split(self.weights)))
+        return state
 
-    def step(self, state: State, number: int, batch: Batch) -> tuple[State, Report]:
+    def step(self, state: State, number: int, batch: Batch) -> tuple[State, StepReport]:
         """Take a step."""
         arrays = self.devices.split(*views.arrays(batch))
         if self.program.prepare is None:
@@ -66,8 +66,10 @@ class Job:
         return self.program.step(state, self.seed, images, targets, logits)
 
     def scores(self, state: State, split: Validation | Test) -> Scores:
-        """Return how the weights to be tested do on the validation or the test images."""
-        return evaluation.over(self.counted, self.program.tested(state), split, self.devices)
+        """Return the scores of the weights to test (their average, if any) on a split."""
+        return evaluation.evaluate_weights(
+            self.count_batch, self.program.tested(state), split, self.devices
+        )
 
 
 def prepared(
@@ -79,35 +81,38 @@ def prepared(
     freeze: Sequence[str],
     teacher: str | Path | TeacherFile | Teacher | None,
     devices: Devices,
-) -> Job:
+) -> TrainingJob:
+    """Check the arguments of :func:`lcnas.training.fit` and build the training."""
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 31:
         raise TrainingError(f"seed: {shorten(seed)} is not a whole number of 0 to {(1 << 31) - 1}")
-    for what, value, is_one, usual in (
+    for what, value, fits, source in (
         ("network", network, isinstance(network, Arch | Network), "zoo.load(NAME)"),
         ("data", data, hasattr(data, "fingerprint"), "training.load_data(SPEC)"),
         ("recipe", recipe, isinstance(recipe, Recipe), "recipes.load(NAME)"),
     ):
-        if not is_one:
-            raise TrainingError(f"{what}: {shorten(value)} is none; {usual} gives one")
+        if not fits:
+            raise TrainingError(
+                f"{what}: {shorten(value)} is of the wrong type; {source} returns the right one"
+            )
     devices.check_batch(recipe.batch, recipe.accumulate, pairs=recipe.augment.mixes)
     arch = network.arch if isinstance(network, Network) else network
     arch = arch if recipe.resolution is None else arch.at(recipe.resolution)
     _check_train_resolution(arch, recipe, data.classes)
     frozen = blocks_of(arch, freeze)
     length = Length.of(recipe, data.train.steps(recipe.batch))
-    opened = _teacher(teacher, data, recipe, devices)
+    loaded = _teacher(teacher, data, recipe, devices)
     model = _built(arch, data.classes, recipe, seed, devices)
-    given, notes = _initial(network, init, arch, data, seed)
-    weights = model.weights() if given is None else given
+    initial, notes = _initial(network, init, arch, data, seed)
+    weights = model.weights() if initial is None else initial
     net = Functional.of(model, frozen)
-    identity = Identity(
+    identity = RunIdentity(
         arch=arch,
         classes=data.classes,
         recipe=recipe,
         data=_data_fingerprint(data),
         seed=seed,
         freeze=frozen,
-        init="" if given is None else run.fingerprint(given),
+        init="" if initial is None else run.fingerprint(initial),
         teacher=_teacher_fingerprint(teacher),
     )
     program = step.build(
@@ -117,13 +122,13 @@ def prepared(
         augment=views.training(recipe, arch, data),
         devices=devices,
         frozen=frozenset(name for name in net.params.names if is_in(name, frozen)),
-        # A teacher looks at the augmented images before the step does.
-        apart=opened is not None,
+        # A teacher needs the augmented images before the step does.
+        separate_augment=loaded is not None,
     )
-    counted = evaluation.build(
+    count_batch = evaluation.build(
         net, views.testing(recipe.augment, arch, data.normalization), devices
     )
-    return Job(
+    return TrainingJob(
         identity=identity,
         data=data,
         recipe=recipe,
@@ -133,8 +138,8 @@ def prepared(
         weights=weights,
         program=program,
         seed=devices.share(np.int32(seed)),
-        counted=counted,
-        teacher=opened,
+        count_batch=count_batch,
+        teacher=loaded,
         notes=notes,
     )
 
@@ -146,7 +151,7 @@ def _check_train_resolution(arch: Arch, recipe: Recipe, classes: int) -> None:
     if onnx_export.names(arch, classes, recipe.train_resolution) != own:
         raise TrainingError(
             f"train_resolution: {recipe.train_resolution} gives the network other weights than its own "
-            f"resolution, {arch.resolution}; its head does not pool, so it trains at that alone"
+            f"resolution, {arch.resolution}; its head does not pool, so it only trains at that"
         )
 
 
@@ -159,13 +164,13 @@ def _built(arch: Arch, classes: int, recipe: Recipe, seed: int, devices: Devices
 def _initial(
     network: Arch | Network, init: str | Path | Weights | None, arch: Arch, data: Data, seed: int
 ) -> tuple[Weights | None, tuple[str, ...]]:
-    """Return the weights to start from (None: drawn from the seed), and what there is to say of them."""
+    """Return the initial weights (None: drawn from the seed), and notes on them for the console."""
     classes = data.classes
     if isinstance(init, str | Path):
         names, rngs = data.class_names, nnx.Rngs(seed)
         model = models.load_pretrained(init, arch, classes=classes, class_names=names, rngs=rngs)
         new = not pretrained.read(init, arch).is_for(classes, names)
-        note = f"init: the last layer is new, since {init} is for other classes"
+        note = f"init: the last layer is new, since {init} has other classes"
         return model.weights(), (note,) if new else ()
     if init is not None:
         checked = models.build(arch, classes)
@@ -176,7 +181,7 @@ def _initial(
     if network.classes != classes:
         raise TrainingError(
             f"network: it has {network.classes} classes, the data have {classes}; save its weights "
-            "and give them as init, which draws the last layer anew"
+            "and pass them as init, which initialises the last layer anew"
         )
     return network.weights(), ()
 
@@ -192,7 +197,7 @@ def _teacher(
             raise TrainingError(f"teacher: the recipe {recipe.name} needs one (--teacher FILE)")
         return None
     if devices.hosts > 1:
-        raise TrainingError("teacher: works on one host only, not on several")
+        raise TrainingError("teacher: not supported on several hosts")
     if isinstance(teacher, str | Path):
         teacher = TeacherFile(teacher)
     if isinstance(teacher, TeacherFile):
@@ -212,10 +217,10 @@ def _teacher(
 
 
 def _data_fingerprint(data: Data) -> str:
-    """Return what tells data apart: the images, their split, and how they are shown to a network."""
+    """Return a fingerprint of the images, their split, their size and their normalisation."""
     constants = data.normalization
-    shown = ",".join(f"{v:.9g}" for v in (*data.size, *constants.mean, *constants.std))
-    return f"{data.fingerprint}/{shown}"
+    view = ",".join(f"{v:.9g}" for v in (*data.size, *constants.mean, *constants.std))
+    return f"{data.fingerprint}/{view}"
 
 
 def _teacher_fingerprint(teacher: str | Path | TeacherFile | Teacher | None) -> str:
@@ -224,6 +229,6 @@ def _teacher_fingerprint(teacher: str | Path | TeacherFile | Teacher | None) -> 
     if isinstance(teacher, str | Path):
         teacher = TeacherFile(teacher)
     if isinstance(teacher, TeacherFile):
-        found = run.file_fingerprint(Path(teacher.path))
-        return f"{found}/{teacher.settings}" if teacher.settings else found
-    return "an object"  # of which nothing can be told apart
+        digest = run.file_fingerprint(Path(teacher.path))
+        return f"{digest}/{teacher.settings}" if teacher.settings else digest
+    return "an object"  # teachers that are objects are not distinguished

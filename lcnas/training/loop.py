@@ -1,4 +1,4 @@
-"""The training loop: one straight line from the first step to the exported model."""
+"""The training loop, from the first step to the exported model."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from lcnas.training.devices import Devices
 from lcnas.training.evaluation import Scores
 from lcnas.training.interrupts import Interrupts, Stopped
 from lcnas.training.interrupts import check as check_signals
-from lcnas.training.job import Job, Weights, prepared
-from lcnas.training.metrics import Log, Progress, read
+from lcnas.training.job import TrainingJob, Weights, prepared
+from lcnas.training.metrics import Log, ProgressBar, read
 from lcnas.training.recipes import Recipe
 from lcnas.training.run import Result
-from lcnas.training.session import Past, Session, memory
+from lcnas.training.session import TrainingSession, TrainingStatus, memory
 from lcnas.training.step import State
 from lcnas.training.teachers import Teacher, TeacherFile
 
-Chosen = Literal["best", "last", "none"]
+TestChoice = Literal["best", "last", "none"]
 
 
 def fit(
@@ -45,39 +45,39 @@ def fit(
     init: str | Path | Weights | None = None,
     freeze: Sequence[str] = (),
     teacher: str | Path | TeacherFile | Teacher | None = None,
-    test: Chosen = "best",
+    test: TestChoice = "best",
     keep: int = 2,
     save_minutes: float = 10.0,
     devices: Devices | None = None,
     quiet: bool = False,
 ) -> Result:
-    """Train a network and return what came out; the folder then holds models, metrics and the result.
+    """Train a network and return the result; models, metrics and result are written to the run directory.
 
-    Called again with the same arguments after a kill, it goes on from the last stored state and ends with
-    the same weights, bit for bit on a CPU. Called again when all is done, it returns the result.
+    If you call it again with the same arguments after a kill, it resumes from the newest checkpoint and ends
+    with the same weights, bit for bit on a CPU. If the run is finished, it returns the result.
 
     Args:
-        network: an arch, whose weights are drawn from the seed, or a network with weights to go on from.
-        data: what it learns from, see :func:`lcnas.training.load_data`.
-        recipe: how.
-        out: folder of the run; empty, or of this very run.
-        seed: of the weights, the order of the images and all draws.
-        init: weights to start from: by name, or a file of weights (:mod:`lcnas.models.pretrained`), whose
-            last layer is drawn anew where its classes are others (another number, or other names).
+        network: an arch, whose weights are drawn from the seed, or a network with weights to start from.
+        data: training, validation and test images, see :func:`lcnas.training.load_data`.
+        recipe: optimizer, schedule, augmentation and losses.
+        out: run directory; empty, or that of the same run.
+        seed: seed of the weights, the order of the images and all draws.
+        init: initial weights: by name, or a file of weights (:mod:`lcnas.models.pretrained`). Its last layer
+            is initialised anew if the file has other classes (another number, or other names).
         freeze: stages or blocks that keep their weights and statistics.
-        teacher: whom the network learns from as well: an ONNX classifier or a file of weights of ours (a
-            :class:`TeacherFile` says what the file does not: normalisation, size of the images).
-        test: which network reads the test images at the end, once: that with the best validation accuracy,
-            the last one, or none. A finished run that has not read them reads them now.
-        keep: how many of the newest states are kept, beside the best.
-        save_minutes: at most this long is lost; states are also stored at the end of each epoch.
-        devices: that share each batch; None: all there are.
-        quiet: says nothing.
+        teacher: teacher to distil from: an ONNX classifier or a weights file of this package. A
+            :class:`TeacherFile` adds what the file does not record: normalisation, size of the images.
+        test: network to evaluate on the test images at the end, once: "best" (by validation accuracy),
+            "last" or "none". A finished run that has not read the test images reads them now.
+        keep: number of newest checkpoints to keep, beside the best.
+        save_minutes: minutes between checkpoints; each epoch also ends with one.
+        devices: devices that share each batch; None: all.
+        quiet: whether to print nothing.
 
     Raises:
-        TrainingError: things that do not fit together, or a folder of another run.
-        TrainingFailedError: a loss that is no number, no memory, no space.
-        Stopped: by SIGTERM or Ctrl-C, after the state was stored.
+        TrainingError: arguments that do not fit together, or a folder of another run.
+        TrainingFailedError: a loss that is not finite, out of memory, or a full disk.
+        Stopped: SIGTERM or Ctrl-C; the state was saved.
     """
     out = Path(out)
     devices = devices_module.find() if devices is None else devices
@@ -88,15 +88,15 @@ def fit(
         job = prepared(network, data, recipe, seed, init, freeze, teacher, devices)
     check_signals()
     with run.locked(out) if devices.leads else contextlib.nullcontext():
-        begun = run.check(out, job.identity)
-        if begun and (out / run.RESULT).is_file():
-            known = Result.load(out)
-            if test in ("none", known.tested):
-                return known
-            if known.tested:
+        exists = run.check(out, job.identity)
+        if exists and (out / run.RESULT).is_file():
+            result = Result.load(out)
+            if test in ("none", result.tested):
+                return result
+            if result.tested:
                 raise TrainingError(
-                    f"test: {out} has read the test images with its {known.tested} network; they are read "
-                    f"once: give {known.tested}, or another folder"
+                    f"test: {out} has read the test images with its {result.tested} network; they are read "
+                    f"once: give {result.tested}, or another folder"
                 )
         if devices.leads:
             run.begin(out, job.identity)
@@ -124,42 +124,42 @@ def check(
     teacher: str | Path | TeacherFile | Teacher | None = None,
     devices: Devices | None = None,
 ) -> None:
-    """Refuse what :func:`fit` would refuse, without training or writing anything."""
+    """Raise the errors that :func:`fit` would raise at its start, without training or writing anything."""
     devices = devices_module.find() if devices is None else devices
     job = prepared(network, data, recipe, seed, init, freeze, teacher, devices)
     run.check(Path(out), job.identity)
 
 
-# -- the line --------------------------------------------------------------------------------------
+# -- training --------------------------------------------------------------------------------------
 
 
 def _train(
-    job: Job, checkpoints: Checkpoints, out: Path, save_minutes: float, quiet: bool
+    job: TrainingJob, checkpoints: Checkpoints, out: Path, save_minutes: float, quiet: bool
 ) -> State:
-    """Train to the end, from the start or from the newest stored state, and return the last state."""
-    state, past = _begun(job, checkpoints)
+    """Train from the start or from the newest checkpoint, and return the last state."""
+    state, status = _initial_state(job, checkpoints)
     recipe, devices, steps = job.recipe, job.devices, job.length.epoch_steps
-    tell = devices.leads and not quiet
+    show = devices.leads and not quiet
     with (
         Interrupts() as interrupts,
-        Log(out, past.step, devices.leads) as log,
-        Progress(job.length.total_steps, past.step, tell) as progress,
+        Log(out, status.step, devices.leads) as log,
+        ProgressBar(job.length.total_steps, status.step, show) as progress,
     ):
         for note in job.notes:
-            progress.say(note)
-        session = Session(job, log, progress, out, past)
+            progress.write_line(note)
+        session = TrainingSession(job, log, progress, out, status)
         saved = time.monotonic()
-        for epoch in range(past.step // steps, recipe.epochs):
+        for epoch in range(status.step // steps, recipe.epochs):
             batches = job.data.train.batches(
-                recipe.batch, seed=job.identity.seed, epoch=epoch, start=past.step % steps
+                recipe.batch, seed=job.identity.seed, epoch=epoch, start=status.step % steps
             )
             for batch in batches:
-                if _asked(interrupts, past.step, recipe, devices):
+                if _stop_requested(interrupts, status.step, recipe, devices):
                     session.save(checkpoints, state)
                     checkpoints.wait()
-                    raise Stopped(interrupts.received or 15, past.step)
+                    raise Stopped(interrupts.received or 15, status.step)
                 late = devices.hosts == 1 and time.monotonic() - saved > 60 * save_minutes
-                if late and past.step % steps:
+                if late and status.step % steps:
                     session.save(checkpoints, state)
                     saved = time.monotonic()
                 state = session.step(state, batch)
@@ -168,21 +168,21 @@ def _train(
             saved = time.monotonic()
         checkpoints.wait()
         if interrupts.received is not None and devices.hosts == 1:
-            raise Stopped(interrupts.received, past.step)  # the same command tests and exports
+            raise Stopped(interrupts.received, status.step)  # a repeated call tests and exports
     return state
 
 
-def _begun(job: Job, checkpoints: Checkpoints) -> tuple[State, Past]:
+def _initial_state(job: TrainingJob, checkpoints: Checkpoints) -> tuple[State, TrainingStatus]:
     state = job.start()
     newest = checkpoints.newest
     if newest is None:
-        return state, Past()
-    stored, past = checkpoints.restore(state, newest)
-    return job.devices.share(stored), Past(**past)
+        return state, TrainingStatus()
+    stored, status = checkpoints.restore(state, newest)
+    return job.devices.share(stored), TrainingStatus(**status)
 
 
-def _asked(interrupts: Interrupts, step: int, recipe: Recipe, devices: Devices) -> bool:
-    """Return whether to stop; several hosts agree on it, at steps where all ask."""
+def _stop_requested(interrupts: Interrupts, step: int, recipe: Recipe, devices: Devices) -> bool:
+    """Return whether to stop; several hosts agree on it, at every ``log_steps``-th step."""
     if devices.hosts == 1:
         return interrupts.received is not None
     if step % recipe.log_steps:
@@ -190,15 +190,17 @@ def _asked(interrupts: Interrupts, step: int, recipe: Recipe, devices: Devices) 
     return devices_module.any_host(interrupts.received is not None)
 
 
-# -- the end ---------------------------------------------------------------------------------------
+# -- results ---------------------------------------------------------------------------------------
 
 
-def _finished(job: Job, checkpoints: Checkpoints, state: State, out: Path, test: Chosen) -> Result:
+def _finished(
+    job: TrainingJob, checkpoints: Checkpoints, state: State, out: Path, test: TestChoice
+) -> Result:
     """Export the best and the last network, read the test images, write the result."""
     checkpoints.wait()
-    _, past = _stored(job, checkpoints, state, int(state.step))
-    assert past.best_step is not None  # the last epoch is always looked at
-    best, _ = _stored(job, checkpoints, state, past.best_step)
+    _, status = _stored(job, checkpoints, state, int(state.step))
+    assert status.best_step is not None  # the last epoch is always validated
+    best, _ = _stored(job, checkpoints, state, status.best_step)
     states = {"best": best, "last": state}
     weights = {name: _weights(job, s) for name, s in states.items()}
     epochs = tuple(line for line in read(out) if line["kind"] == "epoch")
@@ -213,14 +215,14 @@ def _finished(job: Job, checkpoints: Checkpoints, state: State, out: Path, test:
         recipe=job.recipe,
         seed=job.identity.seed,
         epochs=epochs,
-        best_epoch=past.best_epoch,
-        validation=_validation_of(epochs, past.best_epoch),
+        best_epoch=status.best_epoch,
+        validation=_validation_of(epochs, status.best_epoch),
         tested="" if test == "none" else test,
         test=tested,
         params=sum(job.weights[name].size for name in job.net.params.names),
-        steps=past.step,
-        seconds=past.seconds,
-        images_s=past.step * job.recipe.batch / max(past.seconds, 1e-9),
+        steps=status.step,
+        seconds=status.seconds,
+        images_s=status.step * job.recipe.batch / max(status.seconds, 1e-9),
         compile_seconds=_compile_seconds(out),
         surroundings=run.surroundings(),
     )
@@ -229,16 +231,18 @@ def _finished(job: Job, checkpoints: Checkpoints, state: State, out: Path, test:
     return result
 
 
-def _stored(job: Job, checkpoints: Checkpoints, like: State, at: int) -> tuple[State, Past]:
-    stored, past = checkpoints.restore(like, at)
-    return job.devices.share(stored), Past(**past)
+def _stored(
+    job: TrainingJob, checkpoints: Checkpoints, like: State, at: int
+) -> tuple[State, TrainingStatus]:
+    stored, status = checkpoints.restore(like, at)
+    return job.devices.share(stored), TrainingStatus(**status)
 
 
-def _weights(job: Job, state: State) -> dict[str, NDArray[np.float32]]:
+def _weights(job: TrainingJob, state: State) -> dict[str, NDArray[np.float32]]:
     params, stats = job.program.tested(state)
-    found = {**jax.device_get(params), **jax.device_get(stats)}
+    weights = {**jax.device_get(params), **jax.device_get(stats)}
     names = onnx_export.names(job.identity.arch, job.identity.classes)
-    return {name: np.ascontiguousarray(found[name]) for name in names}
+    return {name: np.ascontiguousarray(weights[name]) for name in names}
 
 
 def _validation_of(epochs: Sequence[Mapping[str, Any]], epoch: int) -> Scores:

@@ -1,7 +1,7 @@
-"""Losses of a batch: labels (smoothed, mixed, or missing) and a teacher's opinion.
+"""Losses of a batch, from labels (smoothed, mixed, or missing) and from a teacher's logits.
 
-All functions take logits (n, classes) and return one number an image, (n,), float32. What is
-minimised is their mean over the whole batch.
+All functions take logits (n, classes) and return one value per image, (n,), float32. Training minimises
+their mean over the whole batch.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
-# The logarithm of a probability stays finite, also where a teacher is sure beyond what float32 can say.
+# Lower limit of log probabilities: they stay finite even if a teacher's probabilities underflow float32.
 _FLOOR = -80.0
 
 
 def smoothed(targets: Array, smoothing: float) -> Array:
     """Return targets with a share of each label spread evenly over all classes (arXiv 1512.00567).
 
-    A row that sums to less than 1 (a mixture with an unlabelled image) keeps its sum.
+    A target that sums to less than 1 (a mixture with an unlabelled image) keeps its sum.
 
     Args:
-        targets: (n, classes), probabilities; a row of zeros is an image without a label.
+        targets: (n, classes), probabilities; all zeros for an image without a label.
         smoothing: the share, 0 to 1.
     """
     if smoothing == 0:
@@ -35,14 +35,14 @@ def smoothed(targets: Array, smoothing: float) -> Array:
 
 
 def cross_entropy(logits: Array, targets: Array) -> Array:
-    """Return the cross entropy to the targets; 0 for an image without a label."""
+    """Return the cross entropy with the targets; 0 for an image without a label."""
     return -jnp.sum(targets * jax.nn.log_softmax(logits, axis=-1), axis=-1)
 
 
 def kl(student: Array, teacher: Array, temperature: float = 1.0) -> Array:
     """Return KL(teacher || student), times the square of the temperature (arXiv 1503.02531, section 2.1).
 
-    The factor keeps the gradient's size when the temperature changes.
+    The factor keeps the scale of the gradient independent of the temperature.
     """
     p, log_p = _distribution(teacher, temperature)
     _, log_q = _distribution(student, temperature)
@@ -52,7 +52,7 @@ def kl(student: Array, teacher: Array, temperature: float = 1.0) -> Array:
 def js(student: Array, teacher: Array, temperature: float = 1.0) -> Array:
     """Return the Jensen-Shannon divergence, the mean KL of each to their mixture, times temperature squared.
 
-    At most ln 2 (at temperature 1), which bounds the pull of an image that the student gets quite wrong.
+    At most ln 2 (at temperature 1), which bounds the loss of an image that the student classifies wrongly.
     """
     p, log_p = _distribution(teacher, temperature)
     q, log_q = _distribution(student, temperature)
@@ -63,7 +63,7 @@ def js(student: Array, teacher: Array, temperature: float = 1.0) -> Array:
 def symmetric_kl(student: Array, teacher: Array, temperature: float = 1.0) -> Array:
     """Return the mean of KL(teacher || student) and KL(student || teacher), times temperature squared.
 
-    This is what SSLD's text calls its JS divergence: PaddleClas computes it so (``ppcls/loss/dmlloss.py``).
+    SSLD's paper calls this its JS divergence; see PaddleClas's code (``ppcls/loss/dmlloss.py``).
     """
     p, log_p = _distribution(teacher, temperature)
     q, log_q = _distribution(student, temperature)
@@ -96,18 +96,18 @@ def distilled(
     weight: float = 0.5,
     temperature: float = 1.0,
 ) -> Array:
-    """Return the loss of each image: the label's part and the teacher's.
+    """Return the loss of each image: the weighted sum of the label's term and the teacher's.
 
-    An image without a label (a row of zeros) has the teacher's part only.
+    An image without a label (a target of zeros) has the teacher's term only.
 
     Args:
-        logits: of the network that learns, (n, classes).
+        logits: logits of the student, (n, classes).
         targets: (n, classes).
-        teacher: logits of the teacher, (n, classes); None: no teacher, the label counts whole.
-        smoothing: of the labels.
-        divergence: a name of DIVERGENCES.
-        weight: share of the teacher; the label has the rest.
-        temperature: for the teacher's part.
+        teacher: logits of the teacher, (n, classes); None: no teacher, the label has the whole weight.
+        smoothing: label smoothing, 0 to 1.
+        divergence: a name of :data:`DIVERGENCES`.
+        weight: weight of the teacher's term, 0 to 1; the label's term has the rest.
+        temperature: temperature of the teacher's term.
     """
     hard = cross_entropy(logits, smoothed(targets, smoothing))
     if teacher is None:

@@ -1,4 +1,4 @@
-"""What a training tells while it runs: lines of JSON, TensorBoard's files, and a bar or lines for people."""
+"""Metrics of a running training: JSON lines, TensorBoard files, and a progress bar on the console."""
 
 from __future__ import annotations
 
@@ -20,20 +20,19 @@ FILE = "metrics.jsonl"
 
 
 class Log:
-    """Lines of metrics, only ever appended, each (kind, step) once.
+    """A log of metrics, append-only, with one line per (kind, step).
 
-    A run that was killed goes on from its last checkpoint and meets some steps again. It computes the
-    same numbers for them, so lines that are in the file already are not written twice. A line that was
-    cut off by the kill is cut away.
+    A killed run resumes from its last checkpoint and repeats some steps with the same results, so lines
+    already in the file are not written again. A line that the kill left incomplete is removed.
     """
 
     def __init__(self, folder: Path, start: int = 0, active: bool = True) -> None:
         """Open the log.
 
         Args:
-            folder: of the run.
-            start: step from which the run goes on; TensorBoard forgets what came later.
-            active: False: nothing is written (another process does it).
+            folder: run directory.
+            start: step that the run resumes from; TensorBoard discards later events.
+            active: whether to write; False where another process writes.
         """
         self._path = folder / FILE
         self._seen: set[tuple[str, int]] = set()
@@ -54,7 +53,7 @@ class Log:
         if self._board is not None:
             self._board.close()
         if self._file is not None:
-            # What is in the buffer after a fault is tried again, and fails again.
+            # After an error, closing tries to write the buffer again, and fails again.
             with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
                 self._file.close()
 
@@ -67,7 +66,7 @@ class Log:
             values: numbers by name.
 
         Raises:
-            TrainingFailedError: the disk is full.
+            TrainingFailedError: the disk is full, or not writable.
         """
         if self._file is None:
             return
@@ -86,7 +85,7 @@ class Log:
             raise _unwritable(self._path, error) from error
 
     def sync(self) -> None:
-        """Make sure that all lines are on the disk, before a checkpoint takes them for granted."""
+        """Flush all lines to the disk; call it before saving a checkpoint, which relies on them."""
         if self._file is not None:
             try:
                 self._file.flush()
@@ -95,8 +94,8 @@ class Log:
                     self._board.flush()
             except OSError as error:
                 raise _unwritable(self._path, error) from error
-            if self._records is not None and self._records.fault is not None:
-                raise _unwritable(self._path, self._records.fault)
+            if self._records is not None and self._records.error is not None:
+                raise _unwritable(self._path, self._records.error)
 
 
 def _unwritable(path: Path, error: OSError) -> TrainingFailedError:
@@ -106,7 +105,7 @@ def _unwritable(path: Path, error: OSError) -> TrainingFailedError:
 
 
 def _board(folder: Path, start: int) -> Any:
-    """Return what writes TensorBoard's files; None where its queue cannot be had: there is no /dev/shm."""
+    """Return a writer of TensorBoard files; None if its queue cannot be created, without /dev/shm."""
     import multiprocessing
 
     from tensorboardX import SummaryWriter
@@ -117,52 +116,52 @@ def _board(folder: Path, start: int) -> Any:
         return None
 
     purge = start + 1 if start else None
-    # Files are read in the order of their names, which else tell starts within one second not apart.
+    # TensorBoard reads files in the order of their names, which do not distinguish starts within one second.
     return SummaryWriter(str(folder), purge_step=purge, filename_suffix=f".{start:012d}")
 
 
 class _Records:
-    """TensorBoard's file, whose faults are kept for who asks, and nothing is written after one.
+    """A wrapper of TensorBoard's file that records the first error and stops writing after it.
 
-    They come up in a thread of TensorBoard's, which would end in a traceback; after that nobody would empty
-    its queue, and the training would wait for ever.
+    Errors occur in a thread of TensorBoard's. Without the wrapper the thread would end with a traceback, its
+    queue would no longer be emptied, and the training would block.
     """
 
     def __init__(self, records: Any) -> None:
         self._records = records
-        self.fault: OSError | None = None
+        self.error: OSError | None = None
 
     @classmethod
     def of(cls, board: Any) -> _Records:
-        """Put it in the place of a board's own."""
+        """Wrap the file of a writer."""
         events = board.file_writer.event_writer._ev_writer
-        made = cls(events._py_recordio_writer)
-        events._py_recordio_writer = made
-        return made
+        records = cls(events._py_recordio_writer)
+        events._py_recordio_writer = records
+        return records
 
     def write(self, data: bytes) -> None:
         """Append an event."""
-        self._tried(lambda: self._records.write(data))
+        self._guarded(lambda: self._records.write(data))
 
     def flush(self) -> None:
-        """Put what was written on the disk."""
-        self._tried(self._records.flush)
+        """Flush written events to the disk."""
+        self._guarded(self._records.flush)
 
     def close(self) -> None:
         """Close the file."""
         with contextlib.suppress(OSError):
             self._records.close()
 
-    def _tried(self, action: Callable[[], Any]) -> None:
-        if self.fault is None:
+    def _guarded(self, action: Callable[[], Any]) -> None:
+        if self.error is None:
             try:
                 action()
             except OSError as error:
-                self.fault = error
+                self.error = error
 
 
 def _cut_torn(path: Path) -> None:
-    """Cut away a last line without an end."""
+    """Remove an incomplete last line."""
     if not path.is_file():
         return
     content = path.read_bytes()
@@ -173,23 +172,23 @@ def _cut_torn(path: Path) -> None:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's metrics; a torn last line is left out."""
+    """Return the lines of a run's metrics, without an incomplete last line."""
     return run.entries(folder / FILE)
 
 
-# -- for people ------------------------------------------------------------------------------------
+# -- progress --------------------------------------------------------------------------------------
 
 
-class Progress:
-    """A bar with images/s and the time left; plain lines where the output is no terminal."""
+class ProgressBar:
+    """A progress bar with images/s and the time left; lines of text if stderr is not a terminal."""
 
     def __init__(self, total: int, done: int, active: bool = True) -> None:
-        """Prepare it.
+        """Set up the bar; it is shown on entering the context.
 
         Args:
             total: steps of the whole training.
             done: steps done before this process.
-            active: False: says nothing.
+            active: whether to print anything.
         """
         self._total, self._done = total, done
         self._active = active
@@ -218,8 +217,8 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def say(self, text: str) -> None:
-        """Print a line."""
+    def write_line(self, text: str) -> None:
+        """Print a line above the bar."""
         if not self._active:
             return
         if self._bar is not None:
@@ -228,18 +227,18 @@ class Progress:
             print(text, file=sys.stderr, flush=True)
 
     def begin(self) -> None:
-        """Start the clock anew: what came before, such as compiling, says nothing of the time left."""
+        """Restart the clock of the time left, for example after compiling."""
         self._started, self._first = time.monotonic(), self._done
 
-    def step(self, done: int, words: str = "") -> None:
-        """Tell how many steps are done; ``words``, where given, are shown (as a line, off a terminal)."""
+    def step(self, done: int, text: str = "") -> None:
+        """Update the number of steps done; ``text``, if any, is shown (as a line if there is no terminal)."""
         self._done = done
         if self._bar is not None:
-            if words:
-                self._bar.update(self._task, description=f"{words}, {self._left()} left")
+            if text:
+                self._bar.update(self._task, description=f"{text}, {self._left()} left")
             self._bar.update(self._task, completed=done)
-        elif words:
-            self.say(f"step {done}/{self._total}  {words}, {self._left()} left")
+        elif text:
+            self.write_line(f"step {done}/{self._total}  {text}, {self._left()} left")
 
     def _left(self) -> str:
         steps = self._done - self._first
@@ -249,7 +248,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """Return a time span for people.
+    """Return a time span as text.
 
     Example:
         >>> duration(59.6), duration(3 * 3600 + 62)

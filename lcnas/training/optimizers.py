@@ -15,10 +15,10 @@ Weights = dict[str, jax.Array]
 
 
 def build(recipe: Recipe, names: Iterable[str]) -> optax.GradientTransformation:
-    """Return the recipe's optimiser over weights of these names, but for the learning rate.
+    """Return the recipe's optimiser over weights of these names, without the learning rate.
 
-    Clipping comes first; SGD's decay joins the gradient before the momentum (as in PyTorch and Paddle),
-    AdamW's is apart from the moments. Only kernels decay.
+    Gradients are clipped first. SGD adds the decay to the gradient before the momentum (as in PyTorch and
+    Paddle), AdamW after the moments. Only kernels decay.
     """
     parts = [optax.clip_by_global_norm(recipe.clip)] if recipe.clip else []
     decay = optax.add_decayed_weights(
@@ -45,10 +45,10 @@ def apply(
     learning_rate: jax.Array,
 ) -> tuple[Weights, Any]:
     """Return the weights after a step, and the optimiser's state."""
-    # Optax's Adam mixes its whole-numbered count with floats, which strict promotion refuses. It is the
-    # only place where strictness is lifted; all arrays here are float32 but that count.
+    # Optax's Adam mixes its integer count with floats, which strict promotion forbids. This is the only
+    # place with standard promotion; all arrays here but that count are float32.
     with jax.numpy_dtype_promotion("standard"):
-        made, state = optimizer.update(gradients, state, weights)
-    updates = cast("Weights", made)
+        raw_updates, state = optimizer.update(gradients, state, weights)
+    updates = cast("Weights", raw_updates)
     moved = {name: w - learning_rate * updates[name] for name, w in weights.items()}
     return moved, state

@@ -1,4 +1,4 @@
-"""The folder of a run: what it is a run of, who works in it, and what came out."""
+"""The run directory of a training: its identity, its lock and its result."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "on
 
 
 @dataclass(frozen=True)
-class Identity:
-    """What a run is a run of; the same identity gives the same weights."""
+class RunIdentity:
+    """All that decides the weights of a run; runs of the same identity end with the same weights."""
 
     arch: Arch
     classes: int
     recipe: Recipe
-    data: str  # fingerprint of the data, of their split, and of how they are normalised
+    data: str  # fingerprint of the images, their split and their normalisation
     seed: int
-    freeze: tuple[str, ...] = ()  # blocks
-    init: str = ""  # fingerprint of the weights that it starts from; "": drawn from the seed
+    freeze: tuple[str, ...] = ()  # names of frozen blocks
+    init: str = ""  # fingerprint of the initial weights; "": drawn from the seed
     teacher: str = ""  # fingerprint of the teacher's file; "": none
 
     def to_data(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return the identity as plain data, for JSON."""
         return {
             "arch": json.loads(self.arch.to_json()),
             "arch_id": self.arch.id,
@@ -62,26 +62,31 @@ class Identity:
             "teacher": self.teacher,
         }
 
-    def differences(self, there: Mapping[str, Any], source: str) -> list[str]:
-        """Return in words what is different in the ``to_data`` of another run."""
-        mine = self.to_data()
+    def differences(self, other: Mapping[str, Any], source: str) -> list[str]:
+        """Return descriptions of what differs in another run.
+
+        Args:
+            other: the other run's :meth:`to_data`.
+            source: name of its file, for errors.
+        """
+        own = self.to_data()
         out = []
-        if there["arch_id"] != self.arch.id:
-            other = Arch.from_data(there["arch"], source)
-            out.append(f"the network is {_called(other)} there and {_called(self.arch)} here")
-        out += self.recipe.differences(Recipe.from_data(there["recipe"], source))
-        if there["data"] != self.data:
-            out.append("the data or their split are others")
+        if other["arch_id"] != self.arch.id:
+            other_arch = Arch.from_data(other["arch"], source)
+            out.append(f"the network is {_title(other_arch)} there and {_title(self.arch)} here")
+        out += self.recipe.differences(Recipe.from_data(other["recipe"], source))
+        if other["data"] != self.data:
+            out.append("the data or their split differ")
         for name, words in (("init", "the initial weights"), ("teacher", "the teacher")):
-            if there[name] != mine[name]:
-                out.append(f"{words} {'is another' if name == 'teacher' else 'are others'}")
+            if other[name] != own[name]:
+                out.append(f"{words} {'differs' if name == 'teacher' else 'differ'}")
         for name in ("classes", "seed", "freeze"):
-            if there[name] != mine[name]:
-                out.append(f"{name} is {there[name]} there and {mine[name]} here")
+            if other[name] != own[name]:
+                out.append(f"{name} is {other[name]} there and {own[name]} here")
         return out
 
 
-def _called(arch: Arch) -> str:
+def _title(arch: Arch) -> str:
     return f"{arch.name} ({arch.id[:8]})" if arch.name else arch.id[:8]
 
 
@@ -101,14 +106,14 @@ def file_fingerprint(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:20]
 
 
-# -- the folder ------------------------------------------------------------------------------------
+# -- the run directory -----------------------------------------------------------------------------
 
 
-def check(out: Path, identity: Identity) -> bool:
-    """Return whether the folder holds this very run, begun before.
+def check(out: Path, identity: RunIdentity) -> bool:
+    """Return whether the folder holds this run; False if it is empty or missing.
 
     Raises:
-        TrainingError: it holds another run (and what is different), or other files.
+        TrainingError: the folder holds another run (with the differences), or other files.
     """
     if out.exists() and not out.is_dir():
         raise TrainingError(f"out: {out} is not a folder")
@@ -116,28 +121,28 @@ def check(out: Path, identity: Identity) -> bool:
         others = [p.name for p in out.iterdir() if p.name != LOCK] if out.is_dir() else []
         if others:
             raise TrainingError(
-                f"out: {out} holds files and is no run of lcnas ({others[0]}, ...); "
+                f"out: {out} holds files but no run of lcnas ({others[0]}, ...); "
                 "give an empty folder, or one that does not exist"
             )
         return False
     try:
-        there = json.loads((out / RUN).read_text(encoding="utf-8"))
-        found = identity.differences(there["identity"], f"{out / RUN}")
+        stored = json.loads((out / RUN).read_text(encoding="utf-8"))
+        differences = identity.differences(stored["identity"], f"{out / RUN}")
     except LcnasError:
         raise
     except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"out: {out / RUN} cannot be read: {shorten(str(error))}") from None
-    if found:
+    if differences:
         raise TrainingError(
-            f"out: {out} holds another run: {'; '.join(found)}; give another folder, or delete it"
+            f"out: {out} holds another run: {'; '.join(differences)}; give another folder, or delete it"
         )
     return True
 
 
-def begin(out: Path, identity: Identity) -> None:
-    """Write what the run is a run of, as far as it is not written yet."""
+def begin(out: Path, identity: RunIdentity) -> None:
+    """Write the files of the run's identity that are not there yet."""
     about = {"format": "lcnas-run", "version": VERSION, "identity": identity.to_data()}
-    # The file that makes a folder a run comes first: a kill after it leaves a run, which goes on.
+    # run.json comes first: if the process is killed after it, the folder is a run that can be resumed.
     for name, text in (
         (RUN, json.dumps(about, indent=1) + "\n"),
         (RECIPE, identity.recipe.to_json()),
@@ -152,12 +157,20 @@ LOCK = ".lock"
 
 @contextlib.contextmanager
 def locked(out: Path, work: str = "trains") -> Iterator[None]:
-    """Hold the folder; refused while another process works in it (and ``work`` says what it does)."""
+    """Context that holds the lock of a run directory.
+
+    Args:
+        out: the directory; created if missing.
+        work: verb that says what the other process does, for the message.
+
+    Raises:
+        TrainingError: another process holds the lock.
+    """
     with unwritable(out):
         out.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
-    except ImportError:  # Windows: no such lock
+    except ImportError:  # Windows has no fcntl
         yield
         return
     with (out / LOCK).open("w") as file:
@@ -169,7 +182,7 @@ def locked(out: Path, work: str = "trains") -> Iterator[None]:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file beside its place, then rename it."""
+    """Write a file atomically: under a temporary name, then renamed."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with unwritable(path.parent):
         try:
@@ -186,7 +199,7 @@ def append(path: Path, data: Mapping[str, Any]) -> None:
 
 
 def entries(path: Path) -> list[dict[str, Any]]:
-    """Return the whole lines of a file of JSON lines; none where there is no file."""
+    """Return the complete lines of a JSON Lines file; none if there is no file."""
     if not path.is_file():
         return []
     whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
@@ -195,18 +208,18 @@ def entries(path: Path) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def unwritable(folder: Path) -> Iterator[None]:
-    """Turn what the system says of a full or read-only disk into one line."""
+    """Context that raises TrainingFailedError for an OSError, such as that of a full or read-only disk."""
     try:
         yield
     except OSError as error:
         if is_full(error):
             raise TrainingFailedError(
-                f"{folder}: the disk is full; free some space and repeat the command, which goes on there"
+                f"{folder}: the disk is full; free some space and repeat the command, which resumes there"
             ) from error
         raise TrainingFailedError(f"{folder}: cannot be written: {error.strerror}") from error
 
 
-# -- where and with what ---------------------------------------------------------------------------
+# -- the environment -------------------------------------------------------------------------------
 
 
 def surroundings() -> dict[str, Any]:
@@ -225,28 +238,28 @@ def surroundings() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Result:
-    """What came out of a training."""
+    """The result of a training."""
 
     out: Path
     arch: Arch
     recipe: Recipe
     seed: int
-    epochs: tuple[dict[str, Any], ...]  # metrics of each epoch that was looked at
+    epochs: tuple[dict[str, Any], ...]  # metrics of each epoch, lines of metrics.jsonl
     best_epoch: int  # counted from 1
-    validation: Scores  # of the best epoch
-    tested: str  # "best" or "last": whose test scores these are; "": the test images were not read
+    validation: Scores  # scores of the best epoch
+    tested: str  # network that was tested, "best" or "last"; "": the test images were not read
     test: Scores | None
-    params: int  # trained, batch norm included
+    params: int  # number of trainable weights, batch norm included
     steps: int
-    seconds: float  # of training, without compiling and evaluating, all sessions
-    images_s: float  # over these
-    compile_seconds: float  # of all sessions
+    seconds: float  # training time of all sessions, without compiling and evaluating
+    images_s: float  # training images per second, over these seconds
+    compile_seconds: float  # compile time of all sessions
     surroundings: dict[str, Any]
 
     def to_data(self) -> dict[str, Any]:
-        """Return it as plain data, without the folder."""
-        made = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        del made["out"]
+        """Return the result as plain data, without the folder."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        del values["out"]
         scores = {
             "validation": self.validation.to_data(),
             "test": None if self.test is None else self.test.to_data(),
@@ -254,7 +267,7 @@ class Result:
         return {
             "format": "lcnas-training-result",
             "version": VERSION,
-            **made,
+            **values,
             **scores,
             "arch": json.loads(self.arch.to_json()),
             "arch_id": self.arch.id,
@@ -263,15 +276,15 @@ class Result:
         }
 
     def save(self) -> None:
-        """Write it into the run's folder."""
+        """Write ``result.json`` into the run directory."""
         write(self.out / RESULT, json.dumps(self.to_data(), indent=1) + "\n")
 
     @classmethod
     def load(cls, out: str | Path) -> Result:
-        """Return the result in a run's folder.
+        """Return the result in a run directory.
 
         Raises:
-            TrainingError: there is none.
+            TrainingError: there is none, or it cannot be read.
         """
         path = Path(out) / RESULT
         try:

@@ -13,15 +13,15 @@ def warmup_cosine(
 ) -> jax.Array:
     """Return the learning rate of a step: linear up to ``peak``, then half a cosine down to ``final``.
 
-    Written out here because Optax's schedules mix whole numbers and floats, which JAX's strict
-    promotion refuses.
+    Optax's schedules are not used because they mix integers and floats, which JAX's strict promotion
+    forbids.
 
     Args:
         step: from 0, (), float32.
-        peak: reached at the last step of the warm-up, or at once where there is none.
-        final: approached at the end.
-        warmup_steps: the first of them has ``peak / warmup_steps``, none of them 0.
-        total_steps: of the whole training, warm-up included.
+        peak: learning rate at the last step of the warm-up, or at step 0 without a warm-up.
+        final: learning rate that the cosine approaches at the end.
+        warmup_steps: number of warm-up steps; the first one has the rate ``peak / warmup_steps``, not 0.
+        total_steps: number of all steps, warm-up included.
 
     Example:
         >>> rates = [

@@ -1,9 +1,9 @@
-"""One step of training and one of evaluation, compiled once each.
+"""The training step, compiled once.
 
-Everything that changes is one pytree, :class:`State`, which the step is given for good (donated) and gives
-back changed. Every random draw comes from the seed and the number of the step, so that a run that goes on
-from a stored state draws what the run without a break draws. The seed is given to the step and is no part of
-the compiled program: runs that differ in it alone share one, from JAX's persistent cache.
+Everything that changes is one pytree, :class:`State`, which is donated to the step and returned updated. All
+random draws depend on the seed and the number of the step, so a run that resumes from a checkpoint draws what
+an uninterrupted run draws. The seed is an argument of the step and not compiled into the program: runs that
+differ in the seed alone share one program, from JAX's persistent cache.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ Augmentation = Callable[..., tuple[Array, Array]]  # *batch, key, first -> image
 
 
 class Sums(NamedTuple):
-    """What is summed over steps, all ()."""
+    """Sums over steps, all ()."""
 
-    loss: Any  # of each step's mean, float32
+    loss: Any  # sum of the steps' mean losses, float32
     correct: Any  # images whose likeliest class is the likeliest target, int32
     labelled: Any  # images with a label, int32
-    steps: Any  # int32
+    steps: Any  # number of steps, int32
 
 
 def zero() -> Sums:
@@ -44,36 +44,36 @@ def zero() -> Sums:
 
 
 def _added(total: Sums, more: Sums, reset: Array) -> Sums:
-    """Return ``total + more``, or ``more`` alone where a new span begins."""
+    """Return ``total + more``, or ``more`` alone if ``reset`` is true."""
     return Sums(*(jnp.where(reset, 0, a) + b for a, b in zip(total, more, strict=True)))
 
 
 class State(NamedTuple):
-    """All that training changes; arrays on the devices, or NumPy's before and between."""
+    """All that training changes: arrays on the devices, or NumPy arrays in a checkpoint."""
 
     step: Any  # steps done, (), int32
-    params: Weights  # those that are trained, and the frozen ones
+    params: Weights  # trained and frozen parameters
     stats: Weights  # running means and variances
     optimizer: Any
-    average: Weights  # of params and stats; empty where the recipe has none
-    epoch: Sums  # since the epoch began
-    window: Sums  # since the last line of metrics
+    average: Weights  # moving average of params and stats; empty if the recipe has none
+    epoch: Sums  # sums since the start of the epoch
+    window: Sums  # sums since the last line of metrics
 
 
-class Report(NamedTuple):
-    """What a step tells; read some steps later, so that nothing waits."""
+class StepReport(NamedTuple):
+    """Metrics of a step; read some steps later, so that the host does not wait."""
 
     epoch: Sums
     window: Sums
-    norm: Array  # of the gradient before clipping, ()
+    norm: Array  # norm of the gradient before clipping, ()
     learning_rate: Array  # ()
 
 
 @dataclass(frozen=True)
 class Length:
-    """How long a training is."""
+    """The length of a training, in steps."""
 
-    epoch_steps: int  # steps an epoch
+    epoch_steps: int  # steps per epoch
     total_steps: int
     warmup_steps: int
 
@@ -84,16 +84,16 @@ class Length:
 
 
 @dataclass(frozen=True)
-class Program:
-    """The compiled parts of a training, of any seed."""
+class TrainingProgram:
+    """The compiled functions of a training, for any seed."""
 
     # params and stats -> the state before the first step
     start: Callable[[Weights, Weights], State]
     # with a teacher: (step, seed, *batch) -> images and targets of a step
     prepare: Callable[..., tuple[Array, Array]] | None
-    # (state, seed, *batch) -> the state after a step; the seed is that of all draws, (), int32
-    step: Callable[..., tuple[State, Report]]
-    tested: Callable[[State], tuple[Weights, Weights]]  # params and stats that are evaluated
+    # (state, seed, *batch) -> the state after a step and its report; seed: of all draws, (), int32
+    step: Callable[..., tuple[State, StepReport]]
+    tested: Callable[[State], tuple[Weights, Weights]]  # state -> params and stats to evaluate
 
 
 def build(
@@ -104,21 +104,21 @@ def build(
     augment: Augmentation,
     devices: Devices,
     frozen: frozenset[str] = frozenset(),
-    apart: bool = False,
-) -> Program:
+    separate_augment: bool = False,
+) -> TrainingProgram:
     """Return the program of a training.
 
     Args:
         net: the network.
-        recipe: how it is trained.
-        length: of the training.
-        augment: ``(*batch, key, first) -> (images, targets)``, traced with the step; what it draws for
-            an image depends on the key and on the image's place in the whole batch, so that it does not
-            matter how many devices share the batch.
-        devices: that share each batch.
-        frozen: names of weights that stay as they are.
-        apart: whether images are made by a program of their own, ``prepare``, so that a teacher can look
-            at them before the step; the step then takes its logits as well, if there are any.
+        recipe: the recipe.
+        length: length of the training.
+        augment: ``(*batch, key, first) -> (images, targets)``, traced with the step. What it draws for
+            an image depends on the key and on the image's index in the whole batch, and not on the number
+            of devices that share the batch.
+        devices: devices that share each batch.
+        frozen: names of weights that do not change.
+        separate_augment: whether to augment images in a separate program, ``prepare``, so that a teacher
+            can be evaluated on them before the step; the step then takes its logits as well, if any.
     """
     trained = [name for name in net.params.names if name not in frozen]
     optimizer = optimizers.build(recipe, trained)
@@ -127,21 +127,23 @@ def build(
     def start(params: Weights, stats: Weights) -> State:
         memory = jax.jit(optimizer.init)({name: params[name] for name in trained})
         average = {**params, **stats} if recipe.ema else {}
-        none = zero()
-        return State(np.zeros((), np.int32), params, stats, memory, average, none, none)
+        empty = zero()
+        return State(np.zeros((), np.int32), params, stats, memory, average, empty, empty)
 
     def prepare(step: Array, seed: Array, *batch: Array) -> tuple[Array, Array]:
         first = devices.first(batch[0].shape[0])
         return augment(*batch, _key(seed, step, "augment"), first)
 
-    def whole(state: State, seed: Array, *batch: Array) -> tuple[State, Report]:
+    def whole(state: State, seed: Array, *batch: Array) -> tuple[State, StepReport]:
         return core(state, seed, *prepare(state.step, seed, *batch))
 
     images = jax.jit(devices.mapped(prepare, shared=2, result=SPLIT))
-    return Program(
+    return TrainingProgram(
         start=start,
-        prepare=images if apart else None,
-        step=jax.jit(devices.mapped(core if apart else whole, shared=2), donate_argnums=0),
+        prepare=images if separate_augment else None,
+        step=jax.jit(
+            devices.mapped(core if separate_augment else whole, shared=2), donate_argnums=0
+        ),
         tested=_tested,
     )
 
@@ -179,13 +181,13 @@ def _step(
     images: Array,
     targets: Array,
     teacher: Array | None = None,
-) -> tuple[State, Report]:
+) -> tuple[State, StepReport]:
     key = _key(seed, state.step, "dropout")
     if devices.axis is not None:
         key = jax.random.fold_in(key, jax.lax.axis_index(devices.axis))
     learning = {name: w for name, w in state.params.items() if name in trained}
-    still = {name: w for name, w in state.params.items() if name not in trained}
-    objective = functools.partial(_objective, net, _loss(recipe), still, recipe.batch)
+    frozen = {name: w for name, w in state.params.items() if name not in trained}
+    objective = functools.partial(_objective, net, _loss(recipe), frozen, recipe.batch)
     batch = (images, targets, teacher)
     gradients, stats, sums = _gradients(
         objective, learning, state.stats, batch, key, recipe.accumulate
@@ -194,7 +196,7 @@ def _step(
     rate = _learning_rate(recipe, length, state.step)
     norm = optax.tree.norm(gradients)
     learning, memory = optimizers.apply(optimizer, gradients, state.optimizer, learning, rate)
-    return _moved(recipe, length, state, {**still, **learning}, stats, memory, sums, norm, rate)
+    return _moved(recipe, length, state, {**frozen, **learning}, stats, memory, sums, norm, rate)
 
 
 def _loss(recipe: Recipe) -> Loss:
@@ -220,22 +222,22 @@ def _learning_rate(recipe: Recipe, length: Length, step: Array) -> Array:
 def _objective(
     net: Functional,
     loss: Loss,
-    still: Weights,
+    frozen: Weights,
     total: int,
     learning: Weights,
     stats: Weights,
     batch: tuple[Array, Array, Array | None],
     key: Array,
 ) -> tuple[Array, tuple[Weights, Sums]]:
-    """Return this part's share of the whole batch's mean loss, the statistics, and what is counted."""
+    """Return this part's share of the whole batch's mean loss, the statistics, and the sums."""
     images, targets, teacher = batch
-    logits, stats = net.train({**still, **learning}, stats, images, key)
+    logits, stats = net.train({**frozen, **learning}, stats, images, key)
     share = jnp.sum(loss(logits, targets, teacher)) / total
     has_label = jnp.sum(targets, axis=-1) > 0
-    right = (jnp.argmax(logits, axis=-1) == jnp.argmax(targets, axis=-1)) & has_label
+    correct = (jnp.argmax(logits, axis=-1) == jnp.argmax(targets, axis=-1)) & has_label
     count = functools.partial(jnp.sum, dtype=jnp.int32)
-    steps = jnp.zeros((), jnp.int32)  # counted once a step, not once a part
-    return share, (stats, Sums(share, count(right), count(has_label), steps))
+    steps = jnp.zeros((), jnp.int32)  # counted once per step, not per part
+    return share, (stats, Sums(share, count(correct), count(has_label), steps))
 
 
 def _gradients(
@@ -246,28 +248,28 @@ def _gradients(
     key: Array,
     parts: int,
 ) -> tuple[Weights, Weights, Sums]:
-    """Return gradients, statistics and sums of a batch, taken in ``parts`` micro-batches one by one."""
+    """Return gradients, statistics and sums of a batch, accumulated over ``parts`` micro-batches."""
     gradient = jax.grad(objective, has_aux=True)
     if parts == 1:
-        found, (stats, sums) = gradient(learning, stats, batch, key)
-        return found, stats, sums
+        gradients, (stats, sums) = gradient(learning, stats, batch, key)
+        return gradients, stats, sums
 
-    def part(carry: Any, given: Any) -> tuple[Any, None]:
+    def part(carry: Any, inputs: Any) -> tuple[Any, None]:
         total, stats, sums = carry
-        number, micro = given
-        found, (stats, more) = gradient(learning, stats, micro, jax.random.fold_in(key, number))
-        total, sums = jax.tree.map(jnp.add, (total, sums), (found, more))
+        number, micro = inputs
+        gradients, (stats, more) = gradient(learning, stats, micro, jax.random.fold_in(key, number))
+        total, sums = jax.tree.map(jnp.add, (total, sums), (gradients, more))
         return (total, stats, sums), None
 
     def cut(x: Array) -> Array:
         return x.reshape(parts, x.shape[0] // parts, *x.shape[1:])
 
-    nothing = jax.tree.map(jnp.zeros_like, learning)
+    zeros = jax.tree.map(jnp.zeros_like, learning)
     empty = jax.tree.map(jnp.asarray, zero())
     numbers = jnp.arange(parts, dtype=jnp.int32)
     micros = jax.tree.map(cut, batch)
-    (found, stats, sums), _ = jax.lax.scan(part, (nothing, stats, empty), (numbers, micros))
-    return found, stats, sums
+    (gradients, stats, sums), _ = jax.lax.scan(part, (zeros, stats, empty), (numbers, micros))
+    return gradients, stats, sums
 
 
 def _moved(
@@ -280,8 +282,8 @@ def _moved(
     sums: Sums,
     norm: Array,
     rate: Array,
-) -> tuple[State, Report]:
-    """Return the state after a step, and what there is to tell."""
+) -> tuple[State, StepReport]:
+    """Return the state after a step, and the report of the step."""
     average = state.average
     if average:
         decay = ema.decay_at(state.step.astype(jnp.float32), recipe.ema)
@@ -290,4 +292,4 @@ def _moved(
     epoch = _added(state.epoch, sums, state.step % length.epoch_steps == 0)
     window = _added(state.window, sums, state.step % recipe.log_steps == 0)
     new = State(state.step + 1, params, stats, memory, average, epoch, window)
-    return new, Report(epoch, window, norm, rate)
+    return new, StepReport(epoch, window, norm, rate)

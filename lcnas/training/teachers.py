@@ -1,7 +1,7 @@
-"""Teachers to distil from: any ONNX classifier, or a model of ours.
+"""Teachers for distillation: any ONNX classifier, or a model of this package.
 
-A teacher sees the very images that the student sees, augmented and not yet normalised, and prepares them
-its own way: its own size, its own normalisation.
+A teacher sees the student's augmented images before normalisation, and applies its own preprocessing: its
+own size and normalisation.
 """
 
 from __future__ import annotations
@@ -23,70 +23,69 @@ from lcnas.onnx_export import Classifier, Interface, MeanStd, Model, Preprocessi
 
 Array = NDArray[np.float32]
 Images = NDArray[Any]  # (n, any height, any width, 3): uint8, or float32 from 0 to 255
-Size = int | tuple[int, int]  # pixels: a side, or (height, width)
-_SAME = 1e-6  # two constants that differ by less are the same
+Size = int | tuple[int, int]  # pixels per side, or (height, width)
+_SAME = 1e-6  # constants that differ by less are equal
 
 
 class Teacher(Protocol):
-    """What a student learns from."""
+    """A source of logits that a student learns to reproduce."""
 
     @property
     def classes(self) -> int:
-        """The number of its outputs, those of the data."""
+        """The number of outputs: the classes of the data."""
 
     def logits(self, images: Images) -> Array:
-        """Return logits, up to a constant an image, (n, classes) float32.
+        """Return logits, up to a constant per image, (n, classes) float32.
 
         Args:
             images: the student's images before normalisation, (n, height, width, 3), uint8, or float32 from
-                0 to 255. They are shown whole: resized where the teacher wants another size, never cropped.
+                0 to 255. They are resized if the teacher has another input size, never cropped.
         """
 
 
 @dataclass(frozen=True)
 class TeacherFile:
-    """A teacher in a file that does not say itself how it wants its images."""
+    """A teacher's file, with preprocessing that the file does not record."""
 
     path: str | Path
     normalization: MeanStd | None = None  # None: as the file records, else that of the data
-    size: Size | None = None  # pixels; None: as the file says
+    size: Size | None = None  # pixels; None: as the file records
 
     def __str__(self) -> str:
         return str(self.path)
 
     @property
     def settings(self) -> str:
-        """What is said here and not by the file, as text; "" for nothing."""
-        said = []
+        """The settings given here and not in the file, as text; "" for none."""
+        parts = []
         if self.normalization is not None:
             for name in ("mean", "std"):
                 values = getattr(self.normalization, name)
-                said.append(f"{name}={','.join(f'{float(v):.9g}' for v in values)}")
+                parts.append(f"{name}={','.join(f'{float(v):.9g}' for v in values)}")
         if self.size is not None:
-            said.append("size={}x{}".format(*_pair(self.size)))
-        return ";".join(said)
+            parts.append("size={}x{}".format(*_pair(self.size)))
+        return ";".join(parts)
 
 
 @dataclass(frozen=True)
-class _Teacher:
-    what: str  # as messages call it
+class _ClassifierTeacher:
+    what: str  # name in messages
     classes: int
-    prepare: Preprocessing
-    forward: Callable[
-        [Array], Any
-    ]  # normalised images (n, height, width, 3) -> logits (n, classes)
+    preprocess: Preprocessing
+    # normalised images (n, height, width, 3) -> logits (n, classes)
+    forward: Callable[[Array], Any]
 
     def logits(self, images: Images) -> Array:
-        given = onnx_export.check_images(images)
-        made = np.asarray(self.forward(self.prepare(given)), np.float32)
-        if made.shape != (len(given), self.classes):
+        checked = onnx_export.check_images(images)
+        logits = np.asarray(self.forward(self.preprocess(checked)), np.float32)
+        if logits.shape != (len(checked), self.classes):
             raise TeacherError(
-                f"{self.what}: gives {made.shape}, not {(len(given), self.classes)}: "
-                f"{len(given)} images, {self.classes} classes"
+                f"{self.what}: returns {logits.shape}, not {(len(checked), self.classes)}: "
+                f"{len(checked)} images, {self.classes} classes"
             )
-        if not np.isfinite(made).all():
-            raise TeacherError(f"{self.what}: gives logits that are not finite")
-        return made
+        if not np.isfinite(logits).all():
+            raise TeacherError(f"{self.what}: returns logits that are not finite")
+        return logits
 
 
 def load(
@@ -103,26 +102,26 @@ def load(
 ) -> Teacher:
     """Return the teacher in a file.
 
-    Of an ONNX file layout and batch are found from the graph, and outputs that are probabilities are taken
-    back to logits. Where a file says its size (files of ours: normalisation and class names too), what is
-    given here must be the same.
+    For an ONNX file, layout and batch are read from the graph, and probabilities are converted to logits. If
+    the file records a size (files of this package: normalisation and class names too), the arguments must
+    agree with it.
 
     Args:
         path: an ONNX file, or one that ``read`` reads.
-        normalization: of the teacher's own training set, where the file does not record it.
-        size: pixels at which it looks at the images, where the file leaves them open.
-        default: normalisation where neither the file nor ``normalization`` says any.
-        classes: of the data; the teacher must have as many.
-        class_names: of the data; a teacher that records names must have the same in the same order.
-        engine: that runs an ONNX file, one of :func:`lcnas.latency.engines.names`; None: the default.
-        threads: that compute.
-        read: how any file that is not called .onnx becomes a model in evaluation mode (safetensors, say),
-            and what it records.
+        normalization: constants of the teacher's own training data, if the file does not record them.
+        size: input size in pixels, if that of the file is dynamic.
+        default: normalisation if neither the file nor ``normalization`` has one.
+        classes: number of classes of the data; the teacher must have the same.
+        class_names: class names of the data; a teacher that records names must have the same, in order.
+        engine: engine that runs an ONNX file, one of :func:`lcnas.latency.engines.names`; None: the default.
+        threads: number of threads.
+        read: reads any file without the suffix .onnx (safetensors, for example); returns a model in
+            evaluation mode, and what the file records.
 
     Raises:
         TeacherError: no such file, not a classifier, other classes than the data's, no normalisation, or
-            another normalisation or size than the file says.
-        EngineError: the engine is not here, or refuses the file.
+            another normalisation or size than the file records.
+        EngineError: the engine is not available, or does not run the file.
     """
     file = Path(path)
     if not file.exists():
@@ -136,15 +135,15 @@ def load(
 
 
 class Recorded(Protocol):
-    """What a file of weights says of its network."""
+    """What a file of weights records about its network."""
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """In the order of the outputs, where it has them."""
+        """Class names in the order of the outputs, or None."""
 
     @property
     def normalization(self) -> MeanStd | None:
-        """Of the training set, where it has it."""
+        """Normalisation of the training data, or None."""
 
 
 def _of_weights(
@@ -158,14 +157,14 @@ def _of_weights(
 ) -> Teacher:
     what = f"teacher {file}"
     try:
-        model, told = read(file)
+        model, recorded = read(file)
     except PretrainedError as error:
         known = file.suffix.lower() in pretrained.SUFFIXES
         hint = "" if known else "; a teacher may be an .onnx file as well"
         raise TeacherError(f"teacher {error}{hint}") from None
     _check_classes(what, model.classes, classes)
-    _check_names(what, told.class_names, class_names)
-    own = told.normalization
+    _check_names(what, recorded.class_names, class_names)
+    own = recorded.normalization
     if own is not None:
         _check_recorded(what, own, normalization)
     else:
@@ -181,22 +180,22 @@ def from_model(
     classes: int | None = None,
     what: str = "teacher",
 ) -> Teacher:
-    """Return a model of ours as a teacher.
+    """Return a model of this package as a teacher.
 
     Args:
-        model: in evaluation mode, called with normalised images (n, height, width, 3) float32.
-        normalization: of its training set.
-        size: pixels at which it looks at the images; None: its arch's resolution.
-        classes: of the data; the model must have as many.
-        what: what to call it in messages.
+        model: a model in evaluation mode, called with normalised images (n, height, width, 3) float32.
+        normalization: constants of its training data.
+        size: input size in pixels; None: its arch's resolution.
+        classes: number of classes of the data; the model must have the same.
+        what: name in messages.
 
     Raises:
         TeacherError: other classes than the data's, or no normalisation.
     """
     _check_classes(what, model.classes, classes)
     pixels = height_width(model.arch.resolution) if size is None else _pair(size)
-    prepare = Preprocessing(pixels, *_constants(what, normalization), squash=True)
-    return _Teacher(what, model.classes, prepare, model)
+    preprocess = Preprocessing(pixels, *_constants(what, normalization), squash=True)
+    return _ClassifierTeacher(what, model.classes, preprocess, model)
 
 
 def _of_onnx(
@@ -212,37 +211,39 @@ def _of_onnx(
     what = f"teacher {file}"
     pixels = None if size is None else _pair(size)
 
-    def begin(data: bytes, told: Interface) -> Callable[[Array], NDArray[Any]]:
-        return engines.engine(engine, threads=threads, batch=told.batch or 1).open(data).outputs
+    def start(data: bytes, interface: Interface) -> Callable[[Array], NDArray[Any]]:
+        return (
+            engines.engine(engine, threads=threads, batch=interface.batch or 1).open(data).outputs
+        )
 
-    classifier = Classifier.of(file, pixels, begin)
-    told = classifier.interface
+    classifier = Classifier.of(file, pixels, start)
+    interface = classifier.interface
     if pixels not in (None, classifier.size):
         raise TeacherError(f"{what}: its images are {_x(classifier.size)} pixels, not {_x(pixels)}")
     _check_classes(what, classifier.classes, classes)
-    _check_names(what, told.class_names, class_names)
-    if told.has_normalization:
-        recorded = told.preprocessing(classifier.size)
-        mean, std = recorded.mean, recorded.std
-        _check_recorded(what, recorded, normalization)
+    _check_names(what, interface.class_names, class_names)
+    if interface.has_normalization:
+        constants = interface.preprocessing(classifier.size)
+        mean, std = constants.mean, constants.std
+        _check_recorded(what, constants, normalization)
     else:
         mean, std = _constants(what, default if normalization is None else normalization)
-    prepare = Preprocessing(classifier.size, mean, std, squash=True)
-    return _Teacher(what, classifier.classes, prepare, classifier.logits)
+    preprocess = Preprocessing(classifier.size, mean, std, squash=True)
+    return _ClassifierTeacher(what, classifier.classes, preprocess, classifier.logits)
 
 
 def _x(size: tuple[int, int] | None) -> str:
     return "x".join(map(str, size or ()))
 
 
-def _check_recorded(what: str, recorded: MeanStd, given: MeanStd | None) -> None:
-    """Refuse constants that are not those that the file records."""
-    for name in () if given is None else ("mean", "std"):
-        own, other = getattr(recorded, name), getattr(given, name)
+def _check_recorded(what: str, recorded: MeanStd, normalization: MeanStd | None) -> None:
+    """Raise TeacherError if constants differ from those that the file records."""
+    for name in () if normalization is None else ("mean", "std"):
+        own, other = getattr(recorded, name), getattr(normalization, name)
         if not np.allclose(own, other, rtol=0, atol=_SAME):
             raise TeacherError(
                 f"{what}: records the {name} {tuple(own)}, not {tuple(other)}; leave out what the "
-                "file says itself"
+                "file records"
             )
 
 
@@ -259,7 +260,7 @@ def _constants(
     """Return (mean, std)."""
     if normalization is None:
         raise TeacherError(
-            f"{what}: does not say how its images are normalised; give its mean and std "
+            f"{what}: does not record how its images are normalised; give its mean and std "
             f"(ImageNet's are {onnx_export.IMAGENET_MEAN} and {onnx_export.IMAGENET_STD})"
         )
     try:
@@ -269,30 +270,32 @@ def _constants(
         raise TeacherError(f"{what}: {error}") from None
 
 
-def _check_classes(what: str, found: int, wanted: int | None) -> None:
-    if wanted is not None and found != wanted:
-        raise TeacherError(unfit(what, found, wanted))
+def _check_classes(what: str, classes: int, data_classes: int | None) -> None:
+    if data_classes is not None and classes != data_classes:
+        raise TeacherError(unfit(what, classes, data_classes))
 
 
-def unfit(what: str, found: int, wanted: int) -> str:
-    """Return what to say of a teacher of ``found`` classes where the data have ``wanted``."""
+def unfit(what: str, classes: int, data_classes: int) -> str:
+    """Return the message for a teacher with another number of classes than the data."""
     return (
-        f"{what}: has {found} classes, the data {wanted}; a teacher gives logits of the data's own "
-        "classes: take one that was trained on them, or train it on them first (--init takes its "
-        "weights and draws the last layer anew)"
+        f"{what}: has {classes} classes, the data {data_classes}; a teacher needs the classes of the data: "
+        "take one that was trained on them, or train it on them first (--init takes its weights and "
+        "initialises the last layer anew)"
     )
 
 
-def _check_names(what: str, names: tuple[str, ...] | None, wanted: Sequence[str] | None) -> None:
-    """Refuse a teacher whose recorded classes are others, or come in another order."""
-    if names is None or wanted is None or names == tuple(wanted):
+def _check_names(
+    what: str, names: tuple[str, ...] | None, class_names: Sequence[str] | None
+) -> None:
+    """Raise TeacherError if the recorded class names differ, or come in another order."""
+    if names is None or class_names is None or names == tuple(class_names):
         return
-    pairs = enumerate(zip(names, wanted, strict=False))
+    pairs = enumerate(zip(names, class_names, strict=False))
     differing = next(((i, a, b) for i, (a, b) in pairs if a != b), None)
     if differing is None:
-        raise TeacherError(f"{what}: has {len(names)} class names, the data {len(wanted)}")
+        raise TeacherError(f"{what}: has {len(names)} class names, the data {len(class_names)}")
     i, own, other = differing
     raise TeacherError(
-        f"{what}: calls class {i} {shorten(own)}, the data {shorten(other)}; a teacher's classes are the "
-        "data's, in the same order"
+        f"{what}: calls class {i} {shorten(own)}, the data {shorten(other)}; a teacher needs the classes "
+        "of the data, in the same order"
     )

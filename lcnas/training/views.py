@@ -1,4 +1,4 @@
-"""What the network is shown of a batch, in training and in testing."""
+"""The views of a batch: augmented for training, preprocessed for testing."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Testing = Callable[[Array, Array], Array]
 
 
 def arrays(batch: Batch) -> tuple[NDArray[Any], ...]:
-    """Return a batch as (images, labels, aspects); the label of what does not count is -1."""
+    """Return a batch as (images, labels, aspects); masked images have the label -1."""
     return batch.images, np.where(batch.mask, batch.labels, np.int32(-1)), batch.aspect
 
 
 def training(recipe: Recipe, arch: Arch, data: Data) -> Training:
-    """Return ``(images, labels, aspects, key, first) -> (images, targets)``, to be traced.
+    """Return the augmentation ``(images, labels, aspects, key, first) -> (images, targets)``, to be traced.
 
-    ``first`` is the place of the first image in the whole batch, of which others may have other parts.
+    ``first`` is the index of the first image in the whole batch, which several devices may share.
     """
     size = recipe.train_resolution or arch.resolution
 
@@ -50,7 +50,7 @@ def training(recipe: Recipe, arch: Arch, data: Data) -> Training:
 
 
 def testing(augment: Augment, arch: Arch, normalization: Normalization) -> Testing:
-    """Return ``(images, aspects) -> images``, at the network's own resolution, to be traced."""
+    """Return the preprocessing ``(images, aspects) -> images``, at the network's resolution, to be traced."""
 
     def view(images: Array, aspect: Array) -> Array:
         return augment.evaluate(
@@ -61,7 +61,7 @@ def testing(augment: Augment, arch: Arch, normalization: Normalization) -> Testi
 
 
 def pixels(images: NDArray[np.float32], normalization: Normalization) -> NDArray[np.float32]:
-    """Return normalised images as they were before, 0 to 255: what a teacher prepares its own way."""
+    """Return normalised images as pixels from 0 to 255, for a teacher's own preprocessing."""
     mean, std = (np.array(v, np.float32) for v in (normalization.mean, normalization.std))
-    made: NDArray[np.float32] = np.clip((images * std + mean) * np.float32(255), 0, 255)
-    return made
+    raw: NDArray[np.float32] = np.clip((images * std + mean) * np.float32(255), 0, 255)
+    return raw

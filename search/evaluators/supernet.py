@@ -20,7 +20,7 @@ from search.packed import PackedImages, unpack
 
 if TYPE_CHECKING:
     from lcnas.training.augment import Augment
-    from lcnas.training.supernet import Score, Trained
+    from lcnas.training.supernet import Score, TrainedSupernet
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,16 @@ class Spec:
     cache: str | None = None  # folder of compiled programs; None: nothing is kept
 
     @classmethod
-    def of(cls, trained: Trained | str | Path, augment: Augment, **how: Any) -> Spec:
+    def of(cls, trained: TrainedSupernet | str | Path, augment: Augment, **how: Any) -> Spec:
         """Return the spec of a trained supernet, or of the folder that holds it.
 
         Raises:
             TrainingError: the folder holds none.
         """
         if isinstance(trained, str | Path):
-            from lcnas.training.supernet import Trained
+            from lcnas.training.supernet import TrainedSupernet
 
-            trained = Trained.load(trained)
+            trained = TrainedSupernet.load(trained)
         return cls(trained.supernet.to_data(), dict(trained.weights), augment, **how)
 
 

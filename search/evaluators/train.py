@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from lcnas.onnx_export import Classifier
     from lcnas.training.augment import Augment
     from lcnas.training.data import Normalization, Test, Validation
-    from lcnas.training.job import Job
-    from lcnas.training.step import Report, State
+    from lcnas.training.job import TrainingJob
+    from lcnas.training.step import State, StepReport
 
 _BATCH = 256  # images validated at once
 _AHEAD = 4  # steps that may be under way before one is waited for
@@ -118,7 +118,7 @@ class Evaluator:
             return TrainingFailedError(f"JAX: {shorten(words, 200)}")
         return course
 
-    def _job(self, candidate: Candidate) -> Job:
+    def _job(self, candidate: Candidate) -> TrainingJob:
         from lcnas.training.devices import Devices
         from lcnas.training.job import prepared
 
@@ -166,7 +166,7 @@ class _Course:
     evaluate_seconds: float = 0.0
     images: int = 0  # of the other steps
 
-    def run(self, job: Job, stop_below: Sequence[float]) -> None:
+    def run(self, job: TrainingJob, stop_below: Sequence[float]) -> None:
         """Train to the end, or until it is given up."""
         state = job.start()
         for epoch in range(job.recipe.epochs):
@@ -178,10 +178,10 @@ class _Course:
                 self.stopped = epoch + 1
                 break
 
-    def _epoch(self, job: Job, state: State, epoch: int) -> State:
+    def _epoch(self, job: TrainingJob, state: State, epoch: int) -> State:
         first = epoch * job.length.epoch_steps
         began = time.monotonic()
-        flying: deque[Report] = deque()
+        flying: deque[StepReport] = deque()
         batches = job.data.train.batches(job.recipe.batch, seed=job.identity.seed, epoch=epoch)
         for number, batch in enumerate(batches, first):
             state, report = job.step(state, number, batch)
@@ -212,7 +212,7 @@ class _Course:
         return Evaluation(self.curve[-1], "", seconds, details)
 
 
-def _check_loss(last: Report, epoch: int) -> None:
+def _check_loss(last: StepReport, epoch: int) -> None:
     loss = float(last.epoch.loss) / max(int(last.epoch.steps), 1)
     if not math.isfinite(loss):
         raise TrainingFailedError(f"the loss is {loss} in epoch {epoch + 1}")
@@ -225,7 +225,7 @@ def _hopeless(found: float, stop_below: Sequence[float], epoch: int) -> bool:
 # -- validation ------------------------------------------------------------------------------------
 
 
-def accuracy(job: Job, state: State) -> float:
+def accuracy(job: TrainingJob, state: State) -> float:
     """Return the share of validation images that a state's network gets right, as an ONNX graph."""
     import jax
 

@@ -141,7 +141,7 @@ def test_files_that_were_brought_are_a_finished_training(trained, data, unable, 
     assert run(data, there) == dataclasses.replace(found, files={})
     file = {"there": there / finals.NETWORK, "here": out / finals.NETWORK}
     hits = deployed.hits(file, data, engine=MLAS)
-    np.testing.assert_array_equal(hits["there"].right, hits["here"].right)
+    np.testing.assert_array_equal(hits["there"].correct, hits["here"].correct)
 
 
 def test_a_finished_training_is_written_last_of_all(trained, monkeypatch, tmp_path):
@@ -316,7 +316,9 @@ def final(name):
 
 def end_of(folder: Any, data, precision, runs):
     """Return a final as the end of a search leaves it, and the notes."""
-    field: Any = SimpleNamespace(table=SimpleNamespace(engine=deployed.like(MLAS, precision)))
+    field: Any = SimpleNamespace(
+        table=SimpleNamespace(engine=deployed.with_precision(MLAS, precision))
+    )
     entry = contest.Entry(final("finalist-1"), folder.path / "finals" / "finalist-1")
     made = [(entry, runs)]
     finals_, notes = contest.tested(field, data, made, folder)
@@ -330,7 +332,7 @@ def test_the_printed_accuracy_is_the_delivered_files(trained, data, unable, tmp_
     out = tmp_path / "finals" / "finalist-1" / "seed-3"
     kept = {n: c for n, c in found.files.items() if n not in (finals.NETWORK, finals.DEPLOYED)}
     finals.settle(out, kept)
-    one = run(data, out, engine=deployed.like(MLAS, "int8"))
+    one = run(data, out, engine=deployed.with_precision(MLAS, "int8"))
     made, notes = end_of(folder, data, "int8", [one])
     (kept_run,) = made.runs
     for name, value in ((finals.NETWORK, kept_run.test), (finals.FP32, kept_run.test_fp32)):

@@ -30,7 +30,7 @@ def trained(monkeypatch):
 
     def train(net, space, data, recipe, out, **how):
         folders.append(out)
-        made = training.Trained(net, net.init(len(folders)), {"step": 1})
+        made = training.TrainedSupernet(net, net.init(len(folders)), {"step": 1})
         (out / "checkpoints").mkdir(parents=True)
         made.save(out)
         return made

@@ -83,7 +83,7 @@ def draws(n, count, seed=0):
 
 resample = jax.jit(
     lambda images, boxes, shape: _crop.resample(
-        images, _crop.plan(boxes, images.shape[1:3], shape)
+        images, _crop.resampling_plan(boxes, images.shape[1:3], shape)
     ),
     static_argnums=2,
 )
@@ -109,10 +109,10 @@ def test_what_changes_nothing_returns_the_images(augment):
 
 def test_images_are_normalised():
     images, of = noise(4), Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    wanted = (images / 255 - of.mean) / of.std
-    np.testing.assert_allclose(apply(NOTHING, images, of=of)[0], wanted, atol=1e-5)
-    found = NOTHING.evaluate(images, size=14, normalization=of)
-    np.testing.assert_allclose(found, wanted[:, 1:-1, 1:-1], atol=1e-5)
+    expected = (images / 255 - of.mean) / of.std
+    np.testing.assert_allclose(apply(NOTHING, images, of=of)[0], expected, atol=1e-5)
+    evaluated = NOTHING.evaluate(images, size=14, normalization=of)
+    np.testing.assert_allclose(evaluated, expected[:, 1:-1, 1:-1], atol=1e-5)
 
 
 def test_what_is_not_asked_for_is_not_in_the_program():
@@ -214,7 +214,7 @@ def test_as_many_are_flipped_as_asked_for():
 def spans(boxes, width, height):
     """Boxes as Pillow has them (left, top, right, bottom in pixels), as shares."""
     left, top, right, bottom = np.array(boxes, np.float32).T
-    return _crop.Spans(top / height, left / width, (bottom - top) / height, (right - left) / width)
+    return _crop.Boxes(top / height, left / width, (bottom - top) / height, (right - left) / width)
 
 
 @pytest.mark.parametrize("size", [(7, 9), (20, 30), (33, 40)])
@@ -228,11 +228,11 @@ def test_resampling_is_pillows(size):
         (0, 10, 40, 20),
         (39, 29, 40, 30),
     ]
-    found = np.asarray(resample(images, spans(boxes, 40, 30), size))
-    for image, box, one in zip(images, boxes, found, strict=True):
+    results = np.asarray(resample(images, spans(boxes, 40, 30), size))
+    for image, box, result in zip(images, boxes, results, strict=True):
         whole = Image.fromarray(image)
-        wanted = whole.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box)
-        assert np.abs(one - np.asarray(wanted).astype(float)).max() < 1.5
+        expected = whole.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box)
+        assert np.abs(result - np.asarray(expected).astype(float)).max() < 1.5
 
 
 def test_a_constant_stays_one_and_a_slope_a_slope():
@@ -241,11 +241,11 @@ def test_a_constant_stays_one_and_a_slope_a_slope():
     )
     images = np.concatenate([np.full((1, 20, 20, 3), 99, np.uint8), slope])
     boxes = spans([(2, 2, 18, 18), (4, 4, 12, 12)], 20, 20)
-    found = np.asarray(resample(images, boxes, (16, 16)))
-    np.testing.assert_allclose(found[0], 99, atol=1e-3)
+    results = np.asarray(resample(images, boxes, (16, 16)))
+    np.testing.assert_allclose(results[0], 99, atol=1e-3)
     # Pixel j of the result looks at 4 + (j + 0.5) / 2 - 0.5, and the slope there is ten times that.
-    wanted = 10 * (4 + (np.arange(16) + 0.5) / 2 - 0.5)
-    np.testing.assert_allclose(found[1, 3, :, 1], wanted, atol=1e-2)
+    expected = 10 * (4 + (np.arange(16) + 0.5) / 2 - 0.5)
+    np.testing.assert_allclose(results[1, 3, :, 1], expected, atol=1e-2)
 
 
 def test_shrinking_is_antialiased():
@@ -269,21 +269,21 @@ def test_crops_on_the_device_are_drawn_like_those_in_the_workers(aspect):
     scale, ratio, n = (0.2, 1.0), (3 / 4, 4 / 3), 4000
     top, left, height, width = boxes_of(n, aspect, scale, ratio)
     side = 100
-    theirs = np.array(
+    worker_boxes = np.array(
         [
             random_box(int(side * aspect), side, scale, ratio, np.random.default_rng(i))
             for i in range(n)
         ]
     )
     others = (
-        theirs[:, 1] / side,
-        theirs[:, 0] / side / aspect,
-        (theirs[:, 3] - theirs[:, 1]) / side,
-        (theirs[:, 2] - theirs[:, 0]) / side / aspect,
+        worker_boxes[:, 1] / side,
+        worker_boxes[:, 0] / side / aspect,
+        (worker_boxes[:, 3] - worker_boxes[:, 1]) / side,
+        (worker_boxes[:, 2] - worker_boxes[:, 0]) / side / aspect,
     )
-    for mine, other in zip((top, left, height, width), others, strict=True):
+    for own, other in zip((top, left, height, width), others, strict=True):
         np.testing.assert_allclose(
-            np.quantile(mine, [0.1, 0.3, 0.5, 0.7, 0.9]),
+            np.quantile(own, [0.1, 0.3, 0.5, 0.7, 0.9]),
             np.quantile(other, [0.1, 0.3, 0.5, 0.7, 0.9]),
             atol=0.03,
         )
@@ -320,8 +320,8 @@ def test_a_squashed_image_is_cropped_in_its_true_shape():
     augment = Augment(scale=(0.4, 0.5), ratio=(1.0, 1.0), flip=0.0)
     x, _ = apply(augment, images, size=64, aspect=np.full(32, 2.0, np.float32))
     measured = 0
-    for one in x[..., 0] > 127:
-        rows, columns = np.flatnonzero(one.any(1)), np.flatnonzero(one.any(0))
+    for mask in x[..., 0] > 127:
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         if rows[0] > 0 and rows[-1] < 63 and columns[0] > 0 and columns[-1] < 63:
             assert abs(len(rows) / len(columns) - 1) < 0.1
             measured += 1
@@ -345,18 +345,18 @@ def test_shifts_are_crops_of_the_padded_image(mode, numpys, mirrored):
     padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode=numpys)
     moves = [(i, j) for i in range(7) for j in range(7)]
     places = (np.array(moves, np.float32) + np.float32(0.5)) / np.float32(7)
-    found = shifted(np.repeat(image[None], 49, 0), places, pad, mode, np.full(49, mirrored))
-    assert found.dtype == jnp.uint8
-    for (down, right), one in zip(moves, np.asarray(found), strict=True):
-        wanted = padded[down : down + 8, right : right + 8]
-        assert (one == (wanted[:, ::-1] if mirrored else wanted)).all()
+    results = shifted(np.repeat(image[None], 49, 0), places, pad, mode, np.full(49, mirrored))
+    assert results.dtype == jnp.uint8
+    for (down, right), result in zip(moves, np.asarray(results), strict=True):
+        expected = padded[down : down + 8, right : right + 8]
+        assert (result == (expected[:, ::-1] if mirrored else expected)).all()
 
 
 def test_all_shifts_are_equally_likely():
     images = np.zeros((5000, 11, 11, 3), np.uint8)
     images[:, 5, 5] = 255
     x = np.asarray(shifted(images, draws(5000, 2), 2, "reflect"))
-    places = [tuple(np.argwhere(one[..., 0])[0] - 5) for one in x]
+    places = [tuple(np.argwhere(image[..., 0])[0] - 5) for image in x]
     counts = np.array([places.count((i, j)) for i in range(-2, 3) for j in range(-2, 3)])
     assert counts.sum() == 5000
     assert (
@@ -381,10 +381,10 @@ def evaluate(crop, images, size, aspect=None):
 def test_an_evaluation_takes_the_middle_untouched_where_pixels_fit(crop, size):
     images = noise(3, 32)
     for aspect in (None, np.ones(3, np.float32)):
-        found = evaluate(crop, images, size, aspect)
+        results = evaluate(crop, images, size, aspect)
         edge = (32 - size) // 2
         np.testing.assert_allclose(
-            found, images[:, edge : edge + size, edge : edge + size], atol=1e-2
+            results, images[:, edge : edge + size, edge : edge + size], atol=1e-2
         )
 
 
@@ -392,12 +392,12 @@ def test_an_evaluation_takes_the_middle_untouched_where_pixels_fit(crop, size):
 def test_an_evaluation_is_pillows_resize_and_centre_crop(size):
     images = sample_images(2, 40, 56)
     tall, wide = (size, size) if isinstance(size, int) else size
-    found = evaluate(0.8, images, size)
+    results = evaluate(0.8, images, size)
     high = 0.8 * min(40, 56 * tall / wide)
     box = (28 - high * wide / tall / 2, 20 - high / 2, 28 + high * wide / tall / 2, 20 + high / 2)
-    for image, one in zip(images, found, strict=True):
-        wanted = Image.fromarray(image).resize((wide, tall), Image.Resampling.BILINEAR, box=box)
-        assert np.abs(one - np.asarray(wanted).astype(float)).max() < 1.5
+    for image, result in zip(images, results, strict=True):
+        expected = Image.fromarray(image).resize((wide, tall), Image.Resampling.BILINEAR, box=box)
+        assert np.abs(result - np.asarray(expected).astype(float)).max() < 1.5
 
 
 def test_an_evaluation_of_a_squashed_image_shows_it_unsquashed():
@@ -405,10 +405,10 @@ def test_an_evaluation_of_a_squashed_image_shows_it_unsquashed():
     squashed = np.stack(
         [np.asarray(Image.fromarray(x).resize((32, 32), Image.Resampling.BILINEAR)) for x in wide]
     )
-    wanted = evaluate(0.9, wide, 24)
+    expected = evaluate(0.9, wide, 24)
     aspects = np.full(2, 2.0, np.float32)
-    assert np.abs(evaluate(0.9, squashed, 24, aspects) - wanted).mean() < 3
-    assert np.abs(evaluate(0.9, squashed, 24, aspects / 2) - wanted).mean() > 6
+    assert np.abs(evaluate(0.9, squashed, 24, aspects) - expected).mean() < 3
+    assert np.abs(evaluate(0.9, squashed, 24, aspects / 2) - expected).mean() > 6
 
 
 # -- colours -----------------------------------------------------------------------------------------
@@ -423,10 +423,10 @@ def test_jitter_is_pillows_enhancement(which, enhance, factor):
     images = sample_images(3)
     drawn = np.full((3, 4), 0.5, np.float32)
     drawn[:, which] = (factor - 0.6) / 0.8
-    found = jitter(images.astype(np.float32), drawn, 0.4, 0.0)
-    for image, one in zip(images, np.asarray(found), strict=True):
-        wanted = np.asarray(enhance(Image.fromarray(image)).enhance(factor)).astype(float)
-        assert np.abs(one - wanted).max() < 1.6
+    results = jitter(images.astype(np.float32), drawn, 0.4, 0.0)
+    for image, result in zip(images, np.asarray(results), strict=True):
+        expected = np.asarray(enhance(Image.fromarray(image)).enhance(factor)).astype(float)
+        assert np.abs(result - expected).max() < 1.6
 
 
 def test_jitter_in_one_map_is_jitter_step_by_step():
@@ -438,16 +438,20 @@ def test_jitter_in_one_map_is_jitter_step_by_step():
         1 + 0.2 * (2 * drawn[:, i] - 1)[:, None, None, None] for i in range(3)
     )
     luma = np.array([0.299, 0.587, 0.114])
-    wanted = x * brightness
-    wanted = wanted * contrast + (1 - contrast) * (wanted @ luma).mean((1, 2))[:, None, None, None]
-    wanted = wanted * saturation + (1 - saturation) * (wanted @ luma)[..., None]
-    found = jitter(x.astype(np.float32), drawn, 0.2, 0.0)
-    np.testing.assert_allclose(found, wanted, atol=1e-2)
+    expected = x * brightness
+    expected = (
+        expected * contrast + (1 - contrast) * (expected @ luma).mean((1, 2))[:, None, None, None]
+    )
+    expected = expected * saturation + (1 - saturation) * (expected @ luma)[..., None]
+    result = jitter(x.astype(np.float32), drawn, 0.2, 0.0)
+    np.testing.assert_allclose(result, expected, atol=1e-2)
 
 
 def test_hue_turns_around_grey():
     colours = np.array([[[[90, 20, 20], [20, 90, 20], [77, 77, 77]]]], np.float32)
-    third, nothing = np.asarray(jax.jit(_colour._turn)(np.array([2 * np.pi / 3, 0], np.float32)))
+    third, nothing = np.asarray(
+        jax.jit(_colour._rotation)(np.array([2 * np.pi / 3, 0], np.float32))
+    )
     np.testing.assert_allclose(
         colours @ third.T, [[[[20, 90, 20], [20, 20, 90], [77, 77, 77]]]], atol=1e-4
     )
@@ -473,12 +477,12 @@ def test_erased_rectangles_have_their_area():
     x = np.asarray(erase(ones, draws(500, 5), 0.7, (0.1, 0.3), (0.5, 2.0)))
     erased = x == 0
     assert (erased | (x == 1)).all()
-    some = erased.any((1, 2, 3))
-    assert abs(some.mean() - 0.7) < 4 * np.sqrt(0.21 / 500)
-    for one in erased[some][..., 0]:
-        rows, columns = np.flatnonzero(one.any(1)), np.flatnonzero(one.any(0))
-        assert one.sum() == len(rows) * len(columns)  # a rectangle
-        assert 0.08 < one.mean() < 0.33
+    has_rectangle = erased.any((1, 2, 3))
+    assert abs(has_rectangle.mean() - 0.7) < 4 * np.sqrt(0.21 / 500)
+    for mask in erased[has_rectangle][..., 0]:
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        assert mask.sum() == len(rows) * len(columns)  # a rectangle
+        assert 0.08 < mask.mean() < 0.33
         assert 0.4 < len(columns) / len(rows) < 2.5
 
 
@@ -541,8 +545,8 @@ def test_mixup_is_a_blend_and_cutmix_a_rectangle():
     assert np.ptp(x, axis=(1, 2, 3)).max() < 1e-3
     x, labels, targets = mixed(200, cutmix=1.0)
     assert ((x == 0) | (x == 1)).all()
-    for one, label, target in zip(x[..., 0], labels, targets, strict=True):
-        other = one != label
+    for image, label, target in zip(x[..., 0], labels, targets, strict=True):
+        other = image != label
         rows, columns = other.any(1).sum(), other.any(0).sum()
         assert other.sum() == rows * columns
         assert target[1 - label] == pytest.approx(rows * columns / 400, abs=1e-6)
@@ -627,7 +631,7 @@ class Operated(NamedTuple):
     image: np.ndarray
     arguments: tuple  # images, operations, levels
     result: np.ndarray
-    found: dict  # name -> (level, what the operation made) of each level
+    results: dict  # name -> (level, result) of each level
 
 
 @pytest.fixture(scope="module")
@@ -647,17 +651,19 @@ def operated():
 def test_operations_are_pillows(operated, name):
     image = operated.image
     assert set(PILLOWS) == set(_rand.OPERATIONS)
-    for level, one in operated.found[name]:
-        wanted = np.asarray(PILLOWS[name](Image.fromarray(image), level)).astype(float)
-        off = np.abs(one - wanted).max(-1)
-        assert (one == np.round(one)).all()
+    for level, result in operated.results[name]:
+        expected = np.asarray(PILLOWS[name](Image.fromarray(image), level)).astype(float)
+        off = np.abs(result - expected).max(-1)
+        assert (result == np.round(result)).all()
         # Where Pillow rounds another way it is by one; its map may put a pixel of the rim just outside.
         assert (off > 1).mean() <= (0.02 if _rand.OPERATIONS.index(name) >= 9 else 0.0), level
 
 
 def test_strong_operations_change_the_image(operated):
     for name in _rand.OPERATIONS[1:]:
-        assert any(np.abs(one - operated.image).mean() > 1 for _, one in operated.found[name]), name
+        assert any(
+            np.abs(result - operated.image).mean() > 1 for _, result in operated.results[name]
+        ), name
 
 
 def test_equalize_and_auto_contrast_of_noise_are_pillows():
@@ -669,8 +675,8 @@ def test_equalize_and_auto_contrast_of_noise_are_pillows():
         images = noise(2, 24, seed) // (seed + 1)
         images[1, ..., 0] = 7  # a channel of one value stays as it is
         for image, (f, pillows) in itertools.product(images, pairs):
-            wanted = np.asarray(pillows(Image.fromarray(image))).astype(float)
-            assert np.abs(np.asarray(f(image.astype(np.float32))) - wanted).max() <= 1
+            expected = np.asarray(pillows(Image.fromarray(image))).astype(float)
+            assert np.abs(np.asarray(f(image.astype(np.float32))) - expected).max() <= 1
 
 
 def test_side_by_side_and_one_by_one_are_the_same(operated, monkeypatch):
@@ -699,20 +705,20 @@ def test_each_operation_is_drawn_by_itself(monkeypatch):
         return 100 * images + (operation.astype(jnp.float32) + level)[:, None, None, None]
 
     monkeypatch.setattr(_rand, "operate", made_up)
-    found = jax.jit(lambda x: _rand.apply(jnp.ones((5, 1, 1, 3)), x, 2, 5.0, 0.0))(draws(5, 6))
+    results = jax.jit(lambda x: _rand.apply(jnp.ones((5, 1, 1, 3)), x, 2, 5.0, 0.0))(draws(5, 6))
     parts = [
         _rand.drawn(jnp.asarray(part), 5.0, 0.0)
         for part in (draws(5, 6)[:, :3], draws(5, 6)[:, 3:])
     ]
     first, second = (np.asarray(operation) + np.asarray(level) for operation, level in parts)
-    np.testing.assert_allclose(found[:, 0, 0, 0], 1e4 + 100 * first + second, rtol=1e-6)
+    np.testing.assert_allclose(results[:, 0, 0, 0], 1e4 + 100 * first + second, rtol=1e-6)
 
 
 def test_magnitude_0_changes_nothing_but_by_two(operated):
     changed = set()
     for name in _rand.OPERATIONS:
-        (one,) = [one for level, one in operated.found[name] if level == 0]
-        if not (one == operated.image).all():
+        (result,) = [result for level, result in operated.results[name] if level == 0]
+        if not (result == operated.image).all():
             changed.add(name)
     assert changed == {"auto_contrast", "equalize"}
 
@@ -731,7 +737,7 @@ def test_magnitude_0_changes_nothing_but_by_two(operated):
         ({"flip": 1.5}, "augment: flip: 1.5 is not a number of 0 to 1"),
         ({"flip": "yes"}, "augment: flip: 'yes'"),
         ({"jitter": float("nan")}, "augment: jitter: nan"),
-        ({"pad": 1.5}, "augment: pad: 1.5 is no whole number"),
+        ({"pad": 1.5}, "augment: pad: 1.5 is not a whole number"),
         ({"rand_augment": True}, "augment: rand_augment: True is not a number"),
         ({"rand_magnitude": 11}, "augment: rand_magnitude: 11 is not a number of 0 to 10"),
         ({"scale": (0.0, 1.0)}, "augment: scale: 0 < low <= high <= 1 must hold"),

@@ -24,8 +24,8 @@ def state(step, optimizer="adamw", ema=True):
 
     params = {"stem/kernel": draw(3, 3, 3, 4), "stem/scale": draw(4), "head/2/gain": draw()}
     stats = {"stem/mean": draw(4), "stem/var": draw(4)}
-    made = optimizers.build(Recipe(optimizer=optimizer), params)
-    memory = jax.tree.map(lambda x: x + step, optimizers.init(made, params))
+    transform = optimizers.build(Recipe(optimizer=optimizer), params)
+    memory = jax.tree.map(lambda x: x + step, optimizers.init(transform, params))
     sums = Sums(draw(), jnp.int32(step), jnp.int32(7), jnp.int32(1))
     average = {**params, **stats} if ema else {}
     return State(jnp.int32(step), params, stats, memory, average, sums, sums)
@@ -41,21 +41,21 @@ def same(a, b):
 @pytest.mark.parametrize(("optimizer", "ema"), [("adamw", True), ("sgd", False)])
 def test_the_same_bits_come_back(tmp_path, optimizer, ema):
     stored = state(3, optimizer, ema)
-    with Checkpoints(tmp_path / "c") as found:
-        assert found.newest is None
-        found.save(stored, {"step": 3, "best": None, "seconds": 0.1}, None)
-    with Checkpoints(tmp_path / "c") as found:
-        assert found.newest == 3
-        back, run = found.restore(state(0, optimizer, ema), 3)
+    with Checkpoints(tmp_path / "c") as store:
+        assert store.newest is None
+        store.save(stored, {"step": 3, "best": None, "seconds": 0.1}, None)
+    with Checkpoints(tmp_path / "c") as store:
+        assert store.newest == 3
+        back, run = store.restore(state(0, optimizer, ema), 3)
     same(back, stored)
     assert run == {"step": 3, "best": None, "seconds": 0.1}
 
 
 def test_the_last_few_and_the_best_stay(tmp_path):
-    with Checkpoints(tmp_path / "c", last=2) as found:
+    with Checkpoints(tmp_path / "c", last=2) as store:
         for step in range(1, 7):
-            found.save(state(step), {}, best=min(2, step))
-            found.save(state(step), {}, best=2)  # once more changes nothing
+            store.save(state(step), {}, best=min(2, step))
+            store.save(state(step), {}, best=2)  # once more changes nothing
     kept = sorted(int(p.name) for p in (tmp_path / "c").iterdir() if p.is_dir())
     assert kept == [2, 5, 6]
 
@@ -78,36 +78,36 @@ def test_names_become_folders_and_names_again():
 
 
 def test_a_write_that_a_kill_cut_off_is_ignored(tmp_path):
-    with Checkpoints(tmp_path / "c") as found:
-        found.save(state(1), {}, None)
+    with Checkpoints(tmp_path / "c") as store:
+        store.save(state(1), {}, None)
     (tmp_path / "c" / "2.orbax-checkpoint-tmp").mkdir()
     (tmp_path / "c" / "2.orbax-checkpoint-tmp" / "half").write_text("")
-    with Checkpoints(tmp_path / "c") as found:
-        assert found.newest == 1
-        found.save(state(2), {}, None)
-    with Checkpoints(tmp_path / "c") as found:
-        assert found.newest == 2
+    with Checkpoints(tmp_path / "c") as store:
+        assert store.newest == 1
+        store.save(state(2), {}, None)
+    with Checkpoints(tmp_path / "c") as store:
+        assert store.newest == 2
 
 
 def test_a_damaged_one_is_named_and_so_is_what_to_do(tmp_path):
-    with Checkpoints(tmp_path / "c") as found:
-        found.save(state(1), {}, None)
+    with Checkpoints(tmp_path / "c") as store:
+        store.save(state(1), {}, None)
     for path in (tmp_path / "c" / "1" / "state").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
-    with Checkpoints(tmp_path / "c") as found, pytest.raises(TrainingError) as caught:
-        found.restore(state(0), 1)
+    with Checkpoints(tmp_path / "c") as store, pytest.raises(TrainingError) as caught:
+        store.restore(state(0), 1)
     assert "1 cannot be read" in str(caught.value)
-    assert "delete that folder to go on from the one before" in str(caught.value)
+    assert "delete that folder to resume from the checkpoint before" in str(caught.value)
 
 
 def test_one_of_another_network_is_refused(tmp_path):
-    with Checkpoints(tmp_path / "c") as found:
-        found.save(state(1), {}, None)
-        found.wait()
+    with Checkpoints(tmp_path / "c") as store:
+        store.save(state(1), {}, None)
+        store.wait()
         other = state(1)._replace(params={"stem/kernel": jnp.zeros((5, 5, 3, 4))})
         with pytest.raises(TrainingError, match="cannot be read"):
-            found.restore(other, 1)
+            store.restore(other, 1)
 
 
 @pytest.mark.parametrize(
@@ -122,12 +122,12 @@ def test_one_of_another_network_is_refused(tmp_path):
     ],
 )
 def test_a_disk_that_takes_nothing(tmp_path, monkeypatch, error, message):
-    with Checkpoints(tmp_path / "c") as found:
+    with Checkpoints(tmp_path / "c") as store:
 
         def fail(*_, **__):
             raise error
 
-        monkeypatch.setattr(found._manager, "save", fail)
+        monkeypatch.setattr(store._manager, "save", fail)
         with pytest.raises(TrainingFailedError, match=message) as caught:
-            found.save(state(1), {}, None)
+            store.save(state(1), {}, None)
     assert "\n" not in str(caught.value)

@@ -66,11 +66,11 @@ def data(folder):
 
 
 def test_accuracy_is_what_a_reader_would_count(data):
-    found = deployed.hits({"a": colour_file(sorted(COLOURS))}, data, engine=MLAS)["a"]
-    wrong = [p for p, hit in zip(paths(data), found.right, strict=True) if not hit]
+    hits = deployed.hits({"a": colour_file(sorted(COLOURS))}, data, engine=MLAS)["a"]
+    wrong = [p for p, hit in zip(paths(data), hits.correct, strict=True) if not hit]
     assert [p.rsplit("/", 2)[1:] for p in wrong] == [["red", "0.png"], ["red", "1.png"]]
-    assert (found.images, found.accuracy, found.top5) == (12, 10 / 12, 1.0)
-    assert found.engine.name == "mlas"
+    assert (hits.images, hits.accuracy, hits.top5) == (12, 10 / 12, 1.0)
+    assert hits.engine.name == "mlas"
 
 
 def paths(data):
@@ -89,7 +89,7 @@ def test_classes_are_matched_by_name(data):
 
 
 @pytest.mark.parametrize(
-    ("own", "wanted", "outputs", "columns"),
+    ("own", "class_names", "outputs", "columns"),
     [
         (None, ("a", "b"), 2, [0, 1]),
         (("a", "b"), ("a", "b"), 2, [0, 1]),
@@ -99,11 +99,11 @@ def test_classes_are_matched_by_name(data):
         (("a", "b", "a"), ("a", "b"), 3, [0, 1]),  # the first of two alike
     ],
 )
-def test_which_output_each_class_is(own, wanted, outputs, columns):
-    assert deployed.columns_of(own, wanted, outputs, "file").tolist() == columns
+def test_which_output_each_class_is(own, class_names, outputs, columns):
+    assert deployed.columns_of(own, class_names, outputs, "file").tolist() == columns
 
 
-def test_files_that_prepare_images_alike_read_the_split_once(data):
+def test_files_of_the_same_preprocessing_read_the_split_once(data):
     counts = []
 
     class Counted:
@@ -116,8 +116,8 @@ def test_files_that_prepare_images_alike_read_the_split_once(data):
 
     files = {"a": colour_file(sorted(COLOURS)), "b": colour_file(("red", "green", "blue"))}
     files["c"] = colour_file(sorted(COLOURS), size=4)
-    found = deployed.hits(files, Counted(), engine=MLAS)  # type: ignore[arg-type]
-    assert list(found) == ["a", "b", "c"]
+    hits = deployed.hits(files, Counted(), engine=MLAS)  # type: ignore[arg-type]
+    assert list(hits) == ["a", "b", "c"]
     assert sorted(counts) == [(4, 4), (8, 8)]
 
 
@@ -126,39 +126,39 @@ def test_a_quantised_file_runs_as_such_on_any_engine(data):
     int8 = onnx_export.quantise(colour_file(sorted(COLOURS)), [x])
     files = {"int8": int8, "fp32": colour_file(sorted(COLOURS))}
     for precision in ("fp32", "int8"):
-        engine = deployed.like(MLAS, precision)
-        found = deployed.hits(files, data, engine=engine)
-        assert {name: h.engine.precision for name, h in found.items()} == {
+        engine = deployed.with_precision(MLAS, precision)
+        hits = deployed.hits(files, data, engine=engine)
+        assert {name: h.engine.precision for name, h in hits.items()} == {
             "int8": "int8",
             "fp32": "fp32",
         }
 
 
 def test_another_split_can_be_asked_for(data):
-    found = deployed.hits({"a": colour_file(sorted(COLOURS))}, data, data.validation, engine=MLAS)
-    assert (found["a"].images, found["a"].accuracy) == (3, 1.0)
+    hits = deployed.hits({"a": colour_file(sorted(COLOURS))}, data, data.validation, engine=MLAS)
+    assert (hits["a"].images, hits["a"].accuracy) == (3, 1.0)
 
 
-def test_an_engine_that_is_not_here_is_stood_in_for_and_that_is_said(monkeypatch):
+def test_an_engine_that_is_not_available_is_replaced_with_a_note(monkeypatch):
     def absent(name=None, **_):
         if name != "mlas":
             raise EngineError("engine openvino: this onnxruntime has no OpenVINO provider")
         return MLAS
 
     monkeypatch.setattr(engines, "engine", absent)
-    made, note = deployed.here(Engine("openvino", "1", "avx2"))
-    assert made.name == "mlas"
-    assert "run by mlas in fp32, since openvino in fp32 is not here" in note
+    engine, note = deployed.local_engine(Engine("openvino", "1", "avx2"))
+    assert engine.name == "mlas"
+    assert "run by mlas in fp32, since openvino in fp32 is not available here" in note
 
 
 def test_the_tables_engine_is_taken_where_it_is_here():
     asked = dataclasses.replace(MLAS, threads=2, batch=3)
-    assert deployed.here(asked) == (asked, "")
+    assert deployed.local_engine(asked) == (asked, "")
 
 
-def test_another_version_of_the_tables_engine_is_told():
-    made, note = deployed.here(dataclasses.replace(MLAS, version="0", isa="avx"))
-    assert made == MLAS
+def test_another_version_of_the_tables_engine_is_reported():
+    engine, note = deployed.local_engine(dataclasses.replace(MLAS, version="0", isa="avx"))
+    assert engine == MLAS
     assert note == f"accuracies are of {MLAS.version} ({MLAS.isa}) of mlas, latencies of 0 (avx)"
 
 

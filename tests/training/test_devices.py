@@ -30,26 +30,26 @@ from tests.training import tiny
 
 arch = tiny.separable()
 recipe = tiny.recipe(log_steps=1, **{"augment.mixup": 0.4, "augment.crop": "shift", "augment.pad": 2})
-found = tiny.data()
+dataset = tiny.data()
 losses, ends = [], []
-for some in (devices.find(1), devices.find()):
-    job = job_module.prepared(arch, found, recipe, 0, None, (), None, some)
+for group in (devices.find(1), devices.find()):
+    job = job_module.prepared(arch, dataset, recipe, 0, None, (), None, group)
     state = job.start()
-    if some.count > 1:
-        arrays = some.split(*views.arrays(next(found.train.batches(16, seed=0, epoch=0))))
+    if group.count > 1:
+        arrays = group.split(*views.arrays(next(dataset.train.batches(16, seed=0, epoch=0))))
         text = job.program.step.lower(state, job.seed, *arrays).compile().as_text()
-    told = []
+    curve = []
     for epoch in range(2):
-        for batch in found.train.batches(16, seed=0, epoch=epoch):
+        for batch in dataset.train.batches(16, seed=0, epoch=epoch):
             state, report = job.step(state, int(state.step), batch)
-            told.append(float(report.window.loss))
-    losses.append(told)
-    scores = job.scores(state, found.validation)
+            curve.append(float(report.window.loss))
+    losses.append(curve)
+    scores = job.scores(state, dataset.validation)
     ends.append((scores, {n: np.asarray(w) for n, w in {**state.params, **state.stats}.items()}))
 worst = max(float(np.abs(ends[0][1][n] - ends[1][1][n]).max()) for n in ends[0][1])
 sent = sorted(set(re.findall(r"(all-gather|all-to-all|collective-permute|all-reduce|reduce-scatter)", text)))
 print(json.dumps({
-    "devices": some.count, "one": losses[0], "eight": losses[1], "worst": worst, "sent": sent,
+    "devices": group.count, "one": losses[0], "eight": losses[1], "worst": worst, "sent": sent,
     "accuracy": [e[0].accuracy for e in ends], "images": [e[0].images for e in ends],
     "compiled": job.program.step._cache_size(),
 }))
@@ -98,15 +98,15 @@ from lcnas.training import job as job_module
 from tests.training import tiny
 
 devices.join(sys.argv[1], 2, int(sys.argv[2]))
-some = devices.find()
-found = tiny.data()
-job = job_module.prepared(tiny.arch(), found, tiny.recipe(log_steps=1), 0, None, (), None, some)
-state, told = job.start(), []
-for number, batch in enumerate(found.train.batches(16, seed=0, epoch=0)):
+group = devices.find()
+dataset = tiny.data()
+job = job_module.prepared(tiny.arch(), dataset, tiny.recipe(log_steps=1), 0, None, (), None, group)
+state, losses = job.start(), []
+for number, batch in enumerate(dataset.train.batches(16, seed=0, epoch=0)):
     state, report = job.step(state, number, batch)
-    told.append(float(report.window.loss))
-told += [devices.any_host(some.leads), devices.any_host(False)]
-print(json.dumps([some.hosts, some.leads, told]))
+    losses.append(float(report.window.loss))
+losses += [devices.any_host(group.leads), devices.any_host(False)]
+print(json.dumps([group.hosts, group.leads, losses]))
 """
 
 
@@ -124,43 +124,43 @@ def test_two_hosts_compute_what_one_does(checkout):
     ]
     ends = [p.communicate(timeout=120) for p in begun]
     assert [p.returncode for p in begun] == [0, 0], ends
-    (hosts, leads, told), other = (json.loads(out.splitlines()[-1]) for out, _ in ends)
+    (hosts, leads, losses), other = (json.loads(out.splitlines()[-1]) for out, _ in ends)
     assert (hosts, leads) == (2, True)
-    assert other == [2, False, told]
+    assert other == [2, False, losses]
     with tiny.quick_compiling():
-        found = tiny.data()
+        data = tiny.data()
         job = job_module.prepared(
-            tiny.arch(), found, tiny.recipe(log_steps=1), 0, None, (), None, ONE
+            tiny.arch(), data, tiny.recipe(log_steps=1), 0, None, (), None, ONE
         )
         state, alone = job.start(), []
-        for number, batch in enumerate(found.train.batches(16, seed=0, epoch=0)):
+        for number, batch in enumerate(data.train.batches(16, seed=0, epoch=0)):
             state, report = job.step(state, number, batch)
             alone.append(float(report.window.loss))
-    np.testing.assert_allclose(told[:-2], alone, rtol=2e-5)
-    assert told[-2:] == [True, False]
+    np.testing.assert_allclose(losses[:-2], alone, rtol=2e-5)
+    assert losses[-2:] == [True, False]
 
 
 def test_a_batch_that_cannot_be_shared_equally(monkeypatch):
     monkeypatch.setattr(Devices, "count", 8)
-    some = Devices(None)
-    some.check_batch(32, 4)
+    several = Devices(None)
+    several.check_batch(32, 4)
     with pytest.raises(
         TrainingError, match=r"100 images cannot be shared equally by 8 devices .* is 96"
     ):
-        some.check_batch(100, 2)
+        several.check_batch(100, 2)
     with pytest.raises(TrainingError, match="the nearest that can is 8"):
-        some.check_batch(1)
-    some.check_batch(48, pairs=True)
+        several.check_batch(1)
+    several.check_batch(48, pairs=True)
     with pytest.raises(TrainingError, match=r"in pairs for mixup and cutmix; the nearest .* is 32"):
-        some.check_batch(24, pairs=True)
+        several.check_batch(24, pairs=True)
 
 
 def test_one_device_needs_no_mapping():
-    one = devices.find()
-    assert (one.count, one.axis, one.hosts, one.leads) == (1, None, 1, True)
+    single = devices.find()
+    assert (single.count, single.axis, single.hosts, single.leads) == (1, None, 1, True)
     f = len
-    assert one.mapped(f, shared=0) is f
-    assert one.first(5) == 0
+    assert single.mapped(f, shared=0) is f
+    assert single.first(5) == 0
     with pytest.raises(TrainingError, match="devices: 2 is not among 1 to 1"):
         devices.find(2)
 
@@ -168,7 +168,7 @@ def test_one_device_needs_no_mapping():
 def test_hosts_out_of_range():
     with pytest.raises(TrainingError, match="host: 2 is not among 0 to 1"):
         devices.join("127.0.0.1:1", 2, 2)
-    with pytest.raises(TrainingError, match=r"'nonsense' is no ADDRESS:PORT"):
+    with pytest.raises(TrainingError, match=r"'nonsense' is not ADDRESS:PORT"):
         devices.join("nonsense", 2, 1)
     assert devices.any_host(True)
     assert not devices.any_host(False)

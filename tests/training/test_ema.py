@@ -12,18 +12,18 @@ def test_the_recursion():
     rng = np.random.default_rng(0)
     seen = rng.normal(size=(40, 3)).astype(np.float32)
     average = {"a": jnp.zeros(3)}
-    wanted = np.zeros(3)
+    expected = np.zeros(3)
     for step, value in enumerate(seen):
         decay = min(0.7, (1 + step) / (10 + step))
-        wanted = decay * wanted + (1 - decay) * value
-        made = ema.decay_at(jnp.float32(step), 0.7)
-        average = ema.update(average, {"a": jnp.asarray(value)}, made)
-    np.testing.assert_allclose(average["a"], wanted, rtol=1e-5)
+        expected = decay * expected + (1 - decay) * value
+        rate = ema.decay_at(jnp.float32(step), 0.7)
+        average = ema.update(average, {"a": jnp.asarray(value)}, rate)
+    np.testing.assert_allclose(average["a"], expected, rtol=1e-5)
 
 
 def test_the_decay_grows_to_its_limit():
-    found = [float(ema.decay_at(jnp.float32(s), 0.999)) for s in (0, 10, 8990, 10**6)]
-    np.testing.assert_allclose(found, [0.1, 0.55, 8991 / 9000, 0.999], rtol=1e-6)
+    decays = [float(ema.decay_at(jnp.float32(s), 0.999)) for s in (0, 10, 8990, 10**6)]
+    np.testing.assert_allclose(decays, [0.1, 0.55, 8991 / 9000, 0.999], rtol=1e-6)
 
 
 def test_constant_weights_stay():

@@ -47,21 +47,21 @@ def test_accuracy_top_5_and_loss():
     logits = rng.normal(size=(40, CLASSES)).astype(np.float32)
     labels = rng.integers(0, CLASSES, 40)
     labels[[3, 17]] = -1
-    found = evaluation.scores([counts_of(logits, labels), counts_of(logits[:5], labels[:5])])
-    rows = [i for i in [*range(40), *range(5)] if labels[i] >= 0]
+    scores = evaluation.scores([counts_of(logits, labels), counts_of(logits[:5], labels[:5])])
+    labelled = [i for i in [*range(40), *range(5)] if labels[i] >= 0]
     order = np.argsort(-logits, axis=-1)
-    assert found.images == len(rows) == 42
-    assert found.accuracy == pytest.approx(np.mean([order[i, 0] == labels[i] for i in rows]))
-    assert found.top5 == pytest.approx(np.mean([labels[i] in order[i, :5] for i in rows]))
+    assert scores.images == len(labelled) == 42
+    assert scores.accuracy == pytest.approx(np.mean([order[i, 0] == labels[i] for i in labelled]))
+    assert scores.top5 == pytest.approx(np.mean([labels[i] in order[i, :5] for i in labelled]))
     logp = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-    assert found.loss == pytest.approx(-np.mean([logp[i, labels[i]] for i in rows]), rel=1e-5)
+    assert scores.loss == pytest.approx(-np.mean([logp[i, labels[i]] for i in labelled]), rel=1e-5)
 
 
 def test_of_equal_logits_only_one_class_is_the_likeliest():
     """As argmax has it: a network that says nothing gets the share of the first class, not all."""
-    found = evaluation.scores([counts_of(np.zeros((3, CLASSES), np.float32), [0, 1, 6])])
-    assert found.accuracy == pytest.approx(1 / 3)
-    assert found.top5 == pytest.approx(2 / 3)
+    scores = evaluation.scores([counts_of(np.zeros((3, CLASSES), np.float32), [0, 1, 6])])
+    assert scores.accuracy == pytest.approx(1 / 3)
+    assert scores.top5 == pytest.approx(2 / 3)
 
 
 def test_logits_that_are_no_numbers_are_no_right_answers():
@@ -69,19 +69,19 @@ def test_logits_that_are_no_numbers_are_no_right_answers():
     logits[0] = np.nan
     logits[1, 3] = np.inf
     logits[2, 4] = 1
-    found = evaluation.scores([counts_of(logits, [0, 3, 4])])
-    assert found.accuracy == pytest.approx(1 / 3)
-    assert np.isnan(found.loss)
-    data = found.to_data()
+    scores = evaluation.scores([counts_of(logits, [0, 3, 4])])
+    assert scores.accuracy == pytest.approx(1 / 3)
+    assert np.isnan(scores.loss)
+    data = scores.to_data()
     assert json.loads(json.dumps(data, allow_nan=False))["loss"] is None
     assert np.isnan(evaluation.Scores.from_data(data).loss)
-    assert evaluation.Scores.from_data(data).accuracy == found.accuracy
+    assert evaluation.Scores.from_data(data).accuracy == scores.accuracy
 
 
 def test_a_network_on_a_split_padding_left_out_and_the_network_left_as_it_was():
     data = tiny.data()
     model = models.build(tiny.arch(dropout=0.5), data.classes, nnx.Rngs(3))
-    found = evaluate(
+    scores = evaluate(
         model, data.validation, data.normalization, augment=Augment(evaluate_crop=1.0), batch=5
     )
     stem: Any = model.blocks["stem"]
@@ -92,8 +92,8 @@ def test_a_network_on_a_split_padding_left_out_and_the_network_left_as_it_was():
     x = jnp.asarray((batch.images / np.float32(255) - mean) / std)
     net = Functional.of(model)
     logits = np.asarray(jax.jit(net.test)(*net.split(model.weights()), x))
-    assert found.images == len(data.validation)
-    assert found.accuracy == pytest.approx(np.mean(logits.argmax(axis=-1) == batch.labels))
+    assert scores.images == len(data.validation)
+    assert scores.accuracy == pytest.approx(np.mean(logits.argmax(axis=-1) == batch.labels))
 
 
 def test_training_images_are_not_scored():

@@ -57,7 +57,7 @@ def run(folder, place, limit):
 
 
 @pytest.mark.parametrize(
-    ("place", "limit", "said"),
+    ("place", "limit", "message"),
     [
         (
             "checkpoints.Checkpoints.save",
@@ -67,14 +67,14 @@ def run(folder, place, limit):
         ("exporting.export", 64, r"run/best\.safetensors: cannot be written: File too large"),
     ],
 )
-def test_a_training_ends_in_one_line_with_code_1(place, limit, said, tmp_path):
+def test_a_training_ends_in_one_line_with_code_1(place, limit, message, tmp_path):
     done = run(tmp_path, place, limit)
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert "ERROR" not in done.stderr
     lines = [line for line in done.stderr.splitlines() if not re.match("epoch |compil", line)]
     assert len(lines) == 1, done.stderr
-    assert re.fullmatch(rf"python -m lcnas\.train: (/.*/)?{said}", lines[0])
+    assert re.fullmatch(rf"python -m lcnas\.train: (/.*/)?{message}", lines[0])
 
 
 def test_what_cannot_be_written_is_no_bad_argument(monkeypatch, capsys, tmp_path):
@@ -109,24 +109,24 @@ def test_an_export_to_a_full_disk_says_so(monkeypatch, tmp_path):
 
 
 def test_only_what_is_raised_as_well_is_kept_quiet():
-    def error():
+    def fail():
         raise RuntimeError("Event loop is closed")
 
     try:
-        error()
-    except RuntimeError as found:  # not by asyncio
-        assert not checkpoints._is_of_closed_loop(found, found.__traceback__)
+        fail()
+    except RuntimeError as error:  # not by asyncio
+        assert not checkpoints._is_of_closed_loop(error, error.__traceback__)
     import asyncio
 
     loop = asyncio.new_event_loop()
     loop.close()
     try:
         loop.call_soon_threadsafe(print)
-    except RuntimeError as found:
-        assert found.__traceback__ is not None
-        inside = found.__traceback__.tb_next  # without the frame here, as if from no Python code
-        assert checkpoints._is_of_closed_loop(found, inside)
-        assert not checkpoints._is_of_closed_loop(found, found.__traceback__)
+    except RuntimeError as error:
+        assert error.__traceback__ is not None
+        inside = error.__traceback__.tb_next  # without the frame here, as if from no Python code
+        assert checkpoints._is_of_closed_loop(error, inside)
+        assert not checkpoints._is_of_closed_loop(error, error.__traceback__)
 
 
 def test_without_shared_memory_there_are_metrics_and_no_tensorboard(monkeypatch, tmp_path):
@@ -143,7 +143,7 @@ def test_without_shared_memory_there_are_metrics_and_no_tensorboard(monkeypatch,
     assert not (tmp_path / "tensorboard").exists()
 
 
-def test_a_fault_of_tensorboard_is_told_by_who_asks_and_nothing_waits(tmp_path):
+def test_an_error_of_tensorboard_is_raised_at_the_next_sync_and_nothing_waits(tmp_path):
     """Its thread died before, and the eleventh value waited for ever."""
 
     class Full:
@@ -159,7 +159,7 @@ def test_a_fault_of_tensorboard_is_told_by_who_asks_and_nothing_waits(tmp_path):
         for step in range(30):
             log.write("step", step, {"loss": 0.5})
         until = time.monotonic() + 10
-        while log._records.fault is None and time.monotonic() < until:
+        while log._records.error is None and time.monotonic() < until:
             time.sleep(0.01)
         with pytest.raises(errors.TrainingFailedError, match="the disk is full"):
             log.sync()

@@ -1,4 +1,4 @@
-"""Signals at any moment of a training: heard at once, never lost, and a second one ends it."""
+"""Signals at any moment of a training: acknowledged at once, never lost, and a second one ends it."""
 
 import os
 import select
@@ -12,7 +12,7 @@ import pytest
 
 import lcnas
 from lcnas.training import interrupts
-from lcnas.training.interrupts import Interrupts, Listener, check, may_be_stopped
+from lcnas.training.interrupts import Interrupts, SignalListener, check, may_be_stopped
 from tests.training import tiny
 
 ROOT = Path(lcnas.__file__).parents[1]
@@ -30,8 +30,8 @@ sys.meta_path.insert(0, Finder())
 """
 BUSY = """
 import hashlib
-from lcnas.training.interrupts import Listener
-with Listener():
+from lcnas.training.interrupts import SignalListener
+with SignalListener():
     print("begun", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"a", b"b", 200_000_000)  # no handler of Python's runs meanwhile
 """
@@ -94,8 +94,8 @@ def test_a_signal_in_the_first_seconds_is_not_lost(module, sign, code, tmp_path)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     word = "Ctrl-C" if sign == "SIGINT" else sign
-    heard = f"{word}: heard; stopping as soon as what was done is stored (once more: at once)"
-    assert done.stderr.splitlines().count(heard) == 1
+    line = f"{word}: received; stopping once finished work is saved (repeat it to stop at once)"
+    assert done.stderr.splitlines().count(line) == 1
     assert "goes on" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "run" / "result.json").exists()
 
@@ -113,8 +113,8 @@ def test_the_first_is_answered_at_once_and_the_second_ends_all_whatever_runs():
         assert process.stdout.readline() == b"begun\n"
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
-        assert select.select([process.stderr], [], [], 10)[0], "not heard"
-        assert process.stderr.readline().startswith(b"Ctrl-C: heard")
+        assert select.select([process.stderr], [], [], 10)[0], "no line"
+        assert process.stderr.readline().startswith(b"Ctrl-C: received")
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         try:
@@ -134,11 +134,11 @@ def send(number):
 @pytest.fixture
 def listener(capfd):
     before = {number: signal.getsignal(number) for number in interrupts._SIGNALS}
-    with Listener() as made:
-        yield made
+    with SignalListener() as signals:
+        yield signals
     assert {number: signal.getsignal(number) for number in interrupts._SIGNALS} == before
     assert signal.set_wakeup_fd(-1) == -1
-    assert Listener.current is None
+    assert SignalListener.current is None
 
 
 def test_one_that_was_heard_before_stops_the_training(listener):

@@ -52,15 +52,15 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found():
+def dataset():
     return tiny.data()
 
 
 @pytest.fixture(scope="module")
-def straight(found, tmp_path_factory):
+def straight(dataset, tmp_path_factory):
     """A training that nothing disturbed, and which splits it read."""
     out = tmp_path_factory.mktemp("straight")
-    watched = tiny.watched(found)
+    watched = tiny.watched(dataset)
     result = fit(tiny.arch(), watched, tiny.recipe(), out, seed=5, devices=ONE, quiet=True)
     return result, watched
 
@@ -70,9 +70,9 @@ def same_as(straight, out):
     for name in NAMES:
         assert (out / name).read_bytes() == (straight.out / name).read_bytes(), name
     assert tiny.lines(metrics.read(out)) == tiny.lines(metrics.read(straight.out))
-    here, there = Result.load(out), Result.load(straight.out)
+    repeated, original = Result.load(out), Result.load(straight.out)
     for field in ("validation", "test", "best_epoch", "steps", "params", "tested"):
-        assert getattr(here, field) == getattr(there, field)
+        assert getattr(repeated, field) == getattr(original, field)
 
 
 # -- what is left behind ---------------------------------------------------------------------------
@@ -111,8 +111,8 @@ def test_the_lines_of_metrics(straight):
     ]
     rates = [x["learning_rate"] for x in lines if x["kind"] == "step"]
     recipe = tiny.recipe()
-    wanted = [recipe.learning_rate * r for r in (2 / 3, 1.0, 0.5 * (1 + np.cos(np.pi * 2 / 3)))]
-    np.testing.assert_allclose(rates, wanted, rtol=1e-5)
+    expected = [recipe.learning_rate * r for r in (2 / 3, 1.0, 0.5 * (1 + np.cos(np.pi * 2 / 3)))]
+    np.testing.assert_allclose(rates, expected, rtol=1e-5)
     assert {x["train_loss"] for x in lines if x["kind"] == "epoch"}
 
 
@@ -123,19 +123,19 @@ def test_the_test_images_are_read_once_at_the_end(straight):
     assert watched.reads[:2] == ["validation", "validation"]
 
 
-def test_what_is_exported_computes_the_same_and_says_what_it_is(straight, found):
+def test_what_is_exported_computes_the_same_and_says_what_it_is(straight, dataset):
     import onnx
     import onnxruntime
 
     result, _ = straight
     path = result.out / "best.onnx"
     about = {p.key: p.value for p in onnx.load(path).metadata_props}
-    assert json.loads(about["lcnas.class_names"]) == list(found.class_names)
+    assert json.loads(about["lcnas.class_names"]) == list(dataset.class_names)
     assert json.loads(about["lcnas.normalization"])["mean"] == pytest.approx(
-        found.normalization.mean
+        dataset.normalization.mean
     )
-    (batch,) = found.test.batches(len(found.test))
-    mean, std = np.float32(found.normalization.mean), np.float32(found.normalization.std)
+    (batch,) = dataset.test.batches(len(dataset.test))
+    mean, std = np.float32(dataset.normalization.mean), np.float32(dataset.normalization.std)
     x = ((batch.images / np.float32(255) - mean) / std).astype(np.float32)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {"input": x.transpose(0, 3, 1, 2)})
@@ -147,19 +147,19 @@ def test_what_is_exported_computes_the_same_and_says_what_it_is(straight, found)
     np.testing.assert_allclose(logits, flax, rtol=1e-4, atol=1e-5)
 
 
-def test_asked_again_a_finished_run_answers_at_once(straight, found):
+def test_asked_again_a_finished_run_answers_at_once(straight, dataset):
     result, _ = straight
-    watched = tiny.watched(found)
+    watched = tiny.watched(dataset)
     again = fit(tiny.arch(), watched, tiny.recipe(), result.out, seed=5, devices=ONE, quiet=True)
     assert again == result
-    assert watched.train.given == 0
+    assert watched.train.read_count == 0
     assert watched.reads == []
 
 
-def test_test_images_are_read_later_but_not_twice(found, tmp_path):
+def test_test_images_are_read_later_but_not_twice(dataset, tmp_path):
     def run(test):
-        watched = tiny.watched(found)
-        made = fit(
+        watched = tiny.watched(dataset)
+        result = fit(
             tiny.arch(),
             watched,
             tiny.recipe(epochs=1),
@@ -168,13 +168,13 @@ def test_test_images_are_read_later_but_not_twice(found, tmp_path):
             quiet=True,
             test=test,
         )
-        return made, watched
+        return result, watched
 
     first, _ = run("none")
     assert first.test is None
     (tmp_path / "recipe.json").unlink()  # as after a kill between two files
     later, watched = run("last")
-    assert watched.train.given == 0
+    assert watched.train.read_count == 0
     assert (later.tested, watched.reads) == ("last", ["validation", "test"])
     assert (tmp_path / "recipe.json").is_file()
     with pytest.raises(TrainingError, match="has read the test images with its last network"):
@@ -187,9 +187,9 @@ def test_test_images_are_read_later_but_not_twice(found, tmp_path):
 
 @pytest.mark.parametrize(("number", "at"), [(signal.SIGINT, 2), (signal.SIGTERM, 3)])
 def test_a_signal_stores_the_state_and_leaves_and_the_same_call_goes_on(
-    straight, found, tmp_path, number, at
+    straight, dataset, tmp_path, number, at
 ):
-    seen = tiny.watched(found, lambda i: signal.raise_signal(number) if i == at + 1 else None)
+    seen = tiny.watched(dataset, lambda i: signal.raise_signal(number) if i == at + 1 else None)
     settings: dict[str, Any] = {"seed": 5, "devices": ONE, "quiet": True}
     before = signal.getsignal(number)
     with pytest.raises(Stopped) as caught:
@@ -197,7 +197,7 @@ def test_a_signal_stores_the_state_and_leaves_and_the_same_call_goes_on(
     assert (caught.value.signal, caught.value.step) == (number, at)
     assert signal.getsignal(number) is before
     assert (tmp_path / "checkpoints" / str(at)).is_dir()
-    fit(tiny.arch(), found, tiny.recipe(), tmp_path, **settings)
+    fit(tiny.arch(), dataset, tiny.recipe(), tmp_path, **settings)
     same_as(straight[0], tmp_path)
 
 
@@ -217,18 +217,18 @@ class _Signals:
         return self._split.batches(*args, **kwargs)
 
 
-def test_a_signal_after_the_last_step_loses_nothing(straight, found, tmp_path):
-    seen = tiny.watched(found)
-    seen.validation = _Signals(found.validation, tiny.recipe().epochs)
+def test_a_signal_after_the_last_step_loses_nothing(straight, dataset, tmp_path):
+    seen = tiny.watched(dataset)
+    seen.validation = _Signals(dataset.validation, tiny.recipe().epochs)
     settings: dict[str, Any] = {"seed": 5, "devices": ONE, "quiet": True}
     with pytest.raises(Stopped) as caught:
         fit(tiny.arch(), seen, tiny.recipe(), tmp_path, **settings)
     assert caught.value.step == 6
     assert (tmp_path / "checkpoints" / "6").is_dir()
     assert not (tmp_path / "result.json").exists()
-    seen = tiny.watched(found)
+    seen = tiny.watched(dataset)
     fit(tiny.arch(), seen, tiny.recipe(), tmp_path, **settings)
-    assert seen.train.given == 0
+    assert seen.train.read_count == 0
     same_as(straight[0], tmp_path)
 
 
@@ -246,7 +246,7 @@ fit(tiny.arch(), watched, tiny.recipe(), out, seed=5, devices=Devices(None), sav
 
 
 def test_a_kill_at_any_step_changes_no_bit_of_the_result(
-    straight, found, tmp_path, cache, checkout
+    straight, dataset, tmp_path, cache, checkout
 ):
     at = np.random.default_rng().integers(1, 2 * STEPS)
     env = os.environ | {
@@ -258,14 +258,14 @@ def test_a_kill_at_any_step_changes_no_bit_of_the_result(
     done = subprocess.run(command, cwd=checkout, env=env, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (tmp_path / "result.json").exists()
-    fit(tiny.arch(), found, tiny.recipe(), tmp_path, seed=5, devices=ONE, quiet=True)
+    fit(tiny.arch(), dataset, tiny.recipe(), tmp_path, seed=5, devices=ONE, quiet=True)
     same_as(straight[0], tmp_path)
 
 
 # -- starting from weights, freezing, a teacher ----------------------------------------------------
 
 
-def test_weights_to_start_from_frozen_blocks_and_an_onnx_teacher(straight, found, tmp_path):
+def test_weights_to_start_from_frozen_blocks_and_an_onnx_teacher(straight, dataset, tmp_path):
     source = straight[0].out
     start = pretrained.read(source / "last.safetensors").weights
     settings: dict[str, Any] = {
@@ -277,7 +277,7 @@ def test_weights_to_start_from_frozen_blocks_and_an_onnx_teacher(straight, found
     }
     recipe = tiny.recipe(epochs=1, ema=0.0, distill="js", distill_weight=0.9, evaluate_epochs=5)
     result = fit(
-        tiny.arch(), found, recipe, tmp_path, init=start, teacher=source / "best.onnx", **settings
+        tiny.arch(), dataset, recipe, tmp_path, init=start, teacher=source / "best.onnx", **settings
     )
     assert result.test is None
     assert result.best_epoch == 1
@@ -285,9 +285,9 @@ def test_weights_to_start_from_frozen_blocks_and_an_onnx_teacher(straight, found
     for name, value in after.items():
         assert np.array_equal(value, start[name]) == name.startswith("stem/"), name
     with pytest.raises(TrainingError) as caught:
-        fit(tiny.arch(), found, recipe, tmp_path, **settings)
-    assert "the initial weights are others" in str(caught.value)
-    assert "the teacher is another" in str(caught.value)
+        fit(tiny.arch(), dataset, recipe, tmp_path, **settings)
+    assert "the initial weights differ" in str(caught.value)
+    assert "the teacher differs" in str(caught.value)
 
 
 def test_a_file_to_start_from_keeps_all_but_the_head_where_classes_are_others(straight):
@@ -303,76 +303,76 @@ def test_a_file_to_start_from_keeps_all_but_the_head_where_classes_are_others(st
             assert same == (classes == 3 or not name.startswith("head/")), name
 
 
-def test_a_head_for_classes_of_other_names_is_new(straight, tmp_path, found):
+def test_a_head_for_classes_of_other_names_is_new(straight, tmp_path, dataset):
     arch, weights = tiny.arch(), pretrained.read(straight[0].out / "last.safetensors").weights
     heads = {}
-    for names in (found.class_names, found.class_names[::-1]):
+    for names in (dataset.class_names, dataset.class_names[::-1]):
         path = tmp_path / "named.safetensors"
         pretrained.save(path, arch, weights, class_names=names)
-        job = job_module.prepared(arch, found, tiny.recipe(), 0, path, (), None, ONE)
+        job = job_module.prepared(arch, dataset, tiny.recipe(), 0, path, (), None, ONE)
         heads[names] = job.weights["head/2/kernel"]
         assert [note.startswith("init: the last layer is new") for note in job.notes] == (
-            [] if names == found.class_names else [True]
+            [] if names == dataset.class_names else [True]
         )
     kernel = weights["head/2/kernel"]
-    assert np.array_equal(heads[found.class_names], kernel)
-    assert not np.array_equal(heads[found.class_names[::-1]], kernel)
+    assert np.array_equal(heads[dataset.class_names], kernel)
+    assert not np.array_equal(heads[dataset.class_names[::-1]], kernel)
     with pytest.raises(TeacherError, match=r"calls class 0 .*, the data"):
-        job_module.prepared(arch, found, tiny.recipe(), 0, None, (), path, ONE)
+        job_module.prepared(arch, dataset, tiny.recipe(), 0, None, (), path, ONE)
 
 
-def test_weights_of_ours_teach_as_well(straight, found):
+def test_weights_files_of_lcnas_are_teachers_as_well(straight, dataset):
     path = straight[0].out / "last.safetensors"
-    job = job_module.prepared(tiny.arch(), found, tiny.recipe(), 0, None, (), path, ONE)
-    images = next(found.validation.batches(4)).images
+    job = job_module.prepared(tiny.arch(), dataset, tiny.recipe(), 0, None, (), path, ONE)
+    images = next(dataset.validation.batches(4)).images
     net = Functional.of(models.build(tiny.arch(), 3))
-    mean, std = np.float32(found.normalization.mean), np.float32(found.normalization.std)
+    mean, std = np.float32(dataset.normalization.mean), np.float32(dataset.normalization.std)
     x = (images / np.float32(255) - mean) / std
-    wanted = jax.jit(net.test)(*net.split(pretrained.read(path).weights), x)
+    expected = jax.jit(net.test)(*net.split(pretrained.read(path).weights), x)
     assert job.teacher is not None
-    np.testing.assert_allclose(job.teacher.logits(images), wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(job.teacher.logits(images), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_what_is_said_of_a_teachers_file_is_part_of_the_run(straight, found, tmp_path):
+def test_settings_of_a_teachers_file_are_part_of_the_run(straight, dataset, tmp_path):
     kept = pretrained.read(straight[0].out / "last.safetensors")
     assert kept.normalization is not None
-    assert kept.normalization.mean == pytest.approx(found.normalization.mean)
+    assert kept.normalization.mean == pytest.approx(dataset.normalization.mean)
     path = tmp_path / "silent.safetensors"  # that says nothing of its images itself
     pretrained.save(path, kept.arch, kept.weights)
-    images = next(found.validation.batches(4)).images
+    images = next(dataset.validation.batches(4)).images
 
-    def run_of(given):
-        job = job_module.prepared(tiny.arch(), found, tiny.recipe(), 0, None, (), given, ONE)
+    def run_of(teacher):
+        job = job_module.prepared(tiny.arch(), dataset, tiny.recipe(), 0, None, (), teacher, ONE)
         assert job.teacher is not None
         return job.identity.teacher, job.teacher.logits(images)
 
-    own = found.normalization
+    own = dataset.normalization
     other = Normalization((0.1, 0.2, 0.3), own.std)
     plain, logits = run_of(path)
     for same in (TeacherFile(path), TeacherFile(path, own)):
         np.testing.assert_array_equal(run_of(same)[1], logits)
-    names = [run_of(given)[0] for given in (TeacherFile(path), TeacherFile(path, other))]
+    names = [run_of(teacher)[0] for teacher in (TeacherFile(path), TeacherFile(path, other))]
     assert names == [plain, f"{plain}/mean=0.1,0.2,0.3;std={','.join(f'{v:.9g}' for v in own.std)}"]
     net = Functional.of(models.build(tiny.arch(), 3))
     mean, std = (np.array(v, np.float32) for v in (other.mean, other.std))
     x = (images / np.float32(255) - mean) / std
-    wanted = jax.jit(net.test)(*net.split(pretrained.read(path).weights), x)
-    np.testing.assert_allclose(run_of(TeacherFile(path, other))[1], wanted, rtol=1e-4, atol=1e-5)
+    expected = jax.jit(net.test)(*net.split(pretrained.read(path).weights), x)
+    np.testing.assert_allclose(run_of(TeacherFile(path, other))[1], expected, rtol=1e-4, atol=1e-5)
     smaller, seen = run_of(TeacherFile(path, size=4))
     assert smaller == f"{plain}/size=4x4"
     assert np.abs(seen - logits).max() > 1e-3
 
 
-def test_a_network_with_weights_goes_on_from_them(straight, found):
+def test_a_network_with_weights_goes_on_from_them(straight, dataset):
     weights = pretrained.read(straight[0].out / "last.safetensors").weights
     model = models.build(tiny.arch(), 3)
     model.set_weights(weights)
-    job = job_module.prepared(model, found, tiny.recipe(), 0, None, (), None, ONE)
+    job = job_module.prepared(model, dataset, tiny.recipe(), 0, None, (), None, ONE)
     assert job.weights.keys() == weights.keys()
     for name, value in job.weights.items():
         np.testing.assert_array_equal(value, weights[name])
     with pytest.raises(TrainingError, match="it has 4 classes, the data have 3"):
-        check(models.build(tiny.arch(), 4), found, tiny.recipe(), "nowhere", devices=ONE)
+        check(models.build(tiny.arch(), 4), dataset, tiny.recipe(), "nowhere", devices=ONE)
 
 
 class Fixed:
@@ -385,25 +385,25 @@ class Fixed:
         return np.zeros((len(images), 3), np.float32)
 
 
-def test_a_teacher_sees_the_students_images_before_normalisation(found):
+def test_a_teacher_sees_the_students_images_before_normalisation(dataset):
     teacher = Fixed()
     recipe = tiny.with_augment(tiny.recipe(), flip=0.0)
-    job = job_module.prepared(tiny.arch(), found, recipe, 0, None, (), teacher, ONE)
-    batch = next(found.train.batches(16, seed=0, epoch=0))
+    job = job_module.prepared(tiny.arch(), dataset, recipe, 0, None, (), teacher, ONE)
+    batch = next(dataset.train.batches(16, seed=0, epoch=0))
     job.step(job.start(), 0, batch)
     np.testing.assert_allclose(teacher.seen, batch.images, atol=1e-2)
     assert teacher.seen.dtype == np.float32
 
 
-def test_a_teacher_that_does_not_fit_or_is_missing(found):
+def test_a_teacher_that_does_not_fit_or_is_missing(dataset):
     teacher = Fixed()
     teacher.classes = 5
-    for recipe, given, message in (
+    for recipe, source, message in (
         (tiny.recipe(), teacher, "teacher: has 5 classes, the data 3; .*train it on them first"),
         (tiny.recipe(needs_teacher=True), None, "the recipe tiny needs one"),
     ):
         with pytest.raises(TrainingError, match=message):
-            check(tiny.arch(), found, recipe, "nowhere", teacher=given, devices=ONE)
+            check(tiny.arch(), dataset, recipe, "nowhere", teacher=source, devices=ONE)
 
 
 def test_images_without_labels_need_a_teacher(tmp_path):
@@ -423,20 +423,20 @@ def test_images_without_labels_need_a_teacher(tmp_path):
 # -- what is refused -------------------------------------------------------------------------------
 
 
-def test_a_folder_of_another_run_names_what_differs(straight, found):
+def test_a_folder_of_another_run_names_what_differs(straight, dataset):
     out = straight[0].out
     cases = [
         (
-            (tiny.arch(dropout=0.1), found, tiny.recipe(), 5),
+            (tiny.arch(dropout=0.1), dataset, tiny.recipe(), 5),
             "the network is tiny .* there and tiny",
         ),
-        ((tiny.arch(), tiny.data(seed=1), tiny.recipe(), 5), "the data or their split are others"),
+        ((tiny.arch(), tiny.data(seed=1), tiny.recipe(), 5), "the data or their split differ"),
         (
-            (tiny.arch(), dataclasses.replace(found, normalization=IMAGENET), tiny.recipe(), 5),
-            "the data or their split are others",
+            (tiny.arch(), dataclasses.replace(dataset, normalization=IMAGENET), tiny.recipe(), 5),
+            "the data or their split differ",
         ),
-        ((tiny.arch(), found, tiny.recipe(epochs=3), 5), "epochs is 2 there and 3 here"),
-        ((tiny.arch(), found, tiny.recipe(), 6), "seed is 5 there and 6 here"),
+        ((tiny.arch(), dataset, tiny.recipe(epochs=3), 5), "epochs is 2 there and 3 here"),
+        ((tiny.arch(), dataset, tiny.recipe(), 6), "seed is 5 there and 6 here"),
     ]
     for (arch, data, recipe, seed), message in cases:
         with pytest.raises(TrainingError, match=f"holds another run: {message}") as caught:
@@ -444,38 +444,38 @@ def test_a_folder_of_another_run_names_what_differs(straight, found):
         assert "\n" not in str(caught.value)
 
 
-def test_folders_that_are_none_of_ours(found, tmp_path):
+def test_folders_that_are_none_of_ours(dataset, tmp_path):
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(TrainingError, match=r"holds files and is no run of lcnas \(notes.txt"):
-        fit(tiny.arch(), found, tiny.recipe(), tmp_path, devices=ONE)
+    with pytest.raises(TrainingError, match=r"holds files but no run of lcnas \(notes.txt"):
+        fit(tiny.arch(), dataset, tiny.recipe(), tmp_path, devices=ONE)
     with pytest.raises(TrainingError, match="is not a folder"):
-        check(tiny.arch(), found, tiny.recipe(), tmp_path / "notes.txt", devices=ONE)
+        check(tiny.arch(), dataset, tiny.recipe(), tmp_path / "notes.txt", devices=ONE)
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(TrainingError, match=r"run.json cannot be read"):
-        check(tiny.arch(), found, tiny.recipe(), tmp_path, devices=ONE)
+        check(tiny.arch(), dataset, tiny.recipe(), tmp_path, devices=ONE)
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
-def test_two_trainings_in_one_folder(found, tmp_path):
+def test_two_trainings_in_one_folder(dataset, tmp_path):
     fcntl = pytest.importorskip("fcntl")
     with (tmp_path / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(TrainingError, match="another process trains in"):
-            fit(tiny.arch(), found, tiny.recipe(), tmp_path, devices=ONE)
+            fit(tiny.arch(), dataset, tiny.recipe(), tmp_path, devices=ONE)
 
 
-def test_a_head_that_does_not_pool_trains_at_its_own_resolution(found, tmp_path):
+def test_a_head_that_does_not_pool_trains_at_its_own_resolution(dataset, tmp_path):
     stages: dict[str, list[Block]] = {
         "stem": [blocks.ConvNormAct(4)],
         "head": [blocks.DenseHead(pool=False)],
     }
     arch = Arch.of(stages, resolution=tiny.SIDE)
-    check(arch, found, tiny.recipe(train_resolution=tiny.SIDE), tmp_path, devices=ONE)
+    check(arch, dataset, tiny.recipe(train_resolution=tiny.SIDE), tmp_path, devices=ONE)
     with pytest.raises(TrainingError, match="train_resolution: 6 gives the network other weights"):
-        check(arch, found, tiny.recipe(train_resolution=6), tmp_path, devices=ONE)
+        check(arch, dataset, tiny.recipe(train_resolution=6), tmp_path, devices=ONE)
 
 
-def test_arguments_out_of_range(found, tmp_path):
+def test_arguments_out_of_range(dataset, tmp_path):
     for settings, message in (
         ({"seed": -1}, "seed: -1 is not a whole number of 0"),
         ({"keep": 0}, "keep: 0 is not a whole number of at least 1"),
@@ -484,14 +484,17 @@ def test_arguments_out_of_range(found, tmp_path):
         ({"freeze": ["steam"]}, r"'steam' is not among .*did you mean 'stem'"),
     ):
         with pytest.raises(TrainingError, match=message):
-            fit(tiny.arch(), found, tiny.recipe(), tmp_path, devices=ONE, **settings)
+            fit(tiny.arch(), dataset, tiny.recipe(), tmp_path, devices=ONE, **settings)
     wrong: list[tuple[Any, str]] = [
-        (("pplcnet_0.5x", found, tiny.recipe()), "network: 'pplcnet_0.5x' is none; zoo.load"),
+        (
+            ("pplcnet_0.5x", dataset, tiny.recipe()),
+            "network: 'pplcnet_0.5x' is of the wrong type; zoo.load",
+        ),
         (
             (tiny.arch(), "synthetic", tiny.recipe()),
-            "data: 'synthetic' is none; training.load_data",
+            "data: 'synthetic' is of the wrong type; training.load_data",
         ),
-        ((tiny.arch(), found, "proxy"), "recipe: 'proxy' is none; recipes.load"),
+        ((tiny.arch(), dataset, "proxy"), "recipe: 'proxy' is of the wrong type; recipes.load"),
     ]
     for (network, data, recipe), message in wrong:
         with pytest.raises(TrainingError, match=message):
@@ -502,10 +505,10 @@ def test_arguments_out_of_range(found, tmp_path):
 # -- faults ----------------------------------------------------------------------------------------
 
 
-def test_a_loss_that_is_no_number_stops_with_what_to_try_and_stores_nothing(found, tmp_path):
+def test_a_loss_that_is_no_number_stops_with_what_to_try_and_stores_nothing(dataset, tmp_path):
     recipe = tiny.recipe(learning_rate=1e30, log_steps=1)
     with pytest.raises(TrainingFailedError) as caught:
-        fit(tiny.arch(), found, recipe, tmp_path, devices=ONE, quiet=True, save_minutes=0)
+        fit(tiny.arch(), dataset, recipe, tmp_path, devices=ONE, quiet=True, save_minutes=0)
     message = str(caught.value)
     assert "the loss is nan at step" in message or "the loss is inf at step" in message
     assert "--learning-rate 3.3e+29" in message

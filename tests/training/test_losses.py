@@ -29,15 +29,15 @@ def kl(p, q):
 def test_divergences_are_what_they_are_called(t):
     p, q = softmax(TEACHER, t), softmax(STUDENT, t)
     m = (p + q) / 2
-    wanted = {
+    expected = {
         "kl": kl(p, q),
         "js": (kl(p, m) + kl(q, m)) / 2,
         "symmetric_kl": (kl(p, q) + kl(q, p)) / 2,
     }
-    assert wanted.keys() == losses.DIVERGENCES.keys()
-    for name, value in wanted.items():
-        found = losses.DIVERGENCES[name](jnp.asarray(STUDENT), jnp.asarray(TEACHER), t)
-        np.testing.assert_allclose(found, t * t * value, rtol=2e-5, err_msg=name)
+    assert expected.keys() == losses.DIVERGENCES.keys()
+    for name, value in expected.items():
+        result = losses.DIVERGENCES[name](jnp.asarray(STUDENT), jnp.asarray(TEACHER), t)
+        np.testing.assert_allclose(result, t * t * value, rtol=2e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("name", losses.DIVERGENCES)
@@ -72,17 +72,17 @@ def test_cross_entropy_of_labels_mixtures_and_nothing():
     targets[0, 2] = 1
     targets[1, [0, 3]] = 0.3, 0.7
     logp = np.log(softmax(STUDENT[:3]))
-    wanted = [-logp[0, 2], -0.3 * logp[1, 0] - 0.7 * logp[1, 3], 0]
-    found = losses.cross_entropy(jnp.asarray(STUDENT[:3]), jnp.asarray(targets))
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    expected = [-logp[0, 2], -0.3 * logp[1, 0] - 0.7 * logp[1, 3], 0]
+    result = losses.cross_entropy(jnp.asarray(STUDENT[:3]), jnp.asarray(targets))
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_smoothing_keeps_the_sum_of_a_row():
     targets = jnp.array([[1.0, 0, 0, 0], [0.25, 0.25, 0, 0], [0, 0, 0, 0]])
-    found = losses.smoothed(targets, 0.1)
-    np.testing.assert_allclose(found[0], [0.925, 0.025, 0.025, 0.025], rtol=1e-6)
-    np.testing.assert_allclose(found.sum(axis=-1), [1, 0.5, 0], rtol=1e-6)
-    np.testing.assert_allclose(found[2], 0)
+    smoothed = losses.smoothed(targets, 0.1)
+    np.testing.assert_allclose(smoothed[0], [0.925, 0.025, 0.025, 0.025], rtol=1e-6)
+    np.testing.assert_allclose(smoothed.sum(axis=-1), [1, 0.5, 0], rtol=1e-6)
+    np.testing.assert_allclose(smoothed[2], 0)
     assert losses.smoothed(targets, 0.0) is targets
 
 
@@ -95,11 +95,11 @@ def test_labels_and_teacher_share_the_loss_and_a_missing_label_leaves_the_teache
         "weight": 0.7,
         "temperature": 2.0,
     }
-    found = losses.distilled(s, targets, t, **settings)
+    result = losses.distilled(s, targets, t, **settings)
     hard = losses.cross_entropy(s, losses.smoothed(targets, 0.1))
-    np.testing.assert_allclose(found, 0.3 * hard + 0.7 * losses.js(s, t, 2.0), rtol=1e-6)
+    np.testing.assert_allclose(result, 0.3 * hard + 0.7 * losses.js(s, t, 2.0), rtol=1e-6)
     np.testing.assert_allclose(
-        found[jnp.array([1, 4])], 0.7 * losses.js(s, t, 2.0)[jnp.array([1, 4])], rtol=1e-6
+        result[jnp.array([1, 4])], 0.7 * losses.js(s, t, 2.0)[jnp.array([1, 4])], rtol=1e-6
     )
     alone = losses.distilled(s, targets, None, **settings)
     np.testing.assert_allclose(alone, hard, rtol=1e-6)

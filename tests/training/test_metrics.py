@@ -24,8 +24,8 @@ def test_a_run_that_goes_on_neither_doubles_nor_loses_lines(tmp_path):
         log.write("epoch", 3, {"epoch": 1, "train_loss": 0.5})
     after = (tmp_path / metrics.FILE).read_bytes()
     assert after.startswith(before)
-    found = [(line["kind"], line["step"]) for line in metrics.read(tmp_path)]
-    assert found == [("step", 1), ("step", 2), ("step", 3), ("epoch", 3), ("step", 4)]
+    keys = [(line["kind"], line["step"]) for line in metrics.read(tmp_path)]
+    assert keys == [("step", 1), ("step", 2), ("step", 3), ("epoch", 3), ("step", 4)]
 
 
 def test_a_line_that_a_kill_cut_off_is_cut_away_and_written_again(tmp_path):
@@ -47,8 +47,8 @@ def test_tensorboard_reads_the_same_numbers_and_forgets_what_came_after_a_restar
         log.write("step", 30, {"epoch": 1, "loss": 7.0})
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert board.Tags()["scalars"] == ["step/loss"]
-    found = [(e.step, e.value) for e in board.Scalars("step/loss")]
-    assert found == [(10, 1.0), (20, 2.0), (30, 7.0)]
+    scalars = [(e.step, e.value) for e in board.Scalars("step/loss")]
+    assert scalars == [(10, 1.0), (20, 2.0), (30, 7.0)]
 
 
 def test_a_process_that_does_not_lead_writes_nothing(tmp_path):
@@ -75,19 +75,19 @@ def test_a_full_disk_is_one_line(tmp_path):
 
 
 def test_off_a_terminal_progress_is_lines_with_the_time_left(capsys):
-    with metrics.Progress(total=100, done=0) as progress:
+    with metrics.ProgressBar(total=100, done=0) as progress:
         progress.begin()
         progress.step(1)
         progress.step(50, "loss 1.0, 300 images/s")
-        progress.say("epoch 1")
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 2
-    assert told[0].startswith("step 50/100  loss 1.0, 300 images/s, ")
-    assert told[0].endswith(" left")
-    assert told[1] == "epoch 1"
-    with metrics.Progress(100, 0, active=False) as silent:
+        progress.write_line("epoch 1")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("step 50/100  loss 1.0, 300 images/s, ")
+    assert lines[0].endswith(" left")
+    assert lines[1] == "epoch 1"
+    with metrics.ProgressBar(100, 0, active=False) as silent:
         silent.step(50, "loss")
-        silent.say("epoch")
+        silent.write_line("epoch")
     assert capsys.readouterr().err == ""
 
 

@@ -41,20 +41,20 @@ def problem():
 def test_sgd_adds_the_decay_to_the_gradient_of_kernels_alone(problem, nesterov):
     start, gradients = problem
     recipe = Recipe(momentum=0.9, nesterov=nesterov, weight_decay=0.03)
-    found = run(recipe, gradients, start)
+    weights = run(recipe, gradients, start)
     for name in NAMES:
         w, v = np.float64(start[name]), 0.0
         for g in gradients:
             slope = g[name] + (0.03 * w if name in DECAYED else 0)
             v = 0.9 * v + slope
             w = w - 0.1 * (slope + 0.9 * v if nesterov else v)
-        np.testing.assert_allclose(found[name], w, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(weights[name], w, rtol=1e-5, atol=1e-6)
 
 
 def test_adamw_keeps_the_decay_apart(problem):
     start, gradients = problem
     settings: dict[str, Any] = {"beta1": 0.6, "beta2": 0.99, "epsilon": 1e-6, "weight_decay": 0.05}
-    found = run(Recipe(optimizer="adamw", **settings), gradients, start)
+    weights = run(Recipe(optimizer="adamw", **settings), gradients, start)
     for name in NAMES:
         w, m, v = np.float64(start[name]), 0.0, 0.0
         for t, g in enumerate(gradients, start=1):
@@ -62,18 +62,18 @@ def test_adamw_keeps_the_decay_apart(problem):
             v = 0.99 * v + 0.01 * np.float64(g[name]) ** 2
             direction = (m / (1 - 0.6**t)) / (np.sqrt(v / (1 - 0.99**t)) + 1e-6)
             w = w - 0.1 * (direction + (0.05 * w if name in DECAYED else 0))
-        np.testing.assert_allclose(found[name], w, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(weights[name], w, rtol=1e-4, atol=1e-5)
 
 
 def test_clipping_limits_the_norm_of_the_whole_gradient(problem):
     start, gradients = problem
     recipe = Recipe(momentum=0.0, weight_decay=0.0, clip=0.5)
-    found = run(recipe, gradients[:1], start)
+    weights = run(recipe, gradients[:1], start)
     norm = np.sqrt(sum((g**2).sum() for g in gradients[0].values()))
     assert norm > 0.5
     for name in NAMES:
-        wanted = start[name] - 0.1 * gradients[0][name] * 0.5 / norm
-        np.testing.assert_allclose(found[name], wanted, rtol=1e-5, atol=1e-7)
+        expected = start[name] - 0.1 * gradients[0][name] * 0.5 / norm
+        np.testing.assert_allclose(weights[name], expected, rtol=1e-5, atol=1e-7)
     loose = run(Recipe(momentum=0.0, weight_decay=0.0, clip=100.0), gradients[:1], start)
     free = run(Recipe(momentum=0.0, weight_decay=0.0), gradients[:1], start)
     for name in NAMES:

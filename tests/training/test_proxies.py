@@ -46,9 +46,9 @@ def small(act="hard_swish", se=True):
 
 def block_pass(block, x, weights):
     """Return a block's output, way back and kernel gradients, of images (n, height, width, channels)."""
-    made = _network.Pass(weights)
-    y, back = made.layer(place(block, SHAPE, 7).layer, x.transpose(3, 1, 2, 0), "0")
-    return y, back, made.gradients
+    network_pass = _network.Pass(weights)
+    y, back = network_pass.layer(place(block, SHAPE, 7).layer, x.transpose(3, 1, 2, 0), "0")
+    return y, back, network_pass.gradients
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=repr)
@@ -99,9 +99,9 @@ def test_a_block_computes_what_jax_computes_in_training(block):
     nnx.update(unit, nnx.from_flat_state(state))
     graph, held = nnx.split(unit)
     with tiny.quick_compiling():
-        theirs = jax.jit(lambda held, x: nnx.merge(graph, held)(x))(held, x)
+        jax_output = jax.jit(lambda held, x: nnx.merge(graph, held)(x))(held, x)
     ours, _, _ = block_pass(block, x, weights)
-    np.testing.assert_allclose(ours.transpose(3, 1, 2, 0), theirs, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(ours.transpose(3, 1, 2, 0), jax_output, rtol=1e-4, atol=1e-4)
 
 
 def jax_gradients(arch, weights):
@@ -119,8 +119,8 @@ def jax_gradients(arch, weights):
 
     def gradients(images, labels):
         with tiny.quick_compiling():
-            made, logits = compiled(params, jnp.asarray(images), jnp.asarray(labels))
-        return logits, {n: np.asarray(g) for n, g in made.items() if n.endswith("/kernel")}
+            by_weight, logits = compiled(params, jnp.asarray(images), jnp.asarray(labels))
+        return logits, {n: np.asarray(g) for n, g in by_weight.items() if n.endswith("/kernel")}
 
     return gradients
 
@@ -128,30 +128,32 @@ def jax_gradients(arch, weights):
 def test_a_network_gives_what_jax_gives_and_scores_rest_on_it():
     arch, (images, labels) = small(), sample_images()
     weights = _network.drawn(arch, CLASSES, np.random.default_rng(4))
-    gradients, every = jax_gradients(arch, weights), []
+    gradients, batches = jax_gradients(arch, weights), []
     for part in (slice(0, 4), slice(4, 8)):
-        logits, theirs = gradients(images[part], labels[part])
-        made = _network.Pass(weights)
-        ours, back = made.run(arch, CLASSES, images[part])
+        logits, jax_batch = gradients(images[part], labels[part])
+        network_pass = _network.Pass(weights)
+        ours, back = network_pass.run(arch, CLASSES, images[part])
         back(_formulas.cross_entropy_gradient(ours, labels[part]))
         np.testing.assert_allclose(ours, logits, rtol=1e-3, atol=1e-4)
-        assert set(made.gradients) == set(theirs)
-        for name, g in theirs.items():
+        assert set(network_pass.gradients) == set(jax_batch)
+        for name, g in jax_batch.items():
             scale = float(np.abs(g).max())
-            np.testing.assert_allclose(made.gradients[name], g, rtol=0, atol=2e-3 * scale + 1e-7)
-        every.append(theirs)
-    found = proxies.scores(arch, images, labels, classes=CLASSES, seed=4)
-    norms = [sum(float(np.sqrt((g**2).sum())) for g in batch.values()) for batch in every]
-    assert found["gradient_norm"] == pytest.approx(np.mean(norms), rel=1e-3)
-    assert found["zico"] == pytest.approx(_formulas.zico(every), rel=2e-2)
+            np.testing.assert_allclose(
+                network_pass.gradients[name], g, rtol=0, atol=2e-3 * scale + 1e-7
+            )
+        batches.append(jax_batch)
+    scores = proxies.scores(arch, images, labels, classes=CLASSES, seed=4)
+    norms = [sum(float(np.sqrt((g**2).sum())) for g in batch.values()) for batch in batches]
+    assert scores["gradient_norm"] == pytest.approx(np.mean(norms), rel=1e-3)
+    assert scores["zico"] == pytest.approx(_formulas.zico(batches), rel=2e-2)
 
 
 def test_initial_weights_have_the_names_and_the_spread_of_models():
     arch = zoo.load("pplcnet_0.25x", 32)
     ours = _network.drawn(arch, 10, np.random.default_rng(0))
-    theirs = models.build(arch, 10).weights()
-    assert list(ours) == list(theirs)
-    for name, w in theirs.items():
+    jax_weights = models.build(arch, 10).weights()
+    assert list(ours) == list(jax_weights)
+    for name, w in jax_weights.items():
         assert ours[name].shape == w.shape
         assert ours[name].dtype == np.float32
         if w.size < 500:
@@ -160,7 +162,7 @@ def test_initial_weights_have_the_names_and_the_spread_of_models():
     for kind in ("scale", "shift", "bias", "mean", "var"):
         for name in ours:
             if name.endswith(kind):
-                np.testing.assert_array_equal(ours[name], theirs[name])
+                np.testing.assert_array_equal(ours[name], jax_weights[name])
 
 
 # -- synflow ---------------------------------------------------------------------------------------
@@ -174,8 +176,8 @@ def test_synflow_of_a_linear_network_by_hand():
     (name,) = [n for n in weights if n.startswith("head") and n.endswith("kernel")]
     b = np.abs(weights[name].astype(np.float64))
     total = float((np.ones(3) @ a @ b).sum())
-    found = proxies.scores(arch, *sample_images(4, 1), classes=CLASSES, seed=7, names=["synflow"])
-    assert found["synflow"] == pytest.approx(math.log(2 * total), rel=1e-9)
+    scores = proxies.scores(arch, *sample_images(4, 1), classes=CLASSES, seed=7, names=["synflow"])
+    assert scores["synflow"] == pytest.approx(math.log(2 * total), rel=1e-9)
 
 
 def test_synflow_of_a_chain_counts_each_layer_alike():
@@ -183,26 +185,26 @@ def test_synflow_of_a_chain_counts_each_layer_alike():
     arch = zoo.load("pplcnet_0.25x", 32)
     weights = _network.drawn(arch, CLASSES, np.random.default_rng(0))
     positive = {name: np.abs(w.astype(np.float64)) for name, w in weights.items()}
-    made = _network.Pass(positive, linear=True)
-    logits, back = made.run(arch, CLASSES, np.ones((1, 32, 32, 3)))
+    network_pass = _network.Pass(positive, linear=True)
+    logits, back = network_pass.run(arch, CLASSES, np.ones((1, 32, 32, 3)))
     back(np.ones_like(logits))
-    for name, g in made.gradients.items():
+    for name, g in network_pass.gradients.items():
         assert float((g * positive[name]).sum()) == pytest.approx(float(logits.sum()), rel=1e-9)
-    assert len(made.gradients) == 1 + 2 * 13 + 1 + 1  # no squeeze-and-excite among them
+    assert len(network_pass.gradients) == 1 + 2 * 13 + 1 + 1  # no squeeze-and-excite among them
 
 
 def test_synflow_sees_no_image_and_no_activation():
     images, labels = sample_images()
     others, other_labels = sample_images(seed=1)
-    one = proxies.scores(small(), images, labels, classes=CLASSES, names=["synflow"])
+    scores = proxies.scores(small(), images, labels, classes=CLASSES, names=["synflow"])
     same = proxies.scores(small(), others, other_labels, classes=CLASSES, names=["synflow"])
-    assert one == same
+    assert scores == same
     relu = proxies.scores(small("relu"), images, labels, classes=CLASSES, names=["synflow"])
-    assert one["synflow"] == relu["synflow"]
+    assert scores["synflow"] == relu["synflow"]
     deeper = proxies.scores(
         zoo.load("pplcnet_1.0x", 32), images, labels, classes=CLASSES, names=["synflow"]
     )
-    assert deeper["synflow"] > one["synflow"]
+    assert deeper["synflow"] > scores["synflow"]
 
 
 # -- patterns --------------------------------------------------------------------------------------
@@ -224,8 +226,8 @@ def test_naswot_is_the_log_determinant_of_agreements():
 def test_naswot_of_two_images_alike_is_minus_infinity():
     images, labels = sample_images(4)
     images[1] = images[0]
-    found = proxies.scores(small(), images, labels, classes=CLASSES, names=["naswot"])
-    assert found["naswot"] == -math.inf
+    scores = proxies.scores(small(), images, labels, classes=CLASSES, names=["naswot"])
+    assert scores["naswot"] == -math.inf
 
 
 @pytest.mark.parametrize("n", [5, 8, 64, 70])
@@ -248,22 +250,22 @@ def test_patterns_are_the_signs_of_what_goes_into_activations(act):
         3,
     )
     images, _ = sample_images(4, 3)
-    made = _network.Pass(_network.drawn(arch, CLASSES, np.random.default_rng(0)))
-    made.run(arch, CLASSES, images)
-    before = images @ made.weights["stem/kernel"][0, 0]  # (n, height, width, 4)
-    (pattern,) = made.patterns
+    network_pass = _network.Pass(_network.drawn(arch, CLASSES, np.random.default_rng(0)))
+    network_pass.run(arch, CLASSES, images)
+    before = images @ network_pass.weights["stem/kernel"][0, 0]  # (n, height, width, 4)
+    (pattern,) = network_pass.patterns
     np.testing.assert_array_equal(pattern, before.transpose(3, 1, 2, 0).reshape(-1, 4) > 0)
 
 
 def test_gates_and_identities_have_no_patterns():
-    made = _network.Pass(_network.drawn(small(), CLASSES, np.random.default_rng(0)))
+    network_pass = _network.Pass(_network.drawn(small(), CLASSES, np.random.default_rng(0)))
     images, _ = sample_images(4)
-    made.run(small(), CLASSES, images)
+    network_pass.run(small(), CLASSES, images)
     plain = _network.Pass(_network.drawn(small(se=False), CLASSES, np.random.default_rng(0)))
     plain.run(small(se=False), CLASSES, images)
-    (hidden,) = [p for p in made.patterns if len(p) == 2]  # 8 channels reduced to 2
+    (hidden,) = [p for p in network_pass.patterns if len(p) == 2]  # 8 channels reduced to 2
     assert hidden.shape == (2, 4)
-    assert len(made.patterns) == len(plain.patterns) + 1
+    assert len(network_pass.patterns) == len(plain.patterns) + 1
 
 
 # -- gradients -------------------------------------------------------------------------------------
@@ -271,29 +273,29 @@ def test_gates_and_identities_have_no_patterns():
 
 def test_zico_by_loops():
     rng = np.random.default_rng(0)
-    every = [{"a": rng.normal(size=(2, 3)), "b": rng.normal(size=4)} for _ in range(3)]
-    for batch in every:
+    batches = [{"a": rng.normal(size=(2, 3)), "b": rng.normal(size=4)} for _ in range(3)]
+    for batch in batches:
         batch["a"][1, 2] = 0.5  # never moves, so it has no say
         batch["c"] = np.full(3, 2.0)  # nor has this layer
     total = 0.0
     for name, shape in (("a", (2, 3)), ("b", (4,))):
         layer = 0.0
         for index in itertools.product(*map(range, shape)):
-            values = [float(batch[name][index]) for batch in every]
+            values = [float(batch[name][index]) for batch in batches]
             mean = sum(values) / 3
             deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / 3)
             if deviation:
                 layer += sum(map(abs, values)) / 3 / deviation
         total += math.log(layer)
-    assert _formulas.zico(every) == pytest.approx(total, rel=1e-12)
+    assert _formulas.zico(batches) == pytest.approx(total, rel=1e-12)
 
 
 def test_gradient_norm_adds_layers_and_averages_batches():
-    every = [
+    batches = [
         {"a": np.array([3.0, 4.0]), "b": np.array([[2.0]])},
         {"a": np.zeros(2), "b": np.ones((1, 1))},
     ]
-    assert _formulas.gradient_norm(every) == (5 + 2 + 0 + 1) / 2
+    assert _formulas.gradient_norm(batches) == (5 + 2 + 0 + 1) / 2
 
 
 # -- scores ----------------------------------------------------------------------------------------
@@ -301,22 +303,22 @@ def test_gradient_norm_adds_layers_and_averages_batches():
 
 def test_the_trivial_scores_are_always_there():
     arch, (images, labels) = zoo.load("pplcnet_0.25x"), sample_images(4, 32)
-    found = proxies.scores(arch, images, labels, classes=CLASSES, names=["swap"])
-    assert list(found) == ["swap", "params", "macs"]
-    assert found["params"] == cost.params(arch, CLASSES)
-    assert found["macs"] == cost.macs(arch, 224, CLASSES)  # deployed at 224, seen at 32 pixels
+    scores = proxies.scores(arch, images, labels, classes=CLASSES, names=["swap"])
+    assert list(scores) == ["swap", "params", "macs"]
+    assert scores["params"] == cost.params(arch, CLASSES)
+    assert scores["macs"] == cost.macs(arch, 224, CLASSES)  # deployed at 224, seen at 32 pixels
 
 
 def test_scores_depend_on_the_seed_alone():
     images, labels = sample_images()
-    one, again, other = (
+    scores, again, other = (
         proxies.scores(small(), images, labels, classes=CLASSES, seed=s) for s in (1, 1, 2)
     )
-    assert one == again
-    assert list(one) == list(proxies.NAMES)
+    assert scores == again
+    assert list(scores) == list(proxies.NAMES)
     for name in set(proxies.NAMES) - set(proxies.TRIVIAL):
-        assert one[name] != other[name], name
-    assert all(map(math.isfinite, one.values()))
+        assert scores[name] != other[name], name
+    assert all(map(math.isfinite, scores.values()))
 
 
 @pytest.mark.parametrize(
@@ -333,9 +335,9 @@ def test_scores_depend_on_the_seed_alone():
 )
 def test_what_does_not_fit_is_refused(changes, complaint):
     images, labels = sample_images()
-    given = {"images": images, "labels": labels, "classes": CLASSES, **changes}
+    arguments = {"images": images, "labels": labels, "classes": CLASSES, **changes}
     with pytest.raises(TrainingError, match=complaint):
-        proxies.scores(small(), given.pop("images"), given.pop("labels"), **given)
+        proxies.scores(small(), arguments.pop("images"), arguments.pop("labels"), **arguments)
 
 
 def test_a_network_without_a_head_is_refused():

@@ -77,9 +77,9 @@ def test_json_and_back(tmp_path):
     ],
 )
 def test_every_kind_of_field_is_read_from_a_word(field, text, value):
-    found = recipes.values(recipes.load("imagenette", **{field: text}))[field]
-    assert found == value
-    assert type(found) is type(value)
+    read = recipes.values(recipes.load("imagenette", **{field: text}))[field]
+    assert read == value
+    assert type(read) is type(value)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_every_kind_of_field_is_read_from_a_word(field, text, value):
             "resolution: '80x' is not a whole number or 2 whole numbers or none",
         ),
         ({"resolution": 0}, "resolution: 0 is outside 1"),
-        ({"batch": 100, "accumulate": 3}, "batch 100 cannot be cut into 3"),
+        ({"batch": 100, "accumulate": 3}, "batch 100 cannot be divided into 3"),
         ({"warmup_epochs": 100}, "warmup_epochs 100.0 is more than epochs 40"),
         ({"augment": 3}, "augment: 3 is not a mapping"),
         ({"augment.scale": "0.9,0.2"}, "scale"),
@@ -139,14 +139,14 @@ def test_differences_are_named_but_for_the_label():
     assert a.differences(a) == []
 
 
-def test_every_field_can_be_set_and_says_what_it_means():
-    found = {s.name: s for s in recipes.settings()}
-    assert {"epochs", "ema", "augment.mixup"} <= found.keys()
-    now = recipes.values(Recipe())
-    assert found.keys() == now.keys()
-    for name, setting in found.items():
-        assert setting.about.words
+def test_every_field_can_be_set_and_has_a_help_text():
+    settings = {s.name: s for s in recipes.settings()}
+    assert {"epochs", "ema", "augment.mixup"} <= settings.keys()
+    values = recipes.values(Recipe())
+    assert settings.keys() == values.keys()
+    for name, setting in settings.items():
+        assert setting.about.help
         assert setting.kind_in_words
-        same = recipes.values(Recipe().override({name: now[name]}))
-        assert same == now
+        same = recipes.values(Recipe().override({name: values[name]}))
+        assert same == values
     assert Recipe().override({"augment": Augment(flip=0.0)}).augment.flip == 0

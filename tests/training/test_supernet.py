@@ -18,7 +18,8 @@ from lcnas.training.augment import Augment
 from lcnas.training.data._memory import Memory
 from lcnas.training.interrupts import Stopped
 from lcnas.training.recipes import Recipe
-from lcnas.training.supernet import Scorer, Trained, content_id, train
+from lcnas.training.supernet import Scorer, TrainedSupernet, content_id, loop, train
+from lcnas.training.supernet.loop import SupernetJob, SupernetStatus
 from tests.training.tiny import quick_compiling
 
 SIDE = 8
@@ -57,12 +58,12 @@ def _quick():
         real = supernet.build
 
         def build(net, plan, length, view, seed, labels):
-            made = real(net, plan, length, view, seed, labels)
-            gradients = built.setdefault((net, seed), made.gradients)  # no recipe in them
-            made = dataclasses.replace(made, gradients=gradients)
-            return built.setdefault((net, plan, length, seed, labels), made)
+            program = real(net, plan, length, view, seed, labels)
+            gradients = built.setdefault((net, seed), program.gradients)  # no recipe in them
+            program = dataclasses.replace(program, gradients=gradients)
+            return built.setdefault((net, plan, length, seed, labels), program)
 
-        patch.setattr(supernet, "build", build)
+        patch.setattr(loop, "build", build)
         yield
 
 
@@ -121,9 +122,9 @@ def _scorer(**how):
 
 def scorer(weights, **how):
     """Return the scorer of these settings, compiled once for all tests, with these weights."""
-    made = _scorer(**{"calibration": 32} | how)
-    made.hold(weights)
-    return made
+    cached = _scorer(**{"calibration": 32} | how)
+    cached.set_weights(weights)
+    return cached
 
 
 def equal(a, b):
@@ -136,52 +137,54 @@ def equal(a, b):
 
 
 def test_each_part_is_compiled_once_a_bucket_whatever_the_networks():
-    job = supernet._Job(net(), space(), sample_images(), recipe(), 1, draw, 2, 0.5, None)
+    job = SupernetJob(net(), space(), sample_images(), recipe(), 1, draw, 2, 0.5, None)
     assert len(net().buckets) == 2
-    past, state = supernet._Past(), job.start()
+    status, state = SupernetStatus(), job.start()
     zeros = job.zeros(state)
     seen: set[Any] = set()
     for arrays in job._batches(0):
-        seen |= {tuple(np.concatenate([np.ravel(v) for v in a])) for a in job._networks(past.step)}
-        state, _, zeros = job._timed(past, state, zeros, arrays)
+        seen |= {
+            tuple(np.concatenate([np.ravel(v) for v in a])) for a in job._networks(status.step)
+        }
+        state, _, zeros = job._timed(status, state, zeros, arrays)
     assert len(seen) > 12
     program = job.program
-    compiled: list[Any] = [program.prepare, program.taught, program.update, *program.gradients]
+    compiled: list[Any] = [program.prepare, program.mix_targets, program.update, *program.gradients]
     assert [program._cache_size() for program in compiled] == [1] * 5
 
-    asked = scorer(job.weights(state))
+    evaluator = scorer(job.weights(state))
     drawn = space().decode(draw(np.random.default_rng(0), 4000))
     archs = list({arch.id: arch for arch in drawn}.values())[:200]
     assert len(archs) == 200
-    found = asked.scores(archs)
-    assert {score.bucket for score in found} == {0, 1}
-    programs: Any = asked.programs
+    scores = evaluator.scores(archs)
+    assert {score.bucket for score in scores} == {0, 1}
+    programs: Any = evaluator.programs
     sizes = [[part._cache_size() for part in parts] for parts in programs]
     assert sizes == [[1, 1], [1, 1]]
 
 
 @pytest.mark.parametrize("labels", [0.0, 0.25, 1.0])
-def test_all_but_the_largest_learn_from_labels_and_from_what_it_says(labels):
-    job = supernet._Job(net(), space(), sample_images(), recipe(), 1, draw, 2, labels, None)
-    targets, said = [], []
+def test_all_but_the_largest_learn_from_labels_and_from_its_probabilities(labels):
+    job = SupernetJob(net(), space(), sample_images(), recipe(), 1, draw, 2, labels, None)
+    targets, probabilities = [], []
 
     def noted(real):
-        def gradient(weights, total, active, images, wanted, step, dropout):
-            targets.append(np.asarray(wanted))
-            made = real(weights, total, active, images, wanted, step, dropout)
-            said.append(np.asarray(made[1]))
-            return made
+        def gradient(weights, total, active, images, mixed, step, dropout):
+            targets.append(np.asarray(mixed))
+            results = real(weights, total, active, images, mixed, step, dropout)
+            probabilities.append(np.asarray(results[1]))
+            return results
 
         return gradient
 
     gradients = tuple(map(noted, job.program.gradients))
     job.program = dataclasses.replace(job.program, gradients=gradients)
     state = job.start()
-    job._timed(supernet._Past(), state, job.zeros(state), next(job._batches(0)))
+    job._timed(SupernetStatus(), state, job.zeros(state), next(job._batches(0)))
     assert len(targets) == 4  # largest, smallest, two that were drawn
-    for found in targets[1:]:
-        wanted = labels * targets[0] + (1 - labels) * said[0]
-        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    for mixed in targets[1:]:
+        expected = labels * targets[0] + (1 - labels) * probabilities[0]
+        np.testing.assert_allclose(mixed, expected, rtol=1e-6)
 
 
 def coloured():
@@ -195,14 +198,14 @@ def coloured():
 
 
 def test_training_lowers_the_loss_of_all_networks(tmp_path):
-    told: list[Any] = []
+    reports: list[Any] = []
     plan = recipe(epochs=24, learning_rate=0.05, ema=0)
-    made = run(tmp_path, data=coloured(), recipe=plan, progress=told.append)
-    assert [m.step for m in told] == list(range(2, 97, 2))
-    assert told[-1].loss < 0.7 * told[0].loss
+    result = run(tmp_path, data=coloured(), recipe=plan, progress=reports.append)
+    assert [m.step for m in reports] == list(range(2, 97, 2))
+    assert reports[-1].loss < 0.7 * reports[0].loss
     archs = [space().sample(np.random.default_rng(i)) for i in range(4)]
     split = data_module.Validation(coloured().train.source, coloured().train.rows[:32])
-    asked = Scorer(
+    evaluator = Scorer(
         net(),
         net().init(1),
         coloured().train,
@@ -210,19 +213,19 @@ def test_training_lowers_the_loss_of_all_networks(tmp_path):
         sample_images().normalization,
         augment=AUGMENT,
     )
-    before = asked.scores(archs)
-    asked.hold(made.weights)
-    after = asked.scores(archs)
+    before = evaluator.scores(archs)
+    evaluator.set_weights(result.weights)
+    after = evaluator.scores(archs)
     for a, b in zip(before, after, strict=True):
         assert b.loss < 0.8 * a.loss
-    assert made.about["step"] == 96
-    assert made.about["compile_seconds"] > 0
-    assert made.about["images_s"] > 0
+    assert result.about["step"] == 96
+    assert result.about["compile_seconds"] > 0
+    assert result.about["images_s"] > 0
 
 
 def test_a_finished_training_is_read_back(trained, tmp_path):
     trained.save(tmp_path)
-    again = Trained.load(tmp_path)
+    again = TrainedSupernet.load(tmp_path)
     assert again.supernet == net()
     equal(again.weights, trained.weights)
     assert again.about == trained.about
@@ -230,7 +233,7 @@ def test_a_finished_training_is_read_back(trained, tmp_path):
 
 def test_the_same_call_does_nothing_a_second_time(tmp_path, monkeypatch):
     first = run(tmp_path)
-    monkeypatch.setattr(supernet, "_Job", None)
+    monkeypatch.setattr(loop, "SupernetJob", None)
     equal(run(tmp_path).weights, first.weights)
 
 
@@ -267,7 +270,7 @@ def test_a_signal_stores_the_state_first(trained, tmp_path):
     equal(run(tmp_path).weights, trained.weights)
 
 
-def test_a_loss_that_is_no_number_is_told(tmp_path):
+def test_a_loss_that_is_not_finite_is_reported(tmp_path):
     with pytest.raises(TrainingFailedError, match="the loss is"):
         run(tmp_path, recipe=recipe(learning_rate=1e30, warmup_epochs=0, log_steps=1))
     assert not (tmp_path / supernet.ABOUT).exists()
@@ -279,7 +282,7 @@ def test_a_loss_that_is_no_number_is_told(tmp_path):
         ({"recipe": {"accumulate": 2}}, "accumulate"),
         ({"recipe": {"precision": "bfloat16"}}, "precision"),
         ({"random": -1}, "random"),
-        ({"labels": 1.5}, "labels: 1.5 is no share of 0 to 1"),
+        ({"labels": 1.5}, "labels: 1.5 is not a share of 0 to 1"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, changes, complaint):
@@ -359,6 +362,6 @@ def test_weights_that_are_damaged_are_refused(trained, tmp_path):
     path = tmp_path / supernet.WEIGHTS
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(TrainingError, match="no supernet"):
-        Trained.load(tmp_path)
+        TrainedSupernet.load(tmp_path)
     with pytest.raises(TrainingError, match="cannot be read"):
-        Trained.load(tmp_path / "nowhere")
+        TrainedSupernet.load(tmp_path / "nowhere")

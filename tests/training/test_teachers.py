@@ -54,11 +54,13 @@ def test_any_classifier_gives_its_logits(tmp_path, engine, settings):
     assert teacher.classes == 4
     for n in (1, 5):
         images = sample_images(n)
-        made, wanted = teacher.logits(images), expected(images)
-        assert made.dtype == np.float32
+        logits, expected_logits = teacher.logits(images), expected(images)
+        assert logits.dtype == np.float32
         if "end" in settings:
-            made, wanted = (y - y.mean(axis=1, keepdims=True) for y in (made, wanted))
-        np.testing.assert_allclose(made, wanted, atol=2e-4)
+            logits, expected_logits = (
+                y - y.mean(axis=1, keepdims=True) for y in (logits, expected_logits)
+            )
+        np.testing.assert_allclose(logits, expected_logits, atol=2e-4)
 
 
 def test_floats_from_0_to_255_are_the_same_images(tmp_path):
@@ -89,21 +91,21 @@ def test_a_size_that_the_file_leaves_open(tmp_path):
     np.testing.assert_allclose(teacher.logits(images), expected(images), atol=1e-4)
 
 
-def test_what_a_file_records_goes_before_the_default_and_is_not_contradicted(tmp_path):
+def test_what_a_file_records_precedes_the_default_and_must_agree(tmp_path):
     own = types.SimpleNamespace(mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5))
     path = saved(tmp_path, metadata=tiny.recorded(own.mean, own.std, list("abcd")))
     images = sample_images(2)
-    wanted = expected(images, own.mean, own.std)
-    for given, size in ((None, None), (own, (8, 6))):
+    logits = expected(images, own.mean, own.std)
+    for normalization, size in ((None, None), (own, (8, 6))):
         teacher = teachers.load(
             path,
-            normalization=given,
+            normalization=normalization,
             size=size,
             default=NORMALIZATION,
             engine="mlas",
             class_names=list("abcd"),
         )
-        np.testing.assert_allclose(teacher.logits(images), wanted, atol=1e-4)
+        np.testing.assert_allclose(teacher.logits(images), logits, atol=1e-4)
     with pytest.raises(
         TeacherError, match=r"records the mean \(0.1, 0.2, 0.3\), not \(.*leave out"
     ):
@@ -115,14 +117,14 @@ def test_what_a_file_records_goes_before_the_default_and_is_not_contradicted(tmp
         teachers.load(path, size=7, engine="mlas")
 
 
-def test_a_default_where_nobody_says_anything(tmp_path):
+def test_the_default_without_other_constants(tmp_path):
     path, images = saved(tmp_path), sample_images(2)
     teacher = teachers.load(path, default=NORMALIZATION, engine="mlas")
     np.testing.assert_allclose(teacher.logits(images), expected(images), atol=1e-4)
     zero = types.SimpleNamespace(mean=(0, 0, 0), std=(1, 1, 1))
     teacher = teachers.load(path, normalization=zero, default=NORMALIZATION, engine="mlas")
-    wanted = expected(images, zero.mean, zero.std)
-    np.testing.assert_allclose(teacher.logits(images), wanted, atol=1e-4)
+    logits = expected(images, zero.mean, zero.std)
+    np.testing.assert_allclose(teacher.logits(images), logits, atol=1e-4)
 
 
 def test_what_is_said_of_a_file_is_text_without_rounding():
@@ -151,7 +153,7 @@ def test_files_of_ours(tmp_path):
         np.testing.assert_allclose(teacher.logits(images), model(x), rtol=1e-3, atol=1e-4)
 
 
-def test_a_checkpoint_is_read_by_who_knows_how(tmp_path):
+def test_a_weights_file_is_read_by_the_reader(tmp_path):
     arch = Arch.of({"head": [blocks.Classifier(0)]}, (8, 6))
     path = tmp_path / "a.safetensors"
     path.write_bytes(b"")
@@ -159,20 +161,20 @@ def test_a_checkpoint_is_read_by_who_knows_how(tmp_path):
 
     def read(file):
         asked.append(file)
-        return tiny.Fake(arch), told
+        return tiny.Fake(arch), recorded
 
-    told = types.SimpleNamespace(class_names=None, normalization=None)
+    recorded = types.SimpleNamespace(class_names=None, normalization=None)
     teacher = teachers.load(path, normalization=NORMALIZATION, size=(4, 4), read=read)
     assert asked == [path]
     assert teacher.logits(sample_images(2)).shape == (2, 5)
     with pytest.raises(TeacherError, match="has 5 classes, the data 4"):
         teachers.load(path, normalization=NORMALIZATION, classes=4, read=read)
-    told.class_names = ("a", "b", "c", "d", "e")
+    recorded.class_names = ("a", "b", "c", "d", "e")
     with pytest.raises(TeacherError, match="calls class 0 'a', the data 'b'"):
         teachers.load(path, class_names=["b", "a", "c", "d", "e"], read=read)
-    with pytest.raises(TeacherError, match="does not say how its images are normalised"):
+    with pytest.raises(TeacherError, match="does not record how its images are normalised"):
         teachers.load(path, read=read)
-    told.normalization = NORMALIZATION
+    recorded.normalization = NORMALIZATION
     assert teachers.load(path, size=(4, 4), read=read).classes == 5
     other = types.SimpleNamespace(mean=(0.1, 0.2, 0.3), std=STD)
     with pytest.raises(TeacherError, match="records the mean"):
@@ -181,7 +183,7 @@ def test_a_checkpoint_is_read_by_who_knows_how(tmp_path):
         teachers.load(path, normalization=NORMALIZATION)
 
 
-def test_a_model_sees_its_own_resolution_unless_told_otherwise():
+def test_a_model_sees_its_own_resolution_by_default():
     model = tiny.Fake(Arch.of({"head": [blocks.Classifier(0)]}, (8, 6)))
     for size, seen in ((None, (8, 6)), (5, (5, 5)), ((4, 7), (4, 7))):
         teachers.from_model(model, NORMALIZATION, size).logits(sample_images(1, (9, 9)))
@@ -192,7 +194,7 @@ def test_a_model_sees_its_own_resolution_unless_told_otherwise():
     ("settings", "asked", "message"),
     [
         ({}, {"classes": 10}, "has 4 classes, the data 10; .* train it on them first"),
-        ({}, {"normalization": None}, r"does not say how its images are normalised.*\(0.485, 0"),
+        ({}, {"normalization": None}, r"does not record how its images are normalised.*\(0.485, 0"),
         ({}, {"size": 0}, "size: 0 is outside"),
         (
             {"metadata": tiny.recorded(names=list("abcd"))},
@@ -230,12 +232,12 @@ def test_what_is_no_teacher(tmp_path):
 def test_logits_that_are_none():
     arch = Arch.of({"head": [blocks.Classifier(0)]}, (8, 6))
     broken = teachers.from_model(tiny.Fake(arch, factor=np.nan), NORMALIZATION)
-    with pytest.raises(TeacherError, match="gives logits that are not finite"):
+    with pytest.raises(TeacherError, match="returns logits that are not finite"):
         broken.logits(sample_images(1))
 
     class Short(tiny.Fake):
         def __call__(self, x):
             return super().__call__(x)[:1]
 
-    with pytest.raises(TeacherError, match=r"gives \(1, 5\), not \(2, 5\)"):
+    with pytest.raises(TeacherError, match=r"returns \(1, 5\), not \(2, 5\)"):
         teachers.from_model(Short(arch), NORMALIZATION).logits(sample_images(2))

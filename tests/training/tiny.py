@@ -17,7 +17,7 @@ from lcnas.training.augment import Augment
 from lcnas.training.recipes import Recipe
 
 SIDE = 8
-# Of XLA: compiles faster, runs slower. Newer versions have no such flag, and end where they are told one.
+# XLA flag to compile faster and run slower. Newer versions exit on this flag, which they do not know.
 _OLD_XLA = tuple(map(int, metadata.version("jaxlib").split(".")[:2])) < (0, 11)
 QUICK_FLAGS = "--xla_cpu_use_fusion_emitters=false" if _OLD_XLA else ""
 
@@ -89,37 +89,37 @@ def batches(n, batch=16, classes=3, seed=0):
     ]
 
 
-def watched(found, on_batch=lambda number: None) -> Any:
-    """Return data that tell of each training batch and of each split that is read."""
-    return _Watched(found, on_batch)
+def watched(dataset, on_batch=lambda number: None) -> Any:
+    """Return a data set that records each training batch and each split that is read."""
+    return _Watched(dataset, on_batch)
 
 
 class _Watched:
-    """Data whose training batches and splits tell when they are read."""
+    """A data set that records reads of its training batches and splits."""
 
-    def __init__(self, found, on_batch):
-        self._found = found
+    def __init__(self, dataset, on_batch):
+        self._data = dataset
         self._on_batch = on_batch
         self.reads: list[str] = []
-        self.train = _Train(found.train, self)
-        self.validation = _Split(found.validation, "validation", self.reads)
-        self.test = _Split(found.test, "test", self.reads)
+        self.train = _Train(dataset.train, self)
+        self.validation = _Split(dataset.validation, "validation", self.reads)
+        self.test = _Split(dataset.test, "test", self.reads)
 
     def __getattr__(self, name):
-        return getattr(self._found, name)
+        return getattr(self._data, name)
 
 
 class _Train:
     def __init__(self, split, owner):
-        self._split, self._owner, self.given = split, owner, 0
+        self._split, self._owner, self.read_count = split, owner, 0
 
     def __getattr__(self, name):
         return getattr(self._split, name)
 
     def batches(self, *args, **kwargs):
         for batch in self._split.batches(*args, **kwargs):
-            self.given += 1
-            self._owner._on_batch(self.given)
+            self.read_count += 1
+            self._owner._on_batch(self.read_count)
             yield batch
 
 
@@ -135,9 +135,9 @@ class _Split:
         return self._split.batches(*args, **kwargs)
 
 
-def lines(found, timed=("images_s", "seconds")):
-    """Return lines of metrics without what a clock tells."""
-    return [{k: v for k, v in line.items() if k not in timed} for line in found]
+def lines(epochs, timed=("images_s", "seconds")):
+    """Return lines of metrics without measured times."""
+    return [{k: v for k, v in line.items() if k not in timed} for line in epochs]
 
 
 def with_augment(plain, **changes):

@@ -1,7 +1,7 @@
-"""What happens to images on the device: crops, colours, erasing, mixing, normalisation.
+"""Augmentation of images on the device: crops, colours, erasing, mixing, normalisation.
 
-An :class:`Augment` says what is done; its methods are pure functions of their arguments and of a key, to be
-traced into a training step. What it does not ask for costs nothing. JAX is imported when they are called.
+The methods of an :class:`Augment` are pure functions of their arguments and a key, to be traced into a
+training step. Operations that are off cost nothing. JAX is imported when a method is called.
 
 Example:
     >>> import jax, numpy as np
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from lcnas.arch import Resolution, check_resolution, height_width
 from lcnas.errors import ArchError, AugmentError, not_among, shorten
@@ -30,59 +30,91 @@ if TYPE_CHECKING:
 
 CROPS = ("none", "resized", "shift")
 PAD_MODES = ("reflect", "black")
-MOST_OPERATIONS = 8  # of RandAugment
+MOST_OPERATIONS = 8  # of RandAugment, per image
 MOST_MAGNITUDE = 10.0
 
 Pair = tuple[float, float]
 
 
 class MeanStd(Protocol):
-    """Constants of a set, such as :class:`lcnas.training.data.Normalization`; pixels are from 0 to 1."""
+    """Normalisation constants, such as :class:`lcnas.training.data.Normalization`; pixels are 0 to 1."""
 
     @property
     def mean(self) -> tuple[float, float, float]:
-        """Of red, green and blue."""
+        """Means of red, green and blue."""
 
     @property
     def std(self) -> tuple[float, float, float]:
-        """Of red, green and blue."""
+        """Standard deviations of red, green and blue."""
 
 
 @dataclass(frozen=True)
 class Augment:
-    """What is done to training images, in this order, and what part of an image an evaluation sees."""
+    """The augmentation of training images, in this order, and the crop of an evaluation.
 
-    # resized: a random part, brought to size (Szegedy et al. 2015); shift: by up to `pad` pixels each way;
-    # none: the whole image, brought to size
-    crop: Literal["none", "resized", "shift"] = "resized"
-    scale: Pair = (0.08, 1.0)  # resized: share of the image's area, uniform
-    ratio: Pair = (
-        3 / 4,
-        4 / 3,
-    )  # resized: width / height relative to the size's, uniform logarithm
-    pad: int = 4  # shift: pixels of the size at most
-    pad_mode: Literal["reflect", "black"] = "reflect"  # shift: what lies beyond the edge
-    flip: float = 0.5  # probability of mirroring left and right
+    Each annotation holds the field's help text. A "size" is the (height, width) of the results.
+    """
 
-    jitter: float = 0.0  # brightness, contrast, saturation: factors from 1 - jitter to 1 + jitter
-    hue: float = 0.0  # colours turn by up to this share of the circle either way
-    rand_augment: int = 0  # operations one after the other (Cubuk et al. 2019), each drawn from 14
-    rand_magnitude: float = 9.0  # of 10: how strong they are
-    rand_std: float = 0.0  # standard deviation of the magnitude from image to image
+    # resized: Szegedy et al. 2015
+    crop: Annotated[
+        Literal["none", "resized", "shift"],
+        "crop of training images: resized (a random part, resized), shift (by up to pad pixels), none "
+        "(the whole image, resized)",
+    ] = "resized"
+    scale: Annotated[Pair, "area of a resized crop, share of the image's area, uniform"] = (
+        0.08,
+        1.0,
+    )
+    ratio: Annotated[
+        Pair, "width / height of a resized crop, relative to that of the size, log-uniform"
+    ] = (3 / 4, 4 / 3)
+    pad: Annotated[int, "maximum shift in each direction, pixels"] = 4
+    pad_mode: Annotated[Literal["reflect", "black"], "fill beyond the edge of a shifted image"] = (
+        "reflect"
+    )
+    flip: Annotated[float, "probability of a horizontal flip"] = 0.5
 
-    erase: float = 0.0  # probability that a rectangle becomes the mean colour (Zhong et al. 2017)
-    erase_area: Pair = (0.02, 1 / 3)  # its share of the image, uniform
-    erase_ratio: Pair = (0.3, 1 / 0.3)  # its width / height, uniform logarithm
-
-    mixup: float = 0.0  # alpha of Beta(alpha, alpha), the weight of the image itself; 0: no mixup
-    cutmix: float = 0.0  # alpha of Beta(alpha, alpha), the area left of the image; 0: no cutmix
-    mix_share: float = (
-        1.0  # share of the images that are mixed (half by each if both are asked for)
+    jitter: Annotated[
+        float,
+        "strength of brightness, contrast and saturation jitter: factors of 1 - jitter to 1 + jitter",
+    ] = 0.0
+    hue: Annotated[
+        float, "maximum hue rotation in either direction, share of the colour circle"
+    ] = 0.0
+    # Cubuk et al. 2019
+    rand_augment: Annotated[
+        int, "number of RandAugment operations per image, each drawn from 14"
+    ] = 0
+    rand_magnitude: Annotated[float, "magnitude of RandAugment operations, 0 to 10"] = 9.0
+    rand_std: Annotated[float, "standard deviation of the RandAugment magnitude between images"] = (
+        0.0
     )
 
-    evaluate_crop: float = (
-        0.875  # share of the short side that an evaluation sees: 224 of 256; 1: all
+    # Zhong et al. 2017
+    erase: Annotated[float, "probability that a rectangle is erased to the mean colour"] = 0.0
+    erase_area: Annotated[Pair, "area of an erased rectangle, share of the image, uniform"] = (
+        0.02,
+        1 / 3,
     )
+    erase_ratio: Annotated[Pair, "width / height of an erased rectangle, log-uniform"] = (
+        0.3,
+        1 / 0.3,
+    )
+
+    mixup: Annotated[
+        float, "alpha of Beta(alpha, alpha), the weight of the image itself in mixup; 0: no mixup"
+    ] = 0.0
+    cutmix: Annotated[
+        float, "alpha of Beta(alpha, alpha), the area kept of the image in cutmix; 0: no cutmix"
+    ] = 0.0
+    mix_share: Annotated[
+        float, "share of images that are mixed, half by each if both mixup and cutmix are on"
+    ] = 1.0
+
+    evaluate_crop: Annotated[
+        float,
+        "share of the short side that an evaluation sees, as 0.875 for 224 of 256 pixels; 1: all",
+    ] = 0.875
 
     def __post_init__(self) -> None:
         for name, allowed in (("crop", CROPS), ("pad_mode", PAD_MODES)):
@@ -94,11 +126,13 @@ class Augment:
             object.__setattr__(self, name, _check_range(name, getattr(self, name), high))
         for name in ("pad", "rand_augment"):
             if not isinstance(getattr(self, name), int):
-                raise AugmentError(f"augment: {name}: {getattr(self, name)!r} is no whole number")
+                raise AugmentError(
+                    f"augment: {name}: {getattr(self, name)!r} is not a whole number"
+                )
 
     @property
     def mixes(self) -> bool:
-        """Whether images are mixed, so that targets are soft."""
+        """Whether images are mixed, which makes targets soft."""
         return bool(self.mix_share and (self.mixup or self.cutmix))
 
     def apply(
@@ -114,24 +148,24 @@ class Augment:
         cropped: bool = False,
         first: Any = 0,
     ) -> tuple[jax.Array, jax.Array]:
-        """Return images to train on, and their targets.
+        """Return augmented images, and their targets.
 
-        What is drawn for an image depends on the key and on its place in the batch alone. Mixing pairs
-        neighbours: the first with the second, the third with the fourth, and so on. So devices that share
-        a batch in even parts give together what one device gives.
+        The draws for an image depend only on the key and on its index in the batch. Mixing pairs neighbours:
+        the first with the second, the third with the fourth, and so on. So devices that share a batch in
+        even parts return together what one device returns.
 
         Args:
             images: (n, height, width, 3), uint8.
-            labels: (n,), whole numbers; -1 gives a target of zeros.
-            key: of all that is drawn.
-            size: pixels a side, or (height, width), of the result.
-            classes: how many there are.
-            normalization: constants of the set.
-            aspect: (n,): width / height of what each image shows, where it was squashed into its
-                array; None: that of the array.
-            cropped: whether the images are random crops already (``data.train.cropped``): then
-                "resized" only brings them to size.
-            first: place of the first image in the whole batch, where each device has a part of it.
+            labels: (n,), integers; the target of label -1 is all zeros.
+            key: key of all draws.
+            size: pixels per side, or (height, width), of the results.
+            classes: number of classes.
+            normalization: constants of the data.
+            aspect: (n,): width / height of each image before it was squashed into its array; None: that
+                of the array.
+            cropped: whether the images are already random crops (``data.train.cropped``); "resized" then
+                only resizes them.
+            first: index of the first image in the whole batch, if each device has a part of it.
 
         Returns:
             Images (n, height, width, 3), normalised, and targets (n, classes), each summing to 1; float32.
@@ -145,14 +179,14 @@ class Augment:
     def evaluate(
         self, images: Any, *, size: Resolution, normalization: MeanStd, aspect: Any = None
     ) -> jax.Array:
-        """Return images as an evaluation sees them: the middle, brought to size.
+        """Return images as an evaluation sees them: a centre crop, resized.
 
-        Its short side is ``evaluate_crop`` of the image's, and it has the shape of ``size``.
+        The crop has the aspect ratio of ``size``; its short side is ``evaluate_crop`` of the image's.
 
         Args:
             images: (n, height, width, 3), uint8.
-            size: pixels a side, or (height, width), of the result.
-            normalization: constants of the set.
+            size: pixels per side, or (height, width), of the results.
+            normalization: constants of the data.
             aspect: (n,), as in :meth:`apply`.
 
         Returns:

@@ -1,4 +1,4 @@
-"""The whole of an augmentation, traced into one program."""
+"""A whole augmentation, traced into one program."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lcnas.training.augment import _colour, _crop, _mix, _rand
-from lcnas.training.augment._settle import blank, settled
+from lcnas.training.augment._materialize import blank, materialized
 
 if TYPE_CHECKING:
     from lcnas.training.augment import Augment, MeanStd
@@ -31,7 +31,7 @@ def train(
     cropped: bool,
     first: Any,
 ) -> tuple[Array, Array]:
-    """Return images to train on and their targets; see :meth:`Augment.apply`."""
+    """Return augmented images and their targets; see :meth:`Augment.apply`."""
     images, labels = jnp.asarray(images), jnp.asarray(labels)
     targets = jax.nn.one_hot(labels, classes, dtype=jnp.float32)
     aspects = _aspects(images, aspect)
@@ -40,10 +40,10 @@ def train(
     placed = _placing(augment, images, draws, shape, aspects, cropped)
 
     def finished() -> tuple[Array, Array]:
-        x = settled(placed, lambda: blank(images, (*shape, 3)), images)
+        x = materialized(placed, lambda: blank(images, (*shape, 3)), images)
         return _mixed(augment, _coloured(augment, x, draws, normalization), targets, draws)
 
-    return settled(finished, lambda: (blank(images, (*shape, 3)), targets), images)
+    return materialized(finished, lambda: (blank(images, (*shape, 3)), targets), images)
 
 
 def evaluate(
@@ -61,22 +61,22 @@ def evaluate(
     boxes = _crop.centre_boxes(aspects, shape[1] / shape[0], augment.evaluate_crop)
     if exact:
         boxes = _crop.pixel_boxes(images, aspects, boxes, (top, left), shape)
-    x = settled(_resampling(images, boxes, shape), lambda: blank(images, (*shape, 3)), images)
+    x = materialized(_resampling(images, boxes, shape), lambda: blank(images, (*shape, 3)), images)
     return _normalised(x, normalization)
 
 
 def _is_exact(images: Array, shape: Shape, share: float) -> bool:
-    """Return whether that share of an image has, to within a pixel, the size that is wanted."""
+    """Return whether that share of an image has the target size, to within a pixel."""
     return all(
-        abs(side * share - wanted) < 1
-        for side, wanted in zip(images.shape[1:3], shape, strict=True)
+        abs(side * share - target) < 1
+        for side, target in zip(images.shape[1:3], shape, strict=True)
     )
 
 
 class _Draws:
-    """The random numbers of a batch, (n, count) for each thing that is asked for, drawn in one go.
+    """The random numbers of a batch, (n, count) for each active operation, drawn together.
 
-    Those of an image depend on the key and on its place alone.
+    Those of an image depend only on the key and on its index.
     """
 
     def __init__(self, augment: Augment, key: Array, n: int, first: Any) -> None:
@@ -101,9 +101,9 @@ class _Draws:
 
 
 def _uniform(key: Array, n: int, count: int, first: Any) -> Array:
-    places = jnp.arange(n, dtype=jnp.int32) + jnp.asarray(first).astype(jnp.int32)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, places)
-    draw: Any = jax.vmap(lambda one: jax.random.uniform(one, (count,), jnp.float32))
+    indices = jnp.arange(n, dtype=jnp.int32) + jnp.asarray(first).astype(jnp.int32)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
+    draw: Any = jax.vmap(lambda image_key: jax.random.uniform(image_key, (count,), jnp.float32))
     values: Array = draw(keys)
     return values
 
@@ -118,7 +118,7 @@ def _aspects(images: Array, aspect: Any) -> Array:
 def _placing(
     augment: Augment, images: Array, draws: _Draws, shape: Shape, aspect: Array, cropped: bool
 ) -> Callable[[], Array]:
-    """Return what makes crops of the images, at size, some of them mirrored."""
+    """Return a function that crops, resizes and mirrors the images."""
     mirrored = draws["flip"][:, 0] < augment.flip if augment.flip else None
     same = images.shape[1:3] == shape
     if augment.crop == "resized" and not cropped:
@@ -129,7 +129,7 @@ def _placing(
     if augment.crop == "shift":
         if not same:
             whole = _resampling(images, _crop.whole_boxes(len(images)), shape)
-            images = settled(whole, lambda: blank(images, (*shape, 3)), images)
+            images = materialized(whole, lambda: blank(images, (*shape, 3)), images)
         return lambda: _crop.shifted(
             images, draws["crop"], augment.pad, augment.pad_mode, mirrored
         ).astype(jnp.float32)
@@ -140,19 +140,19 @@ def _placing(
 
 
 def _resampling(
-    images: Array, boxes: _crop.Spans, shape: Shape, mirrored: Array | None = None
+    images: Array, boxes: _crop.Boxes, shape: Shape, mirrored: Array | None = None
 ) -> Callable[[], Array]:
-    """Return what brings boxes of the images to size.
+    """Return a function that resizes boxes of the images.
 
-    What is gathered is decided outside, so that it is there before the conditional of :func:`settled`;
-    inside it would be fused into the gathering, and computed again for every value.
+    The plan is computed outside of the function, before the conditional of :func:`materialized`; inside, it
+    would be fused into the gathering, and computed again for every value.
     """
-    how = _crop.plan(boxes, (images.shape[1], images.shape[2]), shape, mirrored)
-    return lambda: _crop.resample(images, how)
+    plan = _crop.resampling_plan(boxes, (images.shape[1], images.shape[2]), shape, mirrored)
+    return lambda: _crop.resample(images, plan)
 
 
 def _coloured(augment: Augment, x: Array, draws: _Draws, normalization: MeanStd) -> Array:
-    """Return images with their colours changed, normalised, and parts of some erased."""
+    """Return images with colour operations, normalisation and erasing applied."""
     if augment.jitter or augment.hue:
         x = _colour.jitter(x, draws["jitter"], augment.jitter, augment.hue)
     if augment.rand_augment:

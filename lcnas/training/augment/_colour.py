@@ -1,4 +1,4 @@
-"""Colours: jitter and erasing. Images are float32."""
+"""Colour jitter and erasing. Images are float32."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ ERASE_DRAWS = 5
 
 
 def jitter(images: Array, draws: Array, strength: float, hue: float) -> Array:
-    """Change brightness, contrast, saturation and hue, in this order, and cut off what leaves 0 to 255.
+    """Change brightness, contrast, saturation and hue, in this order, and clip to 0 to 255.
 
-    Together they are one linear map of the colours and an offset: contrast is toward the mean grey of the
-    image, saturation toward each pixel's grey, hue a turn around the axis of greys.
+    Together they are one affine map of the colours: contrast is toward the mean grey of the image, saturation
+    toward each pixel's grey, hue a rotation around the axis of greys.
 
     Args:
         images: (n, height, width, 3), from 0 to 255.
         draws: (n, JITTER_DRAWS), uniform from 0 to 1.
-        strength: the first three factors are uniform from 1 - strength to 1 + strength.
-        hue: the turn is uniform from -hue to hue, in shares of the circle.
+        strength: brightness, contrast and saturation factors are uniform from 1 - strength to 1 + strength.
+        hue: the rotation is uniform from -hue to hue, in shares of the circle.
     """
     signed = 2 * draws - 1
     brightness, contrast, saturation = (1 + strength * signed[:, i] for i in range(3))
     matrix = _saturation(saturation)
     if hue:
-        matrix = jnp.einsum("nij,njk->nik", _turn(2 * math.pi * hue * signed[:, 3]), matrix)
+        matrix = jnp.einsum("nij,njk->nik", _rotation(2 * math.pi * hue * signed[:, 3]), matrix)
     matrix = matrix * (brightness * contrast)[:, None, None]
     grey = jnp.mean(images, axis=(1, 2)) @ LUMA  # (n,)
     offset = (1 - contrast) * brightness * grey
@@ -48,8 +48,8 @@ def _saturation(factor: Array) -> Array:
     return own + (1 - factor)[:, None, None] * np.broadcast_to(LUMA, (3, 3))[None]
 
 
-def _turn(angle: Array) -> Array:
-    """Return turns around the axis of greys, (n, 3, 3): a third of the circle takes red to green."""
+def _rotation(angle: Array) -> Array:
+    """Return rotations around the axis of greys, (n, 3, 3): a third of the circle takes red to green."""
     cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], np.float32)[None] / np.float32(
         math.sqrt(3)
     )
@@ -59,16 +59,16 @@ def _turn(angle: Array) -> Array:
 
 
 def erase(images: Array, draws: Array, probability: float, area: Pair, ratio: Pair) -> Array:
-    """Set a rectangle of some images to 0, which after normalisation is the mean colour.
+    """Set a rectangle of some images to 0, the mean colour after normalisation.
 
-    One that would be larger than the image is cut to it.
+    A rectangle larger than the image is clipped to it.
 
     Args:
         images: (n, height, width, 3).
         draws: (n, ERASE_DRAWS), uniform from 0 to 1.
-        probability: of an image's having one.
-        area: its share of the image.
-        ratio: its width / height.
+        probability: probability that an image has an erased rectangle.
+        area: range of its share of the image.
+        ratio: range of its width / height.
     """
     _, height, width, _ = images.shape
     pixels = height * width * (area[0] + draws[:, 0] * (area[1] - area[0]))
@@ -86,7 +86,7 @@ def erase(images: Array, draws: Array, probability: float, area: Pair, ratio: Pa
 def rectangle(
     shape: tuple[int, int], top: Array, left: Array, height: Array, width: Array
 ) -> Array:
-    """Return where rectangles are, (n, *shape), from (n,) of each in whole pixels."""
+    """Return masks of rectangles, (n, *shape), from (n,) of each edge and side, in whole pixels."""
     rows = jnp.arange(shape[0], dtype=jnp.float32)[None]
     columns = jnp.arange(shape[1], dtype=jnp.float32)[None]
     down = (rows >= top[:, None]) & (rows < (top + height)[:, None])

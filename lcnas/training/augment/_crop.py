@@ -1,7 +1,7 @@
-"""Crops and changes of size, as separable interpolation between gathered rows.
+"""Cropping and resizing, as separable interpolation between gathered rows.
 
-A row of the result rests on two rows of the image, or a few more when shrinking. On a CPU gathering these
-is several times as fast as multiplying by a matrix of weights that is nearly all zeros.
+A row of the result depends on two rows of the image, or a few more when shrinking. On a CPU, gathering them
+is several times as fast as multiplying by a matrix of weights that are nearly all zero.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lcnas.training.augment._settle import blank, settled
+from lcnas.training.augment._materialize import blank, materialized
 from lcnas.training.data import CROP_ATTEMPTS
 
 Array = jax.Array
 Shape = tuple[int, int]  # height, width
 Pair = tuple[float, float]
 
-DRAWS = 2 * CROP_ATTEMPTS + 2  # random numbers a box
+DRAWS = 2 * CROP_ATTEMPTS + 2  # random numbers per box
 
 
-class Spans(NamedTuple):
+class Boxes(NamedTuple):
     """A box in each image, in shares of its height and width, (n,) each."""
 
     top: Array
@@ -33,14 +33,14 @@ class Spans(NamedTuple):
     width: Array
 
 
-def random_boxes(draws: Array, aspect: Array, scale: Pair, ratio: Pair) -> Spans:
-    """Return random crops; what :func:`lcnas.training.data._decode.random_box` draws, for many at once.
+def random_boxes(draws: Array, aspect: Array, scale: Pair, ratio: Pair) -> Boxes:
+    """Return random crops, distributed as :func:`lcnas.training.data._decode.random_box`, for a batch.
 
     Args:
         draws: (n, DRAWS), uniform from 0 to 1.
-        aspect: (n,), width / height of what the images show.
-        scale: share of the image's area.
-        ratio: width / height of the crop.
+        aspect: (n,), width / height of the images before squashing.
+        scale: range of the crop's share of the image's area.
+        ratio: range of the crop's width / height.
     """
     n = len(draws)
     tries = draws[:, 2:].reshape(n, CROP_ATTEMPTS, 2)
@@ -52,41 +52,41 @@ def random_boxes(draws: Array, aspect: Array, scale: Pair, ratio: Pair) -> Spans
     first = jnp.argmax(fits, axis=1)[:, None]
     fallback = jnp.clip(aspect, ratio[0], ratio[1])
     largest = jnp.minimum(1.0, aspect / fallback)
-    some = jnp.any(fits, axis=1)
-    height = jnp.where(some, jnp.take_along_axis(heights, first, 1)[:, 0], largest)
-    width = jnp.where(some, jnp.take_along_axis(widths, first, 1)[:, 0], largest * fallback)
-    place = jnp.where(some[:, None], draws[:, :2], 0.5)
+    any_fits = jnp.any(fits, axis=1)
+    height = jnp.where(any_fits, jnp.take_along_axis(heights, first, 1)[:, 0], largest)
+    width = jnp.where(any_fits, jnp.take_along_axis(widths, first, 1)[:, 0], largest * fallback)
+    place = jnp.where(any_fits[:, None], draws[:, :2], 0.5)
     width = width / aspect
-    return Spans(place[:, 0] * (1 - height), place[:, 1] * (1 - width), height, width)
+    return Boxes(place[:, 0] * (1 - height), place[:, 1] * (1 - width), height, width)
 
 
-def centre_boxes(aspect: Array, ratio: float, share: float) -> Spans:
-    """Return the middle of each image in the shape ``ratio`` (width / height), ``share`` of the largest."""
+def centre_boxes(aspect: Array, ratio: float, share: float) -> Boxes:
+    """Return centre crops with the aspect ``ratio`` (width / height), ``share`` of the largest one's side."""
     height = share * jnp.minimum(1.0, aspect / ratio)
     width = height * ratio / aspect
-    return Spans((1 - height) / 2, (1 - width) / 2, height, width)
+    return Boxes((1 - height) / 2, (1 - width) / 2, height, width)
 
 
 def pixel_boxes(
-    images: Array, aspect: Array, otherwise: Spans, corner: tuple[int, int], shape: Shape
-) -> Spans:
-    """Return the box of these very pixels where an image is not squashed, else ``otherwise``."""
+    images: Array, aspect: Array, otherwise: Boxes, corner: tuple[int, int], shape: Shape
+) -> Boxes:
+    """Return the box of these exact pixels for images that are not squashed, else ``otherwise``."""
     _, height, width, _ = images.shape
-    plain = jnp.abs(aspect * (height / width) - 1) < 1e-3
+    unsquashed = jnp.abs(aspect * (height / width) - 1) < 1e-3
     box = corner[0] / height, corner[1] / width, shape[0] / height, shape[1] / width
-    return Spans(
-        *(jnp.where(plain, exact, other) for exact, other in zip(box, otherwise, strict=True))
+    return Boxes(
+        *(jnp.where(unsquashed, exact, other) for exact, other in zip(box, otherwise, strict=True))
     )
 
 
-def whole_boxes(n: int) -> Spans:
+def whole_boxes(n: int) -> Boxes:
     """Return the whole of each image."""
-    zero, one = jnp.zeros(n, jnp.float32), jnp.ones(n, jnp.float32)
-    return Spans(zero, zero, one, one)
+    zeros, ones = jnp.zeros(n, jnp.float32), jnp.ones(n, jnp.float32)
+    return Boxes(zeros, zeros, ones, ones)
 
 
-class Plan(NamedTuple):
-    """Which lines of the images the lines of the results rest on, and how much: (n, lines, taps) each."""
+class ResamplingPlan(NamedTuple):
+    """Indices and weights of the image's lines in each line of the result: (n, lines, taps) each."""
 
     rows: Array
     row_weights: Array
@@ -94,38 +94,40 @@ class Plan(NamedTuple):
     column_weights: Array
 
 
-def plan(boxes: Spans, size: Shape, shape: Shape, mirrored: Array | None = None) -> Plan:
-    """Return how boxes are brought to a size: bilinear, antialiased where that shrinks.
+def resampling_plan(
+    boxes: Boxes, size: Shape, shape: Shape, mirrored: Array | None = None
+) -> ResamplingPlan:
+    """Return the plan that resizes boxes: bilinear, antialiased when shrinking.
 
-    The weights are Pillow's: a triangle as wide as two pixels of the coarser of both grids, summing to 1.
+    The weights are Pillow's: a triangle as wide as two pixels of the coarser grid, summing to 1.
 
     Args:
-        boxes: what of each image.
+        boxes: the box in each image.
         size: height and width of the images.
         shape: height and width of the results.
-        mirrored: (n,), which are to be mirrored left and right.
+        mirrored: (n,), whether to flip each result horizontally.
     """
     rows = _taps(boxes.top, boxes.height, size[0], shape[0], None)
-    return Plan(*rows, *_taps(boxes.left, boxes.width, size[1], shape[1], mirrored))
+    return ResamplingPlan(*rows, *_taps(boxes.left, boxes.width, size[1], shape[1], mirrored))
 
 
-def resample(images: Array, how: Plan) -> Array:
-    """Return boxes of images (n, height, width, 3) at their new size, (n, *shape, 3), float32."""
+def resample(images: Array, plan: ResamplingPlan) -> Array:
+    """Return the resized boxes of images (n, height, width, 3): (n, *shape, 3), float32."""
     n, height, width, _ = images.shape
-    tall = how.rows.shape[1]
+    tall = plan.rows.shape[1]
     lines = images.reshape(n, height, width * 3)
-    rows = settled(
-        lambda: _blended(lines, how.rows, how.row_weights, axis=0),
+    rows = materialized(
+        lambda: _blended(lines, plan.rows, plan.row_weights, axis=0),
         lambda: blank(images, (tall, width * 3)),
         images,
     )
-    return _blended(rows.reshape(n, tall, width, 3), how.columns, how.column_weights, axis=1)
+    return _blended(rows.reshape(n, tall, width, 3), plan.columns, plan.column_weights, axis=1)
 
 
 def _taps(
     start: Array, length: Array, size: int, out: int, mirrored: Array | None
 ) -> tuple[Array, Array]:
-    """Return which rows each row of the result rests on, and how much: (n, out, taps) each."""
+    """Return indices and weights of the image's lines in each line of the result: (n, out, taps) each."""
     place = (jnp.arange(out, dtype=jnp.float32) + 0.5)[None] / out  # (1, out)
     if mirrored is not None:
         place = jnp.where(mirrored[:, None], 1 - place, place)
@@ -148,14 +150,14 @@ def _blended(values: Array, index: Array, weight: Array, axis: int) -> Array:
         values: (n, lines, …) for axis 0, (n, …, lines, …) for axis 1.
         index: (n, out, taps).
         weight: (n, out, taps).
-        axis: of each image.
+        axis: axis of each image to sum over.
     """
-    take: Any = jax.vmap(lambda one, which: jnp.take(one, which, axis=axis, mode="clip"))
+    take: Any = jax.vmap(lambda image, which: jnp.take(image, which, axis=axis, mode="clip"))
     parts = []
     for t in range(index.shape[-1]):
-        found: Array = take(values, index[..., t])
+        lines: Array = take(values, index[..., t])
         by = weight[..., t].reshape(len(values), *(1,) * axis, -1, *(1,) * (values.ndim - axis - 2))
-        parts.append(found.astype(jnp.float32) * by)
+        parts.append(lines.astype(jnp.float32) * by)
     return functools.reduce(operator.add, parts)
 
 
@@ -167,9 +169,9 @@ def shifted(
     Args:
         images: (n, height, width, 3).
         draws: (n, 2), uniform from 0 to 1: down, right.
-        pad: pixels at most.
-        mode: "reflect" (the edge's pixels once) or "black", for what comes in.
-        mirrored: (n,), which are to be mirrored left and right.
+        pad: maximum shift in pixels.
+        mode: fill beyond the edge: "reflect" (without repeating the edge) or "black".
+        mirrored: (n,), whether to flip each result horizontally.
     """
     _, height, width, _ = images.shape
     moves = jnp.floor(draws * (2 * pad + 1)).astype(jnp.int32) - pad
@@ -178,7 +180,7 @@ def shifted(
     if mirrored is not None:
         across = jnp.where(mirrored[:, None], width - 1 - across, across)
     columns = moves[:, 1:] + across
-    take: Any = jax.vmap(lambda one, i, j: one[i[:, None], j[None]])
+    take: Any = jax.vmap(lambda image, i, j: image[i[:, None], j[None]])
     out: Array = take(images, _folded(rows, height), _folded(columns, width))
     if mode == "black":
         down, along = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
@@ -188,7 +190,7 @@ def shifted(
 
 
 def _folded(index: Array, size: int) -> Array:
-    """Return the index inside the image that an index beyond an edge mirrors, without the edge twice."""
+    """Return indices reflected into the image, without repeating the edge."""
     if size == 1:
         return jnp.zeros_like(index)
     period = 2 * (size - 1)
@@ -197,5 +199,5 @@ def _folded(index: Array, size: int) -> Array:
 
 
 def flipped(images: Array, mirrored: Array) -> Array:
-    """Mirror some images left and right."""
+    """Flip some images horizontally."""
     return jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)

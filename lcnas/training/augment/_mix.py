@@ -14,22 +14,23 @@ from lcnas.training.augment._colour import rectangle
 Array = jax.Array
 
 DRAWS = 5
-_POINTS = 4096  # of a distribution's quantiles, between which is interpolated
+_POINTS = 4096  # intervals of the tabulated quantile function, which is interpolated
 
 
 def mix(
     images: Array, targets: Array, draws: Array, mixup: float, cutmix: float, share: float
 ) -> tuple[Array, Array]:
-    """Mix each image with its neighbour, and their targets alike.
+    """Mix each image with its neighbour, and their targets likewise.
 
     Args:
         images: (n, height, width, 3).
         targets: (n, classes).
         draws: (n, DRAWS), uniform from 0 to 1.
         mixup: alpha of Beta(alpha, alpha), the weight of the image itself; 0: no mixup.
-        cutmix: alpha of Beta(alpha, alpha), the share left of the image when a rectangle of the neighbour
-            is put in; what lies beyond the edge is left out, and the share is that of the pixels.
-        share: of the images that are mixed.
+        cutmix: alpha of Beta(alpha, alpha), the share of the image that remains when a rectangle of the
+            neighbour replaces the rest; the rectangle is clipped at the edges, and the target's share is
+            that of the pixels. 0: no cutmix.
+        share: share of images that are mixed.
     """
     _, height, width, _ = images.shape
     mixed = draws[:, 0] < share
@@ -49,7 +50,7 @@ def mix(
 
 
 def _boxes(shape: tuple[int, int], left: Array, place: Array) -> Array:
-    """Return rectangles that cover 1 - left of the image where no edge cuts them, (n, *shape)."""
+    """Return masks of rectangles that cover 1 - left of the image unless clipped, (n, *shape)."""
     side = jnp.sqrt(1 - left)
     edges = []
     for size, middle in zip(shape, (place[:, 0], place[:, 1]), strict=True):
@@ -61,9 +62,9 @@ def _boxes(shape: tuple[int, int], left: Array, place: Array) -> Array:
 
 
 def _neighbour(values: Array) -> Array:
-    """Return each pair of neighbours swapped; with an odd number the last gets the first.
+    """Return values with each pair of neighbours swapped; of an odd number, the last gets the first.
 
-    Pairs stay within a device where a batch is shared out, so swapping moves nothing between them.
+    If devices share a batch, pairs stay within a device, so swapping moves nothing between devices.
     """
     n = len(values)
     if n % 2:
@@ -72,7 +73,7 @@ def _neighbour(values: Array) -> Array:
 
 
 def _beta(draw: Array, alpha: float) -> Array:
-    """Return numbers distributed as Beta(alpha, alpha), from uniform ones, by its quantile function."""
+    """Return Beta(alpha, alpha) samples from uniform ones, by the quantile function."""
     table = jnp.asarray(_quantiles(alpha))
     place = draw * _POINTS
     index = jnp.minimum(place.astype(jnp.int32), _POINTS - 1)

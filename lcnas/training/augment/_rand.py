@@ -1,10 +1,10 @@
 """RandAugment (Cubuk et al. 2019, arXiv 1909.13719): its fourteen operations, at one magnitude.
 
-The names are Pillow's, and so is what they compute, on whole numbers from 0 to 255; moves, turns and
-shears are bilinear, with grey (128) where nothing was. At magnitude 10 of 10 they reach: turns 30 degrees,
-shears 0.3, moves 0.45 of the side, colour, contrast, brightness and sharpness 0.1 or 1.9 of the image's
-own, solarize all pixels, posterize 4 bits. The sign is drawn where there are two directions. Strength
-grows evenly, from nothing at magnitude 0.
+Names and results are Pillow's, on integers from 0 to 255; translations, rotations and shears are bilinear,
+with grey (128) outside of the image. At magnitude 10 of 10: rotation by 30 degrees, shear 0.3, translation by
+0.45 of the side, factors of colour, contrast, brightness and sharpness 0.1 or 1.9, solarize all pixels,
+posterize to 4 bits. The sign is random for operations with two directions. Strength grows linearly, from the
+identity at magnitude 0.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ OPERATIONS = (
     "translate_x",
     "translate_y",
 )
-DRAWS = 3  # random numbers an operation
+DRAWS = 3  # random numbers per operation
 MOST_MAGNITUDE = 10.0
-_MOVES = OPERATIONS.index("rotate")  # from here on they are affine
+_MOVES = OPERATIONS.index("rotate")  # this and the following operations are affine
 _GREY = 128.0
 
 
 def apply(images: Array, draws: Array, operations: int, magnitude: float, std: float) -> Array:
-    """Apply some operations to each image, one after the other, each drawn by itself.
+    """Apply a sequence of operations to each image, each drawn independently.
 
     Args:
         images: (n, height, width, 3), from 0 to 255.
         draws: (n, DRAWS * operations), uniform from 0 to 1.
-        operations: how many.
+        operations: number of operations.
         magnitude: from 0 to 10.
-        std: standard deviation of the magnitude from image to image (it stays within 0 to 10).
+        std: standard deviation of the magnitude between images (it is clipped to 0 to 10).
     """
     images = jnp.round(images)
     for i in range(operations):
@@ -80,18 +80,18 @@ def operate(images: Array, operation: Array, level: Array) -> Array:
     height, width = images.shape[1:3]
     value = _values(operation, level)
     moves = _moves(operation, level, height, width)
-    # One by one a conditional runs a single branch; side by side every image would go through all of them,
-    # which only a GPU can afford.
+    # Image by image, a conditional runs one branch; under vmap every image would run all branches, which is
+    # efficient only on a GPU.
     arguments = (images, branch, value, moves)
     if jax.default_backend() == "cpu":
-        out: Array = jax.lax.map(lambda some: _one(*some), arguments)
+        out: Array = jax.lax.map(lambda args: _operated(*args), arguments)
     else:
-        out = jax.vmap(_one)(*arguments)
+        out = jax.vmap(_operated)(*arguments)
     return out
 
 
 def _values(operation: Array, level: Array) -> Array:
-    """Return the number that each colour operation works with."""
+    """Return the parameter of each colour operation."""
     strength = jnp.abs(level)
     factor = 1 + 0.9 * level
     value = jnp.where(operation == OPERATIONS.index("solarize"), 256 * (1 - strength), factor)
@@ -99,7 +99,7 @@ def _values(operation: Array, level: Array) -> Array:
 
 
 def _moves(operation: Array, level: Array, height: int, width: int) -> Array:
-    """Return the affine maps from places in the result to places in the image, (n, 2, 3)."""
+    """Return the affine maps from positions in the result to positions in the image, (n, 2, 3)."""
     is_ = {name: (operation == i).astype(jnp.float32) for i, name in enumerate(OPERATIONS)}
     angle = is_["rotate"] * level * math.radians(30)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
@@ -120,7 +120,7 @@ def _moves(operation: Array, level: Array, height: int, width: int) -> Array:
     return jnp.stack([jnp.stack(first, -1), jnp.stack(second, -1)], 1)
 
 
-def _one(image: Array, branch: Array, value: Array, move: Array) -> Array:
+def _operated(image: Array, branch: Array, value: Array, move: Array) -> Array:
     branches: list[Callable[[Array, Array, Array], Array]] = [
         lambda image, value, move: image,  # noqa: ARG005
         lambda image, value, move: auto_contrast(image),  # noqa: ARG005
@@ -145,7 +145,7 @@ def auto_contrast(image: Array) -> Array:
 
 
 def equalize(image: Array) -> Array:
-    """Spread each channel's values so that all are about equally frequent."""
+    """Equalise the histogram of each channel."""
     channels = jnp.moveaxis(image, -1, 0).astype(jnp.int32)
     out = jnp.stack([_equalized(channel) for channel in channels], -1)
     return out.astype(jnp.float32)
@@ -165,7 +165,7 @@ def posterize(image: Array, bits: Array) -> Array:
 
 
 def _blend(other: Array, image: Array, factor: Array) -> Array:
-    """Return other + factor * (image - other), in whole numbers."""
+    """Return other + factor * (image - other), rounded and clipped to 0 to 255."""
     return jnp.clip(jnp.round(other + factor * (image - other)), 0.0, 255.0)
 
 
@@ -178,7 +178,7 @@ def _mean_grey(image: Array) -> Array:
 
 
 def _smooth(image: Array) -> Array:
-    """Return Pillow's SMOOTH: 3x3, the middle five times; the outermost pixels stay."""
+    """Return Pillow's SMOOTH: a 3x3 mean with weight 5 in the middle; the outermost pixels do not change."""
     inner = image[1:-1, 1:-1]
     height, width = image.shape[:2]
     around = sum(
@@ -189,11 +189,11 @@ def _smooth(image: Array) -> Array:
 
 
 def affine(image: Array, move: Array) -> Array:
-    """Return what an affine map finds, bilinear; grey where it points outside.
+    """Return the image under an affine map, bilinear; grey outside of the image.
 
     Args:
         image: (height, width, 3).
-        move: (2, 3), from (x, y, 1) in the result to (x, y) in the image, pixels, middles at 0.5.
+        move: (2, 3), from (x, y, 1) in the result to (x, y) in the image, in pixels with centres at 0.5.
     """
     height, width = image.shape[:2]
     x = (jnp.arange(width, dtype=jnp.float32) + 0.5)[None]
@@ -208,8 +208,8 @@ def affine(image: Array, move: Array) -> Array:
     upper, lower = (
         image[row, columns[0]] * (1 - right) + image[row, columns[1]] * right for row in rows
     )
-    found = upper * (1 - low) + lower * low
-    return jnp.where(inside[..., None], jnp.round(found), _GREY)
+    blended = upper * (1 - low) + lower * low
+    return jnp.where(inside[..., None], jnp.round(blended), _GREY)
 
 
 def _index(place: Array, size: int) -> Array:

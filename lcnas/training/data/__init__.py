@@ -1,13 +1,13 @@
-"""Images to train on: made by rule, CIFAR-10, folders of files, or arrays.
+"""Data sets of labelled images: synthetic, CIFAR-10, folders of files, or arrays.
 
-:func:`load` gives a :class:`Data` with three splits of distinct types. Training images come as uint8, in
-an order that seed and epoch decide; :mod:`lcnas.training.augment` does the rest on the device.
+:func:`load` returns a :class:`Data` with three splits of distinct types. Training images are uint8, in an
+order that depends on seed and epoch; :mod:`lcnas.training.augment` augments them on the device.
 
 Example:
-    >>> found = load("synthetic:classes=8,train=100,test=16", size=32)
-    >>> len(found.train), len(found.validation), len(found.test)
+    >>> data = load("synthetic:classes=8,train=100,test=16", size=32)
+    >>> len(data.train), len(data.validation), len(data.test)
     (80, 20, 16)
-    >>> batch = next(found.train.batches(16, seed=0, epoch=0))
+    >>> batch = next(data.train.batches(16, seed=0, epoch=0))
     >>> batch.images.shape, batch.images.dtype.name, batch.labels.dtype.name
     ((16, 32, 32, 3), 'uint8', 'int32')
 """

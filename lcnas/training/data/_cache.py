@@ -1,7 +1,7 @@
-"""Decoded images kept from run to run: .npz files that may be deleted at any time.
+"""Cache of decoded images: .npz files that may be deleted at any time.
 
-A file is written beside and renamed, so two processes do not disturb each other; the checksums in it tell
-damage, and then it is made anew.
+Files are written under a temporary name and renamed, so processes do not disturb each other. Checksums detect
+damaged files, which are written anew.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 
 Arrays = Mapping[str, NDArray[Any]]
 
-MOST_MB = 8192  # MiB of all files; those not used for the longest time go first
+MAX_MB = 8192  # MiB of all files; the least recently used are deleted first
 
 
 def folder() -> Path | None:
-    """Return where the files lie: `$LCNAS_CACHE`, `$XDG_CACHE_HOME/lcnas`, or `~/.cache/lcnas`.
+    """Return the folder of the cache: `$LCNAS_CACHE`, `$XDG_CACHE_HOME/lcnas`, or `~/.cache/lcnas`.
 
-    None where there is no home, or where `$LCNAS_CACHE` is set to nothing: then nothing is kept.
+    Returns None, for no cache, if there is no home or `$LCNAS_CACHE` is empty.
     """
-    named = os.environ.get("LCNAS_CACHE")
-    if named is not None:
-        return Path(named) if named else None
+    chosen = os.environ.get("LCNAS_CACHE")
+    if chosen is not None:
+        return Path(chosen) if chosen else None
     base = os.environ.get("XDG_CACHE_HOME")
     try:
         return (Path(base) if base else Path.home() / ".cache") / "lcnas"
@@ -36,45 +36,46 @@ def folder() -> Path | None:
         return None
 
 
-def arrays(key: str, wanted: Mapping[str, tuple[int, ...]], make: Callable[[], Arrays]) -> Arrays:
-    """Return the arrays kept under a key, or make and keep them.
+def arrays(key: str, shapes: Mapping[str, tuple[int, ...]], make: Callable[[], Arrays]) -> Arrays:
+    """Return the arrays cached under a key, or make and cache them.
 
     Args:
-        key: a part of a file name that says all that the arrays depend on.
-        wanted: their names and shapes; what is kept under another one counts as damaged.
-        make: makes them.
+        key: part of the file name; it has to identify all that the arrays depend on.
+        shapes: name -> shape of the arrays; a file with other shapes counts as damaged.
+        make: function that makes the arrays.
     """
     base = folder()
     if base is None:
         return make()
     path = base / f"{key}.npz"
-    found = _read(path, wanted)
-    if found is None:
-        found = make()
-        with contextlib.suppress(
-            OSError
-        ):  # a full disk or a read-only home costs time, not the run
-            _write(path, found)
+    contents = _read(path, shapes)
+    if contents is None:
+        contents = make()
+        # With a full disk or a read-only home the run goes on without the cache.
+        with contextlib.suppress(OSError):
+            _write(path, contents)
             _prune(base)
-    return found
+    return contents
 
 
-def _read(path: Path, wanted: Mapping[str, tuple[int, ...]]) -> Arrays | None:
+def _read(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Arrays | None:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            found = {name: archive[name] for name in wanted}  # reading compares the checksums
+            contents = {name: archive[name] for name in shapes}  # reading compares the checksums
         os.utime(path)
-    except Exception:  # noqa: BLE001 - zipfile and NumPy raise many kinds on damaged files
+    except Exception:  # noqa: BLE001 - zipfile and NumPy raise many types on damaged files
         return None
-    return found if all(found[name].shape == shape for name, shape in wanted.items()) else None
+    return (
+        contents if all(contents[name].shape == shape for name, shape in shapes.items()) else None
+    )
 
 
-def _write(path: Path, made: Arrays) -> None:
+def _write(path: Path, contents: Arrays) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, **made)  # type: ignore[arg-type]
+            np.savez(file, **contents)  # type: ignore[arg-type]
         Path(beside).replace(path)
     except BaseException:
         Path(beside).unlink(missing_ok=True)
@@ -82,10 +83,10 @@ def _write(path: Path, made: Arrays) -> None:
 
 
 def _prune(base: Path) -> None:
-    """Delete files until the rest takes at most MOST_MB; the one used last always stays."""
+    """Delete files until the rest takes at most MAX_MB; the most recently used one always stays."""
     by_use = sorted(base.glob("*.npz"), key=lambda path: path.stat().st_mtime, reverse=True)
     total = 0
     for i, path in enumerate(by_use):
         total += path.stat().st_size
-        if i and total > MOST_MB * 2**20:
+        if i and total > MAX_MB * 2**20:
             path.unlink(missing_ok=True)

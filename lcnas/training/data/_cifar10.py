@@ -1,4 +1,4 @@
-"""CIFAR-10 in the two layouts that hold no code: the hub's parquet files, and the original binary ones."""
+"""CIFAR-10 in its two layouts without pickles: the hub's parquet files, and the original binary files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CLASS_NAMES = (
 )
 SIDE = 32
 _RECORD = 1 + 3 * SIDE * SIDE  # label, then the red, the green and the blue plane
-_WANTED = (
+_FILES = (
     "train*.parquet and test*.parquet (the hub's copy), or data_batch_1.bin to data_batch_5.bin and "
     "test_batch.bin (the original's binary version)"
 )
@@ -46,14 +46,14 @@ def read(
     """Read the training and the test set.
 
     Args:
-        root: the folder that the files are in, or a folder above with only that one in it.
-        decoders: for the images of parquet files.
-        faults: where damaged images are noted.
-        cache: whether decoded images are kept for the next time.
-        progress: told how many images have been read.
+        root: the folder of the files, or its parent folder.
+        decoders: processes that decode the images of parquet files.
+        faults: collects damaged images.
+        cache: whether to cache decoded images.
+        progress: called with the number of images read and their total.
 
     Raises:
-        DataError: if files are missing, damaged, of another kind, or hold other labels than 0 to 9.
+        DataError: files are missing, damaged, of another format, or have labels outside 0 to 9.
     """
     for folder in (root, *sorted(path for path in root.iterdir() if path.is_dir())):
         train, test = _parquet(folder, "train"), _parquet(folder, "test")
@@ -64,19 +64,19 @@ def read(
         train = sorted(folder.glob("data_batch_*.bin"))
         if train and (folder / "test_batch.bin").is_file():
             return _read_binary(train), _read_binary([folder / "test_batch.bin"])
-    raise DataError(_what_is_there(root))
+    raise DataError(_missing_message(root))
 
 
-def _what_is_there(root: Path) -> str:
-    near = (*root.glob("*"), *root.glob("*/*"))  # not all below: it may be somebody's home
+def _missing_message(root: Path) -> str:
+    near = (*root.glob("*"), *root.glob("*/*"))  # not all below: it may be a home directory
     names = sorted(path.name for path in near if path.is_file() and visible(path.name))
     if any(_PICKLES.fullmatch(name) for name in names):
         return (
-            f"cifar10: {root} holds CIFAR-10's Python version, which is pickles, and a pickle can run code; "
-            f"wanted are {_WANTED}"
+            f"cifar10: {root} holds CIFAR-10's Python version, which consists of pickles, and a pickle can "
+            f"run code; needed are {_FILES}"
         )
-    some = [*names[:3], "..."] if len(names) > 3 else names
-    return f"cifar10: {root} lacks {_WANTED}; in it are {listing(some)}"
+    shown = [*names[:3], "..."] if len(names) > 3 else names
+    return f"cifar10: {root} lacks {_FILES}; it holds {listing(shown)}"
 
 
 def _parquet(folder: Path, part: str) -> list[Path]:
@@ -111,11 +111,11 @@ def _read_parquet(
     names = shapes(sum(map(_rows, paths)), cut)
     if cache:
         key = f"cifar10-{fingerprint(map(_digest, paths))}"
-        found = _cache.arrays(key, {"labels": names["reasons"], **names}, make)
+        arrays = _cache.arrays(key, {"labels": names["reasons"], **names}, make)
     else:
-        found = make()
-    faults.add((f"{paths[0].name} row {i}", str(why)) for i, why in enumerate(found["reasons"]))
-    return Pixels(**{name: found[name] for name in names}), found["labels"]
+        arrays = make()
+    faults.add((f"{paths[0].name} row {i}", str(why)) for i, why in enumerate(arrays["reasons"]))
+    return Pixels(**{name: arrays[name] for name in names}), arrays["labels"]
 
 
 def _digest(path: Path) -> bytes:
@@ -124,7 +124,7 @@ def _digest(path: Path) -> bytes:
 
 
 def _columns(path: Path) -> tuple[list[bytes], Labels]:
-    """Return the files in the column ``img`` and the column ``label``."""
+    """Return the image files in the column ``img``, and the column ``label``."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -148,9 +148,11 @@ def _columns(path: Path) -> tuple[list[bytes], Labels]:
 
 
 def _labels(path: Path, labels: NDArray[Any]) -> Labels:
-    whole = labels.dtype.kind in "iu"  # with a missing label Arrow gives floats
-    if not whole or (len(labels) and not 0 <= labels.min() <= labels.max() < len(CLASS_NAMES)):
-        wrong = labels[0] if not whole else labels[(labels < 0) | (labels >= len(CLASS_NAMES))][0]
+    integers = labels.dtype.kind in "iu"  # Arrow returns floats if a label is missing
+    if not integers or (len(labels) and not 0 <= labels.min() <= labels.max() < len(CLASS_NAMES)):
+        wrong = (
+            labels[0] if not integers else labels[(labels < 0) | (labels >= len(CLASS_NAMES))][0]
+        )
         raise DataError(
             f"cifar10: {path} has the label {wrong}; labels are whole numbers of 0 to 9"
         )

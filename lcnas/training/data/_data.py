@@ -1,4 +1,4 @@
-"""A loaded set, and what all kinds of sets need to become one."""
+"""A loaded data set, and the functions that all its loaders share."""
 
 from __future__ import annotations
 
@@ -10,40 +10,41 @@ from typing import Any, Self
 
 import numpy as np
 
+from lcnas import _renamed
 from lcnas.errors import DataError, listing, spelt
 from lcnas.training.data import _folder, _order
 from lcnas.training.data._decode import Cut, Decoders, Faults, Pair, Shape
 from lcnas.training.data._memory import Memory, Pixels, Progress, decode
-from lcnas.training.data._order import Rows
-from lcnas.training.data._prepared import Preparation, prepared
-from lcnas.training.data._synthetic import Made
+from lcnas.training.data._order import Indices
+from lcnas.training.data._prepared import ImagePreprocessing, prepared
+from lcnas.training.data._synthetic import SyntheticImages
 from lcnas.training.data._types import Batch, Labels, Normalization, Test, Train, Validation
 
-# What a seed is used for, so that no two uses draw the same numbers.
+# Uses of a seed, so that no two of them draw the same numbers.
 SPLIT, HELD, PERMUTE, DRAW, PICK = range(1, 6)
 
-_READER = 2  # of lcnas.images: raised when it reads a file otherwise than before
-SAMPLE = 2000  # training images that the constants rest on, where not all are in memory
+_READER = 2  # version of lcnas.images: raised when it decodes a file differently
+SAMPLE = 2000  # training images for the normalisation constants, if not all are in memory
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A set of images with classes, in three splits.
+    """A data set of labelled images, in three splits.
 
-    A context manager: at its end, as by :meth:`close`, the worker processes end.
+    It is a context manager that ends the worker processes, like :meth:`close`.
     """
 
-    spec: str  # as it was asked for
+    spec: str  # argument of load()
     size: Shape  # height, width in pixels that it was loaded for
     class_names: tuple[str, ...]
-    normalization: Normalization  # of the training split
+    normalization: Normalization  # constants of the training split, or those given to load()
     train: Train
     validation: Validation
     test: Test
-    fingerprint: str  # of the set and its split: another one is other data
+    fingerprint: str  # hash of the images, labels and their split
     decoders: Decoders = field(repr=False)
     faults: Faults = field(repr=False)
-    notes: tuple[str, ...] = ()  # what was decided on the splits, and what is left out, a line each
+    notes: tuple[str, ...] = ()  # lines on how the splits were chosen, and on what is left out
 
     @classmethod
     def without_test(
@@ -57,7 +58,7 @@ class Data:
         normalization: Normalization,
         fingerprint: str,
     ) -> Self:
-        """Return images that are in memory as a set whose test split is empty; no array is copied."""
+        """Return images in memory as a data set with an empty test split; no array is copied."""
         return cls(
             spec=spec,
             size=size,
@@ -78,25 +79,26 @@ class Data:
 
     @property
     def skipped(self) -> dict[str, str]:
-        """The images found damaged so far, and why; of streamed ones only those that were met."""
+        """The damaged images found so far, name -> reason; of streamed images only those already read."""
         return dict(self.faults.reasons)
 
+    @_renamed.parameter("preparation", "preprocessing")
     def prepared(
-        self, split: Train | Validation | Test, preparation: Preparation, batch: int = 64
+        self, split: Train | Validation | Test, preprocessing: ImagePreprocessing, batch: int = 64
     ) -> Iterator[Batch]:
-        """Yield a split in order, each image read from its original file and prepared as for deployment.
+        """Yield a split in order, each image read from its original file and preprocessed for deployment.
 
         Args:
-            split: one of this set's.
-            preparation: of an image, such as an :class:`lcnas.onnx_export.Preprocessing`; it gives pixels
-                (height, width, 3), uint8, which are not normalised yet.
-            batch: images a batch; the last one is padded, with ``mask`` False.
+            split: one of this data set's splits.
+            preprocessing: such as an :class:`lcnas.onnx_export.Preprocessing`; its pixels are
+                (height, width, 3), uint8, not yet normalised.
+            batch: images per batch; the last one is padded, with ``mask`` False.
 
         Raises:
-            DataError: names the damaged images, once there are more than allowed.
+            DataError: more images are damaged than allowed; names them.
             OSError: a worker process died.
         """
-        return prepared(split, preparation, batch, self.decoders, self.faults)
+        return prepared(split, preprocessing, batch, self.decoders, self.faults)
 
     def close(self) -> None:
         """End the worker processes."""
@@ -115,8 +117,8 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Options:
-    """What :func:`lcnas.training.data.load` was asked for, checked."""
+class LoadOptions:
+    """The arguments of :func:`lcnas.training.data.load`, checked."""
 
     spec: str
     size: Shape | None
@@ -133,37 +135,37 @@ class Options:
     faults: Faults
 
     def fits(self, images: int, shape: Shape) -> bool:
-        """Return whether so many images may be kept in memory."""
+        """Return whether that many images fit into the memory limit."""
         return mib(images, shape) <= self.memory_mb
 
     def permuted(self, labels: Labels, part: int) -> Labels:
-        """Return the labels, or for a control the same labels dealt out at random."""
+        """Return the labels, in random order if they are permuted for a control."""
         if not self.permute_labels:
             return labels
         return labels[_order.permutation(len(labels), self.seed, PERMUTE, part)]
 
 
 def mib(images: int, shape: Shape) -> float:
-    """Return the MiB that decoded images take."""
+    """Return the memory of decoded images, MiB."""
     return images * shape[0] * shape[1] * 3 / 2**20
 
 
-def decoded(root: Path, names: Sequence[str], cut: Cut, options: Options) -> Pixels:
-    """Return images decoded, from the cache where they are in it, and note the damaged ones."""
+def decoded(root: Path, names: Sequence[str], cut: Cut, options: LoadOptions) -> Pixels:
+    """Return decoded images, from the cache if they are in it, and record the damaged ones."""
     paths = [str(root / name) for name in names]
     key = None
     if options.cache:
         states = [Path(path).stat() for path in paths]
-        told = [f"{n} {s.st_size} {s.st_mtime_ns}" for n, s in zip(names, states, strict=True)]
-        key = f"pictures-{_order.fingerprint((f'reader {_READER}', repr(cut), *told))}"
-    found = decode(paths, cut, options.decoders, key=key, progress=options.progress)
-    options.faults.add((name, str(why)) for name, why in zip(names, found.reasons, strict=True))
-    return found
+        stamps = [f"{n} {s.st_size} {s.st_mtime_ns}" for n, s in zip(names, states, strict=True)]
+        key = f"pictures-{_order.fingerprint((f'reader {_READER}', repr(cut), *stamps))}"
+    pixels = decode(paths, cut, options.decoders, key=key, progress=options.progress)
+    options.faults.add((name, str(why)) for name, why in zip(names, pixels.reasons, strict=True))
+    return pixels
 
 
 def unlabelled_names(root: Path) -> tuple[list[str], tuple[str, ...]]:
-    """Return the images at any depth below a folder, and a note on what else there is."""
-    left = _folder.Left()
+    """Return the images at any depth below a folder, and notes on files left out."""
+    left = _folder.LeftOut()
     names, notes = sorted(_folder.walk(root, "", left)), left.notes()
     if not names:
         why = "".join(f" ({note})" for note in notes)
@@ -171,26 +173,28 @@ def unlabelled_names(root: Path) -> tuple[list[str], tuple[str, ...]]:
     return names, notes
 
 
-def with_unlabelled(source: Memory | Made, rows: Rows, shape: Shape, options: Options) -> Train:
-    """Return the training split, joined by the images without labels if there are any."""
+def with_unlabelled(
+    source: Memory | SyntheticImages, indices: Indices, shape: Shape, options: LoadOptions
+) -> Train:
+    """Return the training split, with the unlabelled images appended, if any."""
     if options.unlabelled is None:
-        return Train(source, rows)
+        return Train(source, indices)
     names, _ = unlabelled_names(options.unlabelled)
     n = len(source.labels)
     if not options.fits(n + len(names), shape):
         raise DataError(
             f"unlabelled: {len(names)} images take {mib(len(names), shape):.0f} MiB, with the others more "
-            f"than memory_mb ({options.memory_mb:g}); raise it (--memory-mb), or take fewer"
+            f"than memory_mb ({options.memory_mb:g}); raise it (--memory-mb), or give fewer images"
         )
     options.faults.total += len(names)
-    found = decoded(options.unlabelled, names, Cut("whole", shape), options)
+    pixels = decoded(options.unlabelled, names, Cut("whole", shape), options)
     files = tuple(str(options.unlabelled / name) for name in names)
-    extra = Memory(found.images, np.full(len(names), -1, np.int32), found.aspect, files=files)
+    extra = Memory(pixels.images, np.full(len(names), -1, np.int32), pixels.aspect, files=files)
     whole = _as_memory(source, shape).joined(extra)
-    return Train(whole, np.concatenate([rows, n + np.flatnonzero(found.good)]))
+    return Train(whole, np.concatenate([indices, n + np.flatnonzero(pixels.good)]))
 
 
-def _as_memory(source: Memory | Made, shape: Shape) -> Memory:
+def _as_memory(source: Memory | SyntheticImages, shape: Shape) -> Memory:
     if isinstance(source, Memory):
         return source
     n = len(source.labels)
@@ -199,7 +203,7 @@ def _as_memory(source: Memory | Made, shape: Shape) -> Memory:
 
 
 def assembled(
-    options: Options,
+    options: LoadOptions,
     *,
     shape: Shape,
     class_names: tuple[str, ...],
@@ -208,29 +212,29 @@ def assembled(
     validation: Validation,
     test: Test,
     parts: Sequence[Any],
-    needed: int = 2,
+    min_images: int = 2,
     notes: Sequence[str] = (),
 ) -> Data:
-    """Return the set, if no split is empty or has one class alone.
+    """Return the data set, after checking that each split has images of at least two classes.
 
     Args:
-        options: what was asked for.
+        options: arguments of ``load``.
         shape: the size it was loaded for.
         class_names: in the order of the labels.
-        constants: of the training split.
+        constants: normalisation of the training split.
         train: the training split.
         validation: the validation split.
         test: the test split.
-        parts: texts and arrays that say what the set is, and how it is split.
-        needed: images of a class to train, so that it is in all splits that are made of them.
-        notes: what is to be told of the set.
+        parts: texts and arrays that identify the images and their split, for the fingerprint.
+        min_images: images of a class in training that suffice for all splits taken from them.
+        notes: lines on the data set, for the console.
     """
-    told = _checked_classes(options, class_names, (train, validation, test), needed)
+    class_notes = _checked_classes(options, class_names, (train, validation, test), min_images)
     extra: list[str] = []
     if options.unlabelled is not None:
         names, more = unlabelled_names(options.unlabelled)
         extra = ["unlabelled", *_folder.sizes(options.unlabelled, names)]
-        told += tuple(f"unlabelled: {note}" for note in more)
+        class_notes += tuple(f"unlabelled: {note}" for note in more)
     return Data(
         spec=options.spec,
         size=shape,
@@ -242,7 +246,7 @@ def assembled(
         fingerprint=_order.fingerprint((*parts, *extra)),
         decoders=options.decoders,
         faults=options.faults,
-        notes=(*notes, *told),
+        notes=(*notes, *class_notes),
     )
 
 
@@ -254,34 +258,34 @@ _WHERE = {
 
 
 def _checked_classes(
-    options: Options,
+    options: LoadOptions,
     class_names: Sequence[str],
     splits: tuple[Train, Validation, Test],
-    needed: int,
+    min_images: int,
 ) -> tuple[str, ...]:
     """Return notes on classes that validation or test lack.
 
     Raises:
-        DataError: training lacks a class, or another split has fewer than two, so that no accuracy counts.
+        DataError: training lacks a class, or another split has fewer than two, so its accuracy means nothing.
     """
     notes: dict[str, list[str]] = {}
     for split in splits:
         counts = np.bincount(split.labels[split.labels >= 0], minlength=len(class_names))
         lacking = [name for name, n in zip(class_names, counts, strict=True) if not n]
         what = type(split).__name__.lower()
-        there = len(class_names) - len(lacking)
-        if there < 2 or (lacking and isinstance(split, Train)):
-            found = "is empty" if not there else f"has no readable images of {listing(lacking)}"
-            if there == 1 and not _WHERE[needed]:
-                found += ", so that no accuracy counts: at least 2 classes are needed there"
+        present = len(class_names) - len(lacking)
+        if present < 2 or (lacking and isinstance(split, Train)):
+            problem = "is empty" if not present else f"has no readable images of {listing(lacking)}"
+            if present == 1 and not _WHERE[min_images]:
+                problem += ", so that no accuracy counts: at least 2 classes are needed there"
             raise DataError(
-                f"data: {spelt(options.spec)}: the {what} split {found}{_WHERE[needed]}"
+                f"data: {spelt(options.spec)}: the {what} split {problem}{_WHERE[min_images]}"
             )
         if lacking:
             notes.setdefault(listing(lacking), []).append(f"{what} has none of {len(lacking)}")
     total = len(class_names)
     return tuple(
-        f"{' and '.join(said)} of the {total} classes ({names}), so accuracy there says nothing of them"
-        f"{_WHERE[needed]}"
-        for names, said in notes.items()
+        f"{' and '.join(parts)} of the {total} classes ({names}), so accuracy there does not cover them"
+        f"{_WHERE[min_images]}"
+        for names, parts in notes.items()
     )

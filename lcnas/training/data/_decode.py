@@ -1,4 +1,4 @@
-"""Images from files: what a worker process does with one, and the processes themselves."""
+"""Decoding and cropping of image files, and the worker processes that do it."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from lcnas.training.data._types import Images
 if TYPE_CHECKING:
     import PIL.Image
 
-CROP_ATTEMPTS = 10  # of a random crop to fit into the image, before the middle is taken
-CHUNK = 16  # images a task: enough that handing it over costs nothing
-_STANDARD_CROP = 0.875  # of the short side: 224 of 256
+CROP_ATTEMPTS = 10  # draws of a random crop that fits into the image, before a centre crop is taken
+CHUNK = 16  # images per task: enough that sending it to a process costs little
+_STANDARD_CROP = 0.875  # share of the short side: 224 of 256
 
 Encoded = str | bytes  # the path of an image, or its file's content
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
@@ -39,13 +39,16 @@ Shape = tuple[int, int]  # height, width
 
 
 def stored_shape(height: int, width: int) -> Shape:
-    """Return the size to keep images at, of which an evaluation takes the middle: 256 a side for 224."""
+    """Return the size to store images at, for a centre crop of (height, width): 256 per side for 224."""
     return math.ceil(height / _STANDARD_CROP), math.ceil(width / _STANDARD_CROP)
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Which part of an image is wanted, and at how many pixels."""
+    """A part of an image and the size to resize it to.
+
+    Its ``repr`` is part of the keys of the cache: another name of the class or of a field empties the cache.
+    """
 
     kind: str  # "whole": squashed; "centre": the middle of the longer side; "random": resized crop
     shape: Shape  # height, width
@@ -53,31 +56,31 @@ class Cut:
     ratio: Pair = (3 / 4, 4 / 3)  # of a random crop: width / height, relative to that of the shape
 
     def box(self, width: int, height: int, entropy: Sequence[int]) -> Box:
-        """Return the part of an image of that size; ``entropy`` decides a random one."""
+        """Return the part of an image of that size; ``entropy`` is the seed of a random one."""
         if self.kind == "whole":
             return 0.0, 0.0, float(width), float(height)
-        wanted = self.shape[1] / self.shape[0]
+        aspect = self.shape[1] / self.shape[0]
         if self.kind == "centre":
-            high = min(height, width / wanted)
-            return _placed(width, height, high * wanted, high, 0.5, 0.5)
-        ratio = (self.ratio[0] * wanted, self.ratio[1] * wanted)
+            high = min(height, width / aspect)
+            return _placed(width, height, high * aspect, high, 0.5, 0.5)
+        ratio = (self.ratio[0] * aspect, self.ratio[1] * aspect)
         return random_box(width, height, self.scale, ratio, np.random.default_rng(entropy))
 
 
 def random_box(width: int, height: int, scale: Pair, ratio: Pair, rng: np.random.Generator) -> Box:
-    """Draw a crop: its share of the area uniform, the logarithm of its width / height uniform.
+    """Return a random crop: its share of the area is uniform, its width / height log-uniform.
 
-    A crop that does not fit is drawn again, up to 10 times; then the largest one in the middle whose ratio
-    is allowed is taken. (GoogLeNet's, as Szegedy et al. 2015 describe it and all toolkits do it.)
+    A crop that does not fit is drawn again, up to 10 times; the fallback is the largest centre crop with an
+    allowed ratio. (The crop of GoogLeNet, Szegedy et al. 2015, as in all toolkits.)
     """
     area = width * height
     draws = rng.random((CROP_ATTEMPTS, 2))
     left, top = rng.random(2)
     low, high = math.log(ratio[0]), math.log(ratio[1])
     for share, shape in draws:
-        wanted = area * (scale[0] + share * (scale[1] - scale[0]))
+        target = area * (scale[0] + share * (scale[1] - scale[0]))
         r = math.exp(low + shape * (high - low))
-        w, h = math.sqrt(wanted * r), math.sqrt(wanted / r)
+        w, h = math.sqrt(target * r), math.sqrt(target / r)
         if w <= width and h <= height:
             return _placed(width, height, w, h, left, top)
     r = min(max(width / height, ratio[0]), ratio[1])
@@ -87,41 +90,40 @@ def random_box(width: int, height: int, scale: Pair, ratio: Pair, rng: np.random
 
 def _placed(width: float, height: float, w: float, h: float, left: float, top: float) -> Box:
     x, y = left * (width - w), top * (height - h)
-    return x, y, min(x + w, width), min(y + h, height)  # the sums may be a hair too large
+    return x, y, min(x + w, width), min(y + h, height)  # sums may exceed it by rounding
 
 
 def open_rgb(source: Encoded) -> PIL.Image.Image:
-    """Return an image upright and in three channels of 8 bits, as :func:`lcnas.images.read` does.
+    """Return an image, upright, in RGB with 8 bits per channel; see :func:`lcnas.images.read`.
 
     Args:
         source: the path of its file, or the file's content.
 
     Raises:
-        ImageError: it cannot be read; says why.
+        ImageError: the image cannot be read, with the reason.
     """
     return files.read(source)
 
 
 def open_size(source: Encoded) -> Shape:
-    """Return (width, height) of an image from its head alone, or (0, 0) if it cannot be read."""
+    """Return (width, height) of an image from its header, or (0, 0) if it cannot be read."""
     try:
         return files.size(source)
-    except ImageError:  # it is told when the image itself is wanted
+    except ImageError:  # reported when the image itself is read
         return 0, 0
 
 
 def cut_image(source: Encoded, cut: Cut, entropy: Sequence[int]) -> tuple[Images, float]:
-    """Read an image and cut it.
+    """Read an image, crop and resize it.
 
-    Shrinking is antialiased. A JPEG of which little is needed for training is decoded at a half, a quarter
-    or an eighth (never below what is asked for), which takes a fraction of the time; for evaluation the
-    image is decoded in full.
+    Resizing is antialiased. For a random crop, a JPEG is decoded at a half, a quarter or an eighth of its
+    size if that suffices for the result, which takes a fraction of the time; otherwise it is decoded in full.
 
     Returns:
-        The pixels (height, width, 3), and the width / height of what they show.
+        The pixels (height, width, 3), and the width / height of the part before resizing.
 
     Raises:
-        ImageError: it cannot be read; says why.
+        ImageError: the image cannot be read, with the reason.
     """
     from PIL import Image
 
@@ -138,7 +140,7 @@ def cut_image(source: Encoded, cut: Cut, entropy: Sequence[int]) -> tuple[Images
 
 
 def _enough(width: int, height: int, box: Box, shape: Shape) -> tuple[int, int]:
-    """Return the size of the whole image at which the box still has the pixels of the shape."""
+    """Return the size of the whole image at which the box has at least the pixels of the shape."""
     return (
         math.ceil(width * shape[1] / (box[2] - box[0])),
         math.ceil(height * shape[0] / (box[3] - box[1])),
@@ -146,25 +148,25 @@ def _enough(width: int, height: int, box: Box, shape: Shape) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class Task:
-    """Some images to be read in one go."""
+class DecodeTask:
+    """Images for one call of a worker."""
 
     sources: tuple[Encoded, ...]
-    entropy: tuple[tuple[int, ...], ...]  # of each
+    entropy: tuple[tuple[int, ...], ...]  # seeds of the random crops
     cut: Cut
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What has been read; where a reason is given the image is black."""
+    """Decoded images; one that could not be read is black and has a reason."""
 
     images: Images  # (n, height, width, 3)
-    aspect: NDArray[np.float32]  # (n,): width / height of what is shown
+    aspect: NDArray[np.float32]  # (n,): width / height before resizing
     reasons: tuple[str, ...]  # (n,): why an image could not be read, or ""
 
 
-def run(task: Task) -> Decoded:
-    """Read the images of a task; a damaged one is told, not raised."""
+def run(task: DecodeTask) -> Decoded:
+    """Read the images of a task; errors of damaged ones are returned as reasons."""
     n, (height, width) = len(task.sources), task.cut.shape
     images = np.zeros((n, height, width, 3), np.uint8)
     aspect = np.full(n, width / height, np.float32)
@@ -182,7 +184,7 @@ B = TypeVar("B")
 
 
 class Decoders:
-    """Worker processes, started when they are first needed; with 0 of them the caller does the work."""
+    """A pool of worker processes, started on first use; with 0 workers the caller does the work."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
@@ -191,15 +193,15 @@ class Decoders:
     def map(
         self, function: Callable[[A], B], tasks: Iterable[A], ahead: int
     ) -> Generator[B, None, None]:
-        """Yield ``function`` of each task, in their order, whichever process does which.
+        """Yield ``function(task)`` for each task, in order.
 
         Args:
-            function: of a module, so that a worker finds it.
-            tasks: what each gets.
-            ahead: how many results may wait before the first is asked for: a bound on memory.
+            function: a function of a module, so that it can be pickled.
+            tasks: arguments of the calls.
+            ahead: maximum number of pending results, which bounds memory.
 
         Raises:
-            OSError: if a process dies.
+            OSError: a process died.
         """
         if not self.workers:
             yield from map(function, tasks)
@@ -215,7 +217,7 @@ class Decoders:
         except BrokenProcessPool:
             self.close()
             raise OSError(
-                "a worker process that reads images has died; if the system killed it for memory, take "
+                "a worker process that reads images has died; if the system killed it for its memory, use "
                 "fewer workers"
             ) from None
         finally:
@@ -223,14 +225,14 @@ class Decoders:
                 future.cancel()
 
     def close(self) -> None:
-        """End the processes; they start again when needed."""
+        """End the processes; the next call of :meth:`map` starts them again."""
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
 
     def _submit(self, function: Callable[[A], B], task: A) -> Future[B]:
         if self._executor is None:
-            # Not forked: JAX's threads would not survive that.
+            # Not forked, which JAX's threads do not survive.
             context = multiprocessing.get_context("spawn")
             executor = ProcessPoolExecutor(self.workers, mp_context=context, initializer=_prepare)
             weakref.finalize(self, executor.shutdown, wait=False, cancel_futures=True)
@@ -241,10 +243,10 @@ class Decoders:
 
 @contextlib.contextmanager
 def _main_hidden() -> Iterator[None]:
-    """Keep a new process from running the caller's script once more.
+    """Keep a new process from importing the caller's script.
 
     A spawned process imports the main module, so a script that loads data without
-    ``if __name__ == "__main__":`` around it would start workers in the workers. Ours need nothing of it.
+    ``if __name__ == "__main__":`` would start workers in the workers. These workers do not need it.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
@@ -255,9 +257,10 @@ def _main_hidden() -> Iterator[None]:
 
 
 def _prepare() -> None:
-    """Make a worker live as long as its parent, and no longer.
+    """Tie the life of a worker to that of its parent.
 
-    Ctrl-C and SIGTERM go to the whole group of processes; the parent may still want to end its work.
+    Ctrl-C and SIGTERM go to the whole process group, but the parent may first finish its work; so workers
+    ignore them, and exit with the parent.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -272,25 +275,25 @@ def _leave_with_parent() -> None:
 
 
 class Faults:
-    """Images that could not be read, of all that a set has; too many of them are an error.
+    """The damaged images of a data set; too many of them are an error.
 
     Args:
-        what: begins the message.
-        total: images of the set.
-        share: of them that may be damaged.
+        what: prefix of the message.
+        total: number of images of the data set.
+        share: maximum share of damaged images, 0 to 1.
     """
 
     def __init__(self, what: str, total: int, share: float) -> None:
         self.what, self.total, self.share = what, total, share
         self.reasons: dict[str, str] = {}
 
-    def add(self, found: Iterable[tuple[str, str]]) -> None:
-        """Note (name, reason) of damaged images; an empty reason is a good image.
+    def add(self, results: Iterable[tuple[str, str]]) -> None:
+        """Record (name, reason) of images; the reason of a good image is "".
 
         Raises:
-            DataError: names them, if they are more than allowed.
+            DataError: more images are damaged than allowed; names them.
         """
-        self.reasons |= {spelt(name): reason for name, reason in found if reason}
+        self.reasons |= {spelt(name): reason for name, reason in results if reason}
         if len(self.reasons) > self.share * self.total:
             raise DataError(self._message())
 
@@ -300,9 +303,9 @@ class Faults:
         rest = f", and {more} more" if more else ""
         return (
             f"{self.what}: {len(self.reasons)} of {self.total} images cannot be read, more than the "
-            f"{100 * self.share:g} % allowed: {', '.join(shown)}{rest}; mend or remove them, or raise "
+            f"{100 * self.share:g} % allowed: {', '.join(shown)}{rest}; repair or remove them, or raise "
             "max_bad (--max-bad)"
         )
 
 
-_SHOWN = 10  # damaged images that a message names
+_SHOWN = 10  # damaged images named in a message

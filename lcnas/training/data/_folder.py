@@ -1,4 +1,4 @@
-"""A folder of images, a folder a class: which files there are, and which split each belongs to."""
+"""A folder of images with one folder per class: its files, and the split that each belongs to."""
 
 from __future__ import annotations
 
@@ -16,42 +16,40 @@ from lcnas.paths import expanded
 from lcnas.training.data import _layout
 from lcnas.training.data._types import Labels
 
-_KINDS = 5  # of files left out that a note names
-_LONGEST = 12  # characters of a suffix; what is longer is part of the name
+_KINDS = 5  # kinds of left-out files that a note names
+_LONGEST = 12  # characters of a suffix; a longer one is part of the name
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a set; names are relative to the folder, with slashes."""
+    """The files of a data set; names are relative to the folder, with slashes."""
 
     root: Path
-    folders: tuple[str, ...]  # of the classes, sorted, as the system has them
-    class_names: tuple[str, ...]  # the same as valid text, each different
-    train: tuple[
-        str, ...
-    ]  # those of validation among them, where these have no folder of their own
-    validation: tuple[str, ...] | None  # None: the set has no validation set of its own
-    test: tuple[str, ...] | None  # None: the set has no test set of its own
-    depth: int  # folders above those of the classes: 0, or 1 where splits have theirs
-    notes: tuple[str, ...]  # what was decided, and what is left out
+    folders: tuple[str, ...]  # class folders, sorted, as the file system has them
+    class_names: tuple[str, ...]  # the same as valid text, all distinct
+    train: tuple[str, ...]  # includes those of splits without a folder
+    validation: tuple[str, ...] | None  # None: there is no folder of validation images
+    test: tuple[str, ...] | None  # None: there is no folder of test images
+    depth: int  # folders above the class folders: 0, or 1 if splits have folders
+    notes: tuple[str, ...]  # lines on the choice of splits, and on what is left out
 
     def labels(self, names: Iterable[str]) -> Labels:
-        """Return the class of each file, which is the folder it is in."""
+        """Return the class of each file: that of its folder."""
         number = {name: i for i, name in enumerate(self.folders)}
         deep = self.depth
         return np.array([number[name.split("/", deep + 1)[deep]] for name in names], np.int32)
 
 
 @dataclass
-class Left:
-    """What is left out, by kind."""
+class LeftOut:
+    """Counts of left-out files, by kind."""
 
     files: Counter[str] = field(default_factory=Counter)
 
     def notes(self) -> tuple[str, ...]:
-        """Return it in a line, if there is any.
+        """Return the counts as one line, or nothing if there are none.
 
-        >>> Left(Counter({".txt": 10, ".mp4": 2})).notes()
+        >>> LeftOut(Counter({".txt": 10, ".mp4": 2})).notes()
         ('12 files left out: 10 .txt, 2 .mp4',)
         """
         if not self.files:
@@ -65,19 +63,19 @@ class Left:
 
 
 def scan(root: Path) -> Listing:
-    """List folders of training, validation and test images with a folder a class in each, or class folders.
+    """List the images of a folder: of splits with class folders in each, or of class folders.
 
-    Folders and files that begin with a dot are passed over; what else is no image is counted.
+    Folders and files that begin with a dot are skipped; other files that are not images are counted.
 
     Raises:
-        DataError: if the folder has neither layout, or a class has no images.
+        DataError: the folder has neither layout, or a class has no images.
     """
-    layout, left = _layout.find(root), Left()
+    layout, left = _layout.find(root), LeftOut()
     folders = _layout.folders(root / layout.train)
     _check_folders(root, layout.train, folders)
     train = _of_classes(root, layout.train, folders, left)
     validation, test = (
-        None if part is None else _held(root, part, layout.train, folders, left)
+        None if part is None else _held_out(root, part, layout.train, folders, left)
         for part in (layout.validation, layout.test)
     )
     for part in {"", layout.train, layout.validation or "", layout.test or ""}:
@@ -100,30 +98,30 @@ def scan(root: Path) -> Listing:
 
 
 def _splits_within(names: Iterable[str], depth: int) -> tuple[str, ...]:
-    """Return a note where class folders hold splits, and not the other way round."""
+    """Return a note if class folders hold splits, instead of the other way round."""
     parts = (name.split("/") for name in names)
     inner = sorted({p[depth + 1] for p in parts if len(p) > depth + 2})
-    found = [name for name in inner if _layout.role(name) is not None]
-    if len({_layout.role(name) for name in found}) < 2:
+    split_names = [name for name in inner if _layout.role(name) is not None]
+    if len({_layout.role(name) for name in split_names}) < 2:
         return ()
-    names_of_splits = listing(map(spelt, found))
+    names_of_splits = listing(map(spelt, split_names))
     return (
-        f"the class folders hold {names_of_splits}; as splits these have to be the outer folders",
+        f"the class folders hold {names_of_splits}; as splits, these must be the outer folders",
     )
 
 
 def _check_folders(root: Path, train: str, folders: Sequence[str]) -> None:
     if len(folders) > 1:
         return
-    found = f"only the folder {spelt(folders[0])}" if folders else "no folders"
+    content = f"only the folder {spelt(folders[0])}" if folders else "no folders"
     where = root / train
     inner = where / folders[0] if folders else None
     hint = ""
     if inner is not None and _is_set(inner):
         hint = f"; did you mean imagefolder:{spelt(str(inner))}?"
     raise DataError(
-        f"imagefolder: {spelt(str(where))} has {found}; needed is a folder for each of at least 2 classes, "
-        f"or train and test (with validation or without) with such folders in each{hint}"
+        f"imagefolder: {spelt(str(where))} has {content}; needed is a folder for each of at least 2 classes, "
+        f"or train and test (with or without validation) with such folders in each{hint}"
     )
 
 
@@ -133,32 +131,34 @@ def _is_set(folder: Path) -> bool:
     return len(inner) > 1 or any(_layout.role(name) == _layout.TRAIN for name in inner)
 
 
-def _of_classes(root: Path, part: str, folders: Sequence[str], left: Left) -> tuple[str, ...]:
-    """Return the images below the class folders, in the order of their names; each class must have some."""
+def _of_classes(root: Path, part: str, folders: Sequence[str], left: LeftOut) -> tuple[str, ...]:
+    """Return the images below the class folders, in the order of their names; no class may be empty."""
     out: list[str] = []
     for name in folders:
-        own = Left()
-        found = sorted(walk(root, f"{part}/{name}" if part else name, own))
-        if not found:
+        own = LeftOut()
+        files = sorted(walk(root, f"{part}/{name}" if part else name, own))
+        if not files:
             why = "".join(f" ({note})" for note in own.notes())
             raise DataError(
-                f"imagefolder: class {spelt(name)} of {spelt(str(root / part))} has no images{why}; put some "
-                "in, or remove the folder"
+                f"imagefolder: class {spelt(name)} of {spelt(str(root / part))} has no images{why}; add some "
+                "or remove the folder"
             )
         left.files += own.files
-        out += found
+        out += files
     return tuple(out)
 
 
-def _held(root: Path, part: str, train: str, folders: Sequence[str], left: Left) -> tuple[str, ...]:
-    """Return the images of a split beside training, whose classes may be fewer, but no others."""
+def _held_out(
+    root: Path, part: str, train: str, folders: Sequence[str], left: LeftOut
+) -> tuple[str, ...]:
+    """Return the images of validation or test, whose classes must be among those of training."""
     out: list[str] = []
     others = []
     for name in _layout.folders(root / part):
-        found = sorted(walk(root, f"{part}/{name}", left))
-        if found and name not in folders:
+        files = sorted(walk(root, f"{part}/{name}", left))
+        if files and name not in folders:
             others.append(name)
-        out += found
+        out += files
     if others:
         raise DataError(
             f"imagefolder: {spelt(str(root))}: classes of {spelt(part)} that {spelt(train)} does not have: "
@@ -172,18 +172,18 @@ def _held(root: Path, part: str, train: str, folders: Sequence[str], left: Left)
 
 
 def _class_names(folders: Sequence[str]) -> tuple[str, ...]:
-    """Return the folders' names as valid text, each different."""
-    made: dict[str, None] = {}
+    """Return the names of the folders as valid text, all distinct."""
+    names: dict[str, None] = {}
     for name in map(spelt, folders):
         unique, n = name, 1
-        while unique in made or (unique != name and unique in folders):
+        while unique in names or (unique != name and unique in folders):
             unique, n = f"{name}_{n + 1}", n + 1
-        made[unique] = None
-    return tuple(made)
+        names[unique] = None
+    return tuple(names)
 
 
-def _count_loose(folder: Path, left: Left) -> None:
-    """Count the files beside the class folders."""
+def _count_loose(folder: Path, left: LeftOut) -> None:
+    """Count the files next to the class folders."""
     with _layout.scanned(folder) as entries:
         for entry in entries:
             if _layout.visible(entry.name) and not _layout.is_folder(entry):
@@ -193,16 +193,18 @@ def _count_loose(folder: Path, left: Left) -> None:
 
 
 def _unused(root: Path, names: Sequence[str]) -> tuple[str, ...]:
-    """Return a note on the folders that are no part of any split."""
+    """Return a note on the folders outside all splits."""
     if not names:
         return ()
     counts = [count(root, name) for name in names]
-    told = [f"{spelt(n)} ({c:,} {_plural('image', c)})" for n, c in zip(names, counts, strict=True)]
-    return (f"{_plural('folder', len(names))} left out: {listing(told)}",)
+    parts = [
+        f"{spelt(n)} ({c:,} {_plural('image', c)})" for n, c in zip(names, counts, strict=True)
+    ]
+    return (f"{_plural('folder', len(names))} left out: {listing(parts)}",)
 
 
 def count(root: Path, folder: str) -> int:
-    """Return how many files below a folder are images by their suffix."""
+    """Return the number of files below a folder with the suffix of an image."""
     return sum(
         name.lower().endswith(tuple(images.suffixes()))
         for _, _, names in os.walk(root / folder)
@@ -210,8 +212,8 @@ def count(root: Path, folder: str) -> int:
     )
 
 
-def walk(root: Path, folder: str, left: Left) -> list[str]:
-    """Return the images anywhere below a folder, relative to the root; count what else there is."""
+def walk(root: Path, folder: str, left: LeftOut) -> list[str]:
+    """Return the images at any depth below a folder, relative to the root; count other files."""
     out: list[str] = []
     ahead = [folder]
     while ahead:
@@ -231,7 +233,7 @@ def walk(root: Path, folder: str, left: Left) -> list[str]:
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Return whether an entry is a file to read from, not a pipe or a link that leads nowhere."""
+    """Return whether an entry is a readable file, not a pipe or a broken link."""
     try:
         return entry.is_file()
     except OSError:
@@ -239,21 +241,19 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
-    """Return whether a file is an image: by its suffix, which reading will check, or by its contents."""
+    """Return whether a file is an image, by its suffix (reading checks it later) or by its contents."""
     return _suffix(entry.name) in images.suffixes() or images.is_image(entry.path)
 
 
 def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - twice as fast, of millions of names
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - twice as fast, for millions of names
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
     if not _is_file(entry):
-        return (
-            "links to folders" if _layout.is_folder(entry) else "links to nothing, pipes or devices"
-        )
+        return "links to folders" if _layout.is_folder(entry) else "broken links, pipes or devices"
     suffix = spelt(_suffix(entry.name))
-    return suffix if 1 < len(suffix) <= _LONGEST and suffix.isprintable() else "of no suffix"
+    return suffix if 1 < len(suffix) <= _LONGEST and suffix.isprintable() else "without suffix"
 
 
 def _plural(word: str, n: int) -> str:
@@ -261,16 +261,16 @@ def _plural(word: str, n: int) -> str:
 
 
 def sizes(root: Path, names: Iterable[str]) -> list[str]:
-    """Return "name size" of each file: what a set's fingerprint rests on.
+    """Return "name size" of each file, for the fingerprint of a data set.
 
     Raises:
-        OSError: a file has gone.
+        OSError: a file no longer exists.
     """
     return [f"{name} {(root / name).stat().st_size}" for name in names]
 
 
 def existing_folder(kind: str, text: str) -> Path:
-    """Return the folder of that name, made absolute; Ray Tune changes the working directory."""
+    """Return a folder as an absolute path, because Ray Tune changes the working directory."""
     if not text:
         raise DataError(f"{kind}: which folder? Write {kind}:FOLDER")
     path = expanded(text).absolute()
@@ -281,7 +281,7 @@ def existing_folder(kind: str, text: str) -> Path:
 
 
 def existing_file(kind: str, text: str) -> Path:
-    """Return the file of that name, made absolute."""
+    """Return a file as an absolute path."""
     if not text:
         raise DataError(f"{kind}: which file? Write {kind}:FILE")
     path = expanded(text).absolute()

@@ -1,4 +1,4 @@
-"""Sets that are folders of images: decoded once where they fit into memory, else streamed."""
+"""Data sets that are folders of images: decoded once if they fit into memory, else streamed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lcnas.training.data._data import (
     SAMPLE,
     SPLIT,
     Data,
-    Options,
+    LoadOptions,
     assembled,
     decoded,
     unlabelled_names,
@@ -28,20 +28,20 @@ from lcnas.training.data._order import TEST, VALIDATION
 from lcnas.training.data._stream import Files
 from lcnas.training.data._types import Labels, Normalization, Test, Train, Validation
 
-_SIDE = 224  # of images, where none is asked for and they are large enough
-_PROBED = 64  # images whose size is looked up before it is decided how large they are kept
+_SIDE = 224  # pixels per side, if no size is given and the images are large enough
+_PROBED = 64  # images whose sizes are read to choose the size to store images at
 
 
 @dataclass(frozen=True)
-class _Part:
+class _SplitFiles:
     """The files of one split."""
 
     names: tuple[str, ...]
     labels: Labels
 
 
-def load(rest: str, options: Options) -> Data:
-    """Load the set in a folder."""
+def load(rest: str, options: LoadOptions) -> Data:
+    """Load the data set in a folder."""
     root = _folder.existing_folder("imagefolder", rest)
     listing = _folder.scan(root)
     parts = _parts(listing, options)
@@ -50,9 +50,9 @@ def load(rest: str, options: Options) -> Data:
     shape, stored = _sizes(root, parts[0].names, options.size)
     make = _in_memory if options.fits(total, stored) else _streamed
     train, validation, test, constants = make(root, parts, shape, stored, options)
-    words: list[Any] = ["imagefolder", *listing.class_names]
+    identity: list[Any] = ["imagefolder", *listing.class_names]
     for part in parts:
-        words += ["part", *_folder.sizes(root, part.names), part.labels]
+        identity += ["part", *_folder.sizes(root, part.names), part.labels]
     return assembled(
         options,
         shape=shape,
@@ -61,61 +61,67 @@ def load(rest: str, options: Options) -> Data:
         train=train,
         validation=validation,
         test=test,
-        parts=words,
-        needed=1 if listing.validation is not None else 2 if listing.test is not None else 3,
+        parts=identity,
+        min_images=1 if listing.validation is not None else 2 if listing.test is not None else 3,
         notes=listing.notes,
     )
 
 
-def _parts(listing: _folder.Listing, options: Options) -> tuple[_Part, _Part, _Part]:
-    """Return the files of training, validation and test: as the folders say, else split by the seed."""
-    train = _own(listing, listing.train, options, 0)
+def _parts(
+    listing: _folder.Listing, options: LoadOptions
+) -> tuple[_SplitFiles, _SplitFiles, _SplitFiles]:
+    """Return the files of training, validation and test: those of their folders, else split by the seed."""
+    train = _of_folder(listing, listing.train, options, 0)
     if listing.test is None:
         train, test = _divided(train, TEST, options, HELD)
     else:
-        test = _own(listing, listing.test, options, 1)
+        test = _of_folder(listing, listing.test, options, 1)
     if listing.validation is None:
         train, validation = _divided(train, VALIDATION, options, SPLIT)
     else:
-        validation = _own(listing, listing.validation, options, 2)
+        validation = _of_folder(listing, listing.validation, options, 2)
     return train, validation, test
 
 
-def _own(listing: _folder.Listing, names: tuple[str, ...], options: Options, part: int) -> _Part:
-    """Return files that have a folder of their own, with their labels, permuted for a control."""
-    return _Part(names, options.permuted(listing.labels(names), part))
+def _of_folder(
+    listing: _folder.Listing, names: tuple[str, ...], options: LoadOptions, part: int
+) -> _SplitFiles:
+    """Return the files of a split's folder with their labels, permuted for a control."""
+    return _SplitFiles(names, options.permuted(listing.labels(names), part))
 
 
-def _divided(whole: _Part, share: float, options: Options, use: int) -> tuple[_Part, _Part]:
-    """Return what is left of some files, and a share of each class."""
-    rows = _order.stratified(whole.labels, share, options.seed, use)
-    left, held = (_Part(tuple(whole.names[i] for i in r), whole.labels[r]) for r in rows)
+def _divided(
+    whole: _SplitFiles, share: float, options: LoadOptions, use: int
+) -> tuple[_SplitFiles, _SplitFiles]:
+    """Return two parts of files; the second has a share of each class."""
+    indices = _order.stratified(whole.labels, share, options.seed, use)
+    left, held = (_SplitFiles(tuple(whole.names[i] for i in r), whole.labels[r]) for r in indices)
     return left, held
 
 
 def short_side(rest: str) -> int:
     """Return the median short side of the training images in a folder, in pixels."""
     root = _folder.existing_folder("imagefolder", rest)
-    found = _probed(root, _folder.scan(root).train)
-    return int(np.median([min(pair) for pair in found])) if found else _SIDE
+    sizes = _probed(root, _folder.scan(root).train)
+    return int(np.median([min(pair) for pair in sizes])) if sizes else _SIDE
 
 
 def _probed(root: Path, names: Sequence[str]) -> list[tuple[int, int]]:
-    """Return (width, height) of some of the images, evenly spread, as far as they can be read."""
+    """Return (width, height) of an evenly spaced sample of the images, without unreadable ones."""
     step = max(1, len(names) // _PROBED)
     sizes = [open_size(str(root / name)) for name in names[::step][:_PROBED]]
     return [(width, height) for width, height in sizes if width and height]
 
 
 def _sizes(root: Path, names: Sequence[str], size: Shape | None) -> tuple[Shape, Shape]:
-    """Return the size to train at, and the size at which images are kept: never more than they have."""
-    known = _probed(root, names)
+    """Return the size to train at, and the size to store images at, at most their own."""
+    sizes = _probed(root, names)
     if size is None:
-        shorts = [min(pair) for pair in known] or [_SIDE]
+        shorts = [min(pair) for pair in sizes] or [_SIDE]
         side = min(_SIDE, int(np.median(shorts)))
         size = (side, side)
     height, width = stored_shape(*size)
-    heights = [min(high, wide * height / width) for wide, high in known] or [height]
+    heights = [min(high, wide * height / width) for wide, high in sizes] or [height]
     share = min(1.0, float(np.median(heights)) / height)
     return size, (max(1, round(height * share)), max(1, round(width * share)))
 
@@ -124,48 +130,66 @@ _Splits = tuple[Train, Validation, Test, Normalization]
 
 
 def _in_memory(
-    root: Path, parts: tuple[_Part, _Part, _Part], shape: Shape, stored: Shape, options: Options
+    root: Path,
+    parts: tuple[_SplitFiles, _SplitFiles, _SplitFiles],
+    shape: Shape,
+    stored: Shape,
+    options: LoadOptions,
 ) -> _Splits:
-    """Decode all images: those to train whole and squashed, the others as an evaluation sees them."""
+    """Decode all images: training images whole and squashed, the others cropped for evaluation."""
     del shape
-    sources, rows, sums = [], [], []
+    sources, indices, sums = [], [], []
     for part, kind in zip(parts, ("whole", "centre", "centre"), strict=True):
-        found = decoded(root, part.names, Cut(kind, stored), options)
+        pixels = decoded(root, part.names, Cut(kind, stored), options)
         files = tuple(str(root / name) for name in part.names)
-        sources.append(Memory(found.images, part.labels, found.aspect, files=files))
-        rows.append(np.flatnonzero(found.good))
-        sums.append(found.moments[found.good])
+        sources.append(Memory(pixels.images, part.labels, pixels.aspect, files=files))
+        indices.append(np.flatnonzero(pixels.good))
+        sums.append(pixels.moments[pixels.good])
     return (
-        with_unlabelled(sources[0], rows[0], stored, options),
-        Validation(sources[1], rows[1]),
-        Test(sources[2], rows[2]),
+        with_unlabelled(sources[0], indices[0], stored, options),
+        Validation(sources[1], indices[1]),
+        Test(sources[2], indices[2]),
         normalization(sums[0], stored[0] * stored[1]),
     )
 
 
 def _streamed(
-    root: Path, parts: tuple[_Part, _Part, _Part], shape: Shape, stored: Shape, options: Options
+    root: Path,
+    parts: tuple[_SplitFiles, _SplitFiles, _SplitFiles],
+    shape: Shape,
+    stored: Shape,
+    options: LoadOptions,
 ) -> _Splits:
-    """Leave all images in their files; training images are cropped when they are read."""
-    still = Cut("centre", stored)
-    moving = None if options.scale is None else Cut("random", shape, options.scale, options.ratio)
+    """Keep all images in their files; training images are cropped when they are read."""
+    evaluation_cut = Cut("centre", stored)
+    training_cut = (
+        None if options.scale is None else Cut("random", shape, options.scale, options.ratio)
+    )
     sample = _order.permutation(len(parts[0].names), options.seed, PICK)[:SAMPLE]
-    found = decoded(root, [parts[0].names[i] for i in sample], still, options)
-    constants = normalization(found.moments[found.good], stored[0] * stored[1])
+    pixels = decoded(root, [parts[0].names[i] for i in sample], evaluation_cut, options)
+    constants = normalization(pixels.moments[pixels.good], stored[0] * stored[1])
     if options.unlabelled is not None:
         extra, _ = unlabelled_names(options.unlabelled)
         options.faults.total += len(extra)
         names = (*parts[0].names, *(str(options.unlabelled / name) for name in extra))
         labels = np.concatenate([parts[0].labels, np.full(len(extra), -1, np.int32)])
-        parts = (_Part(names, labels), *parts[1:])
+        parts = (_SplitFiles(names, labels), *parts[1:])
     sources = [
-        Files(root, part.names, part.labels, still, moving, options.decoders, options.faults)
+        Files(
+            root,
+            part.names,
+            part.labels,
+            evaluation_cut,
+            training_cut,
+            options.decoders,
+            options.faults,
+        )
         for part in parts
     ]
-    rows = [np.arange(len(part.names)) for part in parts]
+    indices = [np.arange(len(part.names)) for part in parts]
     return (
-        Train(sources[0], rows[0]),
-        Validation(sources[1], rows[1]),
-        Test(sources[2], rows[2]),
+        Train(sources[0], indices[0]),
+        Validation(sources[1], indices[1]),
+        Test(sources[2], indices[2]),
         constants,
     )

@@ -1,4 +1,4 @@
-"""Which folder of a set is which: training, validation and test by the usual names, or a folder a class."""
+"""Folder layouts of data sets: training, validation and test by their usual names, or class folders."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from pathlib import Path
 from lcnas.errors import DataError, listing, spelt
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
-_EVAL = ("eval", "evaluation")  # validation, unless another folder is
+_EVAL = ("eval", "evaluation")  # validation, unless another folder is that
 _NAMES = {
     **dict.fromkeys(("train", "training", "trn"), TRAIN),
     **dict.fromkeys(("val", "valid", "validation", "dev", *_EVAL), VALIDATION),
     **dict.fromkeys(("test", "testing", "tst"), TEST),
 }
-# Of "training_set", "Test Images", "data-train" and so on.
+# Words ignored in "training_set", "Test Images", "data-train" and so on.
 _FILLERS = frozenset(("data", "dataset", "set", "split", "images", "imgs", "img"))
-# What systems and archives leave in folders, copies of images among it.
-_RUBBISH = frozenset(
+# Folders created by operating systems and archives, which may hold copies of images.
+_SYSTEM_FOLDERS = frozenset(
     ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 )
 
 
 @dataclass(frozen=True)
-class Layout:
+class FolderLayout:
     """The folders of the splits, relative to the root; "" is the root itself."""
 
-    train: str  # in it a folder a class
+    train: str  # holds the class folders
     validation: str | None = None
     test: str | None = None
-    others: tuple[str, ...] = ()  # beside them, and left out
-    notes: tuple[str, ...] = ()  # what was decided that could have been meant otherwise
+    others: tuple[str, ...] = ()  # other folders, which are left out
+    notes: tuple[str, ...] = ()  # lines on choices where the layout is ambiguous
 
 
 def role(name: str) -> str | None:
-    """Return which split a folder of that name is for, in any case; None: a name of something else.
+    """Return the split that a folder's name stands for, ignoring case, or None.
 
     >>> role("Training"), role("val"), role("test_set"), role("trainer")
     ('train', 'validation', 'test', None)
@@ -47,21 +47,21 @@ def role(name: str) -> str | None:
 
 
 def visible(name: str) -> bool:
-    """Return whether a file or folder counts, by its name."""
-    return not name.startswith(".") and name not in _RUBBISH
+    """Return whether a file or folder is part of the data, by its name."""
+    return not name.startswith(".") and name not in _SYSTEM_FOLDERS
 
 
 def folders(root: Path) -> list[str]:
-    """Return the folders in a folder that count, sorted."""
+    """Return the names of the visible folders in a folder, sorted."""
     with scanned(root) as entries:
         return sorted(entry.name for entry in entries if visible(entry.name) and is_folder(entry))
 
 
 def scanned(folder: Path) -> os._ScandirIterator[str]:  # a context manager, unlike an Iterator
-    """Return what is in a folder.
+    """Return the entries of a folder.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the folder cannot be read.
     """
     try:
         return os.scandir(folder)
@@ -70,39 +70,39 @@ def scanned(folder: Path) -> os._ScandirIterator[str]:  # a context manager, unl
 
 
 def is_folder(entry: os.DirEntry[str], *, follow: bool = True) -> bool:
-    """Return whether an entry is a folder; a link that leads nowhere or in a circle is none."""
+    """Return whether an entry is a folder; False for broken or circular links."""
     try:
         return entry.is_dir(follow_symlinks=follow)
     except OSError:
         return False
 
 
-def find(root: Path) -> Layout:
-    """Return which folder of a set is which.
+def find(root: Path) -> FolderLayout:
+    """Return the layout of a data set's folder.
 
-    A folder with the name of a split is one if it holds folders itself, and another split or nothing lies
-    beside it. So a class may be called "test".
+    A folder with the name of a split is one if it holds folders itself, and is next to another split or to
+    nothing. So a class may be called "test".
 
     Raises:
-        DataError: the splits cannot be told, or one is missing.
+        DataError: the layout is ambiguous, or a split is missing.
     """
-    there = folders(root)
-    named = {name: part for name in there if (part := role(name)) is not None}
+    all_folders = folders(root)
+    named = {name: part for name in all_folders if (part := role(name)) is not None}
     inner = {name: folders(root / name) for name in named}
     splits = {name: part for name, part in named.items() if inner[name]}
     if TRAIN in splits.values() and len(set(splits.values())) > 1:
-        return _splits(root, splits, there)
+        return _splits(root, splits, all_folders)
     if splits:
-        return _one_sided(root, splits, inner, there)
+        return _one_sided(root, splits, inner, all_folders)
     if len(set(named.values())) > 1:
         raise DataError(
             f"imagefolder: {_shown(root)} has {_names(named)}, but no class folders in them; needed is a "
             "folder for each class in each of them"
         )
-    return Layout("", notes=_class_notes(named))
+    return FolderLayout("", notes=_class_notes(named))
 
 
-def _splits(root: Path, splits: Mapping[str, str], there: Collection[str]) -> Layout:
+def _splits(root: Path, splits: Mapping[str, str], all_folders: Collection[str]) -> FolderLayout:
     """Return the layout where training and at least one other split have class folders."""
     by_role: dict[str, list[str]] = {}
     for name, part in splits.items():
@@ -116,16 +116,16 @@ def _splits(root: Path, splits: Mapping[str, str], there: Collection[str]) -> La
     for part, names in by_role.items():
         if len(names) > 1:
             raise DataError(
-                f"imagefolder: {_shown(root)} has {_names(names)}, so which is the {part} set cannot be "
-                "told; rename or move all but one"
+                f"imagefolder: {_shown(root)} has {_names(names)}, so the {part} set is ambiguous; "
+                "rename or move all but one"
             )
     train, validation, test = (by_role.get(p, [None])[0] for p in (TRAIN, VALIDATION, TEST))
-    if train is None:  # find() has seen one
+    if train is None:  # find() has checked that there is one
         raise DataError(f"imagefolder: {_shown(root)} has no folder of training images")
     if test is None:
         validation, test = None, validation
-    others = tuple(name for name in there if name not in (train, validation, test))
-    return Layout(train, validation, test, others, (_split_note(train, validation, test),))
+    others = tuple(name for name in all_folders if name not in (train, validation, test))
+    return FolderLayout(train, validation, test, others, (_split_note(train, validation, test),))
 
 
 def _split_note(train: str, validation: str | None, test: str | None) -> str:
@@ -134,17 +134,17 @@ def _split_note(train: str, validation: str | None, test: str | None) -> str:
 
 
 def _one_sided(
-    root: Path, splits: Mapping[str, str], inner: Mapping[str, list[str]], there: list[str]
-) -> Layout:
-    """Return the layout where class folders lie in training alone, or in another split alone."""
-    flat = [name for name in inner if name not in splits]  # no labels: of no use
-    classes = [name for name in there if name not in inner]  # that may be such
+    root: Path, splits: Mapping[str, str], inner: Mapping[str, list[str]], all_folders: list[str]
+) -> FolderLayout:
+    """Return the layout if only training holds class folders, or only another split does."""
+    flat = [name for name in inner if name not in splits]  # splits without labels, not used
+    classes = [name for name in all_folders if name not in inner]  # possible class folders
     if TRAIN in splits.values():
         if classes and not flat and _hold_images(root, classes):
             raise DataError(_unclear(root, _names(splits), classes))
         (train,) = _only(root, splits)
-        others = tuple(name for name in there if name != train)
-        return Layout(
+        others = tuple(name for name in all_folders if name != train)
+        return FolderLayout(
             train, others=others, notes=(f"all three splits are made from {spelt(train)}",)
         )
     within = {name for split in splits for name in inner[split]}
@@ -156,14 +156,14 @@ def _one_sided(
         )
     if within & beside:
         raise DataError(_unclear(root, _names(splits), classes))
-    return Layout("", notes=_class_notes(splits))
+    return FolderLayout("", notes=_class_notes(splits))
 
 
 def _only(root: Path, splits: Mapping[str, str]) -> list[str]:
     if len(splits) > 1:
         raise DataError(
-            f"imagefolder: {_shown(root)} has {_names(splits)}, so which holds the training images cannot be "
-            "told; rename or move all but one"
+            f"imagefolder: {_shown(root)} has {_names(splits)}, so the folder of training images is "
+            "ambiguous; rename or move all but one"
         )
     return list(splits)
 
@@ -183,7 +183,7 @@ def _unclear(root: Path, names: str, classes: list[str]) -> str:
 
 
 def _class_notes(named: Collection[str]) -> tuple[str, ...]:
-    return tuple(f"the folder {spelt(name)} is taken for a class" for name in named)
+    return tuple(f"the folder {spelt(name)} is read as a class" for name in named)
 
 
 def _names(names: Collection[str]) -> str:

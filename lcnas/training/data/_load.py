@@ -1,4 +1,4 @@
-"""From a word on the command line to the three splits."""
+"""Loading of data sets from their specs."""
 
 from __future__ import annotations
 
@@ -13,17 +13,25 @@ from lcnas.arch import Resolution, check_resolution, height_width
 from lcnas.errors import ArchError, DataError, not_among, shorten
 from lcnas.paths import expanded
 from lcnas.training.data import _cifar10, _folder, _imagefolder, _npz, _order, _synthetic
-from lcnas.training.data._data import DRAW, SAMPLE, SPLIT, Data, Options, assembled, with_unlabelled
+from lcnas.training.data._data import (
+    DRAW,
+    SAMPLE,
+    SPLIT,
+    Data,
+    LoadOptions,
+    assembled,
+    with_unlabelled,
+)
 from lcnas.training.data._decode import Decoders, Faults, Pair, Shape
 from lcnas.training.data._memory import Memory, Pixels, Progress, moments, normalization
 from lcnas.training.data._order import VALIDATION
 from lcnas.training.data._types import Labels, Normalization, Test, Validation
 
-MEMORY_MB = 2048  # MiB that the decoded images of a set may take before they are streamed instead
-MAX_BAD = 0.01  # share of a set's images that may be damaged
+MEMORY_MB = 2048  # MiB of decoded images; larger data sets are streamed
+MAX_BAD = 0.01  # maximum share of damaged images
 
-_SYNTHETIC = {"train": 10_000, "test": 2_000, "classes": 12}  # validation's are among train's
-_SIDE = 32  # of synthetic images, where none is asked for
+_SYNTHETIC = {"train": 10_000, "test": 2_000, "classes": 12}  # validation is part of train
+_SIDE = 32  # pixels per side of synthetic images, if no size is given
 _MOST_WORKERS = 256
 
 
@@ -43,43 +51,42 @@ def load(
     unlabelled: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Data:
-    """Load a set of images and split it.
+    """Load a data set and split it.
 
     Args:
         spec: "synthetic", "synthetic:20000" or "synthetic:train=20000,test=2000,classes=12";
             "cifar10:FOLDER"; "imagefolder:FOLDER"; "npz:FILE". See docs/data.md.
-        size: pixels (a side, or height and width) to train at. It decides how large synthetic images are
-            made, and at what size those of folders are kept; the other sets stay as they are, and the
-            device resizes. None: 32; 224, or less where the images are smaller.
-        seed: of the split, and of synthetic images.
-        workers: processes that decode files; None: one a core, 0: none, the caller decodes.
-        memory_mb: MiB that all images of a folder may take decoded; beyond, training images are
-            read, cropped and shuffled from their files again and again. The same bound decides whether
-            synthetic images are kept or made anew.
-        max_bad: share of the images that may be damaged; they are left out.
-        cache: whether decoded images are kept for the next time (in `$LCNAS_CACHE` or
-            `~/.cache/lcnas`).
-        permute_labels: for a control: the right labels, dealt out at random, in all splits.
-        scale: of the random-resized crop that workers make where images are streamed: its share of
-            the area; None: workers crop nothing. ``train.cropped`` tells whether they do.
-        ratio: of that crop: its width / height, relative to the size's.
-        normalization: instead of the constants of the set, such as :data:`IMAGENET` for weights that were
-            trained with these.
-        unlabelled: a folder of images at any depth that join the training split with the label -1.
-        progress: called now and then with (images read, images in all) of the part that is being decoded.
+        size: resolution to train at, pixels per side or (height, width). Synthetic images are made at that
+            size, images of folders stored for it; other data sets keep their size, and the device resizes.
+            None: 32 for synthetic images; for folders 224, or less if the images are smaller.
+        seed: seed of the split, and of synthetic images.
+        workers: number of processes that decode files; None: one per core, 0: the caller decodes.
+        memory_mb: maximum memory of the decoded images of a folder, MiB; beyond it, training images are
+            read, cropped and shuffled from their files in each epoch. The same limit decides whether
+            synthetic images are kept or made again.
+        max_bad: maximum share of damaged images, which are left out.
+        cache: whether to cache decoded images (in `$LCNAS_CACHE` or `~/.cache/lcnas`).
+        permute_labels: whether to permute the labels of all splits at random, for a control.
+        scale: area of the random resized crop that workers take of streamed images, as a share of the
+            image; None: workers do not crop. ``train.cropped`` is whether they do.
+        ratio: width / height of that crop, relative to that of the size.
+        normalization: constants to use instead of those of the data, such as :data:`IMAGENET` for weights
+            that were trained with these.
+        unlabelled: a folder of images, at any depth, to append to the training split with the label -1.
+        progress: called every so often with (images read, total images) of the part being decoded.
 
     Returns:
-        The set; 20 % of each class of its training images are the validation split.
+        The data set; 20 % of each class of its training images are the validation split.
 
     Raises:
-        DataError: the set is missing, damaged, or not what it should be.
+        DataError: the data set is missing, damaged, or invalid.
         OSError: a worker process died, or a file cannot be read.
     """
     kind, _, rest = _text(spec).partition(":")
     if kind not in KINDS:
         hint = f"; for a folder of images write imagefolder:{spec}" if Path(spec).is_dir() else ""
         raise DataError(not_among("data", kind, KINDS) + hint)
-    options = Options(
+    options = LoadOptions(
         spec=spec,
         size=_shape(size),
         seed=_order.check_whole("seed", seed, 0),
@@ -100,18 +107,18 @@ def load(
         return _LOADERS[kind](rest, options)
     except MemoryError:
         raise DataError(
-            f"data: the images of {shorten(spec)} do not fit into memory; take fewer or smaller ones, or "
+            f"data: the images of {shorten(spec)} do not fit into memory; use fewer or smaller ones, or "
             "lower memory_mb (--memory-mb), beyond which images are not kept"
         ) from None
 
 
 def own_size(spec: str) -> int | None:
-    """Return the median short side of a set's training images, in pixels; None: synthetic ones have none.
+    """Return the median short side of the training images, in pixels; None for synthetic images.
 
-    Of a folder the heads of some images are read.
+    For a folder, the headers of some images are read.
 
     Raises:
-        DataError: the set is missing or not what it should be.
+        DataError: the data set is missing or invalid.
     """
     kind, _, rest = _text(spec).partition(":")
     if kind not in KINDS:
@@ -119,12 +126,12 @@ def own_size(spec: str) -> int | None:
     if kind == "imagefolder":
         return _imagefolder.short_side(rest)
     if kind == "npz":
-        (found, _), _, _ = _npz.read(_folder.existing_file("npz", rest))
-        return int(min(found.images.shape[1:3]))
+        (pixels, _), _, _ = _npz.read(_folder.existing_file("npz", rest))
+        return int(min(pixels.images.shape[1:3]))
     return _cifar10.SIDE if kind == "cifar10" else None
 
 
-# -- what was asked for ------------------------------------------------------------------------------
+# -- checked arguments -----------------------------------------------------------------------------
 
 
 def _text(spec: object) -> str:
@@ -163,37 +170,37 @@ def _workers(workers: int | None) -> int:
     return min(os.cpu_count() or 1, _MOST_WORKERS)
 
 
-# -- synthetic ---------------------------------------------------------------------------------------
+# -- synthetic -------------------------------------------------------------------------------------
 
 
-def _load_synthetic(rest: str, options: Options) -> Data:
+def _load_synthetic(rest: str, options: LoadOptions) -> Data:
     train, test, classes = _synthetic_options(rest)
     shape = options.size or (_SIDE, _SIDE)
-    maker = _synthetic.Maker(shape, classes, options.seed)
+    generator = _synthetic.ImageGenerator(shape, classes, options.seed)
     keep = options.fits(train + test, shape)
     sources = []
     for part, (first, n) in enumerate(((0, train), (train, test))):
         drawn = _synthetic.balanced_labels(n, classes, options.seed, DRAW, part)
-        told = options.permuted(drawn, part)
-        sources.append(_synthetic.Made(maker, first, drawn, told, keep))
-    rows, held = _order.stratified(sources[0].labels, VALIDATION, options.seed, SPLIT)
-    sample = rows[:SAMPLE]
+        labels = options.permuted(drawn, part)
+        sources.append(_synthetic.SyntheticImages(generator, first, drawn, labels, keep))
+    indices, held = _order.stratified(sources[0].labels, VALIDATION, options.seed, SPLIT)
+    sample = indices[:SAMPLE]
     sums = moments(sources[0].images(sample))
-    made = f"{_synthetic.VERSION} {shape} {train} {test} {classes} {options.seed}"
+    description = f"{_synthetic.VERSION} {shape} {train} {test} {classes} {options.seed}"
     return assembled(
         options,
         shape=shape,
         class_names=_synthetic.class_names(classes),
         constants=normalization(sums, shape[0] * shape[1]),
-        train=with_unlabelled(sources[0], rows, shape, options),
+        train=with_unlabelled(sources[0], indices, shape, options),
         validation=Validation(sources[0], held),
         test=Test(sources[1], np.arange(test)),
-        parts=("synthetic", made, *(source.labels for source in sources), rows),
+        parts=("synthetic", description, *(source.labels for source in sources), indices),
     )
 
 
 def _synthetic_options(rest: str) -> tuple[int, int, int]:
-    """Return images to train, images to test, and classes, of "20000" or "train=20000,test=500"."""
+    """Return the numbers (train, test, classes) in "20000" or "train=20000,test=500"."""
     values = dict(_SYNTHETIC)
     given = set()
     for item in rest.split(",") if rest else ():
@@ -214,10 +221,10 @@ def _synthetic_options(rest: str) -> tuple[int, int, int]:
     return train, _order.check_whole("synthetic: test", values["test"], classes, 10**9), classes
 
 
-# -- sets that are arrays ----------------------------------------------------------------------------
+# -- data sets of arrays ---------------------------------------------------------------------------
 
 
-def _load_cifar10(rest: str, options: Options) -> Data:
+def _load_cifar10(rest: str, options: LoadOptions) -> Data:
     train, test = _cifar10.read(
         _folder.existing_folder("cifar10", rest),
         options.decoders,
@@ -228,7 +235,7 @@ def _load_cifar10(rest: str, options: Options) -> Data:
     return _of_arrays(train, test, _cifar10.CLASS_NAMES, options)
 
 
-def _load_npz(rest: str, options: Options) -> Data:
+def _load_npz(rest: str, options: LoadOptions) -> Data:
     return _of_arrays(*_npz.read(_folder.existing_file("npz", rest)), options)
 
 
@@ -236,40 +243,40 @@ def _of_arrays(
     train: tuple[Pixels, Labels],
     test: tuple[Pixels, Labels],
     class_names: tuple[str, ...],
-    options: Options,
+    options: LoadOptions,
 ) -> Data:
-    (found, labels), (found_test, labels_test) = train, test
+    (pixels, labels), (pixels_test, labels_test) = train, test
     labels, labels_test = options.permuted(labels, 0), options.permuted(labels_test, 1)
-    rows, held = _order.stratified(labels, VALIDATION, options.seed, SPLIT)
-    # Damaged images leave after the split, so that they move no others.
-    rows, held = rows[found.good[rows]], held[found.good[held]]
-    source = Memory(found.images, labels, found.aspect)
-    source_test = Memory(found_test.images, labels_test, found_test.aspect)
-    shape = (found.images.shape[1], found.images.shape[2])
+    indices, held = _order.stratified(labels, VALIDATION, options.seed, SPLIT)
+    # Damaged images are removed after the split, so that they do not move others.
+    indices, held = indices[pixels.good[indices]], held[pixels.good[held]]
+    source = Memory(pixels.images, labels, pixels.aspect)
+    source_test = Memory(pixels_test.images, labels_test, pixels_test.aspect)
+    shape = (pixels.images.shape[1], pixels.images.shape[2])
     return assembled(
         options,
         shape=options.size or shape,
         class_names=class_names,
-        constants=normalization(found.moments[rows], shape[0] * shape[1]),
-        train=with_unlabelled(source, rows, shape, options),
+        constants=normalization(pixels.moments[indices], shape[0] * shape[1]),
+        train=with_unlabelled(source, indices, shape, options),
         validation=Validation(source, held),
-        test=Test(source_test, np.flatnonzero(found_test.good)),
-        parts=(found.images, labels, found_test.images, labels_test, rows, held),
+        test=Test(source_test, np.flatnonzero(pixels_test.good)),
+        parts=(pixels.images, labels, pixels_test.images, labels_test, indices, held),
     )
 
 
-_LOADERS: dict[str, Callable[[str, Options], Data]] = {
+_LOADERS: dict[str, Callable[[str, LoadOptions], Data]] = {
     "synthetic": _load_synthetic,
     "cifar10": _load_cifar10,
     "imagefolder": _imagefolder.load,
     "npz": _load_npz,
 }
 KINDS = tuple(_LOADERS)
-PLACES = ("cifar10", "imagefolder", "npz")  # kinds of which the rest names a folder or a file
+PLACES = ("cifar10", "imagefolder", "npz")  # kinds of data sets in a folder or a file
 
 
 def anywhere(spec: str) -> str:
-    """Return what names the same set from any working directory: a place becomes a whole path.
+    """Return a spec that holds in any working directory: its path becomes absolute.
 
     >>> anywhere("synthetic:train=400,classes=4"), anywhere("npz:/sets/mine.npz")
     ('synthetic:train=400,classes=4', 'npz:/sets/mine.npz')

@@ -11,24 +11,24 @@ from numpy.typing import NDArray
 
 from lcnas.errors import DataError
 from lcnas.training.data import _cache
-from lcnas.training.data._decode import CHUNK, Cut, Decoded, Decoders, Encoded, Task, run
-from lcnas.training.data._order import Rows
+from lcnas.training.data._decode import CHUNK, Cut, Decoded, Decoders, DecodeTask, Encoded, run
+from lcnas.training.data._order import Indices
 from lcnas.training.data._types import Batch, Images, Labels, Normalization, Original, View
 
 Progress = Callable[[int, int], None]  # images read so far, images in all
 Moments = NDArray[np.int64]  # (n, 2, 3): sum and sum of squares of each image's channels, exact
 
-_AT_ONCE = 1 << 15  # pixels whose moments are taken together
-_FEW = 200  # images that are read in less time than processes take to start
-_LEAST_STD = 1 / 255  # of images of one colour, which nothing may be divided by
+_CHUNK_PIXELS = 1 << 15  # pixels per chunk of moments
+_FEW = 200  # images below which processes take longer to start than to read
+_MIN_STD = 1 / 255  # lower limit, for images of one colour
 
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """Decoded images, and what is known of each."""
+    """Decoded images, with aspect ratios, moments and errors."""
 
     images: Images  # (n, height, width, 3); black where an image could not be read
-    aspect: NDArray[np.float32]  # (n,): width / height of what is shown
+    aspect: NDArray[np.float32]  # (n,): width / height before resizing
     moments: Moments = field(repr=False)
     reasons: NDArray[np.str_] = field(repr=False)  # (n,): why an image could not be read, or ""
 
@@ -39,7 +39,7 @@ class Pixels:
 
 
 def pixels(images: Images) -> Pixels:
-    """Return images that are there already, shown as they are."""
+    """Return decoded images as :class:`Pixels`."""
     n, height, width, _ = images.shape
     aspect = np.full(n, width / height, np.float32)
     return Pixels(images, aspect, moments(images), np.full(n, ""))
@@ -49,7 +49,7 @@ def moments(images: Images) -> Moments:
     """Return the sums and the sums of squares of each image's channels, (n, 2, 3)."""
     n, height, width, _ = images.shape
     out = np.empty((n, 2, 3), np.int64)
-    chunk = max(1, _AT_ONCE // (height * width))
+    chunk = max(1, _CHUNK_PIXELS // (height * width))
     for i in range(0, n, chunk):
         part = images[i : i + chunk].reshape(-1, height * width, 3).transpose(0, 2, 1)
         values = part.astype(np.float64, order="C")  # whole numbers below 2^53 are exact
@@ -58,16 +58,20 @@ def moments(images: Images) -> Moments:
     return out
 
 
-def normalization(found: Moments, pixels_each: int) -> Normalization:
-    """Return mean and deviation over all pixels of the images whose moments are given.
+def normalization(image_moments: Moments, pixels_each: int) -> Normalization:
+    """Return mean and standard deviation over all pixels, from the moments of images.
 
     Raises:
-        DataError: if there are none.
+        DataError: there are no images.
     """
-    if not len(found):
-        raise DataError("data: not one training image can be read")
-    first, second = found.sum(0) / (255.0 * pixels_each * len(found)) / np.array([[1.0], [255.0]])
-    std = np.maximum(np.sqrt(np.maximum(second - first**2, 0)), _LEAST_STD)
+    if not len(image_moments):
+        raise DataError("data: none of the training images can be read")
+    first, second = (
+        image_moments.sum(0)
+        / (255.0 * pixels_each * len(image_moments))
+        / np.array([[1.0], [255.0]])
+    )
+    std = np.maximum(np.sqrt(np.maximum(second - first**2, 0)), _MIN_STD)
     return Normalization(tuple(first), tuple(std))
 
 
@@ -83,34 +87,34 @@ def decode(
 
     Args:
         sources: paths or contents of the files.
-        cut: what of each is wanted.
-        decoders: the processes that read them.
-        key: of the cache; None: neither look there nor keep anything.
-        progress: told now and then how many have been read.
+        cut: part of each image to read, and its size.
+        decoders: processes that read the files.
+        key: key of the cache; None: do not use the cache.
+        progress: called every so often with the number of images read and their total.
     """
     if key is None:
         return Pixels(**read_arrays(sources, cut, decoders, progress))
-    wanted = shapes(len(sources), cut)
-    found = _cache.arrays(key, wanted, lambda: read_arrays(sources, cut, decoders, progress))
-    return Pixels(**{name: found[name] for name in wanted})
+    expected = shapes(len(sources), cut)
+    arrays = _cache.arrays(key, expected, lambda: read_arrays(sources, cut, decoders, progress))
+    return Pixels(**{name: arrays[name] for name in expected})
 
 
 def shapes(n: int, cut: Cut) -> dict[str, tuple[int, ...]]:
-    """Return name and shape of what :func:`read_arrays` gives."""
+    """Return name -> shape of the arrays of :func:`read_arrays`."""
     return {"images": (n, *cut.shape, 3), "aspect": (n,), "moments": (n, 2, 3), "reasons": (n,)}
 
 
 def read_arrays(
     sources: Sequence[Encoded], cut: Cut, decoders: Decoders, progress: Progress | None
 ) -> dict[str, NDArray[Any]]:
-    """Read images: what makes up :class:`Pixels`, by name."""
+    """Read images; returns the fields of :class:`Pixels`, by name."""
     n = len(sources)
     images = np.empty((n, *cut.shape, 3), np.uint8)
     aspect = np.empty(n, np.float32)
     sums = np.empty((n, 2, 3), np.int64)
     reasons: list[str] = []
     tasks = (
-        Task(tuple(sources[i : i + CHUNK]), ((),) * len(sources[i : i + CHUNK]), cut)
+        DecodeTask(tuple(sources[i : i + CHUNK]), ((),) * len(sources[i : i + CHUNK]), cut)
         for i in range(0, n, CHUNK)
     )
     if n < _FEW:
@@ -133,40 +137,39 @@ def read_arrays(
     }
 
 
-def _run_and_sum(task: Task) -> tuple[Decoded, Moments]:
+def _run_and_sum(task: DecodeTask) -> tuple[Decoded, Moments]:
     done = run(task)
     return done, moments(done.images)
 
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """A source whose images are in memory; a random crop is left to the device."""
+    """A source whose images are in memory; random crops are made on the device."""
 
     images: Images
     labels: Labels
     aspect: NDArray[np.float32]
     cropped: bool = False
-    files: tuple[str, ...] = field(
-        default=(), repr=False
-    )  # of all rows; (): the pixels are the originals
+    # paths of the original files; (): the pixels are the originals
+    files: tuple[str, ...] = field(default=(), repr=False)
 
-    def original(self, row: int) -> Original:
-        """Return the file of a row, or its pixels where there is no other source."""
-        return self.files[row] if self.files else self.images[row]
+    def original(self, index: int) -> Original:
+        """Return the file of an image, or its pixels if there are no files."""
+        return self.files[index] if self.files else self.images[index]
 
-    def read(self, plan: Sequence[Rows], view: View) -> Iterator[Batch]:
+    def read(self, plan: Sequence[Indices], view: View) -> Iterator[Batch]:
         """Yield a batch for each part of the plan."""
-        del view  # the same pixels serve all
-        for rows in plan:
+        del view  # the same pixels serve all views
+        for indices in plan:
             yield Batch(
-                np.take(self.images, rows, axis=0),
-                self.labels[rows],
-                np.ones(len(rows), bool),
-                self.aspect[rows],
+                np.take(self.images, indices, axis=0),
+                self.labels[indices],
+                np.ones(len(indices), bool),
+                self.aspect[indices],
             )
 
     def joined(self, other: Memory) -> Memory:
-        """Return both, one behind the other."""
+        """Return the images of both, in order."""
         return Memory(
             np.concatenate([self.images, other.images]),
             np.concatenate([self.labels, other.labels]),

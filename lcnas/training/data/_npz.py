@@ -1,4 +1,4 @@
-"""A set of one's own in a NumPy archive."""
+"""User data sets in NumPy archives."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def read(path: Path) -> tuple[Part, Part, tuple[str, ...]]:
     ``y_train`` and ``y_test``, whole numbers from 0 on, (n,); ``class_names``, texts, optional.
 
     Raises:
-        DataError: if the file is no such archive, or arrays are missing or of another kind.
+        DataError: the file is not such an archive, or arrays are missing or of another type.
     """
     arrays = _arrays(path)
     x_train, x_test = (_images(path, name, arrays[name]) for name in ("x_train", "x_test"))
     if x_train.shape[1:] != x_test.shape[1:]:
         raise DataError(
             f"npz: {path}: images of x_train are {x_train.shape[1:]}, those of x_test {x_test.shape[1:]}; "
-            "they must be alike"
+            "they must be the same"
         )
     y_train = _labels(path, "y_train", arrays["y_train"], len(x_train))
     names = _class_names(path, arrays.get("class_names"), y_train)
@@ -46,7 +46,7 @@ def read(path: Path) -> tuple[Part, Part, tuple[str, ...]]:
             )
     if len(names) < 2:
         raise DataError(
-            f"npz: {path}: there is one class alone, {names[0]!r}; at least 2 are needed"
+            f"npz: {path}: there is only one class, {names[0]!r}; at least 2 are needed"
         )
     empty = sorted(set(range(len(names))) - set(y_train.tolist()))
     if empty:
@@ -60,10 +60,10 @@ def _arrays(path: Path) -> Mapping[str, NDArray[Any]]:
             return _picked(path, np.load(file, allow_pickle=False))
     except (DataError, MemoryError):
         raise
-    except Exception as error:  # noqa: BLE001 - zipfile and NumPy raise many kinds on damaged files
+    except Exception as error:  # noqa: BLE001 - zipfile and NumPy raise many types on damaged files
         if "pickle" in str(error):
             raise DataError(
-                f"npz: {path} holds pickled objects, or is no archive; pickles are not read"
+                f"npz: {path} holds pickled objects, or is not an archive; pickles are not read"
             ) from None
         raise DataError(f"npz: {path} is not a readable .npz archive: {error}") from None
 
@@ -98,12 +98,12 @@ def _images(path: Path, name: str, array: NDArray[Any]) -> Images:
 def _labels(path: Path, name: str, array: NDArray[Any], n: int) -> Labels:
     if array.dtype.kind not in "iu" or array.shape != (n,):
         raise DataError(
-            f"npz: {path}: {name} must be {n} whole numbers, one an image, got {array.dtype} {array.shape}"
+            f"npz: {path}: {name} must be {n} whole numbers, one per image, got {array.dtype} {array.shape}"
         )
     if array.min() < 0 or array.max() >= 1 << 20:
         wrong = array.min() if array.min() < 0 else array.max()
         raise DataError(
-            f"npz: {path}: {name} has the label {wrong}; labels go from 0 to at most {(1 << 20) - 1}"
+            f"npz: {path}: {name} has the label {wrong}; labels are 0 to at most {(1 << 20) - 1}"
         )
     return array.astype(np.int32)
 
@@ -113,6 +113,6 @@ def _class_names(path: Path, array: NDArray[Any] | None, labels: Labels) -> tupl
         return tuple(str(i) for i in range(int(labels.max()) + 1))
     if array.dtype.kind != "U" or array.ndim != 1 or len(set(array.tolist())) != len(array):
         raise DataError(
-            f"npz: {path}: class_names must be different texts, got {shorten(array.tolist())}"
+            f"npz: {path}: class_names must be distinct texts, got {shorten(array.tolist())}"
         )
     return tuple(array.tolist())

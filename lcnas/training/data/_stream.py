@@ -1,4 +1,4 @@
-"""Images that stay in their files, read by worker processes while the device is at work."""
+"""Streamed images: read from their files by worker processes while the device computes."""
 
 from __future__ import annotations
 
@@ -9,75 +9,74 @@ from pathlib import Path
 
 import numpy as np
 
-from lcnas.training.data._decode import CHUNK, Cut, Decoded, Decoders, Faults, Task, run
-from lcnas.training.data._order import Rows
+from lcnas.training.data._decode import CHUNK, Cut, Decoded, Decoders, DecodeTask, Faults, run
+from lcnas.training.data._order import Indices
 from lcnas.training.data._types import Batch, Labels, View
 
-AHEAD = 2  # batches that are read while one is in use
+AHEAD = 2  # batches that are read ahead
 
 
 @dataclass(frozen=True, eq=False)
 class Files:
     """A source whose images are files.
 
-    What a batch holds depends on the plan and the view alone, never on the number of processes.
+    A batch depends only on the plan and the view, not on the number of processes.
     """
 
     root: Path
-    names: Sequence[str] = field(repr=False)  # of the files, relative to the root
+    names: Sequence[str] = field(repr=False)  # files, relative to the root
     labels: Labels = field(repr=False)
-    still: Cut  # of an evaluation
-    moving: (
-        Cut | None
-    )  # of a random view; None: the image is squashed, and the device does the rest
+    evaluation_cut: Cut
+    # of a random view; None: images are squashed, and the device crops them
+    training_cut: Cut | None
     decoders: Decoders = field(repr=False)
     faults: Faults = field(repr=False)
 
     @property
     def cropped(self) -> bool:
-        """Whether a random view is cropped here."""
-        return self.moving is not None
+        """Whether images of a random view are cropped by the workers."""
+        return self.training_cut is not None
 
-    def original(self, row: int) -> str:
-        """Return the path of a row's file."""
-        return str(self.root / self.names[row])
+    def original(self, index: int) -> str:
+        """Return the path of an image's file."""
+        return str(self.root / self.names[index])
 
-    def read(self, plan: Sequence[Rows], view: View) -> Iterator[Batch]:
+    def read(self, plan: Sequence[Indices], view: View) -> Iterator[Batch]:
         """Yield a batch for each part of the plan.
 
         Raises:
-            DataError: names the damaged images, once there are more than allowed.
-            OSError: if a worker process dies.
+            DataError: more images are damaged than allowed; names them.
+            OSError: a worker process died.
         """
-        tasks = (self._task(rows, view) for part in plan for rows in _chunks(part))
+        tasks = (self._task(indices, view) for part in plan for indices in _chunks(part))
         longest = max((len(part) for part in plan), default=0)
         ahead = AHEAD * -(-longest // CHUNK) + self.decoders.workers
         with contextlib.closing(self.decoders.map(run, tasks, ahead)) as done:
-            for rows in plan:
-                yield self._batch(rows, [next(done) for _ in _chunks(rows)])
+            for indices in plan:
+                yield self._batch(indices, [next(done) for _ in _chunks(indices)])
 
-    def _task(self, rows: Rows, view: View) -> Task:
-        entropy = tuple((view.seed, view.epoch, int(row)) for row in rows)
-        paths = tuple(self.original(row) for row in rows)
-        return Task(paths, entropy, self._cut(view))
+    def _task(self, indices: Indices, view: View) -> DecodeTask:
+        entropy = tuple((view.seed, view.epoch, int(index)) for index in indices)
+        paths = tuple(self.original(index) for index in indices)
+        return DecodeTask(paths, entropy, self._cut(view))
 
     def _cut(self, view: View) -> Cut:
         if not view.random:
-            return self.still
-        return self.moving or Cut("whole", self.still.shape)
+            return self.evaluation_cut
+        return self.training_cut or Cut("whole", self.evaluation_cut.shape)
 
-    def _batch(self, rows: Rows, parts: list[Decoded]) -> Batch:
+    def _batch(self, indices: Indices, parts: list[Decoded]) -> Batch:
         reasons = [reason for part in parts for reason in part.reasons]
         self.faults.add(
-            (self.names[row], why) for row, why in zip(rows, reasons, strict=True) if why
+            (self.names[index], why) for index, why in zip(indices, reasons, strict=True) if why
         )
         return Batch(
             np.concatenate([part.images for part in parts]),
-            self.labels[rows],
+            self.labels[indices],
             np.array([not why for why in reasons]),
             np.concatenate([part.aspect for part in parts]),
         )
 
 
-def _chunks(rows: Rows) -> list[Rows]:
-    return [rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK)]
+def _chunks(indices: Indices) -> list[Indices]:
+    return [indices[i : i + CHUNK] for i in range(0, len(indices), CHUNK)]

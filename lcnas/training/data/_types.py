@@ -1,4 +1,4 @@
-"""What a data set is to those who train: three splits of distinct types, and batches of them."""
+"""The splits of a data set, of three distinct types, and their batches."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 
 from lcnas.errors import DataError, shorten
 from lcnas.training.data import _order
-from lcnas.training.data._order import Rows
+from lcnas.training.data._order import Indices
 
 Images = NDArray[np.uint8]  # (n, height, width, 3)
-Labels = NDArray[np.int32]  # (n,); -1: not known
+Labels = NDArray[np.int32]  # (n,); -1: unknown
 Original = str | bytes | Images  # path of an image file, its content, or pixels (height, width, 3)
-_MOST_BATCH = 1 << 20
-_SHUFFLE = 7  # sets the numbers of an epoch's order apart from those of a split
+_MAX_BATCH = 1 << 20
+_SHUFFLE = 7  # distinguishes the random numbers of an epoch's order from those of a split
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """Mean and standard deviation of each channel, of pixels between 0 and 1."""
+    """Mean and standard deviation of each channel, for pixels from 0 to 1."""
 
     mean: tuple[float, float, float]  # red, green, blue
     std: tuple[float, float, float]  # over all pixels of all images
@@ -37,8 +37,8 @@ class Normalization:
             raise DataError(f"normalization: std must be above 0, got {self.std}")
 
 
-# What networks published for ImageNet were trained with. These are means over images of each image's own
-# deviation, so they are lower than the deviation over all pixels (pytorch/vision issue 1439).
+# Constants of networks published for ImageNet. The deviations are means over the images' own deviations, so
+# they are lower than the deviation over all pixels (pytorch/vision issue 1439).
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -47,46 +47,44 @@ class Batch:
     """Images of one step; n is the same in all batches of an epoch."""
 
     images: Images  # (n, height, width, 3)
-    labels: Labels  # (n,); -1 where the class is not known
-    mask: NDArray[np.bool_]  # (n,); False: filled up, or in place of an image that cannot be read
-    aspect: NDArray[
-        np.float32
-    ]  # (n,): width / height of what each shows (where squashed, not the array's)
+    labels: Labels  # (n,); -1: unknown class
+    mask: NDArray[np.bool_]  # (n,); False: padding, or a damaged image
+    aspect: NDArray[np.float32]  # (n,): width / height before an image was squashed into its array
 
 
 @dataclass(frozen=True)
 class View:
-    """What of an image is wanted, where that is decided when it is read."""
+    """The part of each image to read, for sources that crop while reading."""
 
-    random: bool = False  # a random-resized crop, drawn from seed, epoch and the image's row
+    random: bool = False  # a random resized crop, drawn from seed, epoch and the image's index
     seed: int = 0
     epoch: int = 0
 
 
 class Source(Protocol):
-    """Where the images of a split come from: memory, files, or made on the fly."""
+    """A source of the images of a split: memory, files, or a generator."""
 
     @property
     def labels(self) -> Labels:
-        """The labels of all rows."""
+        """The labels of all images."""
 
     @property
     def cropped(self) -> bool:
-        """Whether a random view has its random-resized crop behind it."""
+        """Whether images of a random view are already random resized crops."""
 
-    def read(self, plan: Sequence[Rows], view: View) -> Iterator[Batch]:
-        """Yield a batch for each part of the plan, in order, with ``mask`` False where one is missing."""
+    def read(self, plan: Sequence[Indices], view: View) -> Iterator[Batch]:
+        """Yield a batch for each part of the plan, in order, with ``mask`` False for damaged images."""
 
-    def original(self, row: int) -> Original:
-        """Return the image of a row as it came, before any resizing."""
+    def original(self, index: int) -> Original:
+        """Return an image in its original form, before any resizing."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Split:
-    """Some rows of a source."""
+    """Some images of a source."""
 
     source: Source = field(repr=False)
-    rows: Rows = field(repr=False)
+    rows: Indices = field(repr=False)  # indices into the source
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -98,22 +96,22 @@ class _Split:
 
     def _in_order(self, batch: int) -> Iterator[Batch]:
         parts = list(_order.padded(self.rows, _batch(batch)))
-        found = self.source.read([rows for rows, _ in parts], View())
-        for (_, counts), read in zip(parts, found, strict=True):
+        batches = self.source.read([indices for indices, _ in parts], View())
+        for (_, counts), read in zip(parts, batches, strict=True):
             yield Batch(read.images, read.labels, read.mask & counts, read.aspect)
 
 
 @dataclass(frozen=True, eq=False)
 class Train(_Split):
-    """What weights are fitted to."""
+    """The training split: what weights are fitted to."""
 
     @property
     def cropped(self) -> bool:
-        """Whether :meth:`batches` gives images that have been cropped at random already."""
+        """Whether images of :meth:`batches` are already random crops."""
         return self.source.cropped
 
     def steps(self, batch: int) -> int:
-        """Return how many full batches an epoch has."""
+        """Return the number of full batches in an epoch."""
         batch = _batch(batch)
         if batch > len(self):
             raise DataError(
@@ -125,14 +123,14 @@ class Train(_Split):
         """Return the batches of an epoch, shuffled; the last partial one is dropped.
 
         Args:
-            batch: images a batch.
-            seed: with ``epoch``, decides the order, and the crops where they are made in reading.
+            batch: images per batch.
+            seed: with ``epoch``, seed of the order, and of crops that are taken while reading.
             epoch: from 0.
-            start: the first batch that is wanted, to go on in mid-epoch: what follows is the same as
-                when the epoch runs through.
+            start: index of the first batch to return, to resume within an epoch; the batches are the same
+                as in a whole epoch.
 
         Raises:
-            DataError: for numbers out of range, or (from the iterator) too many damaged images.
+            DataError: numbers out of range, or (from the iterator) too many damaged images.
         """
         steps = self.steps(batch)
         seed = _order.check_whole("seed", seed, 0)
@@ -143,49 +141,49 @@ class Train(_Split):
         return map(_patched, self.source.read(plan, View(True, seed, epoch)))
 
     def in_order(self, batch: int) -> Iterator[Batch]:
-        """Return all training images as an evaluation would see them, the last batch padded."""
+        """Return all training images in order, as an evaluation sees them; the last batch is padded."""
         return self._in_order(batch)
 
 
 @dataclass(frozen=True, eq=False)
-class _Held(_Split):
+class _EvaluationSplit(_Split):
     def batches(self, batch: int) -> Iterator[Batch]:
         """Return all images in order; the last batch is padded, with ``mask`` False."""
         return self._in_order(batch)
 
 
 @dataclass(frozen=True, eq=False)
-class Validation(_Held):
-    """What choices are made by: early stopping, the search, the winner."""
+class Validation(_EvaluationSplit):
+    """The validation split, for all choices: early stopping, the search, the winner."""
 
 
 @dataclass(frozen=True, eq=False)
-class Test(_Held):
-    """What is read once, after all choices are made."""
+class Test(_EvaluationSplit):
+    """The test split, read once, after all choices are made."""
 
-    __test__ = False  # pytest takes any class of this name for a test
+    __test__ = False  # pytest would collect a class of this name
 
 
 def _batch(batch: int) -> int:
-    return _order.check_whole("batch", batch, 1, _MOST_BATCH)
+    return _order.check_whole("batch", batch, 1, _MAX_BATCH)
 
 
 def _patched(batch: Batch) -> Batch:
-    """Put a readable image of the batch, with its label, where one is damaged.
+    """Replace damaged images by a readable image of the batch, with its label.
 
-    So a loss that forgets the mask still sees an image that fits its label.
+    A loss that ignores the mask then still sees images that match their labels.
     """
     if batch.mask.all() or not batch.mask.any():
         return batch
-    rows = np.where(batch.mask, np.arange(len(batch.mask)), np.argmax(batch.mask))
-    return Batch(batch.images[rows], batch.labels[rows], batch.mask, batch.aspect[rows])
+    indices = np.where(batch.mask, np.arange(len(batch.mask)), np.argmax(batch.mask))
+    return Batch(batch.images[indices], batch.labels[indices], batch.mask, batch.aspect[indices])
 
 
 S = TypeVar("S", Train, Validation, Test)
 
 
 def require(split: object, kind: type[S]) -> S:
-    """Return ``split`` if it is of that kind, else raise DataError: no split stands in for another.
+    """Return ``split`` if it has that type, else raise DataError.
 
     Example:
         >>> from lcnas.training import data
@@ -203,5 +201,5 @@ def require(split: object, kind: type[S]) -> S:
         Validation: "the validation split",
         Test: "the test split",
     }
-    given = words.get(type(split), f"a {type(split).__name__}")
-    raise DataError(f"{words[kind]} is needed here, got {given}")
+    actual = words.get(type(split), f"a {type(split).__name__}")
+    raise DataError(f"{words[kind]} is needed here, got {actual}")

@@ -1,29 +1,30 @@
-"""Zero-cost scores: what networks promise at initialisation, before any training.
+"""Zero-cost scores: estimates of accuracy at initialisation, before any training.
 
 =============  =====================================================================================
-score          what it is; larger is better
+score          definition; larger is better
 =============  =====================================================================================
-synflow        log of the synaptic saliency summed over all kernels; sees no image
-naswot         log determinant of the kernel of activation patterns: how well images are told apart
-zico           log of gradients' mean over deviation from batch to batch
+synflow        log of the synaptic saliency summed over all kernels; uses no images
+naswot         log determinant of the kernel of activation patterns: how well images are separated
+zico           log of gradients' mean over deviation between batches
 gradient_norm  norms of the kernels' gradients, summed over layers
 swap           number of distinct sample-wise activation patterns
-params, macs   the trivial ones, which every other must beat (:mod:`lcnas.cost`)
+params, macs   the trivial scores, the baselines of all others (:mod:`lcnas.cost`)
 =============  =====================================================================================
 
-Formulas and sources are in :mod:`lcnas.training.proxies._formulas`. What the papers leave open:
+Formulas and sources are in :mod:`lcnas.training.proxies._formulas`. Choices that the papers leave open:
 
-- **h-swish** has no 0/1 pattern. Its input's sign is taken, as of ReLU: behind batch norm it halves the
-  units' values, where its corners at -3 and 3 leave 99.7 % on one side. The same holds for SiLU and GELU;
-  ReLU6 counts as ReLU. The inner activation of squeeze-and-excite counts, gates and identities do not.
-- **Batch norm** works by the statistics of each batch, as at the first step of a training; for synflow it is
-  taken out, as in Abdelfattah et al.'s code (``bn=False``).
-- **synflow** runs on an image of ones with the kernels' absolute values, in float64. Activations are made
-  linear (Tanaka et al. mean ReLU, which then passes all values on; h-swish would not), and a
-  squeeze-and-excite passes its input on, since a gate is not linear: its kernels count nothing.
-- **Dropout** does nothing. Re-parameterised convolutions have the branches that they train with.
-- **zico** and **gradient_norm** take the cross entropy to the true labels, and the kernels of convolutions
-  (squeeze-and-excite's too) and linear layers.
+- **h-swish** has no 0/1 pattern. Its pattern is the sign of its input, as for ReLU: after batch norm that
+  divides the values of a unit in half, while the corners at -3 and 3 leave 99.7 % on one side. The same
+  holds for SiLU and GELU; ReLU6 is like ReLU. The inner activation of squeeze-and-excite counts, gates and
+  identities do not.
+- **Batch norm** uses the statistics of each batch, as at the first step of a training; for synflow it is
+  removed, as in Abdelfattah et al.'s code (``bn=False``).
+- **synflow** runs on an image of ones with the kernels' absolute values, in float64. Activations are
+  identities (Tanaka et al. assume ReLU, which passes all values then; h-swish would not), and so is
+  squeeze-and-excite, since a gate is not linear: its kernels do not count.
+- **Dropout** is off. Re-parameterised convolutions have their training branches.
+- **zico** and **gradient_norm** use the cross entropy with the true labels, and the kernels of convolutions
+  (including squeeze-and-excite's) and linear layers.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from lcnas.training.proxies._network import Pass, drawn
 
 NAMES = ("synflow", "naswot", "zico", "gradient_norm", "swap", "params", "macs")
 TRIVIAL = ("params", "macs")
-BATCHES = 2  # parts of the images, as in ZiCo's paper
+BATCHES = 2  # batches that images are divided into, as in ZiCo's paper
 _BY_PATTERNS = frozenset({"naswot", "swap"})
 _BY_GRADIENTS = frozenset({"zico", "gradient_norm"})
 
@@ -57,19 +58,19 @@ def scores(
     names: Sequence[str] = NAMES,
     batches: int = BATCHES,
 ) -> dict[str, float]:
-    """Return zero-cost scores of a network; the trivial ones are always among them.
+    """Return zero-cost scores of a network; the trivial ones are always included.
 
     Args:
         arch: the network. It is run at the images' size; its MACs are those at its own resolution.
         images: (n, height, width, 3), float32, normalised.
         labels: (n,), classes from 0.
         classes: outputs of the last layer.
-        seed: of the initial weights.
-        names: the scores that are wanted, of :data:`NAMES`.
-        batches: equal parts of the images, each with batch norm's statistics and gradients of its own.
+        seed: seed of the initial weights.
+        names: scores to compute, from :data:`NAMES`.
+        batches: number of equal parts of the images, each with its own batch-norm statistics and gradients.
 
     Returns:
-        name -> score, in the order of :data:`NAMES`; naswot is -inf where two images excite the same units.
+        name -> score, in the order of :data:`NAMES`; naswot is -inf if two images activate the same units.
 
     Raises:
         TrainingError: an unknown score, or images and labels that do not fit.
@@ -79,35 +80,37 @@ def scores(
         >>> from lcnas import zoo
         >>> rng = np.random.default_rng(0)
         >>> images = rng.standard_normal((8, 32, 32, 3), np.float32)
-        >>> made = scores(zoo.load("pplcnet_0.25x"), images, rng.integers(10, size=8), classes=10)
-        >>> list(made)
+        >>> results = scores(
+        ...     zoo.load("pplcnet_0.25x"), images, rng.integers(10, size=8), classes=10
+        ... )
+        >>> list(results)
         ['synflow', 'naswot', 'zico', 'gradient_norm', 'swap', 'params', 'macs']
-        >>> made["params"]
+        >>> results["params"]
         252994.0
     """
-    wanted = set(_names(names)) | set(TRIVIAL)
+    chosen = set(_names(names)) | set(TRIVIAL)
     _check(images, labels, check_classes(classes), batches)
     here = arch.at((images.shape[1], images.shape[2]))
     weights = drawn(here, classes, np.random.default_rng(seed))
-    made = {
+    values = {
         "params": float(cost.params(arch, classes)),
         "macs": float(cost.macs(arch, None, classes)),
     }
-    if "synflow" in wanted:
-        made["synflow"] = _synflow(here, classes, weights)
-    if wanted & (_BY_PATTERNS | _BY_GRADIENTS):
+    if "synflow" in chosen:
+        values["synflow"] = _synflow(here, classes, weights)
+    if chosen & (_BY_PATTERNS | _BY_GRADIENTS):
         parts = list(zip(np.split(images, batches), np.split(labels, batches), strict=True))
-        back = bool(wanted & _BY_GRADIENTS)
-        made |= _by_images([_run(here, classes, weights, *part, back) for part in parts], back)
-    return {name: made[name] for name in NAMES if name in wanted}
+        back = bool(chosen & _BY_GRADIENTS)
+        values |= _by_images([_run(here, classes, weights, *part, back) for part in parts], back)
+    return {name: values[name] for name in NAMES if name in chosen}
 
 
 def _names(names: Iterable[str]) -> tuple[str, ...]:
-    found = tuple(names)
-    for name in found:
+    chosen = tuple(names)
+    for name in chosen:
         if name not in NAMES:
             raise TrainingError(not_among("scores", name, NAMES))
-    return found
+    return chosen
 
 
 def _check(images: NDArray[Any], labels: NDArray[Any], classes: int, batches: int) -> None:
@@ -129,10 +132,10 @@ def _synflow(arch: Arch, classes: int, weights: dict[str, NDArray[np.float32]]) 
         arch.resolution if isinstance(arch.resolution, tuple) else (arch.resolution,) * 2
     )
     positive = {name: np.abs(w.astype(np.float64)) for name, w in weights.items()}
-    made = Pass(positive, linear=True)
-    logits, back = made.run(arch, classes, np.ones((1, height, width, 3)))
+    network_pass = Pass(positive, linear=True)
+    logits, back = network_pass.run(arch, classes, np.ones((1, height, width, 3)))
     back(np.ones_like(logits))
-    return _formulas.synflow(positive, made.gradients)
+    return _formulas.synflow(positive, network_pass.gradients)
 
 
 def _run(
@@ -143,20 +146,23 @@ def _run(
     labels: NDArray[Any],
     gradients: bool,
 ) -> Pass:
-    """Return the pass of a batch; the way back only where gradients are wanted."""
-    made = Pass(weights)
-    logits, back = made.run(arch, classes, images.astype(np.float32, copy=False))
+    """Return the pass of a batch; with ``gradients``, including the backward pass."""
+    network_pass = Pass(weights)
+    logits, back = network_pass.run(arch, classes, images.astype(np.float32, copy=False))
     if gradients:
         back(_formulas.cross_entropy_gradient(logits, labels))
-    return made
+    return network_pass
 
 
 def _by_images(parts: Sequence[Pass], gradients: bool) -> dict[str, float]:
     patterns = [
         np.concatenate(same, axis=1) for same in zip(*(p.patterns for p in parts), strict=True)
     ]
-    made = {"naswot": _formulas.naswot(patterns), "swap": _formulas.swap(patterns)}
+    values = {"naswot": _formulas.naswot(patterns), "swap": _formulas.swap(patterns)}
     if gradients:
-        every = [p.gradients for p in parts]
-        made |= {"zico": _formulas.zico(every), "gradient_norm": _formulas.gradient_norm(every)}
-    return made
+        batch_gradients = [p.gradients for p in parts]
+        values |= {
+            "zico": _formulas.zico(batch_gradients),
+            "gradient_norm": _formulas.gradient_norm(batch_gradients),
+        }
+    return values

@@ -1,4 +1,4 @@
-"""The scores themselves, from a network's activation patterns and gradients."""
+"""Formulas of the scores, from a network's activation patterns and gradients."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ Pattern = NDArray[np.bool_]  # of one activation layer, (units, images)
 
 
 def naswot(patterns: Sequence[Pattern]) -> float:
-    """Return the log determinant of the kernel of binary codes; -inf where two images share a code.
+    """Return the log determinant of the kernel of binary codes; -inf if two images share a code.
 
-    The kernel counts for each pair of images the units on which both are active or both are not: Mellor et
+    The kernel counts, for each pair of images, the units that are active for both or for neither: Mellor et
     al., "Neural Architecture Search without Training" (ICML 2021, arXiv 2006.04647), equation 2.
     """
     return float(np.linalg.slogdet(hamming_kernel(patterns))[1])
 
 
 def hamming_kernel(patterns: Sequence[Pattern]) -> NDArray[np.float64]:
-    """Return for each pair of images the number of units on which they agree, (images, images)."""
+    """Return the number of units on which each pair of images agrees, (images, images)."""
     n = patterns[0].shape[1]
-    made = np.zeros((n, n))
+    kernel = np.zeros((n, n))
     for pattern in patterns:
         x = pattern.astype(np.float32)  # counts up to 2**24 are exact
         active = x.sum(axis=0, dtype=np.float64)
-        made += len(x) - active[:, None] - active[None, :] + 2.0 * (x.T @ x)
-    return made
+        kernel += len(x) - active[:, None] - active[None, :] + 2.0 * (x.T @ x)
+    return kernel
 
 
 def swap(patterns: Sequence[Pattern]) -> float:
-    """Return the number of distinct sample-wise patterns: rows that say for each image if a unit is active.
+    """Return the number of distinct sample-wise patterns: for each unit, the images that activate it.
 
     Peng et al., "SWAP-NAS: Sample-Wise Activation Patterns for Ultra-fast NAS" (ICLR 2024, arXiv
     2403.04161), definition 3.2, without the regularisation by size.
@@ -52,18 +52,18 @@ def zico(gradients: Sequence[Mapping[str, Array]]) -> float:
 
     Mean and deviation are over batches: Li et al., "ZiCo: Zero-shot NAS via Inverse Coefficient of Variation
     on Gradients" (ICLR 2023, arXiv 2301.11300), equation 8, with the deviation of the signed gradient, as in
-    the authors' code (github.com/SLDGroup/ZiCo, compute_zico.py). As there, weights whose gradient is the
-    same in all batches are left out, and so are layers in which no other is left.
+    the authors' code (github.com/SLDGroup/ZiCo, compute_zico.py). As there, weights with the same gradient in
+    all batches are left out, and so are layers without other weights.
 
     Args:
-        gradients: of each batch, by the name of the kernel.
+        gradients: for each batch, kernel name -> gradient.
     """
     total = 0.0
     for name in gradients[0]:
-        every = np.stack([batch[name] for batch in gradients])
-        deviation = every.std(axis=0)
+        stacked = np.stack([batch[name] for batch in gradients])
+        deviation = stacked.std(axis=0)
         moves = deviation > 0
-        ratio = np.abs(every).mean(axis=0)[moves] / deviation[moves]
+        ratio = np.abs(stacked).mean(axis=0)[moves] / deviation[moves]
         if ratio.size:
             total += math.log(ratio.sum(dtype=np.float64))
     return total
@@ -86,7 +86,7 @@ def synflow(weights: Mapping[str, Array], gradients: Mapping[str, Array]) -> flo
     """Return the natural log of the sum over weights of |weight x gradient|.
 
     Tanaka et al. (arXiv 2006.05467), equation 1, summed over the network as by Abdelfattah et al. (arXiv
-    2101.08134). The log changes no order, and keeps a number that grows with the product of all widths small.
+    2101.08134). The log keeps the order, and limits a number that grows with the product of all widths.
     """
     total = sum(float(np.abs(weights[name] * g).sum()) for name, g in gradients.items())
     return math.log(total)
@@ -95,6 +95,6 @@ def synflow(weights: Mapping[str, Array], gradients: Mapping[str, Array]) -> flo
 def cross_entropy_gradient(logits: Array, labels: NDArray[np.integer]) -> Array:
     """Return the gradient of the mean cross entropy by the logits (n, classes)."""
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    made: Array = shifted / shifted.sum(axis=1, keepdims=True)
-    made[np.arange(len(labels)), labels] -= 1
-    return made / len(labels)
+    gradient: Array = shifted / shifted.sum(axis=1, keepdims=True)
+    gradient[np.arange(len(labels)), labels] -= 1
+    return gradient / len(labels)

@@ -1,7 +1,7 @@
-"""What the primitive layers do to maps in NumPy, each with its way back.
+"""The primitive layers in NumPy, each with its backward pass.
 
 Maps are (channels, height, width, n), flat features (features, n). A function returns its output and a
-:data:`Back`, which takes the gradient by the output and returns the one by the input.
+:data:`Back`, a function from the gradient by the output to the gradient by the input.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ EPSILON = onnx_export.EPSILON  # of every batch norm, added to the variance
 
 
 class Windows:
-    """What each tap of a kernel sees of a map, and the way back.
+    """The views of a map through the taps of a kernel, and the backward pass.
 
     Args:
-        shape: of the map, (channels, height, width, n).
+        shape: shape of the map, (channels, height, width, n).
         kernel: (height, width).
         stride: (vertical, horizontal).
         padding: (top, bottom, left, right).
@@ -50,38 +50,38 @@ class Windows:
         self.padded = (shape[0], *sides, shape[3])
 
     def pad(self, x: Array, value: float = 0.0) -> Array:
-        """Return the map with its padding (and what windows see beyond, where sizes are rounded up)."""
+        """Return the padded map (including what windows cover beyond it, if sizes are rounded up)."""
         if self.padded == self.shape:
             return x
-        made = np.full(self.padded, value, x.dtype)
-        self._middle(made)[...] = x
-        return made
+        padded = np.full(self.padded, value, x.dtype)
+        self._middle(padded)[...] = x
+        return padded
 
     def _middle(self, padded: Array) -> Array:
         (top, left), (_, height, width, _) = self.before, self.shape
         return padded[:, top : top + height, left : left + width]
 
     def seen(self, padded: Array, tap: Pair) -> Array:
-        """Return the view of a padded map that a tap sees, (channels, out height, out width, n)."""
+        """Return a tap's view of a padded map, (channels, out height, out width, n)."""
         (i, j), (sh, sw), (oh, ow) = tap, self.stride, self.out
         return padded[..., i : i + (oh - 1) * sh + 1 : sh, j : j + (ow - 1) * sw + 1 : sw, :]
 
     def gather(self, parts: Callable[[int], Array], dtype: Any) -> Array:
-        """Return the gradient by the map from those by what each tap saw."""
-        made = np.zeros(self.padded, dtype)
+        """Return the gradient by the map, from the gradients by each tap's view."""
+        total = np.zeros(self.padded, dtype)
         for number, tap in enumerate(self.taps):
-            self.seen(made, tap)[...] += parts(number)
-        return self._middle(made)
+            self.seen(total, tap)[...] += parts(number)
+        return self._middle(total)
 
 
 # -- convolutions and products ---------------------------------------------------------------------
 
 
 def convolution(x: Array, kernel: Array, conv: layers.Conv, keep: Callable[[Array], None]) -> Step:
-    """Return a convolution without bias; ``keep`` is given the kernel's gradient on the way back.
+    """Return a convolution without bias; its backward pass calls ``keep`` with the kernel's gradient.
 
-    It is one matrix product a group: of the kernel, and of what its taps see, put one below the other. What
-    they see is gathered anew on the way back, for it takes as many times the map's memory as there are taps.
+    It is one matrix product per group, of the kernel and the stacked views of its taps. The views are
+    gathered again in the backward pass, since they take the map's memory times the number of taps.
     """
     groups, (kh, kw, share, width) = conv.groups, kernel.shape
     out = conv.out_shape((*x.shape[1:3], x.shape[0]))[:2]
@@ -104,16 +104,16 @@ def convolution(x: Array, kernel: Array, conv: layers.Conv, keep: Callable[[Arra
 
 
 def _columns(x: Array, windows: Windows, groups: int) -> Array:
-    """Return what the taps see, (groups, taps * channels of a group, out height * out width * n)."""
+    """Return the stacked views of the taps, (groups, taps * group channels, out height * out width * n)."""
     share, taps, out = x.shape[0] // groups, len(windows.taps), windows.out
     if taps == 1 and windows.padded[1:3] == out:
         return x.reshape(groups, share, -1)
     padded = windows.pad(x)
     padded = padded.reshape(groups, share, *padded.shape[1:])
-    made = np.empty((groups, taps, share, *out, x.shape[3]), x.dtype)
+    columns = np.empty((groups, taps, share, *out, x.shape[3]), x.dtype)
     for number, tap in enumerate(windows.taps):
-        made[:, number] = windows.seen(padded, tap)
-    return made.reshape(groups, taps * share, -1)
+        columns[:, number] = windows.seen(padded, tap)
+    return columns.reshape(groups, taps * share, -1)
 
 
 def linear(x: Array, kernel: Array, keep: Callable[[Array], None]) -> Step:
@@ -121,8 +121,8 @@ def linear(x: Array, kernel: Array, keep: Callable[[Array], None]) -> Step:
 
     def back(dy: Array) -> Array:
         keep(x @ dy.T)
-        made: Array = kernel @ dy
-        return made
+        dx: Array = kernel @ dy
+        return dx
 
     return kernel.T @ x, back
 
@@ -131,7 +131,7 @@ def linear(x: Array, kernel: Array, keep: Callable[[Array], None]) -> Step:
 
 
 def per_channel(v: Array, ndim: int) -> Array:
-    """Return (channels,) values in a shape that multiplies a map."""
+    """Return (channels,) values in a shape that broadcasts over a map."""
     return v.reshape(-1, *[1] * (ndim - 1))
 
 
@@ -146,8 +146,8 @@ def batch_norm(x: Array, scale: Array, shift: Array) -> Step:
     def back(dy: Array) -> Array:
         mean = dy.mean(axis=others, keepdims=True)
         along = (dy * normal).mean(axis=others, keepdims=True)
-        made: Array = (dy - mean - normal * along) * (rstd * factor)
-        return made
+        dx: Array = (dy - mean - normal * along) * (rstd * factor)
+        return dx
 
     return normal * factor + per_channel(shift, x.ndim), back
 
@@ -156,27 +156,27 @@ def _cumulative(x: Array) -> Array:
     """Return the cumulative probability of a standard normal distribution."""
     from scipy import special
 
-    made: Array = special.ndtr(x)
-    return made
+    y: Array = special.ndtr(x)
+    return y
 
 
 def _gelu_slope(x: Array) -> Array:
-    made: Array = _cumulative(x) + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
-    return made
+    slope: Array = _cumulative(x) + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    return slope
 
 
 def _sigmoid(x: Array) -> Array:
     from scipy import special
 
-    made: Array = special.expit(x)
-    return made
+    y: Array = special.expit(x)
+    return y
 
 
 def _hard_sigmoid(x: Array) -> Array:
     return np.clip(x * (1 / 6) + 0.5, 0, 1)
 
 
-# value, derivative (of those with corners the one that lcnas.models takes there)
+# value, derivative (at corners as in lcnas.models)
 _ACTS: dict[str, tuple[Callable[[Array], Array], Callable[[Array], Array]]] = {
     "relu": (lambda x: np.maximum(x, 0), lambda x: x > 0),
     "relu6": (lambda x: np.clip(x, 0, 6), lambda x: (x > 0) & (x < 6)),
@@ -203,7 +203,7 @@ def activation(x: Array, name: str) -> Step:
 
 
 def passed(dy: Array) -> Array:
-    """Return the gradient as it is."""
+    """Return the gradient unchanged."""
     return dy
 
 
@@ -211,7 +211,7 @@ def passed(dy: Array) -> Array:
 
 
 def spatial_mean(x: Array) -> Step:
-    """Return the mean over height and width; both stay, with size 1."""
+    """Return the mean over height and width, which keep size 1."""
     area = x.shape[1] * x.shape[2]
     return x.mean(axis=(1, 2), keepdims=True), lambda dy: np.broadcast_to(dy / area, x.shape)
 
@@ -222,7 +222,7 @@ def flatten(x: Array) -> Step:
 
 
 def pool(x: Array, layer: layers.Pool) -> Step:
-    """Return max or average pooling; an average counts only what lies inside the image."""
+    """Return max or average pooling; averages exclude the padding."""
     out = layer.out_shape((*x.shape[1:3], x.shape[0]))[:2]
     windows = Windows(x.shape, layer.kernel, layer.stride, layer.padding, (out[0], out[1]))
     return (_max if layer.mode == "max" else _average)(x, windows)
@@ -231,7 +231,7 @@ def pool(x: Array, layer: layers.Pool) -> Step:
 def _max(x: Array, windows: Windows) -> Step:
     padded = windows.pad(x, -np.inf)
     best = windows.seen(padded, windows.taps[0]).copy()
-    which = np.zeros(best.shape, np.int16)  # the first tap that sees the maximum
+    which = np.zeros(best.shape, np.int16)  # index of the first tap with the maximum
     for number, tap in enumerate(windows.taps[1:], 1):
         seen = windows.seen(padded, tap)
         which[seen > best] = number
@@ -241,8 +241,8 @@ def _max(x: Array, windows: Windows) -> Step:
 
 def _average(x: Array, windows: Windows) -> Step:
     def total(padded: Array) -> Array:
-        made: Array = sum(windows.seen(padded, tap) for tap in windows.taps)  # type: ignore[assignment]
-        return made
+        summed: Array = sum(windows.seen(padded, tap) for tap in windows.taps)  # type: ignore[assignment]
+        return summed
 
     count = total(windows.pad(np.ones(x.shape, x.dtype)))
     return total(windows.pad(x)) / count, lambda dy: windows.gather(lambda _: dy / count, x.dtype)
@@ -250,21 +250,21 @@ def _average(x: Array, windows: Windows) -> Step:
 
 def local_response_norm(x: Array, layer: layers.LocalResponseNorm) -> Step:
     """Return local response normalisation over channels."""
-    before, behind = layer.size // 2, (layer.size - 1) // 2
+    before, after = layer.size // 2, (layer.size - 1) // 2
     share = layer.alpha / layer.size
 
-    def window(v: Array, before: int, behind: int) -> Array:
-        padded = np.pad(v, ((before, behind), (0, 0), (0, 0), (0, 0)))
-        made: Array = sum(padded[i : i + len(v)] for i in range(layer.size))  # type: ignore[assignment]
-        return made
+    def window(v: Array, before: int, after: int) -> Array:
+        padded = np.pad(v, ((before, after), (0, 0), (0, 0), (0, 0)))
+        summed: Array = sum(padded[i : i + len(v)] for i in range(layer.size))  # type: ignore[assignment]
+        return summed
 
-    base = layer.bias + share * window(x * x, before, behind)
+    base = layer.bias + share * window(x * x, before, after)
     y = x * base**-layer.beta
 
     def back(dy: Array) -> Array:
-        by_base = window(dy * x * base ** (-layer.beta - 1), behind, before)
-        made: Array = dy * base**-layer.beta - 2 * share * layer.beta * x * by_base
-        return made
+        by_base = window(dy * x * base ** (-layer.beta - 1), after, before)
+        dx: Array = dy * base**-layer.beta - 2 * share * layer.beta * x * by_base
+        return dx
 
     return y, back
 
@@ -273,7 +273,7 @@ def channel_shuffle(x: Array, groups: int) -> Step:
     """Return the channels (groups, n), transposed to (n, groups)."""
 
     def turned(v: Array, first: int) -> Array:
-        made = v.reshape(first, v.shape[0] // first, *v.shape[1:]).swapaxes(0, 1)
-        return made.reshape(v.shape)
+        transposed = v.reshape(first, v.shape[0] // first, *v.shape[1:]).swapaxes(0, 1)
+        return transposed.reshape(v.shape)
 
     return turned(x, groups), lambda dy: turned(dy, x.shape[0] // groups)

@@ -1,7 +1,7 @@
-"""A network at initialisation, run forward and back in NumPy, layer by layer along the walk.
+"""Forward and backward pass of a network at initialisation in NumPy, layer by layer along the walk.
 
-A network is scored once and thrown away, and XLA takes ten times as long to compile its gradient as NumPy
-takes to compute it. The tests hold outputs and gradients to those of :mod:`lcnas.models`.
+Each network is scored once, and XLA takes ten times as long to compile its gradient as NumPy takes to compute
+it. Tests compare outputs and gradients with those of :mod:`lcnas.models`.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from lcnas.training.proxies import _maps
 from lcnas.training.proxies._maps import Array, Back, Step
 
 Weights = Mapping[str, Array]
-Patterns = list[NDArray[np.bool_]]  # of each activation layer, (units, n)
+Patterns = list[NDArray[np.bool_]]  # one per activation layer, (units, n)
 
-# Activations whose patterns count. All are positive exactly where their input is.
+# Activations with patterns. All are positive exactly where their input is.
 SIGNED = ("relu", "relu6", "hard_swish", "silu", "gelu")
 
 
 def drawn(arch: Arch, classes: int, rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:
     """Return initial weights by the names of :func:`lcnas.onnx_export.names`, distributed as in lcnas.models.
 
-    Kernels of convolutions are normal with the variance 2 / fan in (He et al., arXiv 1502.01852), those of
-    linear layers uniform (Glorot and Bengio 2010); norms and affines do nothing, biases are 0.
+    Kernels of convolutions are normal with variance 2 / fan-in (He et al., arXiv 1502.01852), those of linear
+    layers uniform (Glorot and Bengio 2010); norms and affines are identities, biases 0.
     """
     shapes = onnx_export.names(arch, classes)
     return {name: _weight(name.rpartition("/")[2], shape, rng) for name, shape in shapes.items()}
@@ -44,28 +44,30 @@ def _weight(kind: str, shape: Shape, rng: np.random.Generator) -> NDArray[np.flo
     if len(shape) == 2:
         limit = math.sqrt(6 / sum(shape))
         return rng.uniform(-limit, limit, shape).astype(np.float32)
-    made: NDArray[np.float32] = rng.standard_normal(shape, np.float32)
-    return np.float32(math.sqrt(2 / math.prod(shape[:-1]))) * made
+    normal: NDArray[np.float32] = rng.standard_normal(shape, np.float32)
+    return np.float32(math.sqrt(2 / math.prod(shape[:-1]))) * normal
 
 
 @dataclass
 class Pass:
-    """One pass of a batch through a network.
+    """Forward and backward pass of a batch through a network.
 
-    Dropout does nothing, so that a score is one number. With ``linear`` every layer is linear: norms,
-    activations and biases do nothing, and squeeze-and-excite passes its input on (its gate is 1).
+    Dropout is off, so that scores are deterministic. With ``linear``, every layer is linear: norms,
+    activations and squeeze-and-excite are identities, and biases 0.
     """
 
     weights: Weights
     linear: bool = False
     patterns: Patterns = field(default_factory=list)
-    gradients: dict[str, Array] = field(default_factory=dict)  # of kernels, after the way back
+    gradients: dict[str, Array] = field(
+        default_factory=dict
+    )  # of kernels, set by the backward pass
 
     def run(self, arch: Arch, classes: int, images: Array) -> tuple[Array, Back]:
-        """Return the logits (n, classes), and what takes their gradient back.
+        """Return the logits (n, classes), and the backward pass of their gradient.
 
         Args:
-            arch: what is computed, at the images' size.
+            arch: the network, at the images' size.
             classes: outputs of the last layer.
             images: (n, height, width, 3).
         """
@@ -77,20 +79,20 @@ class Pass:
             x, back = self.layer(placed.layer, x, name)
             backs.append(back)
         if x.ndim != 2:
-            raise TrainingError(f"scores: {arch!r} gives a map, not one value for each class")
+            raise TrainingError(f"scores: {arch!r} gives a map, not one value per class")
         return x.T, lambda by_logits: _through(backs, np.ascontiguousarray(by_logits.T))
 
     # -- layers --
 
     def layer(self, layer: Layer, x: Array, path: str) -> Step:
-        """Return a layer's output, and its way back."""
+        """Return a layer's output, and its backward pass."""
         match layer:
             case layers.Chain():
                 return self._chain(layer, x, path)
             case layers.Add() | layers.Concat() | layers.Split():
                 return self._joined(layer, x, path)
             case layers.Conv():
-                return self._behind(layer, *self._conv(layer, x, path), path)
+                return self._activated(layer, *self._conv(layer, x, path), path)
             case layers.Reparam():
                 return self._reparam(layer, x, path)
             case layers.BatchNorm():
@@ -100,9 +102,9 @@ class Pass:
             case layers.Linear():
                 y, back = _maps.linear(x, self.weights[f"{path}/kernel"], self._keep(path))
                 return self._then(back, *self._act(self._biased(y, path), layer.act))
-        return self._plain(layer, x)
+        return self._without_weights(layer, x)
 
-    def _plain(self, layer: Layer, x: Array) -> Step:
+    def _without_weights(self, layer: Layer, x: Array) -> Step:
         """Return the output of a layer without weights."""
         match layer:
             case layers.Act():
@@ -125,9 +127,9 @@ class Pass:
         return partial(self.gradients.__setitem__, f"{path}/kernel")
 
     @staticmethod
-    def _then(back: Back, y: Array, behind: Back) -> Step:
-        """Return a step behind another one, as one."""
-        return y, lambda dy: back(behind(dy))
+    def _then(back: Back, y: Array, back_after: Back) -> Step:
+        """Return the composition of two steps."""
+        return y, lambda dy: back(back_after(dy))
 
     def _biased(self, y: Array, path: str) -> Array:
         bias = None if self.linear else self.weights.get(f"{path}/bias")
@@ -147,13 +149,13 @@ class Pass:
         return _maps.batch_norm(x, self.weights[f"{path}/scale"], self.weights[f"{path}/shift"])
 
     def _conv(self, conv: layers.Conv, x: Array, path: str) -> Step:
-        """Return a convolution with its bias or norm, without what comes behind these."""
+        """Return a convolution with its bias or norm, without the activation."""
         y, back = _maps.convolution(x, self.weights[f"{path}/kernel"], conv, self._keep(path))
         y = self._biased(y, path)
         return self._then(back, *self._norm(y, path)) if conv.norm else (y, back)
 
-    def _behind(self, conv: layers.Conv, y: Array, back: Back, path: str) -> Step:
-        """Return a convolution with the activation and the affine behind it."""
+    def _activated(self, conv: layers.Conv, y: Array, back: Back, path: str) -> Step:
+        """Return a convolution with its activation and affine."""
         y, back = self._then(back, *self._act(y, conv.act))
         if not conv.affine or self.linear:
             return y, back
@@ -170,7 +172,7 @@ class Pass:
             )
 
         y, back = _summed([branch(number) for number in range(len(layer.branches))])
-        return self._behind(layer.merged, y, back, path)
+        return self._activated(layer.merged, y, back, path)
 
     def _squeeze(self, layer: layers.SqueezeExcite, x: Array, path: str) -> Step:
         v, back = _maps.spatial_mean(x)
@@ -180,8 +182,8 @@ class Pass:
         gate, before = v, back
 
         def total(z: Array) -> Array:
-            made: Array = np.sum(z, axis=(1, 2), keepdims=True)
-            return made
+            summed: Array = np.sum(z, axis=(1, 2), keepdims=True)
+            return summed
 
         return x * gate, lambda dy: dy * gate + before(total(dy * x))
 
@@ -227,7 +229,7 @@ class Pass:
 
 
 def _through(backs: list[Back], dy: Array) -> Array:
-    """Return the gradient by the input of steps one behind the other."""
+    """Return the gradient by the input of a sequence of steps."""
     for back in reversed(backs):
         dy = back(dy)
     return dy
@@ -239,7 +241,7 @@ def _summed(steps: list[Step]) -> Step:
 
 
 def _total(parts: list[Array]) -> Array:
-    made = parts[0]
+    total = parts[0]
     for part in parts[1:]:
-        made = made + part
-    return made
+        total = total + part
+    return total

@@ -1,4 +1,4 @@
-"""Recipes: how a network is trained, as data. A file a preset, headed with its command, cost and outcome.
+"""Recipes: how a network is trained, as data. Each preset has a file with its command, cost and outcome.
 
 Example:
     >>> from lcnas.training import recipes
@@ -41,10 +41,10 @@ def load(name: str | Path, /, **changes: object) -> Recipe:
 
     Args:
         name: a name of :func:`names`, or the path of a ``.json`` file.
-        changes: field -> value; ``**{"augment.mixup": 0.2}`` for those of the augmentation.
+        changes: field -> value; ``**{"augment.mixup": 0.2}`` for fields of the augmentation.
 
     Raises:
-        RecipeError: no such preset, no such field (with the nearest), no such value.
+        RecipeError: an unknown preset or field (with the nearest), or an invalid value.
     """
     text = str(name)
     if text.endswith(".json"):

@@ -1,4 +1,4 @@
-"""A recipe: all that decides how a network is trained, but for the network, the data and the seed."""
+"""A recipe: optimizer, schedule, augmentation and losses of a training, as data."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _FORMAT = "lcnas-recipe"
 
 
 @dataclass(frozen=True)
-class About:
-    """The meaning of a field, and its limits (both allowed)."""
+class FieldInfo:
+    """Help text of a field, and its limits (inclusive)."""
 
-    words: str
+    help: str  # noun phrase with unit
     low: float | None = None
     high: float | None = None
 
     def check(self, value: object, what: str) -> None:
-        """Refuse a number outside the limits."""
+        """Raise RecipeError for a number outside the limits."""
         if not isinstance(value, int | float):
             return
         if self.low is not None and value < self.low:
@@ -40,75 +40,88 @@ class About:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained. Each field's meaning and unit stand beside it, and in ``--help``."""
+    """How a network is trained. ``python -m lcnas.train --help`` shows the fields' help texts."""
 
-    name: Annotated[str, About("a label")] = "custom"
+    name: Annotated[str, FieldInfo("name of the recipe")] = "custom"
 
     resolution: Annotated[
         Resolution | None,
-        About(
-            "pixels (a side, or HEIGHTxWIDTH) the network is built and tested for; none: its own"
+        FieldInfo(
+            "resolution that the network is built and tested at, pixels per side or HEIGHTxWIDTH; "
+            "none: the network's own"
         ),
     ] = None
     train_resolution: Annotated[
-        Resolution | None, About("pixels to train at; none: the resolution")
+        Resolution | None,
+        FieldInfo(
+            "resolution of training images, pixels per side or HEIGHTxWIDTH; none: the resolution"
+        ),
     ] = None
-    epochs: Annotated[int, About("passes over the training images", 1)] = 30
-    batch: Annotated[int, About("images a step, over all devices and micro-batches", 1)] = 128
-    accumulate: Annotated[int, About("micro-batches that make up a step's batch", 1)] = 1
+    epochs: Annotated[int, FieldInfo("number of passes over the training images", 1)] = 30
+    batch: Annotated[int, FieldInfo("images per step, over all devices and micro-batches", 1)] = 128
+    accumulate: Annotated[int, FieldInfo("micro-batches per step", 1)] = 1
     augment: Augment = field(default_factory=Augment)
 
-    optimizer: Annotated[Literal["sgd", "adamw"], About("which one")] = "sgd"
-    learning_rate: Annotated[float, About("at its peak, for the batch as it is", 0)] = 0.1
-    warmup_epochs: Annotated[float, About("epochs of linear warm-up", 0)] = 1.0
-    final_learning_rate: Annotated[float, About("at the end of the cosine", 0)] = 0.0
-    momentum: Annotated[float, About("of SGD", 0, 1)] = 0.9
-    nesterov: Annotated[bool, About("Nesterov's momentum, of SGD")] = False
-    beta1: Annotated[float, About("of AdamW: decay of the mean gradient", 0, 0.999999)] = 0.9
-    beta2: Annotated[float, About("of AdamW: decay of the mean squared gradient", 0, 0.999999)] = (
-        0.999
-    )
-    epsilon: Annotated[float, About("of AdamW, in the denominator", 0)] = 1e-8
+    optimizer: Annotated[Literal["sgd", "adamw"], FieldInfo("optimizer")] = "sgd"
+    learning_rate: Annotated[float, FieldInfo("peak learning rate, for the whole batch", 0)] = 0.1
+    warmup_epochs: Annotated[float, FieldInfo("length of the linear warm-up, epochs", 0)] = 1.0
+    final_learning_rate: Annotated[
+        float, FieldInfo("learning rate at the end of the cosine schedule", 0)
+    ] = 0.0
+    momentum: Annotated[float, FieldInfo("momentum of SGD", 0, 1)] = 0.9
+    nesterov: Annotated[bool, FieldInfo("Nesterov momentum for SGD")] = False
+    beta1: Annotated[float, FieldInfo("AdamW's decay of the mean gradient", 0, 0.999999)] = 0.9
+    beta2: Annotated[
+        float, FieldInfo("AdamW's decay of the mean squared gradient", 0, 0.999999)
+    ] = 0.999
+    epsilon: Annotated[float, FieldInfo("AdamW's constant in the denominator", 0)] = 1e-8
     weight_decay: Annotated[
-        float, About("of kernels; SGD adds it to the gradient, AdamW keeps it apart", 0)
+        float,
+        FieldInfo(
+            "weight decay of kernels, added to the gradient by SGD and decoupled by AdamW", 0
+        ),
     ] = 1e-4
-    clip: Annotated[float, About("largest norm of the whole gradient; 0: no limit", 0)] = 0.0
+    clip: Annotated[float, FieldInfo("maximum norm of the whole gradient; 0: no limit", 0)] = 0.0
 
-    label_smoothing: Annotated[float, About("share of a label spread over all classes", 0, 1)] = 0.0
+    label_smoothing: Annotated[
+        float, FieldInfo("share of each label that is spread over all classes", 0, 1)
+    ] = 0.0
     distill: Annotated[
         Literal["kl", "js", "symmetric_kl"],
-        About("how far the student is from the teacher, where there is one"),
+        FieldInfo("divergence between the student's and the teacher's outputs"),
     ] = "kl"
     distill_weight: Annotated[
-        float, About("share of the teacher in the loss; the label has the rest", 0, 1)
+        float, FieldInfo("weight of the teacher in the loss; the label has the rest", 0, 1)
     ] = 0.5
     temperature: Annotated[
-        float, About("by which the logits of teacher and student are divided", 0.01)
+        float, FieldInfo("divisor of the teacher's and the student's logits", 0.01)
     ] = 1.0
-    needs_teacher: Annotated[bool, About("whether the recipe makes no sense without a teacher")] = (
-        False
-    )
+    needs_teacher: Annotated[bool, FieldInfo("requirement that a teacher is given")] = False
 
     dropout: Annotated[
-        float | None, About("rate of the dropout layers; none: the network's own", 0, 0.99)
+        float | None, FieldInfo("rate of the dropout layers; none: the network's own", 0, 0.99)
     ] = None
     ema: Annotated[
-        float, About("decay of the average of all weights, which is then tested; 0: none", 0, 1)
+        float,
+        FieldInfo(
+            "decay of the moving average of all weights, which is then tested; 0: no average", 0, 1
+        ),
     ] = 0.0
     precision: Annotated[
-        Literal["float32", "bfloat16"], About("of the computation; weights stay float32")
+        Literal["float32", "bfloat16"],
+        FieldInfo("precision of the computation; weights stay float32"),
     ] = "float32"
 
-    log_steps: Annotated[int, About("steps that one line of metrics sums up", 1)] = 50
+    log_steps: Annotated[int, FieldInfo("steps per line of metrics", 1)] = 50
     evaluate_epochs: Annotated[
-        int, About("epochs between two looks at the validation images", 1)
+        int, FieldInfo("epochs between two evaluations on the validation images", 1)
     ] = 1
 
     def __post_init__(self) -> None:
         for name, setting in _fields().items():
-            made = _values.converted(getattr(self, name), setting.kind, f"recipe: {name}")
-            setting.about.check(made, f"recipe: {name}")
-            object.__setattr__(self, name, made)
+            value = _values.converted(getattr(self, name), setting.kind, f"recipe: {name}")
+            setting.about.check(value, f"recipe: {name}")
+            object.__setattr__(self, name, value)
         if not isinstance(self.augment, Augment):
             raise RecipeError(f"recipe: augment: {shorten(self.augment)} is not an Augment")
         self._check_together()
@@ -123,7 +136,7 @@ class Recipe:
                     raise RecipeError(str(error)) from None
         if self.batch % self.accumulate:
             raise RecipeError(
-                f"recipe: batch {self.batch} cannot be cut into {self.accumulate} equal micro-batches"
+                f"recipe: batch {self.batch} cannot be divided into {self.accumulate} equal micro-batches"
             )
         if self.warmup_epochs > self.epochs:
             raise RecipeError(
@@ -136,11 +149,11 @@ class Recipe:
         """Return the recipe with other values of some fields.
 
         Args:
-            changes: name -> value, as an object or as text; ``augment.mixup`` names a field of the
-                augmentation.
+            changes: name -> value, as an object or as text; names such as ``augment.mixup`` are fields of
+                the augmentation.
 
         Raises:
-            RecipeError: no such field (with the nearest), or no such value.
+            RecipeError: an unknown field (with the nearest), or an invalid value.
 
         Example:
             >>> Recipe().override({"epochs": "5", "learning_rate": 0.2}).epochs
@@ -148,36 +161,36 @@ class Recipe:
         """
         own = _fields()
         inside: dict[str, object] = {}
-        made: dict[str, Any] = {}
+        changed: dict[str, Any] = {}
         for name, value in changes.items():
             if name.startswith("augment."):
                 inside[name.removeprefix("augment.")] = value
             elif name == "augment":
-                made[name] = _augment(value)
+                changed[name] = _augment(value)
             elif name in own:
-                made[name] = _values.converted(value, own[name].kind, f"recipe: {name}")
+                changed[name] = _values.converted(value, own[name].kind, f"recipe: {name}")
             else:
                 raise RecipeError(not_among("recipe: field", name, _names()))
-        recipe = dataclasses.replace(self, **made)
+        recipe = dataclasses.replace(self, **changed)
         if inside:
             recipe = dataclasses.replace(recipe, augment=_changed(recipe.augment, inside))
         return recipe
 
     def differences(self, other: Recipe) -> list[str]:
-        """Return each field in which two recipes differ, in words; the label is none."""
-        mine, theirs = values(self), values(other)
+        """Return a description of each field in which two recipes differ, without the name."""
+        own, others = values(self), values(other)
         return [
-            f"{name} is {theirs[name]} there and {mine[name]} here"
-            for name in mine
-            if name != "name" and mine[name] != theirs[name]
+            f"{name} is {others[name]} there and {own[name]} here"
+            for name in own
+            if name != "name" and own[name] != others[name]
         ]
 
     # -- JSON --
 
     def to_data(self) -> dict[str, Any]:
         """Return the recipe as plain data."""
-        made: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return {"format": _FORMAT, "version": VERSION} | made
+        data: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return {"format": _FORMAT, "version": VERSION} | data
 
     def to_json(self) -> str:
         """Return the recipe as JSON text, one field a line."""
@@ -185,17 +198,17 @@ class Recipe:
 
     @classmethod
     def from_data(cls, data: object, source: str = "recipe") -> Recipe:
-        """Return the recipe of plain data; fields that are left out have their defaults.
+        """Return the recipe from plain data; missing fields have their defaults.
 
         Raises:
-            RecipeError: not a recipe, another version, an unknown field or a wrong value.
+            RecipeError: not a recipe, another version, an unknown field or an invalid value.
         """
         if not isinstance(data, dict) or data.get("format") != _FORMAT:
             raise RecipeError(f"{source}: not a recipe (its format is not {_FORMAT!r})")
         if data.get("version") != VERSION or isinstance(data["version"], bool):
             raise RecipeError(
                 f"{source}: version: {shorten(data.get('version'))} is not {VERSION}, "
-                "the one this lcnas reads"
+                "the version that this lcnas reads"
             )
         fields = {k: v for k, v in data.items() if k not in ("format", "version")}
         try:
@@ -217,7 +230,7 @@ class Recipe:
         return cls.from_data(data, str(path))
 
 
-# -- the augmentation inside -----------------------------------------------------------------------
+# -- the augmentation's fields ---------------------------------------------------------------------
 
 
 def _augment(value: object) -> Augment:
@@ -230,39 +243,41 @@ def _augment(value: object) -> Augment:
 
 def _changed(augment: Augment, changes: Mapping[str, object]) -> Augment:
     kinds = _values.hints(Augment)
-    made = {}
+    values = {}
     for name, value in changes.items():
         if name not in kinds:
-            wanted = f"augment.{name}"
-            raise RecipeError(not_among("recipe: field", wanted, [f"augment.{k}" for k in kinds]))
-        made[name] = _values.converted(value, kinds[name], f"recipe: augment.{name}")
+            full_name = f"augment.{name}"
+            raise RecipeError(
+                not_among("recipe: field", full_name, [f"augment.{k}" for k in kinds])
+            )
+        values[name] = _values.converted(value, kinds[name], f"recipe: augment.{name}")
     try:
-        return dataclasses.replace(augment, **made)
+        return dataclasses.replace(augment, **values)
     except LcnasError as error:
         words = str(error).removeprefix("augment: ")
         raise RecipeError(f"recipe: augment.{words}") from None
 
 
-# -- what there is to set --------------------------------------------------------------------------
+# -- settings for command lines --------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One field of a recipe, for command lines."""
+    """A field of a recipe, for command lines."""
 
     name: str  # "epochs", "augment.mixup"
     kind: Any  # its type hint
-    about: About
+    about: FieldInfo  # help text and limits
 
     @property
     def kind_in_words(self) -> str:
-        """Its type: "a whole number"."""
+        """Its type as text: "a whole number"."""
         return _values.described(self.kind)
 
 
 @functools.cache
 def _fields() -> dict[str, Setting]:
-    """Return the recipe's own fields, without the augmentation's."""
+    """Return the recipe's own fields, without those of the augmentation."""
     hints = typing.get_type_hints(Recipe, include_extras=True)
     return {
         name: Setting(name, *typing.get_args(hint))
@@ -272,12 +287,12 @@ def _fields() -> dict[str, Setting]:
 
 
 def settings() -> tuple[Setting, ...]:
-    """Return all fields that can be set, those of the augmentation included."""
-    inside = _values.hints(Augment).items()
-    about = About("of the augmentation, see docs/training.md")
+    """Return all fields that can be set, including those of the augmentation."""
+    hints = typing.get_type_hints(Augment, include_extras=True)
+    inside = {name: typing.get_args(hint) for name, hint in hints.items()}
     return (
         *_fields().values(),
-        *(Setting(f"augment.{name}", kind, about) for name, kind in inside),
+        *(Setting(f"augment.{n}", kind, FieldInfo(text)) for n, (kind, text) in inside.items()),
     )
 
 

@@ -1,4 +1,4 @@
-"""Values of settings: given as Python objects, as JSON or as words of a command line."""
+"""Conversion of field values from Python objects, JSON or text of a command line."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
 def converted(value: object, kind: Any, what: str) -> Any:
-    """Return a value as a type hint wants it; text is read, as from a command line.
+    """Return a value, converted to the type of a hint; text is parsed, as from a command line.
 
     Args:
         value: the object, or text such as "3e-5", "true", "none", "0.08,1", "80x160".
         kind: bool, int, float, str, None, Literal, a tuple of these, or a union of these.
-        what: the setting's name, for errors.
+        what: name of the setting, for errors.
 
     Raises:
-        RecipeError: it cannot be one.
+        RecipeError: the value does not have that type.
     """
     origin = typing.get_origin(kind)
     if origin in (types.UnionType, typing.Union):
@@ -32,12 +32,12 @@ def converted(value: object, kind: Any, what: str) -> Any:
     if origin is Literal:
         return _chosen(value, typing.get_args(kind), what)
     if origin is tuple:
-        return _row(value, typing.get_args(kind), what)
-    return _PLAIN[kind](value, what)
+        return _tuple(value, typing.get_args(kind), what)
+    return _SCALARS[kind](value, what)
 
 
 def described(kind: Any) -> str:
-    """Return a type hint in words: "a whole number", "sgd or adamw".
+    """Return a type hint as text: "a whole number", "sgd or adamw".
 
     Example:
         >>> described(int | None)
@@ -73,7 +73,7 @@ def _chosen(value: object, options: tuple[Any, ...], what: str) -> Any:
     return value
 
 
-def _row(value: object, kinds: tuple[Any, ...], what: str) -> tuple[Any, ...]:
+def _tuple(value: object, kinds: tuple[Any, ...], what: str) -> tuple[Any, ...]:
     if isinstance(value, str):
         value = [part for part in re.split(r"[,x]", value.strip("()[] ")) if part.strip()]
     variadic = len(kinds) == 2 and kinds[1] is ...
@@ -101,12 +101,12 @@ def _int(value: object, what: str) -> int:
 
 def _float(value: object, what: str) -> float:
     try:
-        made = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
-        made = math.nan
-    if not math.isfinite(made):
+        number = math.nan
+    if not math.isfinite(number):
         raise _wrong(value, float, what)
-    return made
+    return number
 
 
 def _str(value: object, what: str) -> str:
@@ -120,7 +120,7 @@ def _none(value: object, what: str) -> None:
         raise _wrong(value, types.NoneType, what)
 
 
-_PLAIN: dict[Any, Callable[[object, str], Any]] = {
+_SCALARS: dict[Any, Callable[[object, str], Any]] = {
     bool: _bool,
     int: _int,
     float: _float,
@@ -137,6 +137,6 @@ _WORDS = {
 
 
 def hints(kind: type) -> Mapping[str, Any]:
-    """Return name -> type of a dataclass's fields, in order."""
-    made = typing.get_type_hints(kind)
-    return {field.name: made[field.name] for field in dataclasses.fields(kind)}
+    """Return name -> type of the fields of a dataclass, in order."""
+    field_types = typing.get_type_hints(kind)
+    return {field.name: field_types[field.name] for field in dataclasses.fields(kind)}

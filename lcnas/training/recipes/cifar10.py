@@ -2,10 +2,10 @@
 
 python -m lcnas.train --arch pplcnet_32_0.5x --data cifar10:DIR --recipe cifar10 --out runs/cifar10
 
-Cost: 30 epochs of 40,000 images at 32 pixels, 2 minutes an epoch on one core.
-Outcome: 8 epochs were run; docs/recipes.md has it.
+Cost: 30 epochs of 40,000 images at 32 pixels, 2 minutes per epoch on one core.
+Outcome: 8 epochs were run; see docs/recipes.md.
 Source: the usual recipe for CIFAR (He et al. 2015, section 4.2: SGD with momentum, shifts by 4 pixels,
-flips), with a cosine in place of the steps, Nesterov's momentum and label smoothing.
+flips), with a cosine schedule instead of steps, Nesterov momentum and label smoothing.
 """
 
 from lcnas.training.augment import Augment

@@ -6,10 +6,10 @@ python -m lcnas.train --arch pplcnet_2.5x --data imagefolder:DIR --recipe pplcne
 
 Cost: 360 epochs of 1.28 million images at 224 pixels. Not run here.
 Outcome in the paper, top-1: 0.25x 51.86, 0.35x 58.09, 0.5x 63.14, 0.75x 68.18, 1.0x 71.32, 1.5x 73.71,
-2.0x 75.18, 2.5x 76.60. Ours keeps 20 % of the training images for validation, so expect a little less.
+2.0x 75.18, 2.5x 76.60. This recipe keeps 20 % of the training images for validation, so expect slightly less.
 Source: PP-LCNet (arXiv 2109.15099), section 4.1, and PaddleClas's configs `ImageNet/PPLCNet/PPLCNet_x*.yaml`
-(batch 4 x 512, rate 0.8, L2 3e-5, 4e-5 from 1.5x up, crops and flips; 2.5x with AutoAugment). For
-AutoAugment we have RandAugment, whose policy needs no search: two operations of magnitude 9.
+(batch 4 x 512, rate 0.8, L2 3e-5, 4e-5 from 1.5x up, crops and flips; 2.5x with AutoAugment). RandAugment,
+whose policy needs no search, replaces AutoAugment: two operations of magnitude 9.
 """
 
 import dataclasses

@@ -1,9 +1,9 @@
-"""A short training that tells networks apart within minutes on two cores, for searches and first tries.
+"""A short training that distinguishes networks within minutes on two cores, for searches and first tries.
 
 python -m lcnas.train --arch pplcnet_32_0.5x --data cifar10:DIR --recipe proxy --test none --out runs/proxy
 
 Cost: 5 epochs of 40,000 images at 32 pixels. Not run here.
-It ranks by how fast networks learn; that order need not be the one after a long training.
+It ranks networks by how fast they learn; the order after a long training may differ.
 Source: our own.
 """
 

@@ -9,7 +9,7 @@ from lcnas import spaces, zoo
 from lcnas.models.supernet import Supernet
 from lcnas.training import data as data_module
 from lcnas.training.augment import Augment
-from lcnas.training.supernet import Trained
+from lcnas.training.supernet import TrainedSupernet
 from search.evaluators.base import Candidate
 from search.evaluators.supernet import Spec, create
 from search.packed import pack
@@ -61,7 +61,7 @@ def space():
 @pytest.fixture(scope="module")
 def spec(space):
     net = Supernet.of(space, 3, resolution=SIDE, buckets=1)
-    return Spec.of(Trained(net, net.init(0), {}), AUGMENT, calibration=16, batch=8)
+    return Spec.of(TrainedSupernet(net, net.init(0), {}), AUGMENT, calibration=16, batch=8)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_several_at_once(space, spec, images, evaluator):
 
 def test_a_spec_can_be_read_from_a_folder(spec, space, tmp_path):
     net = Supernet.of(space, 3, resolution=SIDE, buckets=1)
-    Trained(net, net.init(0), {"step": 1}).save(tmp_path)
+    TrainedSupernet(net, net.init(0), {"step": 1}).save(tmp_path)
     found = Spec.of(tmp_path, AUGMENT, calibration=16, batch=8)
     assert found.supernet == spec.supernet
     for name, value in spec.weights.items():

@@ -21,9 +21,9 @@ class Maker:
 
 
 def ask(maker, key="key", shapes=SHAPES):
-    found = _cache.arrays(key, shapes, maker)
-    assert found["a"].tolist() == [0, 1, 2]
-    return found
+    arrays = _cache.arrays(key, shapes, maker)
+    assert arrays["a"].tolist() == [0, 1, 2]
+    return arrays
 
 
 def test_the_second_time_nothing_is_made(cache):
@@ -48,8 +48,8 @@ def test_a_damaged_file_is_made_anew(cache, damage):
     else:
         raw[rng.integers(len(raw))] ^= int(rng.integers(1, 256))
     path.write_bytes(raw)
-    found = ask(maker)  # as it was, whether the damage mattered or not
-    assert (found["b"] == 1).all()
+    arrays = ask(maker)  # as it was, whether the damage mattered or not
+    assert (arrays["b"] == 1).all()
     assert ask(maker)["b"].shape == (2, 2)
 
 
@@ -118,10 +118,10 @@ def test_what_was_not_used_for_long_goes(cache, monkeypatch):
         ask(maker, key=f"k{i}")
         os.utime(cache / f"k{i}.npz", (i, i))
     ask(maker, key="k0")  # used just now, so it stays
-    one = (cache / "k0.npz").stat().st_size
-    monkeypatch.setattr(_cache, "MOST_MB", 3.5 * one / 2**20)
+    size = (cache / "k0.npz").stat().st_size
+    monkeypatch.setattr(_cache, "MAX_MB", 3.5 * size / 2**20)
     ask(maker, key="new")
     assert {path.stem for path in cache.iterdir()} == {"k0", "k4", "new"}
-    monkeypatch.setattr(_cache, "MOST_MB", 0)
+    monkeypatch.setattr(_cache, "MAX_MB", 0)
     ask(maker, key="newer")
     assert [path.stem for path in cache.iterdir()] == ["newer"]

@@ -119,8 +119,8 @@ def test_constants_are_of_the_training_split(binary):
     pixels = TRAIN[0][loaded.train.rows] / 255
     np.testing.assert_allclose(loaded.normalization.mean, pixels.mean((0, 1, 2)), rtol=1e-9)
     np.testing.assert_allclose(loaded.normalization.std, pixels.std((0, 1, 2)), rtol=1e-9)
-    given = data.load(f"cifar10:{binary}", normalization=data.IMAGENET)
-    assert given.normalization == data.IMAGENET
+    imagenet = data.load(f"cifar10:{binary}", normalization=data.IMAGENET)
+    assert imagenet.normalization == data.IMAGENET
 
 
 def test_damaged_rows_are_left_out_or_too_many(parquet):
@@ -184,17 +184,17 @@ def test_the_python_version_is_refused(tmp_path):
         (tmp_path / "cifar-10-batches-py" / name).write_bytes(b"\x80\x04}.")
     with pytest.raises(
         DataError,
-        match=r"Python version, which is pickles.*wanted are train\*\.parquet.*data_batch_1\.bin",
+        match=r"Python version, which consists of pickles.*needed are train\*\.parquet.*data_batch_1\.bin",
     ):
         data.load(f"cifar10:{tmp_path}")
 
 
 def test_missing_files_are_named(tmp_path, parquet):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"lacks train\*\.parquet .* in it are \(nothing\)"):
+    with pytest.raises(DataError, match=r"lacks train\*\.parquet .* it holds \(nothing\)"):
         data.load(f"cifar10:{tmp_path / 'empty'}")
     (parquet / "test-00000-of-00001.parquet").unlink()
-    with pytest.raises(DataError, match=r"in it are train-00000-of-00002.parquet, train-00001"):
+    with pytest.raises(DataError, match=r"it holds train-00000-of-00002.parquet, train-00001"):
         data.load(f"cifar10:{parquet}")
 
 

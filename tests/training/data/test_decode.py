@@ -17,7 +17,7 @@ from lcnas import images
 from lcnas.errors import DataError
 from lcnas.training import data
 from lcnas.training.data import _decode
-from lcnas.training.data._decode import Cut, Decoders, Faults, Task
+from lcnas.training.data._decode import Cut, Decoders, DecodeTask, Faults
 from tests.training.data.conftest import save
 
 
@@ -90,21 +90,21 @@ def test_the_centre_has_the_shape_that_is_asked_for(shape, box):
 
 def test_whole_images_at_their_own_size_are_unchanged():
     array = sample_pixels(20, 30)
-    found, aspect = _decode.cut_image(encoded(array), Cut("whole", (20, 30)), ())
-    assert (found == array).all()
+    cut, aspect = _decode.cut_image(encoded(array), Cut("whole", (20, 30)), ())
+    assert (cut == array).all()
     assert aspect == 1.5
 
 
-def test_squashing_tells_the_true_aspect():
-    found, aspect = _decode.cut_image(encoded(sample_pixels(20, 30)), Cut("whole", (16, 16)), ())
-    assert found.shape == (16, 16, 3)
+def test_squashing_returns_the_true_aspect():
+    cut, aspect = _decode.cut_image(encoded(sample_pixels(20, 30)), Cut("whole", (16, 16)), ())
+    assert cut.shape == (16, 16, 3)
     assert aspect == 1.5
 
 
 def test_the_centre_of_an_image_is_its_middle():
     array = sample_pixels(20, 32)
-    found, aspect = _decode.cut_image(encoded(array), Cut("centre", (20, 20)), ())
-    assert (found == array[:, 6:26]).all()
+    cut, aspect = _decode.cut_image(encoded(array), Cut("centre", (20, 20)), ())
+    assert (cut == array[:, 6:26]).all()
     assert aspect == 1
 
 
@@ -113,8 +113,8 @@ def test_a_random_crop_is_pillows_of_the_same_box():
     cut = Cut("random", (24, 24), (0.2, 0.8))
     for entropy in ((0, 0, 1), (0, 1, 1), (5, 0, 0)):
         box = cut.box(80, 60, entropy)
-        wanted = Image.fromarray(array).resize((24, 24), Image.Resampling.BILINEAR, box=box)
-        assert (_decode.cut_image(encoded(array), cut, entropy)[0] == np.asarray(wanted)).all()
+        expected = Image.fromarray(array).resize((24, 24), Image.Resampling.BILINEAR, box=box)
+        assert (_decode.cut_image(encoded(array), cut, entropy)[0] == np.asarray(expected)).all()
     assert cut.box(80, 60, (0, 0, 1)) != cut.box(80, 60, (0, 1, 1))
 
 
@@ -126,9 +126,9 @@ def test_a_large_jpeg_is_decoded_small_and_looks_the_same():
         image.draft(None, _decode._enough(1000, 800, box, (50, 50)))
         assert image.size[0] < 300  # else this tests nothing
     full = Image.open(io.BytesIO(source)).convert("RGB")
-    wanted = np.asarray(full.resize((50, 50), Image.Resampling.BILINEAR, box=box)).astype(int)
-    found = _decode.cut_image(source, cut, (1,))[0].astype(int)
-    assert np.abs(found - wanted).mean() < 1.5
+    expected = np.asarray(full.resize((50, 50), Image.Resampling.BILINEAR, box=box)).astype(int)
+    decoded = _decode.cut_image(source, cut, (1,))[0].astype(int)
+    assert np.abs(decoded - expected).mean() < 1.5
 
 
 @pytest.mark.parametrize("zoom", [1, 2, 3, 7, 8, 20])
@@ -156,8 +156,8 @@ def test_orientation_is_applied():
     upright = np.asarray(data.open_rgb(source))
     assert upright.shape == (12, 8, 3)
     assert upright[0, 7, 0] == 255
-    found, aspect = _decode.cut_image(source, Cut("whole", (12, 8)), ())
-    assert (found == upright).all()
+    decoded, aspect = _decode.cut_image(source, Cut("whole", (12, 8)), ())
+    assert (decoded == upright).all()
     assert aspect == pytest.approx(8 / 12)
 
 
@@ -172,9 +172,9 @@ def test_other_modes_become_three_channels(mode):
         image.info["transparency"] = bytes([255] * 256)
     file = io.BytesIO()
     image.save(file, "TIFF" if mode == "CMYK" else "PNG")
-    found = np.asarray(data.open_rgb(file.getvalue()))
-    assert found.shape == (6, 6, 3)
-    assert (found == value).all()
+    decoded = np.asarray(data.open_rgb(file.getvalue()))
+    assert decoded.shape == (6, 6, 3)
+    assert (decoded == value).all()
 
 
 @pytest.mark.parametrize(
@@ -187,16 +187,16 @@ def test_other_modes_become_three_channels(mode):
         b"GIF89a",
     ],
 )
-def test_damaged_images_are_told_and_black(content):
+def test_damaged_images_are_reported_and_black(content):
     good = encoded(sample_pixels(8, 8))
-    done = _decode.run(Task((good, content, good), ((),) * 3, Cut("whole", (8, 8))))
+    done = _decode.run(DecodeTask((good, content, good), ((),) * 3, Cut("whole", (8, 8))))
     assert [bool(reason) for reason in done.reasons] == [False, True, False]
     assert "\n" not in done.reasons[1]
     assert (done.images[1] == 0).all()
     assert (done.images[0] == done.images[2]).all()
 
 
-def test_every_cut_short_or_altered_file_is_an_image_or_told():
+def test_every_truncated_or_altered_file_is_an_image_or_reported():
     rng = np.random.default_rng(0)
     for kind in ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM"):
         whole = encoded(sample_pixels(24, 24), kind)
@@ -205,7 +205,7 @@ def test_every_cut_short_or_altered_file_is_an_image_or_told():
             raw[rng.integers(len(raw))] ^= int(rng.integers(1, 256))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Pillow warns of what it forgives
-                done = _decode.run(Task((bytes(raw),), ((),), Cut("whole", (8, 8))))
+                done = _decode.run(DecodeTask((bytes(raw),), ((),), Cut("whole", (8, 8))))
             assert done.images.shape == (1, 8, 8, 3)
 
 
@@ -218,7 +218,7 @@ def test_reasons_are_one_line_whose_quotes_are_balanced(tmp_path):
     (tmp_path / "it's.png").write_bytes(b"it's no image")
     (tmp_path / "cut.png").write_bytes(encoded(sample_pixels(90, 90))[:500])
     paths = [str(tmp_path / name) for name in ("it's.png", "cut.png", "none.png")]
-    done = _decode.run(Task(tuple(paths), ((),) * 3, Cut("whole", (8, 8))))
+    done = _decode.run(DecodeTask(tuple(paths), ((),) * 3, Cut("whole", (8, 8))))
     assert done.reasons == (
         'is not an image that Pillow can read: it begins with b"it\'s no image"',
         "cannot be read as an image: image file is truncated",
@@ -228,7 +228,7 @@ def test_reasons_are_one_line_whose_quotes_are_balanced(tmp_path):
         Faults("imagefolder", 3, 0).add(zip(("a", "b", "c"), done.reasons, strict=True))
     assert str(error.value) == (
         "imagefolder: 3 of 3 images cannot be read, more than the 0 % allowed: "
-        f"a ({done.reasons[0]}), b ({done.reasons[1]}), c ({done.reasons[2]}); mend or remove them, or "
+        f"a ({done.reasons[0]}), b ({done.reasons[1]}), c ({done.reasons[2]}); repair or remove them, or "
         "raise max_bad (--max-bad)"
     )
 
@@ -248,7 +248,7 @@ def test_faults_are_counted_once_and_named_when_too_many():
 
 
 def test_a_message_names_ten_at_most():
-    with pytest.raises(DataError, match=r"n9.* and 90 more; mend or remove"):
+    with pytest.raises(DataError, match=r"n9.* and 90 more; repair or remove"):
         Faults("x", 100, 0.5).add((f"n{i}", "bad") for i in range(100))
 
 
@@ -257,7 +257,8 @@ def test_a_message_names_ten_at_most():
 
 def test_results_come_in_order_whatever_the_processes():
     tasks = [
-        Task((encoded(sample_pixels(8, 8, i)),), ((i,),), Cut("random", (6, 6))) for i in range(40)
+        DecodeTask((encoded(sample_pixels(8, 8, i)),), ((i,),), Cut("random", (6, 6)))
+        for i in range(40)
     ]
     alone = [done.images for done in Decoders(0).map(_decode.run, tasks, 4)]
     many = Decoders(3)
@@ -288,7 +289,7 @@ def test_no_more_is_read_ahead_than_allowed():
         many.close()
 
 
-def test_a_process_that_dies_is_told():
+def test_a_process_that_dies_is_reported():
     many = Decoders(1)
     with pytest.raises(OSError, match="a worker process that reads images has died"):
         list(many.map(os._exit, [1], 2))

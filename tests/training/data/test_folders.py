@@ -29,13 +29,13 @@ def numbers(split):
 
 def fill(root, counts, first=0):
     """Write so many marked images into each folder; returns the numbers of each."""
-    made, number = {}, first
+    numbers, number = {}, first
     for folder, n in counts.items():
-        made[folder] = list(range(number, number + n))
-        for i in made[folder]:
+        numbers[folder] = list(range(number, number + n))
+        for i in numbers[folder]:
             save(root / folder / f"{i:03}.png", marked(i))
         number += n
-    return made
+    return numbers
 
 
 # -- names of splits ---------------------------------------------------------------------------------
@@ -67,10 +67,10 @@ def test_splits_are_known_by_their_usual_names(name, role):
 @pytest.mark.parametrize("options", [{}, {"memory_mb": 0}])
 def test_two_splits_are_training_and_test_in_any_case(tmp_path, names, options):
     train, test = names
-    made = fill(tmp_path, {f"{train}/a": 10, f"{train}/b": 5, f"{test}/a": 2, f"{test}/b": 3})
+    files = fill(tmp_path, {f"{train}/a": 10, f"{train}/b": 5, f"{test}/a": 2, f"{test}/b": 3})
     loaded = load(tmp_path, **options)
     assert loaded.class_names == ("a", "b")
-    assert numbers(loaded.test) == made[f"{test}/a"] + made[f"{test}/b"]
+    assert numbers(loaded.test) == files[f"{test}/a"] + files[f"{test}/b"]
     assert (len(loaded.train), len(loaded.validation)) == (12, 3)
     own = f"20 % of each class of {train}"
     assert loaded.notes == (f"training: {train}; validation: {own}; test: {test}",)
@@ -90,11 +90,11 @@ def test_two_splits_are_training_and_test_in_any_case(tmp_path, names, options):
 def test_three_splits_are_used_as_such(tmp_path, names, options):
     train, validation, test = names
     counts = {f"{part}/{c}": n for part, n in zip(names, (4, 2, 3), strict=True) for c in "ab"}
-    made = fill(tmp_path, counts)
+    files = fill(tmp_path, counts)
     loaded = load(tmp_path, **options)
     for split, part in zip((loaded.train, loaded.validation, loaded.test), names, strict=True):
-        assert numbers(split) == made[f"{part}/a"] + made[f"{part}/b"]
-        assert np.bincount(split.labels).tolist() == [len(made[f"{part}/{c}"]) for c in "ab"]
+        assert numbers(split) == files[f"{part}/a"] + files[f"{part}/b"]
+        assert np.bincount(split.labels).tolist() == [len(files[f"{part}/{c}"]) for c in "ab"]
     assert loaded.notes == (f"training: {train}; validation: {validation}; test: {test}",)
     control = load(tmp_path, permute_labels=True, **options)
     assert control.fingerprint != loaded.fingerprint
@@ -112,7 +112,7 @@ def test_a_class_may_be_called_test_or_train(tmp_path):
     fill(tmp_path / "x", {"car": 5, "test": 5, "bus": 5})
     loaded = load(tmp_path / "x")
     assert loaded.class_names == ("bus", "car", "test")
-    assert loaded.notes == ("the folder test is taken for a class",)
+    assert loaded.notes == ("the folder test is read as a class",)
     fill(tmp_path / "y", {"car": 5, "train/steam": 3, "train/diesel": 2, "bus": 5})
     with pytest.raises(DataError, match=r"has train with folders inside, .* beside them bus, car"):
         load(tmp_path / "y")
@@ -121,11 +121,11 @@ def test_a_class_may_be_called_test_or_train(tmp_path):
 
 
 def test_training_alone_gives_all_three(tmp_path):
-    made = fill(tmp_path, {"train/a": 10, "train/b": 10, "notes": 0, "test": 3})
+    files = fill(tmp_path, {"train/a": 10, "train/b": 10, "notes": 0, "test": 3})
     (tmp_path / "docs").mkdir()
     loaded = load(tmp_path)
     parts = [numbers(s) for s in (loaded.train, loaded.validation, loaded.test)]
-    assert sorted(itertools.chain(*parts)) == made["train/a"] + made["train/b"]
+    assert sorted(itertools.chain(*parts)) == files["train/a"] + files["train/b"]
     assert [len(p) for p in parts] == [12, 4, 4]
     assert loaded.notes == (
         "all three splits are made from train",
@@ -146,9 +146,7 @@ def test_folders_beside_the_splits_are_said(tmp_path):
 def test_splits_inside_the_classes_are_no_splits_and_it_is_said(tmp_path):
     fill(tmp_path, {f"{c}/{part}": 5 for c in "ab" for part in ("test", "train", "good")})
     (note,) = load(tmp_path).notes
-    assert (
-        note == "the class folders hold test, train; as splits these have to be the outer folders"
-    )
+    assert note == "the class folders hold test, train; as splits, these must be the outer folders"
 
 
 def test_validation_may_lack_classes_and_it_is_said(tmp_path):
@@ -158,7 +156,7 @@ def test_validation_may_lack_classes_and_it_is_said(tmp_path):
     assert loaded.classes == 3
     assert loaded.validation.labels.tolist() == [0, 0, 1, 1]
     assert loaded.notes[1:] == (
-        "validation has none of 1 of the 3 classes (c), so accuracy there says nothing of them",
+        "validation has none of 1 of the 3 classes (c), so accuracy there does not cover them",
     )
 
 
@@ -216,7 +214,7 @@ def test_what_is_left_out_is_counted_by_kind(plain_folder):
     assert sum(len(s) for s in (loaded.train, loaded.validation, loaded.test)) == 60
     (note,) = loaded.notes
     assert note == (
-        "19 files left out: 10 .txt, 2 .mp4, 2 links to nothing, pipes or devices, 2 of no suffix, "
+        "19 files left out: 10 .txt, 2 .mp4, 2 broken links, pipes or devices, 2 without suffix, "
         "1 .csv, 2 others"
     )
 
@@ -268,8 +266,10 @@ def test_names_that_are_no_utf8_are_spelt_in_their_bytes(tmp_path, options):
     loaded = load(root, max_bad=0.5, **options)
     assert loaded.class_names == (r"caf\xe9", r"caf\xe9_2", "thé")
     json.dumps(loaded.class_names, ensure_ascii=False).encode()
-    found = list(itertools.chain(*map(numbers, (loaded.train, loaded.validation, loaded.test))))
-    assert len(found) == 23
+    loaded_numbers = list(
+        itertools.chain(*map(numbers, (loaded.train, loaded.validation, loaded.test)))
+    )
+    assert len(loaded_numbers) == 23
     assert (
         [spelt(name) for name in loaded.skipped] == list(loaded.skipped) == [r"caf\xe9/\xe40.png"]
     )
@@ -279,7 +279,7 @@ def test_names_that_are_no_utf8_are_spelt_in_their_bytes(tmp_path, options):
     str(error.value).encode()
 
 
-def test_a_network_is_trained_on_such_names_and_its_file_tells_them(tmp_path, capsys):
+def test_a_network_is_trained_on_such_names_and_its_file_records_them(tmp_path, capsys):
     root = odd_folder(tmp_path)
     (tmp_path / "net.json").write_text(tiny.arch().to_json())
     words = ["--data", f"imagefolder:{root}", "--arch", str(tmp_path / "net.json")]
@@ -290,8 +290,8 @@ def test_a_network_is_trained_on_such_names_and_its_file_tells_them(tmp_path, ca
     printed = capsys.readouterr().out
     printed.encode()
     assert r"s\xe9t, 3 classes" in printed
-    told = onnx_export.interface(onnx.load(tmp_path / "out" / "best.onnx"))
-    assert told.class_names == (r"caf\xe9", r"caf\xe9_2", "thé")
+    interface = onnx_export.interface(onnx.load(tmp_path / "out" / "best.onnx"))
+    assert interface.class_names == (r"caf\xe9", r"caf\xe9_2", "thé")
 
 
 def test_class_names_are_always_different():
@@ -314,7 +314,7 @@ def test_a_class_of_one_or_two_images_is_said_with_the_right_number(tmp_path, n,
     (note,) = load(tmp_path / "x", **options).notes
     assert note == (
         " and ".join(f"{split} has none of 1" for split in who)
-        + " of the 4 classes (rare), so accuracy there says nothing of them; each class needs at "
+        + " of the 4 classes (rare), so accuracy there does not cover them; each class needs at "
         "least 3 images, one each for training, validation and test"
     )
     fill(tmp_path / "x", {"rare": 3}, 60)
@@ -363,7 +363,7 @@ def test_arrays_say_it_too(tmp_path):
     np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     (note,) = data.load(f"npz:{tmp_path / 'x.npz'}").notes
     assert note == (
-        "validation has none of 1 of the 3 classes (2), so accuracy there says nothing of them; each class "
+        "validation has none of 1 of the 3 classes (2), so accuracy there does not cover them; each class "
         "needs at least 2 images to train, one of which goes to validation"
     )
 

@@ -82,7 +82,7 @@ def test_memory_and_stream_are_the_same_set(plain_folder):
         assert numbers_of(x) == numbers_of(y)
 
 
-def test_the_fingerprint_tells_sets_and_splits_apart(plain_folder):
+def test_the_fingerprint_distinguishes_data_sets_and_splits(plain_folder):
     prints = [load(plain_folder).fingerprint, load(plain_folder, size=4).fingerprint]
     assert prints[0] == prints[1]  # the size is not the set's
     prints.append(load(plain_folder, seed=1).fingerprint)
@@ -99,8 +99,10 @@ def test_hidden_and_other_files_are_left_out(plain_folder):
     save(plain_folder / ".trash" / "x.png", marked(71))
     save(plain_folder / "ant" / "deep" / "er" / "20.PNG", marked(60))
     loaded = load(plain_folder)
-    found = [n for split in (loaded.train, loaded.validation, loaded.test) for n in numbers(split)]
-    assert sorted(found) == list(range(61))
+    loaded_numbers = [
+        n for split in (loaded.train, loaded.validation, loaded.test) for n in numbers(split)
+    ]
+    assert sorted(loaded_numbers) == list(range(61))
     assert loaded.classes == 3
 
 
@@ -131,8 +133,8 @@ def test_in_memory_training_images_are_whole_and_others_the_middle(wide_folder):
     assert (held.aspect == 1).all()
     files = sorted(wide_folder.rglob("*.png"))
     for images, kind in ((batch.images, "whole"), (held.images, "centre")):
-        wanted = [pixels(path, kind, 32) for path in files]
-        assert all(any((x == y).all() for y in wanted) for x in images)
+        expected = [pixels(path, kind, 32) for path in files]
+        assert all(any((x == y).all() for y in expected) for x in images)
 
 
 def test_streamed_training_images_are_cropped_from_the_whole(wide_folder):
@@ -147,7 +149,7 @@ def test_streamed_training_images_are_cropped_from_the_whole(wide_folder):
                 assert (image == _decode.cut_image(path, cut, (5, epoch, int(row)))[0]).all()
 
 
-def test_workers_may_be_told_to_crop_nothing(wide_folder):
+def test_workers_may_crop_nothing(wide_folder):
     loaded = load(wide_folder, size=28, memory_mb=0, scale=None)
     assert not loaded.train.cropped
     batch = next(loaded.train.batches(4, seed=0, epoch=0))
@@ -211,15 +213,15 @@ def test_processes_change_nothing_and_an_epoch_can_be_taken_up_anywhere(wide_fol
     assert len(whole) == 4
     with load(wide_folder, size=12, memory_mb=0, workers=2) as shared:
         for start in (0, 1, 3, 4):
-            found = list(shared.train.batches(3, seed=2, epoch=1, start=start))
-            assert len(found) == 4 - start
-            for a, b in zip(whole[start:], found, strict=True):
+            rest = list(shared.train.batches(3, seed=2, epoch=1, start=start))
+            assert len(rest) == 4 - start
+            for a, b in zip(whole[start:], rest, strict=True):
                 assert all(
                     (getattr(a, f) == getattr(b, f)).all() for f in ("images", "labels", "mask")
                 )
     for start in range(5):
-        found = list(alone.train.batches(3, seed=2, epoch=1, start=start))
-        assert all((a.images == b.images).all() for a, b in zip(whole[start:], found, strict=True))
+        rest = list(alone.train.batches(3, seed=2, epoch=1, start=start))
+        assert all((a.images == b.images).all() for a, b in zip(whole[start:], rest, strict=True))
 
 
 def test_batches_larger_than_a_task(plain_folder):
@@ -233,17 +235,19 @@ def test_decoding_in_processes_gives_what_decoding_here_gives(tmp_path, monkeypa
     for name in ("a", "b"):
         for i in range(30):
             save(tmp_path / "s" / name / f"{i:02}.png", sample_pixels(9, 9, i))
-    told = []
-    with load(tmp_path / "s", workers=2, cache=False, progress=lambda *n: told.append(n)) as shared:
+    calls = []
+    with load(
+        tmp_path / "s", workers=2, cache=False, progress=lambda *n: calls.append(n)
+    ) as shared:
         alone = load(tmp_path / "s", cache=False)
         for a, b in ((shared.train, alone.train), (shared.test, alone.test)):
             assert (a.source.images == b.source.images).all()
-    assert {total for _, total in told} == {
+    assert {total for _, total in calls} == {
         len(shared.train),
         len(shared.validation),
         len(shared.test),
     }
-    assert (38, 38) in told
+    assert (38, 38) in calls
 
 
 # -- the cache ---------------------------------------------------------------------------------------
@@ -344,11 +348,11 @@ def test_a_class_that_training_lacks_is_refused_with_the_nearest(split_folder):
         (["train/x.png", "test/x.png"], "has test and train, but no class folders in them"),
         (
             [f"{part}/{name}/x.png" for part in ("train", "val", "Valid") for name in "ab"],
-            "has Valid and val, so which is the validation set cannot be told; rename",
+            "has Valid and val, so the validation set is ambiguous; rename",
         ),
         (
             [f"{part}/{name}/x.png" for part in ("train", "Train") for name in "ab"],
-            "has Train and train, so which holds the training images cannot be told",
+            "has Train and train, so the folder of training images is ambiguous",
         ),
         (
             ["train/a/x.png", "test/a/x.png"],
@@ -365,7 +369,7 @@ def test_a_class_that_training_lacks_is_refused_with_the_nearest(split_folder):
         (["a/x.png", "b/x.png", "train/c/x.png"], "has train with folders inside, as splits have"),
         (
             ["train/a/x.png", "train/b/x.png", "val/a/readme", "test/a/x.png"],
-            "x/val has no images .1 file left out: 1 of no suffix",
+            "x/val has no images .1 file left out: 1 without suffix",
         ),
         (["a/x.png", "b/x.png"], "the validation split is empty; each class needs at least 3"),
     ],

@@ -32,7 +32,7 @@ def test_a_folder_without_a_kind_is_recognised(plain_folder):
         data.load(str(plain_folder))
 
 
-def test_missing_folders_and_files_are_told_with_the_nearest(tmp_path):
+def test_missing_folders_and_files_are_reported_with_the_nearest(tmp_path):
     (tmp_path / "imagenette").mkdir()
     (tmp_path / "set.npz").write_bytes(b"")
     for spec, words in (
@@ -82,19 +82,19 @@ def test_a_set_is_a_context_manager(plain_folder):
 
 
 @pytest.mark.parametrize("options", [{}, {"memory_mb": 0}])
-def test_labels_can_be_dealt_out_at_random(plain_folder, options):
+def test_labels_can_be_permuted(plain_folder, options):
     asked = {"size": 8, "workers": 0, **options}
     control = data.load(f"imagefolder:{plain_folder}", permute_labels=True, **asked)
     plain = data.load(f"imagefolder:{plain_folder}", **asked)
     assert control.fingerprint != plain.fingerprint
-    told, true = [], []
+    permuted, true = [], []
     for split in (control.train, control.validation, control.test):
         for b in split.in_order(60) if isinstance(split, data.Train) else split.batches(60):
             numbers = np.array([number_of(x) for x in b.images])[b.mask]
-            told += b.labels[b.mask].tolist()
+            permuted += b.labels[b.mask].tolist()
             true += np.digitize(numbers, [20, 50]).tolist()
-    assert sorted(told) == sorted(true)
-    assert 0.2 < np.mean(np.equal(told, true)) < 0.6  # by chance 0.39
+    assert sorted(permuted) == sorted(true)
+    assert 0.2 < np.mean(np.equal(permuted, true)) < 0.6  # by chance 0.39
 
 
 # -- images without labels -------------------------------------------------------------------------
@@ -122,9 +122,9 @@ def test_images_without_labels_join_the_training_split_alone(plain_folder, unlab
     asked = {"size": 8, "workers": 0, **options}
     before = data.load(f"imagefolder:{plain_folder}", **asked)
     loaded = data.load(f"imagefolder:{plain_folder}", unlabelled=unlabelled, **asked)
-    found = training(loaded)
-    assert {n for n, label in found.items() if label == -1} == set(range(100, 110))
-    assert {n: label for n, label in found.items() if label >= 0} == training(before)
+    by_number = training(loaded)
+    assert {n for n, label in by_number.items() if label == -1} == set(range(100, 110))
+    assert {n: label for n, label in by_number.items() if label >= 0} == training(before)
     assert loaded.validation.labels.tolist() == before.validation.labels.tolist()
     assert len(loaded.test) == len(before.test)
     assert loaded.normalization == before.normalization
@@ -138,9 +138,9 @@ def test_they_join_sets_of_arrays_and_synthetic_ones(tmp_path, unlabelled):
     np.savez(
         tmp_path / "x.npz", x_train=x, y_train=np.arange(20) % 2, x_test=x, y_test=np.arange(20) % 2
     )
-    found = training(data.load(f"npz:{tmp_path / 'x.npz'}", unlabelled=unlabelled))
-    assert sum(label == -1 for label in found.values()) == 10
-    assert len(found) == 26
+    by_number = training(data.load(f"npz:{tmp_path / 'x.npz'}", unlabelled=unlabelled))
+    assert sum(label == -1 for label in by_number.values()) == 10
+    assert len(by_number) == 26
     loaded = data.load("synthetic:classes=2,train=20,test=4", size=8, unlabelled=unlabelled)
     assert sorted(np.bincount(loaded.train.labels + 1).tolist()) == [8, 8, 10]
     plain = data.load("synthetic:classes=2,train=20,test=4", size=8)

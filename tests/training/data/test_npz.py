@@ -41,7 +41,7 @@ def test_arrays_become_splits(tmp_path):
     assert (batch.aspect == np.float32(1.5)).all()
 
 
-def test_names_are_numbers_where_none_are_given(tmp_path):
+def test_names_are_numbers_by_default(tmp_path):
     assert load(tmp_path, class_names=None).class_names == ("0", "1", "2")
 
 
@@ -77,10 +77,10 @@ def test_grey_images_become_three_channels(tmp_path):
         ),
         (
             {"y_train": np.arange(29) % 3},
-            r"y_train must be 30 whole numbers, one an image, got int64 \(29,\)",
+            r"y_train must be 30 whole numbers, one per image, got int64 \(29,\)",
         ),
         ({"y_train": (np.arange(30) % 3) / 1}, "y_train must be 30 whole numbers"),
-        ({"y_train": np.arange(30) % 3 - 1}, "y_train has the label -1; labels go from 0"),
+        ({"y_train": np.arange(30) % 3 - 1}, "y_train has the label -1; labels are 0"),
         (
             {"y_train": np.arange(30) % 4},
             "y_train has the label 3; with 3 classes the highest is 2",
@@ -91,14 +91,14 @@ def test_grey_images_become_three_channels(tmp_path):
             {"y_train": np.arange(30) % 3 * 2, "class_names": None},
             "without images in x_train: 1, 3",
         ),
-        ({"y_train": np.full(30, 1 << 40)}, "label 1099511627776; labels go from 0 to at most"),
+        ({"y_train": np.full(30, 1 << 40)}, "label 1099511627776; labels are 0 to at most"),
         (
             {k: np.zeros(n, int) for k, n in (("y_train", 30), ("y_test", 10))}
             | {"class_names": None},
-            "there is one class alone, '0'",
+            "there is only one class, '0'",
         ),
-        ({"class_names": np.array(["a", "b", "a"])}, "class_names must be different texts"),
-        ({"class_names": np.arange(3)}, "class_names must be different texts"),
+        ({"class_names": np.array(["a", "b", "a"])}, "class_names must be distinct texts"),
+        ({"class_names": np.arange(3)}, "class_names must be distinct texts"),
     ],
 )
 def test_wrong_arrays_are_named(tmp_path, changes, words):
@@ -120,7 +120,7 @@ def test_pickled_objects_are_refused_unread(tmp_path):
     objects = np.empty(30, object)
     objects[:] = [Trap(tmp_path / "sprung")] * 30
     with pytest.raises(
-        DataError, match="holds pickled objects, or is no archive; pickles are not read"
+        DataError, match="holds pickled objects, or is not an archive; pickles are not read"
     ):
         load(tmp_path, y_train=objects)
     assert not (tmp_path / "sprung").exists()

@@ -81,21 +81,21 @@ def test_padded_batches_say_what_counts():
     assert list(_order.padded(np.arange(0), 3)) == []
 
 
-def test_fingerprints_tell_contents_types_shapes_and_order_apart():
-    one, two = np.arange(6), np.arange(6).astype(np.int32)
+def test_fingerprints_distinguish_contents_types_shapes_and_order():
+    values, two = np.arange(6), np.arange(6).astype(np.int32)
     variants: list = [
         ["ab", "c"],
         ["a", "bc"],
         [b"ab", "c"],
         ["c", "ab"],
-        [one],
+        [values],
         [two],
-        [one.reshape(2, 3)],
-        [one[::-1]],
+        [values.reshape(2, 3)],
+        [values[::-1]],
     ]
     prints = [_order.fingerprint(parts) for parts in variants]
     assert len(set(prints)) == len(variants)
-    assert _order.fingerprint([one[::-1]]) == _order.fingerprint([one[::-1].copy()])
+    assert _order.fingerprint([values[::-1]]) == _order.fingerprint([values[::-1].copy()])
     assert all(len(text) == 20 for text in prints)
 
 

@@ -33,25 +33,25 @@ def load(spec, **more):
 
 
 def all_of(data, split, batch=4):
-    found = list(data.prepared(split, PREPARE, batch))
-    keep = np.concatenate([b.mask for b in found])
-    images = np.concatenate([b.images for b in found])[keep]
-    return images, np.concatenate([b.labels for b in found])[keep]
+    batches = list(data.prepared(split, PREPARE, batch))
+    keep = np.concatenate([b.mask for b in batches])
+    images = np.concatenate([b.images for b in batches])[keep]
+    return images, np.concatenate([b.labels for b in batches])[keep]
 
 
 @pytest.mark.parametrize("memory_mb", [100, 0])  # decoded, or left in their files
-def test_files_are_prepared_as_classify_prepares_them(folder, memory_mb):
+def test_files_are_preprocessed_as_classify_does(folder, memory_mb):
     data = load(f"imagefolder:{folder}", memory_mb=memory_mb)
     images, labels = all_of(data, data.test)
     paths = [data.test.source.original(int(row)) for row in data.test.rows]
     assert len(paths) == 14
     for path, image, label in zip(paths, images, labels, strict=True):
-        wanted = PREPARE.of_image(onnx_export.read_image(path))
-        np.testing.assert_array_equal(PREPARE.normalized(image), wanted)
+        expected = PREPARE.of_image(onnx_export.read_image(path))
+        np.testing.assert_array_equal(PREPARE.normalized(image), expected)
         assert path.split("/")[-2] == data.class_names[label]
 
 
-def test_images_kept_smaller_are_not_what_is_prepared(folder):
+def test_the_originals_are_preprocessed_and_not_the_stored_images(folder):
     """A set decoded for a small training size still gives its originals."""
     small, large = (data_module.load(f"imagefolder:{folder}", size=s, workers=0) for s in (8, 64))
     np.testing.assert_array_equal(all_of(small, small.test)[0], all_of(large, large.test)[0])
@@ -87,8 +87,8 @@ def test_a_damaged_original_is_left_out_and_named(folder, tmp_path):
     assert len(images) == 13
     assert [name for name in data.skipped if name.endswith("val/a/3.png")]
     data = load(f"imagefolder:{folder}", max_bad=0.0)
-    none, one = np.zeros((1, 4, 4, 3), np.uint8), np.ones(1, np.float32)
-    source = data_module.Memory(none, np.zeros(1, np.int32), one, files=(str(broken),))
+    black, aspect = np.zeros((1, 4, 4, 3), np.uint8), np.ones(1, np.float32)
+    source = data_module.Memory(black, np.zeros(1, np.int32), aspect, files=(str(broken),))
     with pytest.raises(DataError, match=r"1 of 38 \w+ cannot be read"):
         all_of(data, data_module.Test(source, np.arange(1)))
 
@@ -99,8 +99,8 @@ def test_the_size_of_a_sets_own_images(folder, tmp_path):
     for path in paths:
         with Image.open(path) as image:
             sizes.append(min(image.size))
-    wanted = int(np.median(sizes))
-    assert data_module.own_size(f"imagefolder:{folder}") == wanted
+    median = int(np.median(sizes))
+    assert data_module.own_size(f"imagefolder:{folder}") == median
     assert data_module.own_size("cifar10:anywhere") == 32
     assert data_module.own_size("synthetic:100") is None
     x = np.zeros((8, 30, 50, 3), np.uint8)

@@ -22,13 +22,13 @@ def train():
 
 
 def test_an_epoch_has_each_image_at_most_once_with_its_label(train):
-    found = [
+    pairs = [
         pair
         for b in train.batches(8, seed=1, epoch=0)
         for pair in zip(numbers_of(b), b.labels.tolist(), strict=True)
     ]
-    assert len(found) == len({number for number, _ in found}) == 40 == 8 * train.steps(8)
-    assert all(3 <= number < 50 and label == number % 3 for number, label in found)
+    assert len(pairs) == len({number for number, _ in pairs}) == 40 == 8 * train.steps(8)
+    assert all(3 <= number < 50 and label == number % 3 for number, label in pairs)
 
 
 def test_batches_have_their_types(train):
@@ -50,8 +50,8 @@ def test_the_order_depends_on_seed_and_epoch(train):
 
 
 def test_what_an_epoch_leaves_out_changes(train):
-    every = set(range(3, 50))
-    missing = [frozenset(every - {n for b in order(train, 0, e) for n in b}) for e in range(5)]
+    numbers = set(range(3, 50))
+    missing = [frozenset(numbers - {n for b in order(train, 0, e) for n in b}) for e in range(5)]
     assert all(len(left) == 7 for left in missing)
     assert len(set(missing)) > 1
 
@@ -98,16 +98,16 @@ def test_impossible_batches_are_refused_at_once(train, arguments, words):
 KINDS = (data.Train, data.Validation, data.Test)
 
 
-@pytest.mark.parametrize("given", KINDS)
-@pytest.mark.parametrize("wanted", KINDS)
-def test_no_split_stands_in_for_another(given, wanted):
-    split = given(memory(3), np.arange(3))
-    assert not issubclass(given, wanted) or given is wanted
-    if given is wanted:
-        assert data.require(split, wanted) is split
+@pytest.mark.parametrize("actual", KINDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_split_stands_in_for_another(actual, kind):
+    split = actual(memory(3), np.arange(3))
+    assert not issubclass(actual, kind) or actual is kind
+    if actual is kind:
+        assert data.require(split, kind) is split
         return
     with pytest.raises(DataError, match=r"the \w+ split is needed here, got the \w+ split"):
-        data.require(split, wanted)
+        data.require(split, kind)
 
 
 def test_what_is_no_split_is_none():

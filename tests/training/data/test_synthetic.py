@@ -17,28 +17,28 @@ def arrays(split, batch=500):
 
 
 def source(split):
-    assert isinstance(split.source, _synthetic.Made)
+    assert isinstance(split.source, _synthetic.SyntheticImages)
     return split.source
 
 
 @pytest.fixture(scope="module")
-def some():
+def sample():
     loaded = data.load("synthetic:train=3000,test=1200")
     return loaded, arrays(loaded.train), arrays(loaded.test)
 
 
-def test_sizes_and_balance(some):
-    loaded, (images, labels), (_, test_labels) = some
+def test_sizes_and_balance(sample):
+    loaded, (images, labels), (_, test_labels) = sample
     assert images.shape == (2400, 32, 32, 3)
     assert (len(loaded.train), len(loaded.validation), len(loaded.test)) == (2400, 600, 1200)
-    for found in (labels, loaded.validation.labels, test_labels):
-        counts = np.bincount(found, minlength=12)
+    for part_labels in (labels, loaded.validation.labels, test_labels):
+        counts = np.bincount(part_labels, minlength=12)
         assert counts.max() - counts.min() <= 1
     assert loaded.classes == len(loaded.class_names) == len(set(loaded.class_names)) == 12
 
 
 def test_every_image_depends_on_seed_row_and_class_alone():
-    maker = _synthetic.Maker((24, 24), 12, seed=5)
+    maker = _synthetic.ImageGenerator((24, 24), 12, seed=5)
     rows, labels = np.arange(40), np.arange(40, dtype=np.int32) % 12
     whole = maker(rows, labels)
     alone = np.concatenate([maker(rows[i : i + 1], labels[i : i + 1]) for i in range(40)])
@@ -73,8 +73,8 @@ def test_any_size(size):
     assert loaded.size == shape
 
 
-def test_colour_histograms_are_near_chance(some):
-    _, (images, labels), (tested, truth) = some
+def test_colour_histograms_are_near_chance(sample):
+    _, (images, labels), (tested, truth) = sample
     chance = 1 / 12
     deviation = np.sqrt(chance * (1 - chance) / len(truth))
     for features in (fine_histogram, joint_histogram):
@@ -85,17 +85,17 @@ def test_colour_histograms_are_near_chance(some):
         assert accuracy < chance + 4 * deviation, features.__name__
 
 
-def test_the_mean_image_and_a_linear_model_of_the_pixels_find_little(some):
+def test_the_mean_image_and_a_linear_model_of_the_pixels_find_little(sample):
     # A little of the disc's place can be seen in where it is bright, for twice and three times chance.
-    _, (images, labels), (tested, truth) = some
+    _, (images, labels), (tested, truth) = sample
     assert nearest_mean(flat(images), labels, flat(tested), truth) < 2 / 12
     small = lambda x: x.reshape(len(x), 16, 2, 16, 2, 3).mean((2, 4)).reshape(len(x), -1)  # noqa: E731
     assert ridge(small(images), labels, small(tested), truth) < 3 / 12
 
 
-def test_the_classes_can_be_told_apart(some):
+def test_the_classes_can_be_distinguished(sample):
     # Where there are edges, and which way they run, is enough for six times chance even in a linear model.
-    _, (images, labels), (tested, truth) = some
+    _, (images, labels), (tested, truth) = sample
     assert ridge(edges(images), labels, edges(tested), truth) > 0.4
 
 
@@ -120,7 +120,7 @@ def test_shapes_cover_equal_areas_and_textures_equal_shares():
 
 
 def test_everything_drawn_is_inside_the_image():
-    maker = _synthetic.Maker((48, 48), 60, seed=1)
+    maker = _synthetic.ImageGenerator((48, 48), 60, seed=1)
     labels = np.arange(240, dtype=np.int32) % 60
     images = maker(np.arange(240), labels).astype(float)
     ring = np.concatenate(
@@ -134,16 +134,16 @@ def test_permuted_labels_are_the_same_labels_for_other_images():
     plain = data.load("synthetic:train=600,test=120", size=16)
     control = data.load("synthetic:train=600,test=120", size=16, permute_labels=True)
     for name in ("train", "test"):
-        told, true = getattr(control, name).source.labels, getattr(plain, name).source.labels
-        assert sorted(told) == sorted(true)
-        assert 0.0 < (told == true).mean() < 0.2
+        permuted, true = getattr(control, name).source.labels, getattr(plain, name).source.labels
+        assert sorted(permuted) == sorted(true)
+        assert 0.0 < (permuted == true).mean() < 0.2
     rows = control.train.rows[:20]
     assert (source(control.train).images(rows) == source(plain.train).images(rows)).all()
     assert control.fingerprint != plain.fingerprint
 
 
-def test_constants_are_those_of_the_pixels(some):
-    loaded, (images, _), _ = some
+def test_constants_are_those_of_the_pixels(sample):
+    loaded, (images, _), _ = sample
     pixels = images[:2000].astype(np.float64) / 255
     np.testing.assert_allclose(loaded.normalization.mean, pixels.mean((0, 1, 2)), rtol=1e-6)
     np.testing.assert_allclose(loaded.normalization.std, pixels.std((0, 1, 2)), rtol=1e-6)
@@ -183,8 +183,10 @@ def flat(images):
 
 def fine_histogram(images):
     bins = images // 8
-    one = [np.stack([np.bincount(i.ravel(), minlength=32) for i in bins[..., c]]) for c in range(3)]
-    return np.concatenate(one, 1).astype(float)
+    counts = [
+        np.stack([np.bincount(i.ravel(), minlength=32) for i in bins[..., c]]) for c in range(3)
+    ]
+    return np.concatenate(counts, 1).astype(float)
 
 
 def joint_histogram(images):
