@@ -109,7 +109,7 @@ def test_old_names_of_a_space_warn_where_they_are_called():
 
 def test_old_names_of_terms_warn_where_they_are_used():
     with pytest.warns(DeprecationWarning, match=r"^Terms\(rows=\) is deprecated: use ") as caught:
-        terms = budgets.Terms(base=1, rows=np.arange(3))
+        terms = budgets.Terms(base=1, rows=np.arange(3))  # type: ignore[call-arg]
     assert caught[0].filename == __file__
     with pytest.warns(DeprecationWarning, match=r"use Terms\.entries$") as caught:
         assert terms.rows is terms.entries
