@@ -49,7 +49,7 @@ def searcher(name: str, budget: Budget, trials: int, ends: list[float]) -> Any:
     """Return the searcher, which notes its own seconds in ``spent`` and when each trial ended."""
     from search import searchers
 
-    class Timed(searchers.Searcher):
+    class MeasuredLatency(searchers.Searcher):
         spent = 0.0
 
         def suggest(self, trial_id: str) -> Any:
@@ -66,7 +66,7 @@ def searcher(name: str, budget: Budget, trials: int, ends: list[float]) -> Any:
     def record(_: Trial) -> None:
         ends.append(time.perf_counter())
 
-    return Timed(name, budget, trials=trials, seed=SEED, record=record)
+    return MeasuredLatency(name, budget, trials=trials, seed=SEED, record=record)
 
 
 def nothing() -> Any:

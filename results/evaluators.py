@@ -131,7 +131,7 @@ def ask(args: argparse.Namespace, what: str, arch: Any, shown: Any, data: Any) -
     """Return what an evaluator says of a network."""
     from search import finals
     from search.evaluators import proxy, train
-    from search.evaluators.base import Candidate
+    from search.evaluation import Candidate
 
     kind, _, number = what.partition(" ")
     if kind == "proxies":
@@ -156,7 +156,7 @@ def ask_supernet(
     """Train a supernet for networks of the band, and return what it says of all networks."""
     from search import supernets
     from search.evaluators import supernet
-    from search.evaluators.base import Candidate
+    from search.evaluation import Candidate
 
     pool = budget.sample_codes(4096, np.random.default_rng(77))
     folder = Path("runs") / name_of(args)

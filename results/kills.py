@@ -33,7 +33,7 @@ from typing import Any
 
 from benchmarks import _report
 from search import steps
-from search.folder import TRIALS, Folder
+from search.run_dir import TRIALS, RunDir
 from search.outcome import Outcome
 
 PATIENCE = 900.0
@@ -70,7 +70,7 @@ def state(out: Path) -> dict[str, Any]:
     """Return what lies in a finished folder: how many networks, how many twice, and the front."""
     lines = [json.loads(line) for line in (out / TRIALS).read_text().splitlines()]
     seen = Counter(line["number"] for line in lines)
-    trials = sorted(Folder(out).trials(), key=lambda t: t.number)
+    trials = sorted(RunDir(out).trials(), key=lambda t: t.number)
     front = set(steps.front_of(trials))
     return {
         "networks": len(lines),

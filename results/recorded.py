@@ -95,7 +95,7 @@ def work(args: argparse.Namespace) -> None:
     """Ask about every second network that was not asked about."""
     os.sched_setaffinity(0, {args.core})
     from search.evaluators import supernet as evaluator
-    from search.evaluators.base import Candidate
+    from search.evaluation import Candidate
 
     spec, shown, _ = supernet(args)
     asked = evaluator.create(spec, shown)

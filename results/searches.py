@@ -131,12 +131,12 @@ def independently(outcome: Any, folder: Path, data: str | None) -> list[dict[str
 
 def summary(folder: Path, argv: list[str], place: str, data: str | None) -> dict[str, Any]:
     """Return what is kept of a finished search, without the places of this machine."""
-    from search.folder import Folder
+    from search.run_dir import RunDir
     from search.report import load
 
     outcome = load(folder)
     shown = json.loads(hidden(outcome.to_json(), place))
-    trials = sorted(Folder(folder).trials(), key=lambda t: t.number)
+    trials = sorted(RunDir(folder).trials(), key=lambda t: t.number)
     return {
         **_report.conditions([int(shown["settings"]["seed"])]),
         "command": hidden(" ".join(["python", *argv]), place).replace(str(folder), f"runs/{folder.name}"),

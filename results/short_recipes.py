@@ -73,7 +73,7 @@ def work(args: argparse.Namespace) -> None:
     from lcnas.training import load_data
     from search import finals, packed
     from search.evaluators import train
-    from search.evaluators.base import Candidate
+    from search.evaluation import Candidate
 
     memory.keep_freed_memory()
     shown = packed.pack(load_data(args.data, size=args.size), args.size, most=args.images)

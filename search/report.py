@@ -1,4 +1,4 @@
-"""Command line: make the report of a finished search again, with latencies measured elsewhere if given.
+"""Command line: write the report of a finished search again, optionally with latencies of another machine.
 
 python -m search.report runs/NAME
 python -m lcnas.measure runs/NAME/finals/*/seed-0/network.onnx --json there.json    (on the other machine)
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from search.outcome import Outcome
 
 PROG = "search.report"
-OUTCOME = "outcome.json"
 
 
 def main(argv: list[str]) -> int:
@@ -30,59 +29,60 @@ def main(argv: list[str]) -> int:
     from search.reporting import measurements
 
     folder = Path(args.folder)
-    outcome, whose = load(folder), ""
+    outcome, measured_on = load(folder), ""
     if args.measurements is not None:
-        found = measurements.read(Path(args.measurements))
-        outcome, whose = measurements.apply(outcome, found), found.whose
+        latencies = measurements.read(Path(args.measurements))
+        outcome, measured_on = measurements.apply(outcome, latencies), latencies.machine
     try:
-        made = reporting.write(outcome, folder, measured_on=whose)
+        paths = reporting.write(outcome, folder, measured_on=measured_on)
     except TrainingFailedError as failure:
         print(f"python -m {PROG}: {failure}", file=sys.stderr)
         return _cli.FAILURE
     from rich.console import Console
 
     Console(highlight=False).print(reporting.table(outcome, folder))
-    print(f"written: {args.folder}: {', '.join(path.name for path in made)}")
+    print(f"written: {args.folder}: {', '.join(path.name for path in paths)}")
     return 0
 
 
 def _parser() -> _cli.Parser:
     parser = _cli.Parser(
         PROG,
-        "Make the report of a finished search again: report.md, report.html (one file, figures inside),\n"
-        "front.json and front.png, in the search's folder. Nothing is searched, trained or measured, and\n"
-        "outcome.json stays as it is.",
+        "Write the report of a finished search again: report.md, report.html (one file, with its figures),\n"
+        "front.json and front.png, in the run directory. Nothing is searched, trained or measured, and\n"
+        "outcome.json does not change.",
     )
-    parser.add_argument("folder", metavar="FOLDER", help="of the search, such as runs/NAME")
+    parser.add_argument(
+        "folder", metavar="FOLDER", help="run directory of the search, such as runs/NAME"
+    )
     parser.add_argument(
         "--measurements",
         metavar="FILE",
-        help="latencies measured on another machine, by python -m lcnas.measure ... --json FILE there: "
-        "they take the place of those measured in the search. Networks are found by id, name or path of the "
-        "ONNX file",
+        help="latencies measured on another machine, by python -m lcnas.measure ... --json FILE there; they "
+        "replace those of the search. Networks are identified by id, name or path of the ONNX file",
     )
     return parser
 
 
 def load(folder: Path) -> Outcome:
-    """Return the outcome of a search's folder.
+    """Return the outcome of a run directory.
 
     Raises:
-        SearchError: no such folder, no search in it, one that is not finished, or a broken file.
+        SearchError: no such folder, no search in it, one that is not finished, or a damaged file.
     """
-    from search.folder import CONFIG
     from search.outcome import Outcome
+    from search.run_dir import CONFIG, OUTCOME
 
     shown = shorten_path(str(folder))
     path = folder / OUTCOME
     if not _cli.is_file(str(path)):
         if not _is_folder(folder):
-            raise SearchError(f"folder: {shown} is no folder")
+            raise SearchError(f"folder: {shown} is not a folder")
         if not (folder / CONFIG).is_file():
             raise SearchError(f"folder: {shown} holds no search (no {CONFIG}, no {OUTCOME})")
         raise SearchError(
             f"folder: the search in {shown} is not finished (no {OUTCOME}); "
-            f"python -m search.run --resume {shlex.quote(str(folder))} goes on with it"
+            f"python -m search.run --resume {shlex.quote(str(folder))} resumes it"
         )
     try:
         text = path.read_text(encoding="utf-8")
@@ -94,7 +94,7 @@ def load(folder: Path) -> Outcome:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except (OSError, ValueError):  # a name that no folder can have
+    except (OSError, ValueError):  # an impossible name
         return False
 
 

@@ -1,6 +1,6 @@
-"""The one resolution of a search: its networks are trained, tested, timed and exported at it.
+"""The one resolution of a search, at which networks are trained, tested, measured and exported.
 
-Only an evaluator may look at less (``--train-size``): it is a cheap proxy, and nothing that is delivered.
+Only an evaluator may use fewer pixels (``--train-size``): it is a cheap proxy, and nothing is delivered.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from lcnas.errors import SpaceError
 from lcnas.spaces import Space
 from search.settings import Settings
 
-SYNTHETIC = 48  # pixels of synthetic images: of these the packaged tables have all entries
-STEP, SMALLEST, LARGEST = 32, 32, 224  # of what follows from the images' own size
-# ImageNet's: a packaged space that lists it alone suits any images.
+SYNTHETIC = 48  # pixels of synthetic images; the packaged tables have all of its entries
+STEP, SMALLEST, LARGEST = 32, 32, 224  # of resolutions that follow from the images' own size
+# ImageNet's resolution: a packaged space that lists it alone suits any images.
 _PUBLISHED: tuple[Resolution, ...] = (224,)
 
 
-def decided(asked: Settings) -> Settings:
-    """Return settings with the resolution that a search is for.
+def resolve(asked: Settings) -> Settings:
+    """Return settings with the resolution of the search.
 
-    It is the one asked for; else the space's own, unless the space is a packaged one that lists 224 alone;
+    It is the requested one; else the space's own, unless the space is a packaged one that lists 224 alone;
     else the images' own size: their median short side, rounded to a multiple of 32, 32 to 224.
 
     Raises:
-        SpaceError: there is no such space, or it lists several resolutions and none was asked for.
+        SpaceError: there is no such space, or it lists several resolutions and none was requested.
         DataError: there is no such set.
     """
     if asked.resolution is not None:
         return asked
-    return dataclasses.replace(asked, resolution=_own(asked) or of_images(asked.data))
+    return dataclasses.replace(asked, resolution=_of_space(asked) or of_images(asked.data))
 
 
-def one(asked: Settings) -> Space:
-    """Return the space that is asked for, at its one resolution.
+def space_of(asked: Settings) -> Space:
+    """Return the space of some settings, at its one resolution.
 
     Raises:
-        SpaceError: there is no such space, or it lists several and none was asked for.
+        SpaceError: there is no such space, or it lists several resolutions and none was requested.
     """
     space = spaces.load(asked.space, asked.resolution)
     if len(space.resolutions) > 1:
@@ -48,9 +48,9 @@ def one(asked: Settings) -> Space:
     return space
 
 
-def _own(asked: Settings) -> Resolution | None:
+def _of_space(asked: Settings) -> Resolution | None:
     packaged = asked.space in spaces.available() or _is_packaged(asked.space)
-    space = one(asked)
+    space = space_of(asked)
     return None if packaged and space.resolutions == _PUBLISHED else space.resolutions[0]
 
 

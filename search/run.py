@@ -18,66 +18,77 @@ from typing import Any
 from lcnas import _cli, _renamed, blocks
 from lcnas.errors import LcnasError, TrainingFailedError, WriteError, shorten
 from search.errors import SearchError, SearchFailedError
-from search.folder import Folder, new_name
-from search.settings import DEFAULT_EVALUATOR, EVALUATORS, PRESETS, SCORES, SEARCHERS, Settings
+from search.registry import EVALUATORS, SEARCHERS
+from search.run_dir import RunDir, new_path
+from search.settings import DEFAULT_EVALUATOR, PRESETS, SCORES, ExecutionOptions, Settings
 
 PROG = "search.run"
-_SETTINGS = "setting_"  # what the settings' options begin with among the parsed arguments
+_SETTINGS = "setting_"  # prefix of the settings' options among the parsed arguments
 _MOST = 10**7
 
 
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit code."""
     args = _parser().parse_args(argv)
-    given: dict[str, Any] = {
+    options: dict[str, Any] = {
         key.removeprefix(_SETTINGS): value
         for key, value in vars(args).items()
         if key.startswith(_SETTINGS) and value is not None
     }
     if args.blocks:
-        given["blocks"] = tuple(str(Path(name).resolve()) for name in args.blocks)
-    given |= _places(given)
-    folder, asked = _what(args, given)
+        options["blocks"] = tuple(str(Path(name).resolve()) for name in args.blocks)
+    options |= _absolute_paths(options)
+    run_dir, asked = _run_dir_and_settings(args, options)
     blocks.load_files(list(asked.blocks))
-    from search import steps
-
-    _tell_of_ray(args.address)
+    _warn_of_ray_address(args.address)
+    execution = ExecutionOptions(args.address, args.storage_path, args.until)
     if args.dry_run:
-        if folder.begun:  # whose resolution was decided
-            asked = dataclasses.replace(asked, resolution=folder.settings().resolution)
-        print(steps.dry_run(asked, args.address))
-        return 0
-    where = steps.Where(args.address, args.storage_path, args.until)
-    steps.check_start(folder, asked, where)
-    print(f"run: {folder.shown}", flush=True)
+        return _dry_run(run_dir, asked, execution)
+    return _search(run_dir, asked, execution)
+
+
+def _dry_run(run_dir: RunDir, asked: Settings, execution: ExecutionOptions) -> int:
+    from search import preflight
+
+    if run_dir.begun:  # its resolution is decided
+        asked = dataclasses.replace(asked, resolution=run_dir.settings().resolution)
+    print(preflight.dry_run(asked, execution.address))
+    return 0
+
+
+def _search(run_dir: RunDir, asked: Settings, execution: ExecutionOptions) -> int:
+    from search import preflight
+    from search.pipeline import SearchPipeline
+
+    preflight.check_start(run_dir, asked, execution)
+    print(f"run: {run_dir.shown}", flush=True)
     try:
-        with folder.held():
+        with run_dir.held():
             try:
-                steps.search(folder, asked, where)
+                SearchPipeline(run_dir, asked, execution).run()
             finally:
-                folder.forget()
+                run_dir.forget()
     except KeyboardInterrupt:
-        kept = f"all that finished is kept, and {_again(folder)}"
-        print(f"stopped; {kept}", file=sys.stderr)
+        print(f"stopped; finished work is kept, and {_resume_hint(run_dir)}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         raise  # the reader has seen enough
     except (SearchFailedError, TrainingFailedError, WriteError, OSError) as failure:
         print(f"python -m {PROG}: {failure}", file=sys.stderr)
-        print(_again(folder), file=sys.stderr)
+        print(_resume_hint(run_dir), file=sys.stderr)
         return _cli.FAILURE
     return 0
 
 
-def _again(folder: Folder) -> str:
-    """Return how to go on, in words."""
-    if folder.begun:
-        return f"python -m {PROG} --resume {folder.shown} goes on from there"
-    return "the same command goes on from there"  # with the rows that are measured already
+def _resume_hint(run_dir: RunDir) -> str:
+    """Return how to resume, as text."""
+    if run_dir.begun:
+        return f"python -m {PROG} --resume {run_dir.shown} resumes from there"
+    return "the same command resumes from there"  # with the entries that are measured already
 
 
-def _tell_of_ray(address: str | None) -> None:
-    """Say that the environment names a cluster which the search does not use."""
+def _warn_of_ray_address(address: str | None) -> None:
+    """Warn that the environment names a cluster which the search does not use."""
     named = os.environ.get("RAY_ADDRESS")
     if named and address is None:
         print(
@@ -87,38 +98,44 @@ def _tell_of_ray(address: str | None) -> None:
         )
 
 
-def _places(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what names files or folders, with their whole paths, so that a search resumes from anywhere."""
+def _absolute_paths(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that name files or folders, with absolute paths, to resume from any folder."""
     from lcnas.training.data import anywhere
 
-    made = {"data": anywhere(given["data"])} if "data" in given else {}
+    absolute = {"data": anywhere(options["data"])} if "data" in options else {}
     for name in ("space", "table", "init"):
-        path = Path(given.get(name) or "")
+        path = Path(options.get(name) or "")
         if path.suffix and path.is_file():
-            made[name] = str(path.resolve())
-    return made
+            absolute[name] = str(path.resolve())
+    for name in ("searcher", "evaluator"):
+        file, _, attribute = str(options.get(name) or "").rpartition(":")
+        if file.endswith(".py"):
+            absolute[name] = f"{Path(file).resolve()}:{attribute}"
+    return absolute
 
 
-def _what(args: argparse.Namespace, given: dict[str, Any]) -> tuple[Folder, Settings]:
-    """Return the folder, and what is asked for; refuses what does not fit together."""
+def _run_dir_and_settings(
+    args: argparse.Namespace, options: dict[str, Any]
+) -> tuple[RunDir, Settings]:
+    """Return the run directory and the settings as asked for; refuses options that do not fit together."""
     if args.resume is not None:
         if args.out is not None:
-            raise SearchError("resume: goes on in its own folder; leave --out away")
-        folder = Folder(Path(args.resume))
-        asked = folder.asked()
-        found = Settings(**{**asked.to_data(), **given}).differences(asked, frozenset(given))
-        if found:
+            raise SearchError("--resume cannot be combined with --out")
+        run_dir = RunDir(Path(args.resume))
+        asked = run_dir.asked()
+        changed = Settings(**{**asked.to_data(), **options})
+        differences = changed.differences(asked, frozenset(options))
+        if differences:
             raise SearchError(
-                f"resume: {folder.shown} holds a search with other settings: {'; '.join(found)}"
+                f"resume: {run_dir.shown} holds a search with other settings: {'; '.join(differences)}"
             )
-        return folder, asked
-    asked = Settings(**given)
-    out = Path(args.out) if args.out is not None else new_name(asked.space)
+        return run_dir, asked
+    asked = Settings(**options)
     if args.out is not None:
         _cli.check_folder(args.out, "out")
-    folder = Folder(out)
-    folder.check(asked)
-    return folder, asked
+    run_dir = RunDir(Path(args.out) if args.out is not None else new_path(asked.space))
+    run_dir.check(asked)
+    return run_dir, asked
 
 
 # -- options ---------------------------------------------------------------------------------------
@@ -128,9 +145,10 @@ def _parser() -> _cli.Parser:
     parser = _cli.Parser(
         PROG,
         "Search a space for networks that are accurate within a latency budget on this machine's CPU. The\n"
-        "best are measured as whole networks, trained from scratch beside PP-LCNet and the best published\n"
-        "network of the same latency, and exported to ONNX, with a report. All of it goes into one folder;\n"
-        "stop it at any moment (Ctrl-C, a kill): the same command with --out, or --resume, goes on.",
+        "best are measured as whole networks, trained from scratch together with PP-LCNet and the best\n"
+        "published network of the same latency, and exported to ONNX, with a report. All files go into one\n"
+        "run directory. Stop a search at any time (Ctrl-C, a kill): the same command with --out, or\n"
+        "--resume, resumes it.",
     )
     _add_space(parser)
     _add_learning(parser)
@@ -141,28 +159,28 @@ def _parser() -> _cli.Parser:
     return parser
 
 
-class _Options:
+class _SettingOptions:
     """Adds options that set a field of the settings."""
 
     def __init__(self, parser: argparse.ArgumentParser, title: str) -> None:
         self._group = parser.add_argument_group(title)
 
-    def __call__(self, name: str, words: str, **more: Any) -> None:
+    def __call__(self, name: str, text: str, **more: Any) -> None:
         dest = _SETTINGS + name.removeprefix("--").replace("-", "_")
         if "action" not in more:
             more.setdefault("metavar", "N")
-        self._group.add_argument(name, dest=dest, default=None, help=words, **more)
+        self._group.add_argument(name, dest=dest, default=None, help=text, **more)
 
 
 def _add_space(parser: argparse.ArgumentParser) -> None:
     from lcnas.latency import engines
 
-    add = _Options(parser, "space and latency")
-    whole = _cli.integer(1, _MOST)
-    add("--space", "name, or .toml file (default: pplcnet_tail)", metavar="NAME")
+    add = _SettingOptions(parser, "space and latency")
+    count = _cli.integer(1, _MOST)
+    add("--space", "name of a space, or .toml file (default: pplcnet_tail)", metavar="NAME")
     add(
         "--resolution",
-        "resolution that networks are timed, trained, tested and exported at, pixels: a side or HEIGHTxWIDTH "
+        "resolution of measuring, training, testing and export, pixels: a side or HEIGHTxWIDTH "
         "(default: the space's own, or the images')",
         metavar="R",
         type=_resolution,
@@ -170,148 +188,159 @@ def _add_space(parser: argparse.ArgumentParser) -> None:
     ms = _cli.number(1e-6, 1e6)
     add(
         "--max-latency-ms",
-        "that a network may take, measured (default: PP-LCNet 1.0x's)",
+        "maximum measured latency, ms (default: that of PP-LCNet 1.0x)",
         metavar="MS",
         type=ms,
     )
     add(
         "--min-latency-ms",
-        "below which nothing is searched (default: PP-LCNet 0.25x's)",
+        "minimum latency, ms (default: that of PP-LCNet 0.25x)",
         metavar="MS",
         type=ms,
     )
     add(
         "--engine",
-        f"{', '.join(engines.names())} (default: {engines.default()})",
+        f"inference engine: {', '.join(engines.names())} (default: {engines.default()})",
         metavar="E",
     )
-    add("--threads", "that compute a network (default: 1)", type=whole)
+    add("--threads", "threads of a network when it is measured (default: 1)", type=count)
     add(
         "--precision",
-        f"{', '.join(engines.PRECISIONS)}: of latencies and of the delivered files (default: fp32)",
+        f"precision of latencies and delivered files: {', '.join(engines.PRECISIONS)} (default: fp32)",
         metavar="P",
     )
-    add("--batch", "images at once (default: 1)", type=whole)
+    add("--batch", "images per call (default: 1)", type=count)
     add(
         "--table",
-        "latency table, by name or file (default: this machine's; what it lacks is measured first)",
+        "latency table, name or file (default: this machine's; missing entries are measured first)",
         metavar="T",
     )
     add(
         "--remeasure",
-        "measure finalists on this machine though the table is another's (--no-remeasure: never)",
+        "measure finalists on this machine even with another machine's table (--no-remeasure: never)",
         action=argparse.BooleanOptionalAction,
     )
 
 
 def _by_preset(name: str) -> str:
-    """Return what an option is where it is not given, by preset."""
-    words = []
+    """Return the default of an option for each preset, as text."""
+    defaults = []
     for preset, values in PRESETS.items():
         value = values.get(name)
         if isinstance(value, Mapping):
             value = " / ".join(f"{kind} {n:,}" for kind, n in value.items())
-        words.append(f"{preset} {'all' if value is None else value}")
-    return f"(default: {'; '.join(words)})"
+        defaults.append(f"{preset} {'all' if value is None else value}")
+    return f"(default: {'; '.join(defaults)})"
 
 
 def _add_learning(parser: argparse.ArgumentParser) -> None:
-    add = _Options(parser, "data and training")
-    whole = _cli.integer(1, _MOST)
+    add = _SettingOptions(parser, "data and training")
+    count = _cli.integer(1, _MOST)
     caps = "; ".join(f"{name} {values['evaluator_pixels']}" for name, values in PRESETS.items())
     add(
         "--data",
-        "synthetic, cifar10:DIR, imagefolder:DIR or npz:FILE (default: synthetic, a demonstration)",
+        "data set: synthetic, cifar10:DIR, imagefolder:DIR or npz:FILE (default: synthetic, a demonstration)",
         metavar="SET",
     )
     add(
         "--max-bad",
-        "of the images that may be damaged; they are left out (default: 0.01)",
+        "maximum share of damaged images, which are left out (default: 0.01)",
         metavar="SHARE",
         type=_cli.number(0, 1),
     )
     add(
         "--train-size",
-        f"resolution that the evaluator looks at, pixels (default: that of the search, at most: {caps})",
+        f"training size of the evaluator, pixels (default: that of the search, at most: {caps})",
         metavar="R",
         type=_resolution,
     )
     add(
         "--evaluator",
-        f"{', '.join(EVALUATORS)}: how networks are compared in the search (default: {DEFAULT_EVALUATOR})",
+        f"evaluator of networks: {', '.join(EVALUATORS.names)}, or FILE.py:NAME "
+        f"(default: {DEFAULT_EVALUATOR})",
         metavar="E",
     )
-    add("--score", f"of the evaluator proxy: {', '.join(SCORES)}", metavar="S")
+    add(
+        "--score", f"score of the evaluator proxy: {', '.join(SCORES)} (default: swap)", metavar="S"
+    )
     add(
         "--images",
-        f"training images in the search, at most {_by_preset('images')}",
-        type=whole,
+        f"maximum training images of the search {_by_preset('images')}",
+        type=count,
     )
-    add("--epochs", f"of the evaluator's trainings {_by_preset('epochs')}", type=whole)
-    add("--init", "weights of a PP-LCNet that the supernet starts from", metavar="FILE")
-    add("--final-epochs", f"of finalists and baselines {_by_preset('final_epochs')}", type=whole)
+    add("--epochs", f"epochs of the evaluator's trainings {_by_preset('epochs')}", type=count)
+    add(
+        "--init", "initial weights of the supernet, of a PP-LCNet (default: random)", metavar="FILE"
+    )
+    add(
+        "--final-epochs",
+        f"epochs of finalists and baselines {_by_preset('final_epochs')}",
+        type=count,
+    )
     add(
         "--final-seeds",
-        f"trainings of each, with seeds 0, 1, ... {_by_preset('final_seeds')}",
-        type=whole,
+        f"trainings of each finalist and baseline, with seeds 0, 1, ... {_by_preset('final_seeds')}",
+        type=count,
     )
     add(
         "--final-images",
-        f"training images of finalists and baselines, at most {_by_preset('final_images')}",
-        type=whole,
+        f"maximum training images of finalists and baselines {_by_preset('final_images')}",
+        type=count,
     )
     add(
         "--baselines",
-        "train PP-LCNet and the best published network beside finalists (default: yes)",
+        "train PP-LCNet and the best published network as baselines (default: yes)",
         action=argparse.BooleanOptionalAction,
     )
     add(
         "--permute-labels",
-        "a control: labels dealt out at random, so that nothing better can be found",
+        "control experiment with permuted labels: nothing better can be found",
         action="store_const",
         const=True,
     )
 
 
 def _add_search(parser: argparse.ArgumentParser) -> None:
-    add = _Options(parser, "search")
-    whole = _cli.integer(1, _MOST)
-    add("--searcher", f"{', '.join(SEARCHERS)} (default: nsga2)", metavar="S")
-    add("--trials", f"networks to evaluate {_by_preset('trials')}", type=whole)
+    add = _SettingOptions(parser, "search")
+    count = _cli.integer(1, _MOST)
+    add(
+        "--searcher",
+        f"search algorithm: {', '.join(SEARCHERS.names)}, or FILE.py:NAME (default: nsga2)",
+        metavar="S",
+    )
+    add("--trials", f"number of networks to evaluate {_by_preset('trials')}", type=count)
     add(
         "--time-budget",
-        "seconds after which no more networks are proposed (default: no limit)",
+        "time limit of proposals, s (default: no limit)",
         metavar="S",
         type=_cli.number(1, 1e9),
     )
     add(
         "--networks-per-trial",
-        "networks that a worker is given at once (default: 1; of the evaluator supernet 8)",
-        type=whole,
+        "networks per call of a worker (default: 1; evaluator supernet: 8)",
+        type=count,
     )
     add(
         "--predictor",
-        "whether a predictor of accuracy screens proposals (default: not for proxy or random search)",
+        "screen proposals by a predictor of accuracy (default: yes, but not for proxy or random search)",
         action=argparse.BooleanOptionalAction,
     )
     add(
         "--lag",
-        "proposal i rests on the results of the first i - LAG (default: twice what is in work at once)",
-        type=whole,
+        "latest results that a proposal does not depend on (default: twice the networks in flight)",
+        type=count,
     )
     add(
         "--finalists",
-        f"networks that are measured and trained {_by_preset('finalists')}",
-        type=whole,
+        f"number of finalists {_by_preset('finalists')}",
+        type=count,
     )
-    add(
-        "--bands", f"latency bands, each with a winner of its own {_by_preset('bands')}", type=whole
-    )
-    add("--workers", "processes of one thread (default: one a core)", type=whole)
-    add("--seed", "of all draws (default: 0)", type=_cli.integer(0, 2**31 - 1))
+    add("--bands", f"number of latency bands, each with a winner {_by_preset('bands')}", type=count)
+    add("--workers", "number of worker processes of one thread (default: one per core)", type=count)
+    add("--seed", "seed of all draws (default: 0)", type=_cli.integer(0, 2**31 - 1))
     add(
         "--preset",
-        f"{', '.join(PRESETS)}: minutes or an hour on two cores, or a night (default: quick)",
+        f"preset of all settings: {', '.join(PRESETS)}; minutes or an hour on two cores, or a night (default: quick)",
         metavar="P",
     )
 
@@ -321,26 +350,30 @@ def _add_folder(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--out",
         metavar="FOLDER",
-        help="of the run; the same command goes on in it (default: a new one in runs/)",
+        help="run directory; the same command resumes in it (default: a new one in runs/)",
     )
-    group.add_argument("--resume", metavar="FOLDER", help="go on with the settings of this run")
     group.add_argument(
-        "--address", metavar="HOST:PORT", help="of a Ray cluster, or auto (default: this machine)"
+        "--resume", metavar="FOLDER", help="run directory to resume, with its own settings"
+    )
+    group.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="address of a Ray cluster, or auto (default: this machine)",
     )
     group.add_argument(
         "--storage-path",
         metavar="PLACE",
-        help="where Ray Tune keeps its own files: a folder or URI that all nodes of a cluster reach",
+        help="place of Ray Tune's own files: a folder or URI that all nodes of a cluster reach",
     )
     group.add_argument(
         "--until",
         choices=("search",),
-        help="end after the search itself; --resume goes on with the finalists",
+        help="last step to execute; --resume continues with the finalists",
     )
     group.add_argument(
         "--dry-run",
         action="store_true",
-        help="print what would be done, how many networks, and about how long; do nothing",
+        help="print the plan, the number of networks and an estimate of the time; do nothing",
     )
     _cli.add_blocks_option(parser)
 

@@ -1,65 +1,73 @@
-"""Settings of a search: what was asked for, and what that means where nothing was said."""
+"""Settings of a search: as asked for, as resolved by presets and machine, and how it is executed."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from lcnas.arch import Resolution, check_resolution
 from lcnas.errors import LcnasError, not_among, shorten
 from search.errors import SearchError
+from search.registry import EVALUATORS, SEARCHERS
 
 DEFAULT_EVALUATOR = "train"  # ranks best on three spaces together: results/evaluators.json
-EVALUATORS = ("supernet", "train", "proxy")
-SEARCHERS = ("nsga2", "evolution", "tpe", "random", "local")
 SCORES = ("synflow", "naswot", "zico", "gradient_norm", "swap", "params", "macs")
 
 
 @dataclass(frozen=True)
+class ExecutionOptions:
+    """Where a search runs and how far; none of it changes the results."""
+
+    address: str | None = None  # of a Ray cluster; None: this machine
+    storage: str | None = None  # place of Ray Tune's own files
+    until: str | None = None  # last step; None: all steps
+
+
+@dataclass(frozen=True)
 class Settings:
-    """What a search is asked for; None stands for what :meth:`filled` puts there."""
+    """Settings as asked for; :meth:`resolve` replaces None by presets and the machine's values."""
 
     space: str = "pplcnet_tail"  # name, or path of a TOML file
-    # Of deployment: what is timed, trained, tested and exported; None: by the space or the images, see
-    # search.resolution.
+    # Resolution of deployment: of measuring, training, testing and export. None: of the space or the images,
+    # see search.resolution.
     resolution: Resolution | None = None
     max_latency_ms: float | None = None  # of measured latency; None: that of PP-LCNet 1.0x
     min_latency_ms: float | None = None  # None: that of PP-LCNet 0.25x
-    engine: str | None = None
-    threads: int = 1  # that compute a network when it is timed
+    engine: str | None = None  # None: this machine's default
+    threads: int = 1  # threads of a network when it is measured
     precision: str = "fp32"
-    batch: int = 1  # images at once when it is timed
+    batch: int = 1  # images per call when it is measured
     table: str | None = None  # name or path; None: that of this machine and engine
-    remeasure: bool | None = None  # finalists; None: where the table is this machine's
+    remeasure: bool | None = None  # measure finalists; None: if the table is this machine's
 
     data: str = "synthetic"
-    max_bad: float = 0.01  # share of the images that may be damaged: data.MAX_BAD
-    permute_labels: bool = False  # a control: nothing better may be found
-    # Pixels that the evaluator looks at; None: those of deployment, but not more than the preset's.
+    max_bad: float = 0.01  # maximum share of damaged images: data.MAX_BAD
+    permute_labels: bool = False  # a control: nothing can be better
+    # Training size of the evaluator, pixels. None: the resolution, limited by the preset.
     train_size: Resolution | None = None
-    images: int | None = None  # at most so many training images in the search
+    images: int | None = None  # maximum training images of the search
     evaluator: str | None = None
-    score: str | None = None  # that the evaluator "proxy" ranks by
-    epochs: int | None = None  # of the evaluator's trainings
-    init: str | None = None  # weights that the supernet starts from
+    score: str | None = None  # score of the evaluator "proxy"
+    epochs: int | None = None  # epochs of the evaluator's trainings
+    init: str | None = None  # initial weights of the supernet
     searcher: str = "nsga2"
-    predictor: bool | None = None  # whether an accuracy predictor screens proposals
+    predictor: bool | None = None  # whether a predictor of accuracy screens proposals
     trials: int | None = None
-    networks_per_trial: int | None = None  # evaluated by one call of a worker
+    networks_per_trial: int | None = None  # networks per call of a worker
     time_budget: float | None = None  # seconds of proposing; None: no limit but the trials
-    lag: int | None = None  # proposal i rests on the results of the first i - lag
+    lag: int | None = None  # proposal i depends on the results of the first i - lag
 
     finalists: int | None = None
     bands: int | None = None  # latency bands, each with a winner
     final_epochs: int | None = None
     final_seeds: int | None = None
-    final_images: int | None = None  # at most so many training images; None: all
+    final_images: int | None = None  # maximum training images of finalists; None: all
     baselines: bool = True
 
-    blocks: tuple[str, ...] = ()  # files with blocks of one's own
-    workers: int | None = None  # processes of one thread; None: one a core of the cluster
+    blocks: tuple[str, ...] = ()  # files with your own blocks
+    workers: int | None = None  # processes of one thread; None: one per core of the cluster
     seed: int = 0
     preset: str = "quick"
 
@@ -70,8 +78,9 @@ class Settings:
             if value is not None:
                 size = tuple(value) if isinstance(value, list) else value
                 object.__setattr__(self, name, check_resolution(size, name))
-        _one_of("evaluator", self.evaluator, EVALUATORS)
-        _one_of("searcher", self.searcher, SEARCHERS)
+        if self.evaluator is not None:
+            EVALUATORS.check(self.evaluator)
+        SEARCHERS.check(self.searcher)
         _one_of("score", self.score, SCORES)
         _one_of("preset", self.preset, tuple(PRESETS))
         for name in _COUNTS:
@@ -86,8 +95,8 @@ class Settings:
             raise SearchError(
                 f"bands: {self.bands} are more than the {finalists} finalists; give at most as many"
             )
-        if self.init is not None and self.evaluated_by != "supernet":
-            raise SearchError(f"init: is for the evaluator supernet, not {self.evaluated_by}")
+        if self.init is not None and self.evaluator_name != "supernet":
+            raise SearchError(f"init: is for the evaluator supernet, not {self.evaluator_name}")
         if self.score is not None and self.evaluator not in (None, "proxy"):
             raise SearchError(f"score: is for the evaluator proxy, not {self.evaluator}")
 
@@ -100,30 +109,22 @@ class Settings:
             raise SearchError(f"min_latency_ms: {low:g} is not less than max_latency_ms, {high:g}")
 
     @property
-    def evaluated_by(self) -> str:
-        """The evaluator, also where none was named."""
+    def evaluator_name(self) -> str:
+        """The name of the evaluator, the default included."""
         return self.evaluator or ("proxy" if self.score else DEFAULT_EVALUATOR)
 
-    @property
-    def trains_alike(self) -> bool:
-        """Whether the search trains its networks exactly as the finals do theirs: images, epochs and size."""
-        search = (self.epochs, self.images, self.train_size)
-        final = (self.final_epochs, self.final_images, self.resolution)
-        return self.evaluated_by == "train" and search == final
-
-    def filled(self, cores: int) -> Settings:
-        """Return the settings with nothing left open but what the table decides.
+    def resolve(self, cores: int) -> ResolvedSettings:
+        """Return the settings with nothing left open but the latencies that the table decides.
 
         Args:
-            cores: that the workers may use.
+            cores: number of cores for the workers.
         """
         preset = PRESETS[self.preset]
-        evaluator = self.evaluated_by
-        values: dict[str, Any] = {
-            f.name: _of_evaluator(preset[f.name], evaluator)
-            for f in dataclasses.fields(self)
-            if getattr(self, f.name) is None and f.name in preset
-        }
+        evaluator = self.evaluator_name
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        for name, value in values.items():
+            if value is None and name in preset:
+                values[name] = _for_evaluator(preset[name], evaluator)
         values["evaluator"] = evaluator
         if evaluator == "proxy":
             values["score"] = self.score or "swap"
@@ -131,45 +132,74 @@ class Settings:
             values["train_size"] = at_most(self.resolution, preset["evaluator_pixels"])
         workers = self.workers or cores
         values["workers"] = workers
-        each = self.networks_per_trial or {"supernet": 8, "train": 1, "proxy": 1}[evaluator]
-        values["networks_per_trial"] = each
-        values["lag"] = self.lag or max(4, 2 * workers * each)
-        # Random search is what others are compared to.
-        screened = evaluator != "proxy" and self.searcher != "random"
-        values["predictor"] = screened if self.predictor is None else self.predictor
-        finalists = self.finalists or preset["finalists"]
-        values["bands"] = self.bands or min(preset["bands"], finalists)
-        return dataclasses.replace(self, **values)
+        per_trial = self.networks_per_trial or (8 if evaluator == "supernet" else 1)
+        values["networks_per_trial"] = per_trial
+        values["lag"] = self.lag or max(4, 2 * workers * per_trial)
+        if self.predictor is None:  # random search is the baseline of others, so it is not screened
+            values["predictor"] = evaluator != "proxy" and self.searcher != "random"
+        values["bands"] = self.bands or min(preset["bands"], values["finalists"])
+        return ResolvedSettings(**values)
 
     def to_data(self) -> dict[str, Any]:
-        """Return them as plain data."""
-        made = dataclasses.asdict(self)
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in made.items()}
+        """Return the settings as plain data."""
+        data = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in data.items()}
 
     @classmethod
-    def from_data(cls, data: Any, where: str) -> Settings:
-        """Return the settings of such data.
+    def from_data(cls, data: Any, source: str) -> Self:
+        """Return the settings of plain data.
 
         Raises:
-            SearchError: they are of another version, or edited; names the place.
+            SearchError: they are of another version, or damaged; names the source.
         """
         try:
             return cls(**{_RENAMED.get(name, name): value for name, value in data.items()})
         except LcnasError as error:
-            raise SearchError(f"{where}: {error}") from None
+            raise SearchError(f"{source}: {error}") from None
         except TypeError as error:
-            raise SearchError(f"{where}: no settings of this version: {error}") from None
+            raise SearchError(f"{source}: not settings of this version: {error}") from None
 
-    def differences(self, there: Settings, names: frozenset[str] | None = None) -> list[str]:
-        """Return in words what is different in other settings; of all of them, or of some names."""
+    def differences(self, other: Settings, names: frozenset[str] | None = None) -> list[str]:
+        """Return descriptions of what differs in other settings, of all of them or of some names."""
         return [
-            f"{f.name} is {_shown(getattr(there, f.name))} there and {_shown(getattr(self, f.name))} here"
+            f"{f.name} is {_shown(getattr(other, f.name))} there and {_shown(getattr(self, f.name))} here"
             for f in dataclasses.fields(self)
-            if getattr(self, f.name) != getattr(there, f.name) and (not names or f.name in names)
+            if getattr(self, f.name) != getattr(other, f.name) and (not names or f.name in names)
         ]
 
 
-# What settings were called in runs of before.
+@dataclass(frozen=True)
+class ResolvedSettings(Settings):
+    """Settings with nothing left open, made by :meth:`Settings.resolve`.
+
+    None still has a meaning in ``max_latency_ms`` and ``min_latency_ms`` (the table decides), ``engine`` and
+    ``table`` (this machine's), ``remeasure`` (by the table), ``init``, ``time_budget``, ``score`` and
+    ``epochs`` (not used), and ``final_images`` (all).
+    """
+
+    resolution: Resolution = 0
+    train_size: Resolution = 0
+    images: int = 0
+    evaluator: str = ""
+    predictor: bool = False
+    trials: int = 0
+    networks_per_trial: int = 0
+    lag: int = 0
+    finalists: int = 0
+    bands: int = 0
+    final_epochs: int = 0
+    final_seeds: int = 0
+    workers: int = 0
+
+    @property
+    def trains_alike(self) -> bool:
+        """Whether the search trains like the final trainings: images, epochs and resolution."""
+        search = (self.epochs, self.images, self.train_size)
+        final = (self.final_epochs, self.final_images, self.resolution)
+        return self.evaluator == "train" and search == final
+
+
+# Names of settings in older runs.
 _RENAMED = {"pictures": "images", "final_pictures": "final_images"}
 
 _COUNTS = (
@@ -188,11 +218,11 @@ _COUNTS = (
     "workers",
 )
 
-# Numbers that differ by evaluator are mappings; what is not there is of no use to it.
+# Numbers that differ by evaluator are mappings; None if an evaluator has no use for one.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    # Minutes on two cores: enough to see everything at work.
+    # Minutes on two cores: enough to see every step.
     "quick": {
-        # The finals train alike, so that programs are compiled once.
+        # Final trainings are alike, so that programs are compiled once.
         "evaluator_pixels": 64,
         "images": 4000,
         "epochs": {"train": 4, "supernet": 4},
@@ -203,7 +233,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "final_seeds": 3,
         "final_images": 4000,
     },
-    # An hour or so on two cores: the least from which something can be learnt of real images.
+    # About an hour on two cores: the minimum for real images.
     "hour": {
         "evaluator_pixels": 64,
         "images": 9000,
@@ -241,8 +271,11 @@ def at_most(resolution: Resolution, pixels: int) -> Resolution:
     return (round(resolution[0] * share), round(resolution[1] * share))
 
 
-def _of_evaluator(value: Any, evaluator: str) -> Any:
-    return value.get(evaluator) if isinstance(value, Mapping) else value
+def _for_evaluator(value: Any, evaluator: str) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    known = evaluator if evaluator in EVALUATORS.builtin else DEFAULT_EVALUATOR
+    return value.get(known)
 
 
 def _one_of(what: str, value: str | None, allowed: tuple[str, ...]) -> None:

@@ -1,8 +1,8 @@
-"""Accuracy with the weights of a supernet: trained once, then each network costs a look at the images.
+"""Accuracy with the weights of a supernet: trained once; then each network costs one pass over the images.
 
-Batch-norm statistics are taken for each network over training images, then it answers the validation
-images (:class:`lcnas.training.supernet.Scorer`). Nothing is compiled for a network: programs are compiled
-once for each width bucket.
+For each network, batch-norm statistics are computed over training images, and then its accuracy on the
+validation images (:class:`lcnas.training.supernet.Scorer`). Programs are compiled once per width bucket, not
+per network.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lcnas import _renamed
 from lcnas.errors import LcnasError, shorten
-from search.evaluators.base import Candidate, Evaluation
-from search.evaluators.train import compile_clock, keep_programs
+from lcnas.training.compilation import compile_clock, keep_programs
+from search.evaluation import Candidate, Evaluation
 from search.packed import PackedImages, unpack
 
 if TYPE_CHECKING:
@@ -24,20 +25,24 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Spec:
-    """A trained supernet, and how its networks are asked; arrays may be read-only."""
+class SupernetSpec:
+    """A trained supernet, and how its networks are evaluated; arrays may be read-only."""
 
     supernet: Mapping[str, Any]  # Supernet.to_data()
     weights: Mapping[str, Any] = field(repr=False)  # name -> float32 array
-    augment: Augment  # of the recipe: how much of an image is seen
-    calibration: int = 512  # training images that batch-norm statistics are taken over
+    augment: Augment  # of the recipe: how much of an image is visible
+    calibration: int = 512  # training images for batch-norm statistics
     batch: int = 256  # images at once
-    together: int | None = None  # networks at once; None: 1 on a CPU, where more do not pay, else 8
-    cache: str | None = None  # folder of compiled programs; None: nothing is kept
+    together: int | None = (
+        None  # networks at once; None: 1 on a CPU, where more are no faster, else 8
+    )
+    cache: str | None = None  # folder of compiled programs; None: none are kept
 
     @classmethod
-    def of(cls, trained: TrainedSupernet | str | Path, augment: Augment, **how: Any) -> Spec:
-        """Return the spec of a trained supernet, or of the folder that holds it.
+    def of(
+        cls, trained: TrainedSupernet | str | Path, augment: Augment, **options: Any
+    ) -> SupernetSpec:
+        """Return the spec of a trained supernet, or of its folder.
 
         Raises:
             TrainingError: the folder holds none.
@@ -46,30 +51,30 @@ class Spec:
             from lcnas.training.supernet import TrainedSupernet
 
             trained = TrainedSupernet.load(trained)
-        return cls(trained.supernet.to_data(), dict(trained.weights), augment, **how)
+        return cls(trained.supernet.to_data(), dict(trained.weights), augment, **options)
 
 
-def create(spec: Spec, images: PackedImages) -> Evaluator:
-    """Return the evaluator, to be used in this process.
+def create(spec: SupernetSpec, images: PackedImages) -> SupernetEvaluator:
+    """Return the evaluator, for use in this process.
 
     Raises:
         ModelError: the spec holds no supernet.
         TrainingError: its weights do not fit it.
     """
-    return Evaluator(spec, images)
+    return SupernetEvaluator(spec, images)
 
 
-class Evaluator:
-    """Asks a supernet."""
+class SupernetEvaluator:
+    """Evaluates networks with the weights of a supernet."""
 
-    def __init__(self, spec: Spec, images: PackedImages) -> None:
+    def __init__(self, spec: SupernetSpec, images: PackedImages) -> None:
         import jax
 
         from lcnas.models.supernet import Supernet
         from lcnas.training.supernet import Scorer
 
         keep_programs(spec.cache)
-        compile_clock()  # begins to count
+        compile_clock()  # starts it
         data = unpack(images)
         self.supernet = Supernet.from_data(spec.supernet)
         self.scorer = Scorer(
@@ -87,22 +92,22 @@ class Evaluator:
     def evaluate(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
         """Return an evaluation for each candidate."""
         if self.scorer.together == 1 or len(candidates) == 1:
-            return [self._one(candidate) for candidate in candidates]
+            return [self._evaluate(candidate) for candidate in candidates]
         began, compiled = time.monotonic(), compile_clock().seconds
-        found = self._scores(candidates)
-        if isinstance(found, str):  # one of them: each is tried by itself
-            return [self._one(candidate) for candidate in candidates]
+        scores = self._scores(candidates)
+        if isinstance(scores, str):  # one of them failed: try each by itself
+            return [self._evaluate(candidate) for candidate in candidates]
         n = len(candidates)
         seconds, compiling = time.monotonic() - began, compile_clock().seconds - compiled
-        return [_evaluation(score, seconds / n, compiling / n) for score in found]
+        return [_evaluation(score, seconds / n, compiling / n) for score in scores]
 
-    def _one(self, candidate: Candidate) -> Evaluation:
+    def _evaluate(self, candidate: Candidate) -> Evaluation:
         began, compiled = time.monotonic(), compile_clock().seconds
-        found = self._scores([candidate])
+        scores = self._scores([candidate])
         seconds = time.monotonic() - began
-        if isinstance(found, str):
-            return Evaluation(None, found, seconds)
-        return _evaluation(found[0], seconds, compile_clock().seconds - compiled)
+        if isinstance(scores, str):
+            return Evaluation(None, scores, seconds)
+        return _evaluation(scores[0], seconds, compile_clock().seconds - compiled)
 
     def _scores(self, candidates: Sequence[Candidate]) -> list[Score] | str:
         """Return the scores, or why there are none."""
@@ -125,3 +130,8 @@ def _evaluation(score: Score, seconds: float, compiling: float) -> Evaluation:
         "compile_seconds": round(compiling, 3),
     }
     return Evaluation(score.accuracy, seconds=seconds, details=details)
+
+
+__getattr__ = _renamed.in_module(
+    __name__, {"Spec": "SupernetSpec", "Evaluator": "SupernetEvaluator"}
+)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from lcnas.errors import LcnasError, spelt
 from lcnas.spaces import Space
-from search.folder import Folder
 from search.outcome import Outcome
 from search.reporting import content, front, verdicts
 from search.reporting.terminal import table
+from search.run_dir import RunDir
 from search.settings import Settings
 
 NAMES = ("report.md", "report.html", front.NAME, content.FIGURE)
@@ -38,7 +38,7 @@ def write(
     path = Path(folder)
     made = content.Material(
         outcome=outcome,
-        trials=tuple(sorted(Folder(path).trials(), key=lambda trial: trial.number)),
+        trials=tuple(sorted(RunDir(path).trials(), key=lambda trial: trial.number)),
         bands=verdicts.bands(outcome, path),
         measured_on=measured_on,
         command=_command(path),
@@ -78,7 +78,7 @@ def _shown(path: Path) -> str:
 def _command(path: Path) -> str:
     """Return the command that would repeat the search in a new folder; "" without its settings."""
     try:
-        asked = Folder(path).asked()
+        asked = RunDir(path).asked()
     except LcnasError:
         return ""
     return shlex.join(["python", "-m", "search.run", *_options(asked), "--out", "runs/again"])

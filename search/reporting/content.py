@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from search.outcome import Final, Outcome, Timed
+from search.outcome import FinalNetwork, MeasuredLatency, Outcome
 from search.reporting import verdicts, words
 from search.reporting.page import Bullets, Code, Figure, Heading, Link, Page, Part, Rows, Text
 from search.reporting.verdicts import Band
@@ -86,7 +86,7 @@ def _result(made: Material) -> Iterator[Part]:
 # -- finalists and baselines -----------------------------------------------------------------------
 
 
-def in_order(finals: Sequence[Final]) -> list[Final]:
+def in_order(finals: Sequence[FinalNetwork]) -> list[FinalNetwork]:
     """Return each finalist with the baselines that it was compared with behind it, band by band.
 
     A baseline stands once, behind the last finalist that it is beside.
@@ -97,7 +97,7 @@ def in_order(finals: Sequence[Final]) -> list[Final]:
     places = {final.name: place for place, final in enumerate(finalists)}
     baselines = [f for f in finals if f.role != "finalist"]
 
-    def place(final: Final) -> int:
+    def place(final: FinalNetwork) -> int:
         return max((places[name] for name in final.beside if name in places), default=len(places))
 
     made = []
@@ -167,7 +167,7 @@ def _with(ms: float | None, interval: str) -> str:
     return words.ms(ms) + (f" ({interval})" if interval else "")
 
 
-def _file(final: Final) -> str | Link:
+def _file(final: FinalNetwork) -> str | Link:
     run = words.best_run(final)
     if run is None or not run.onnx:
         return ""
@@ -259,7 +259,7 @@ def _latency(made: Material) -> Iterator[Part]:
     items = [elsewhere] if elsewhere else []
     finalists = [timed for final, timed in measured if final.role == "finalist"]
     if finalists:
-        put_up = 0 if made.measured_on else made.outcome.put_up
+        put_up = 0 if made.measured_on else made.outcome.candidates_measured
         items.append(within_budget(finalists, made.outcome.max_latency_ms, put_up))
     off = [t.ms / f.predicted_ms - 1 for f, t in measured if f.predicted_ms]
     if off:
@@ -272,7 +272,7 @@ def _latency(made: Material) -> Iterator[Part]:
     yield Bullets(tuple(items))
 
 
-def within_budget(finalists: Sequence[Timed], max_ms: float, put_up: int = 0) -> str:
+def within_budget(finalists: Sequence[MeasuredLatency], max_ms: float, put_up: int = 0) -> str:
     """Return how many of the measured finalists keep to the budget; or of all that were put up."""
     surely = sum(timed.high <= max_ms for timed in finalists)
     if put_up > len(finalists):

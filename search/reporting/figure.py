@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from search.outcome import Final, Outcome, pixels
+from search.outcome import FinalNetwork, Outcome, pixels
 from search.reporting import words
 from search.reporting.content import Material, title
 
@@ -125,7 +125,7 @@ def _evaluators(made: Material) -> str:
     return f", at {pixels(tuple(size) if isinstance(size, list) else size)} px"
 
 
-def _trained(ax: Axes, finals: Sequence[Final], where: str) -> list[_Mark]:
+def _trained(ax: Axes, finals: Sequence[FinalNetwork], where: str) -> list[_Mark]:
     """Draw finalists and baselines as they were trained; returns the marks."""
     test = any(words.tested(final.runs) for final in finals)
     kind = "measured" if _any_measured(finals) else "predicted"
@@ -147,11 +147,11 @@ def _trained(ax: Axes, finals: Sequence[Final], where: str) -> list[_Mark]:
     return marks
 
 
-def _any_measured(finals: Iterable[Final]) -> bool:
+def _any_measured(finals: Iterable[FinalNetwork]) -> bool:
     return any(final.measured is not None for final in finals)
 
 
-def _mark(ax: Axes, final: Final, color: str) -> _Mark:
+def _mark(ax: Axes, final: FinalNetwork, color: str) -> _Mark:
     """Draw a network's intervals, and return its mark."""
     values = [100 * value for value in words.accuracies(final)]
     x, y = final.latency_ms or 0.0, statistics.fmean(values)

@@ -12,7 +12,7 @@ from lcnas import spaces
 from lcnas.arch import Arch
 from lcnas.errors import LcnasError
 from lcnas.spaces import Space
-from search.outcome import Final, Outcome
+from search.outcome import FinalNetwork, Outcome
 from search.reporting import words
 from search.reporting.content import Material
 from search.trials import Trial
@@ -58,7 +58,7 @@ def _trial(trial: Trial, arch: Arch | None) -> dict[str, Any]:
     }
 
 
-def _final(final: Final) -> dict[str, Any]:
+def _final(final: FinalNetwork) -> dict[str, Any]:
     values = words.accuracies(final)
     data = dataclasses.asdict(final)
     return data | {

@@ -12,7 +12,7 @@ from typing import Any
 
 from lcnas.errors import listing, nearest, shorten
 from search.errors import SearchError
-from search.outcome import Final, Outcome, Timed
+from search.outcome import FinalNetwork, MeasuredLatency, Outcome
 
 _FORMAT, _VERSIONS = "lcnas-measurements", (1, 2)
 
@@ -23,7 +23,7 @@ class Entry:
 
     name: str  # of the zoo, a file's stem, or its path where stems were not unique
     id: str | None  # of the network; None: an ONNX file
-    timed: Timed
+    timed: MeasuredLatency
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Measurements:
     """A file of measurements."""
 
     source: str
-    whose: str  # machine and engine, in words
+    machine: str  # label of machine and engine
     engine: str  # label
     precision: str
     entries: tuple[Entry, ...]
@@ -55,10 +55,10 @@ def read(path: Path) -> Measurements:
             )
         entries = tuple(_entry(item) for item in data["networks"])
         engine = Engine(**data["engine"])
-        whose = _whose(data["machine"], data["engine"])
+        machine = _machine_label(data["machine"], data["engine"])
         return Measurements(
             source=str(path),
-            whose=whose,
+            machine=machine,
             engine=engine.label,
             precision=engine.precision,
             entries=entries,
@@ -75,13 +75,13 @@ def read(path: Path) -> Measurements:
 
 
 def _entry(item: Any) -> Entry:
-    timed = Timed(float(item["ms"]), float(item["low"]), float(item["high"]))
+    timed = MeasuredLatency(float(item["ms"]), float(item["low"]), float(item["high"]))
     if not 0 < timed.low <= timed.ms <= timed.high < math.inf:
         raise ValueError(f"{item['name']}: {timed.ms} ms, {timed.low} to {timed.high}")
     return Entry(str(item["name"]), None if item["id"] is None else str(item["id"]), timed)
 
 
-def _whose(machine: Mapping[str, Any], engine: Mapping[str, Any]) -> str:
+def _machine_label(machine: Mapping[str, Any], engine: Mapping[str, Any]) -> str:
     from lcnas.latency import Engine, LatencyTable, Machine
 
     return LatencyTable(Machine(**machine), Engine(**engine)).machine_label
@@ -97,7 +97,7 @@ def apply(outcome: Outcome, found: Measurements) -> Outcome:
     Raises:
         SearchError: a measured network is none of the search's, or may be several; names all such.
     """
-    by_final: dict[str, list[Timed]] = {}
+    by_final: dict[str, list[MeasuredLatency]] = {}
     strangers, unclear = [], []
     for entry in found.entries:
         names = matching(entry, outcome.finals)
@@ -115,7 +115,7 @@ def apply(outcome: Outcome, found: Measurements) -> Outcome:
         for final in outcome.finals
     )
     lacking = [final.name for final in finals if final.measured is None]
-    notes = [f"Measured latencies are those of {found.whose} ({Path(found.source).name})."]
+    notes = [f"Measured latencies are those of {found.machine} ({Path(found.source).name})."]
     if lacking:
         notes.append(f"Not among these measurements: {', '.join(lacking)}.")
     notes += _other_engine(found, outcome)
@@ -142,7 +142,7 @@ def _other_engine(found: Measurements, outcome: Outcome) -> list[str]:
     return [f"Accuracies are of the files run by {outcome.tested_by}, latencies of {found.engine}."]
 
 
-def matching(entry: Entry, finals: Sequence[Final]) -> list[str]:
+def matching(entry: Entry, finals: Sequence[FinalNetwork]) -> list[str]:
     """Return the names of the networks that a measurement may be of, by the surest sign that fits any."""
     path = PurePosixPath(entry.name.replace("\\", "/"))
     # The stem of a path with no ONNX or JSON ending is the whole name: "pplcnet_0.5x" has a dot in it.
@@ -191,6 +191,6 @@ def _refuse(
         raise SearchError(f"measurements: {found.source}: holds no network")
 
 
-def _middle(timed: Sequence[Timed]) -> Timed | None:
+def _middle(timed: Sequence[MeasuredLatency]) -> MeasuredLatency | None:
     ordered = sorted(timed, key=lambda t: t.ms)
     return ordered[(len(ordered) - 1) // 2] if ordered else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.outcome import Final, Outcome
+from search.outcome import FinalNetwork, Outcome
 from search.reporting import verdicts, words
 from search.reporting.content import in_order, title
 
@@ -59,7 +59,7 @@ def _rows(outcome: Outcome) -> RenderableType:
     return made
 
 
-def _cells(final: Final) -> tuple[str, ...]:
+def _cells(final: FinalNetwork) -> tuple[str, ...]:
     mark = "* " if final.winner else "  "
     measured = final.measured
     return (
@@ -73,7 +73,7 @@ def _cells(final: Final) -> tuple[str, ...]:
     )
 
 
-def _with_fp32(final: Final) -> str:
+def _with_fp32(final: FinalNetwork) -> str:
     """Return the accuracy, and below it that of the fp32 twin of a file in another precision."""
     twin = words.accuracy_fp32(final)
     return words.accuracy(final) + (f"\nfp32 {twin}" if twin else "")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.comparison import Comparison, compare, compare_accuracies
-from search.outcome import Final, Outcome, Run
+from search.outcome import FinalNetwork, FinalRun, Outcome
 from search.reporting import words
 
 
@@ -19,8 +19,8 @@ from search.reporting import words
 class Duel:
     """A finalist against a baseline."""
 
-    finalist: Final
-    baseline: Final
+    finalist: FinalNetwork
+    baseline: FinalNetwork
     comparison: Comparison
     split: str  # "test" or "validation": the images
 
@@ -30,7 +30,7 @@ class Band:
     """What came out in one latency band."""
 
     number: int
-    winner: Final  # named by validation
+    winner: FinalNetwork  # named by validation
     duels: tuple[Duel, ...]
 
     @property
@@ -56,17 +56,17 @@ def bands(outcome: Outcome, folder: Path | None = None) -> tuple[Band, ...]:
     return tuple(made)
 
 
-def _winner(finalists: Sequence[Final]) -> Final:
+def _winner(finalists: Sequence[FinalNetwork]) -> FinalNetwork:
     """Return the one that was named, or the best by validation where none was."""
     named = [final for final in finalists if final.winner]
     return named[0] if named else max(finalists, key=_validation)
 
 
-def _validation(final: Final) -> float:
+def _validation(final: FinalNetwork) -> float:
     return statistics.fmean(run.validation for run in final.runs) if final.runs else -1.0
 
 
-def duel(finalist: Final, baseline: Final, folder: Path | None = None) -> Duel | None:
+def duel(finalist: FinalNetwork, baseline: FinalNetwork, folder: Path | None = None) -> Duel | None:
     """Return the comparison over the seeds that both have; None where there are none."""
     ours = {run.seed: run for run in finalist.runs}
     theirs = {run.seed: run for run in baseline.runs}
@@ -89,7 +89,7 @@ def duel(finalist: Final, baseline: Final, folder: Path | None = None) -> Duel |
     return Duel(finalist, baseline, found, "test")
 
 
-def _hits(run: Run, folder: Path | None) -> NDArray[np.bool_] | None:
+def _hits(run: FinalRun, folder: Path | None) -> NDArray[np.bool_] | None:
     """Return which test images were right; None where there is no file, or not one of these results."""
     path = PurePosixPath(run.hits)
     if folder is None or not run.hits or path.is_absolute() or ".." in path.parts:
@@ -162,11 +162,11 @@ def _latencies(duel: Duel) -> str:
     return f" at {first} against {words.ms(theirs.latency_ms)} ms ({kinds[1] or 'measured'})"
 
 
-def _kind(final: Final) -> str:
+def _kind(final: FinalNetwork) -> str:
     return "predicted" if final.measured is None else ""
 
 
-def _at(final: Final) -> str:
+def _at(final: FinalNetwork) -> str:
     if final.latency_ms is None:
         return ""
     return f" at {words.ms(final.latency_ms)} ms" + (f" ({_kind(final)})" if _kind(final) else "")

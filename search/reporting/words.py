@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from search.outcome import Final, Outcome, Run, Timed, pixels
+from search.outcome import FinalNetwork, FinalRun, MeasuredLatency, Outcome, pixels
 
 
 def ms(value: float) -> str:
@@ -22,7 +22,7 @@ def between(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"{ms(low)}-{ms(high)}"
 
 
-def interval(timed: Timed | None) -> str:
+def interval(timed: MeasuredLatency | None) -> str:
     """Return the interval of a measured latency; "" where there is none."""
     return "" if timed is None else between(timed.low, timed.high)
 
@@ -67,19 +67,19 @@ def plural(number: int, word: str, more: str = "") -> str:
 # -- accuracies of a network -----------------------------------------------------------------------
 
 
-def tested(runs: Sequence[Run]) -> bool:
+def tested(runs: Sequence[FinalRun]) -> bool:
     """Return whether all of them have read the test images."""
     return bool(runs) and all(run.test is not None for run in runs)
 
 
-def accuracies(final: Final) -> list[float]:
+def accuracies(final: FinalNetwork) -> list[float]:
     """Return a network's accuracy of each seed, shares of 1: on test images, else on validation ones."""
     if tested(final.runs):
         return [run.test for run in final.runs if run.test is not None]
     return [run.validation for run in final.runs]
 
 
-def accuracy(final: Final) -> str:
+def accuracy(final: FinalNetwork) -> str:
     """Return "71.3 ± 0.4": mean and standard deviation over seeds, %; "" where nothing was trained."""
     values = accuracies(final)
     if not values:
@@ -88,7 +88,7 @@ def accuracy(final: Final) -> str:
     return mean if len(values) == 1 else f"{mean} ± {percent(statistics.stdev(values))}"
 
 
-def accuracy_fp32(final: Final) -> str:
+def accuracy_fp32(final: FinalNetwork) -> str:
     """Return the same of the fp32 twins of files in another precision; "" where there are none."""
     values = [run.test_fp32 for run in final.runs if run.test_fp32 is not None]
     if not values:
@@ -109,7 +109,7 @@ def at_pixels(outcome: Outcome) -> str:
     return f" at {', '.join(sizes)} px" if sizes else ""
 
 
-def best_run(final: Final) -> Run | None:
+def best_run(final: FinalNetwork) -> FinalRun | None:
     """Return the training with the best accuracy on validation images; the test images choose nothing."""
     return max(final.runs, key=lambda run: run.validation, default=None)
 

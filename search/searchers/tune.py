@@ -15,6 +15,7 @@ from lcnas.errors import shorten
 from lcnas.latency.table import TICKS_PER_MS
 from search.errors import SearchError
 from search.searchers.base import Codes, Strategy, key_of, whole
+from search.searchers.creation import create
 from search.searchers.proposals import Proposals
 from search.trials import Trial
 
@@ -76,8 +77,6 @@ class Searcher(tune.search.Searcher):
         more: Callable[[float, Sequence[Trial]], Mapping[str, Any]] | None = None,
         **options: Any,
     ) -> None:
-        from search.searchers import create
-
         self._batch = whole("batch", batch, 1)
         super().__init__(*(("accuracy", "max") if self._batch == 1 else (None, None)))
         self._budget = budget

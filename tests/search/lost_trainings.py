@@ -13,7 +13,7 @@ from typing import Any
 from lcnas.training import recipes
 from lcnas.training.interrupts import Stopped
 from search import cluster, contest
-from search.worker import Setup
+from search.distributed.worker import WorkerSetup
 from tests.latency.synthetic import ENGINE
 
 
@@ -39,7 +39,7 @@ def main(folder: Path) -> None:
             size=64,
             engine=ENGINE,
             cache="",
-            setup=Setup(),
+            setup=WorkerSetup(),
             far=False,
         )
         for name in ("a", "b")

@@ -11,9 +11,9 @@ from lcnas import cost, spaces, zoo
 from lcnas.arch import walk
 from lcnas.blocks import make_divisible
 from search import baselines, tables
-from search.baselines import Rivals, by_table, distinct_scales
-from search.finalists import Finalist, choose, remeasure
-from search.outcome import Timed
+from search.finals.baselines import BaselineSearch, by_table, distinct_scales
+from search.finals.selection import Finalist, choose, select
+from search.outcome import MeasuredLatency
 from search.trials import Trial
 from tests.search.test_finalists import Machine, bench_of
 from tests.search.test_tables import SPACE, exact
@@ -49,8 +49,8 @@ def raced(space, table, machine, path, trials, n=2, max_ms=1e9, **more):
     low, high = (f(t.latency_ms for t in trials) for f in (min, max))
     queues = choose(trials, (), low, high, bands=n, n=n)
     bench = bench_of(machine, path)
-    rivals = Rivals(space, table, **more)
-    found = remeasure(queues, space, max_ms, bench, rivals)
+    rivals = BaselineSearch(space, table, **more)
+    found = select(queues, space, max_ms, bench, rivals)
     return found.finalists, rivals.found(found.finalists, bench), bench
 
 
@@ -196,8 +196,8 @@ def test_one_network_beside_two_finalists_is_there_once(space, table, tmp_path):
     trials = trials_of(space, table, 1)
     (arch,) = space.decode(np.array([trials[0].codes]))
     bench = bench_of(still(), tmp_path / "m.json")
-    rivals = Rivals(space, table)
-    remeasure(choose(trials, (), 1.0, 9.0, bands=1, n=1), space, 1e9, bench, rivals)
+    rivals = BaselineSearch(space, table)
+    select(choose(trials, (), 1.0, 9.0, bands=1, n=1), space, 1e9, bench, rivals)
     two = [Finalist(f"finalist-{i}", trials[0], arch, 0, bench.timed(arch)) for i in (1, 2)]
     made = rivals.found(two, bench)
     assert {b.beside for b in made.baselines} == {("finalist-1", "finalist-2")}
@@ -273,7 +273,7 @@ class Known:
 
     def __init__(self, ms):
         archs = baselines._scaled("pplcnet", 64)
-        self.ms = {archs[i].id: Timed(t, t, t) for i, t in ms.items()}
+        self.ms = {archs[i].id: MeasuredLatency(t, t, t) for i, t in ms.items()}
 
     def timed(self, arch):
         return self.ms.get(arch.id)
@@ -294,7 +294,7 @@ class Known:
     ],
 )
 def test_which_scales_are_measured_next(space, table, monkeypatch, known, wanted):
-    rivals = Rivals(space, table)
+    rivals = BaselineSearch(space, table)
     archs = baselines._scaled("pplcnet", 64)
     guesses = [0.9 if i <= 10 else 1.1 for i in range(len(archs))]
     monkeypatch.setattr(rivals, "_guesses", lambda head, ms, bench: guesses)

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from search.steps import Field
 
 from lcnas import spaces
 from lcnas.arch import walk
@@ -21,14 +22,13 @@ from lcnas.latency.table import LatencyTable
 from lcnas.training import recipes
 from lcnas.training.interrupts import Stopped
 from search import cluster, contest, finals, steps, worker
+from search.console import Console
+from search.distributed.worker import WorkerSetup
 from search.errors import SearchFailedError
-from search.finalists import Bench
-from search.folder import Folder
-from search.outcome import Final
+from search.finals.measurement import FinalMeasurements
+from search.outcome import FinalNetwork
+from search.run_dir import RunDir
 from search.settings import Settings
-from search.steps import Field
-from search.telling import Told
-from search.worker import Setup
 from tests.latency.synthetic import ENGINE
 from tests.search.test_finalists import PLAN, ROUGH, Machine, trials_of
 from tests.search.test_tables import SPACE, exact
@@ -45,8 +45,8 @@ def chosen(space, tmp_path, monkeypatch, said, **asked):
     machine = Machine()
     monkeypatch.setattr(
         contest,
-        "Bench",
-        functools.partial(Bench, plan=PLAN, rough=ROUGH, visits=machine.visits),
+        "FinalMeasurements",
+        functools.partial(FinalMeasurements, plan=PLAN, rough=ROUGH, visits=machine.visits),
     )
     trials = trials_of(space)
     table = exact(space)
@@ -61,10 +61,10 @@ def chosen(space, tmp_path, monkeypatch, said, **asked):
         budget=Budget(space, table, float("inf")),
     )
     front = steps.front_of(trials)
-    tell = Told()
+    tell = Console()
     monkeypatch.setattr(tell, "line", said.append)
     settings = Settings(finalists=2, bands=1, baselines=False, **asked)
-    return contest.chosen(settings, field, trials, front, Folder(tmp_path / "run"), tell)
+    return contest.chosen(settings, field, trials, front, RunDir(tmp_path / "run"), tell)
 
 
 def test_measured_finalists_join_the_table_that_the_next_search_finds(space, tmp_path, monkeypatch):
@@ -136,7 +136,7 @@ def task(arch, outs, **changes):
         size=64,
         engine=ENGINE,
         cache="",
-        setup=Setup(),
+        setup=WorkerSetup(),
         far=False,
     )
     return dataclasses.replace(made, **changes)
@@ -236,7 +236,7 @@ def test_validation_by_two_engines_is_not_compared(space):
 
 
 def entry(space, name, role, beside=()):
-    final = Final(
+    final = FinalNetwork(
         name=name,
         role=role,
         arch=next(iter(space.enumerate())),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from search import cluster, steps
-from search.folder import Folder
+from search.run_dir import RunDir
 from tests.search.commands import QUICK, begin, numbers, small_set, steps_root, words
 
 
@@ -46,7 +46,7 @@ def test_interrupted_killed_and_resumed_it_ends_as_if_nothing_had_been(tmp_path,
     assert again.returncode == 0, said
     assert sorted(numbers(out)) == list(range(16))
     found, whole = (
-        sorted(Folder(tmp_path / name).trials(), key=lambda t: t.number)
+        sorted(RunDir(tmp_path / name).trials(), key=lambda t: t.number)
         for name in ("broken", "straight")
     )
     assert [(t.arch, t.accuracy) for t in found] == [(t.arch, t.accuracy) for t in whole]
@@ -86,7 +86,7 @@ def test_a_machine_of_a_cluster_that_goes_away_takes_nothing_with_it(tmp_path, d
     assert killed
     assert process.returncode == 0, said
     assert sorted(numbers(out)) == list(range(30))
-    assert not any(t.failed for t in Folder(out).trials())
+    assert not any(t.failed for t in RunDir(out).trials())
 
 
 FULL = """
@@ -94,13 +94,13 @@ import sys
 from lcnas.errors import TrainingFailedError
 from search import folder, run
 
-class Full(folder.Folder):
+class Full(folder.RunDir):
     def add(self, trial):
         if len(self.trials()) == 7:
             raise TrainingFailedError(f"{self.path}: cannot be written: No space left on device")
         super().add(trial)
 
-run.Folder = folder.Folder = Full
+run.RunDir = folder.RunDir = Full
 sys.exit(run.main(sys.argv[1:]))
 """
 

@@ -16,8 +16,9 @@ from lcnas.latency.table import MeasuredNetwork
 from lcnas.latency.timing import Item, Stopwatch
 from search import finalists
 from search.errors import SearchError
-from search.finalists import Bench, choose, remeasure
-from search.outcome import Timed
+from search.finals.measurement import FinalMeasurements
+from search.finals.selection import choose, select
+from search.outcome import MeasuredLatency
 from search.trials import Trial
 from tests.latency.synthetic import ENGINE, World
 from tests.search.test_tables import SPACE, exact
@@ -60,8 +61,8 @@ class Machine:
         return World().truth(arch) * self.slower.get(arch.id, 1.0)
 
 
-def bench_of(machine: Machine, path: Path, **more) -> Bench:
-    return Bench(path, ENGINE, plan=PLAN, rough=ROUGH, visits=machine.visits, **more)
+def bench_of(machine: Machine, path: Path, **more) -> FinalMeasurements:
+    return FinalMeasurements(path, ENGINE, plan=PLAN, rough=ROUGH, visits=machine.visits, **more)
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +231,7 @@ def test_the_file_can_be_read_by_people(some, tmp_path):
     bench.measure(some[:2])
     data = json.loads(path.read_text())
     known = data["networks"][some[0].id]
-    assert Timed(known["ms"], known["low"], known["high"]) == bench.timed(some[0])
+    assert MeasuredLatency(known["ms"], known["low"], known["high"]) == bench.timed(some[0])
     assert (known["n"], data["engine"]["version"], data["classes"]) == (6, "0.0.0", 1000)
 
 
@@ -263,7 +264,7 @@ def whole_band(space, n=2, **more):
 def test_heads_that_hold_the_budget_are_the_finalists(space, tmp_path):
     queues, max_ms = whole_band(space)
     machine = Machine()
-    found = remeasure(queues, space, max_ms, bench_of(machine, tmp_path / "m.json"))
+    found = select(queues, space, max_ms, bench_of(machine, tmp_path / "m.json"))
     assert {f.trial.number for f in found.finalists} == {t.number for t in queues[0].trials[:2]}
     assert [f.name for f in found.finalists] == ["finalist-1", "finalist-2"]
     assert found.notes == ()
@@ -283,7 +284,7 @@ def test_one_beyond_the_budget_makes_room_for_the_next(space, tmp_path):
     order = queues[0].trials
     machine = Machine(slower={order[0].arch: 2.0, order[2].arch: 2.0})
     path = tmp_path / "m.json"
-    found = remeasure(queues, space, max_ms, bench_of(machine, path))
+    found = select(queues, space, max_ms, bench_of(machine, path))
     assert {f.trial.number for f in found.finalists} == {order[1].number, order[3].number}
     assert len(found.notes) == 2
     assert f"trial {order[0].number} (predicted {order[0].latency_ms:.3f} ms)" in found.notes[0]
@@ -299,7 +300,7 @@ def test_one_beyond_the_budget_makes_room_for_the_next(space, tmp_path):
     ]
     # The same again measures nothing.
     again = Machine(seed=5)
-    assert remeasure(queues, space, max_ms, bench_of(again, path)) == found
+    assert select(queues, space, max_ms, bench_of(again, path)) == found
     assert again.calls == []
 
 
@@ -314,9 +315,9 @@ def test_it_is_the_interval_that_has_to_hold(space, tmp_path):
     assert known is not None
     assert known.ms < known.high
     between = (known.ms + known.high) / 2
-    found = remeasure(queues, space, between, bench_of(noisy, tmp_path / "a.json"))
+    found = select(queues, space, between, bench_of(noisy, tmp_path / "a.json"))
     assert first.number not in {f.trial.number for f in found.finalists}
-    held = remeasure(queues, space, known.high, bench_of(noisy, tmp_path / "b.json"))
+    held = select(queues, space, known.high, bench_of(noisy, tmp_path / "b.json"))
     assert [f.trial.number for f in held.finalists] == [first.number]
     assert held.finalists[0].measured == known  # the same seed, the same batch
 
@@ -326,7 +327,7 @@ def test_a_short_queue_leaves_fewer_finalists(space, tmp_path):
     order = queues[0].trials
     assert len(order) == 3
     machine = Machine(slower={t.arch: 2.0 for t in order[:2]})
-    found = remeasure(queues, space, max_ms, bench_of(machine, tmp_path / "m.json"))
+    found = select(queues, space, max_ms, bench_of(machine, tmp_path / "m.json"))
     assert [f.trial.number for f in found.finalists] == [order[2].number]
     assert found.notes[1].endswith("no other network of band 1 is left to replace it")
 
@@ -334,7 +335,7 @@ def test_a_short_queue_leaves_fewer_finalists(space, tmp_path):
 def test_nothing_that_fits_is_said(space, tmp_path):
     queues, max_ms = whole_band(space, spare=1)
     machine = Machine(slower={t.arch: 2.0 for t in queues[0].trials})
-    found = remeasure(queues, space, max_ms, bench_of(machine, tmp_path / "m.json"))
+    found = select(queues, space, max_ms, bench_of(machine, tmp_path / "m.json"))
     assert found.finalists == ()
     assert found.notes[-1] == f"no network was measured within {max_ms:.3f} ms: no finalists"
     assert len(found.notes) == 4
@@ -347,7 +348,7 @@ def test_bands_do_not_help_each_other_out(space, tmp_path):
     queues = choose(trials, (), low, high, bands=2, n=2, spare=1)
     slow = queues[1].trials
     machine = Machine(slower={slow[0].arch: 3.0})
-    found = remeasure(queues, space, high * 1.2, bench_of(machine, tmp_path / "m.json"))
+    found = select(queues, space, high * 1.2, bench_of(machine, tmp_path / "m.json"))
     assert [(f.band, f.trial.number) for f in found.finalists] == [
         (0, queues[0].trials[0].number),
         (1, slow[1].number),
@@ -356,7 +357,7 @@ def test_bands_do_not_help_each_other_out(space, tmp_path):
 
 def test_without_a_bench_the_heads_are_the_finalists(space):
     queues, max_ms = whole_band(space)
-    found = remeasure(queues, space, max_ms, None)
+    found = select(queues, space, max_ms, None)
     assert {f.trial.number for f in found.finalists} == {t.number for t in queues[0].trials[:2]}
     assert all(f.measured is None and f.ms == f.trial.latency_ms for f in found.finalists)
     assert (found.notes, found.measured) == ((), ())
@@ -364,7 +365,7 @@ def test_without_a_bench_the_heads_are_the_finalists(space):
 
 def test_no_queue_is_no_finalist(space, tmp_path):
     machine = Machine()
-    found = remeasure([], space, 1.0, bench_of(machine, tmp_path / "m.json"))
+    found = select([], space, 1.0, bench_of(machine, tmp_path / "m.json"))
     assert found.finalists == ()
     assert machine.calls == []
 
@@ -380,7 +381,7 @@ def test_rivals_are_measured_beside_the_heads(space, tmp_path):
 
     seen: list[list[float]] = []
     machine = Machine()
-    found = remeasure(queues, space, max_ms, bench_of(machine, tmp_path / "m.json"), Some())
+    found = select(queues, space, max_ms, bench_of(machine, tmp_path / "m.json"), Some())
     head = queues[0].trials[0]
     assert machine.calls == [(head.arch, others[0].id), (head.arch, others[1].id)]
     assert seen[0] == [head.latency_ms]  # by the table at first,
@@ -395,7 +396,7 @@ def test_rivals_are_measured_beside_the_heads(space, tmp_path):
 def test_measured_networks_are_put_up_to_teach_the_table(space, tmp_path):
     queues, max_ms = whole_band(space, n=3)
     bench = bench_of(Machine(), tmp_path / "m.json")
-    found = remeasure(queues, space, max_ms, bench)
+    found = select(queues, space, max_ms, bench)
     table = exact(space)
     # One of the three is held out by the table: it stays so.
     held = MeasuredNetwork(walk(found.measured[0]), "held_out", "made_up", 1.0, 1.0, 1.0, 1.0)
@@ -420,7 +421,7 @@ def test_measured_networks_are_put_up_to_teach_the_table(space, tmp_path):
 def test_a_machine_of_another_pace_teaches_nothing(space, tmp_path, monkeypatch):
     queues, max_ms = whole_band(space, n=3)
     bench = bench_of(Machine(), tmp_path / "m.json")
-    found = remeasure(queues, space, max_ms, bench)
+    found = select(queues, space, max_ms, bench)
     for slow, some in ((None, True), (1.1, True), (0.9, True), (1.2, False), (0.8, False)):
         monkeypatch.setattr(finalists, "pace", lambda _bench, _table, slow=slow: slow)
         made = finalists.learnt(exact(space), bench, found.measured, space)

@@ -22,7 +22,7 @@ from lcnas.training import Augment, deployed
 from search import contest, finals
 from search.errors import SearchFailedError
 from search.evaluators.train import right
-from search.outcome import Final
+from search.outcome import FinalNetwork
 from search.packed import PackedImages, pack, unpack
 from tests.training import tiny
 
@@ -311,7 +311,7 @@ class Kept:
 
 
 def final(name):
-    return Final(name, "finalist", arch(), 0, (), 1, 1, None)
+    return FinalNetwork(name, "finalist", arch(), 0, (), 1, 1, None)
 
 
 def end_of(folder: Any, data, precision, runs):

@@ -10,7 +10,7 @@ import pytest
 
 from lcnas.errors import LcnasError
 from search.errors import SearchError
-from search.folder import CONFIG, TRIALS, Folder, new_name
+from search.run_dir import CONFIG, TRIALS, RunDir, new_path
 from search.settings import Settings
 from search.trials import Trial
 
@@ -21,7 +21,7 @@ def trial(number, accuracy=0.5):
 
 @pytest.fixture
 def folder(tmp_path):
-    made = Folder(tmp_path / "run")
+    made = RunDir(tmp_path / "run")
     made.path.mkdir()
     return made
 
@@ -40,7 +40,7 @@ def test_a_line_that_a_kill_cut_off_is_no_trial_and_the_next_one_begins_anew(fol
     path = folder / TRIALS
     path.write_bytes(path.read_bytes()[:-cut])
     assert folder.trials() == [trial(0)]
-    folder.mend()
+    folder.repair()
     folder.add(trial(1))
     assert folder.trials() == [trial(0), trial(1)]
 
@@ -80,7 +80,7 @@ def test_a_folder_of_other_files_is_refused(folder):
 def test_a_file_in_its_place_is_refused(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(SearchError, match="is not a folder"):
-        Folder(tmp_path / "run").check(Settings())
+        RunDir(tmp_path / "run").check(Settings())
 
 
 def test_a_broken_config_is_named(folder):
@@ -94,12 +94,12 @@ def test_a_broken_config_is_named(folder):
 
 def test_a_folder_without_a_search_cannot_be_resumed(tmp_path):
     with pytest.raises(SearchError, match="is no folder"):
-        Folder(tmp_path / "nothing").asked()
+        RunDir(tmp_path / "nothing").asked()
 
 
 def _tries(path: Path, told: Any) -> None:
     try:
-        with Folder(path).held():
+        with RunDir(path).held():
             told.put("held")
     except LcnasError as error:
         told.put(str(error))
@@ -120,18 +120,18 @@ def test_a_second_process_in_the_same_folder_is_refused(folder):
 
 def test_times_add_up_over_sessions(folder):
     folder.begin(Settings(), Settings())
-    folder.took("search", 2.0)
-    folder.took("search", 3.0)
-    folder.took("data", 1.0)
-    assert Folder(folder.path).times() == {"search": 5.0, "data": 1.0}
+    folder.add_time("search", 2.0)
+    folder.add_time("search", 3.0)
+    folder.add_time("data", 1.0)
+    assert RunDir(folder.path).times() == {"search": 5.0, "data": 1.0}
 
 
 def test_until_the_search_is_begun_nothing_is_written(folder):
-    folder.took("data", 1.0)
-    folder.took("data", 2.0)
+    folder.add_time("data", 1.0)
+    folder.add_time("data", 2.0)
     assert list(folder.path.iterdir()) == []
     folder.begin(Settings(), Settings())
-    assert Folder(folder.path).times() == {"data": 3.0}
+    assert RunDir(folder.path).times() == {"data": 3.0}
 
 
 def test_a_folder_is_forgotten_only_where_no_search_was_begun(folder):
@@ -149,22 +149,22 @@ def test_a_folder_is_forgotten_only_where_no_search_was_begun(folder):
 
 
 def test_a_new_name_is_new(tmp_path):
-    first = new_name("pplcnet_tail", tmp_path)
+    first = new_path("pplcnet_tail", tmp_path)
     first.mkdir()
-    second = new_name("pplcnet_tail", tmp_path)
+    second = new_path("pplcnet_tail", tmp_path)
     assert first != second
     assert first.name.startswith("pplcnet_tail-")
-    assert new_name("my/own.toml", tmp_path).name.startswith("own-")
+    assert new_path("my/own.toml", tmp_path).name.startswith("own-")
 
 
 FULL = """
 import resource, sys
 from pathlib import Path
 from lcnas.errors import LcnasError
-from search.folder import Folder
+from search.run_dir import RunDir
 from tests.search.test_folder import trial
 
-folder = Folder(Path(sys.argv[1]))
+folder = RunDir(Path(sys.argv[1]))
 folder.add(trial(0))
 size = (folder.path / "trials.jsonl").stat().st_size
 resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, resource.RLIM_INFINITY))  # room for a part of a line

@@ -3,7 +3,7 @@
 import pytest
 
 from lcnas import zoo
-from search.evaluators.base import Candidate, Evaluation
+from search.evaluation import Candidate, Evaluation
 from search.evaluators.train import draw_seed
 
 objective = pytest.importorskip("search.objective")

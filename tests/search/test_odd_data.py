@@ -9,7 +9,7 @@ from PIL import Image
 
 from lcnas.errors import DataError
 from search import cluster, packed, reporting, run, steps
-from search.folder import Folder
+from search.run_dir import RunDir
 from search.settings import Settings
 from tests.search.reporting import made_up
 from tests.search.small_table import small_table
@@ -97,8 +97,8 @@ def test_a_report_spells_them(tmp_path, monkeypatch):
     monkeypatch.setattr("search.reporting.figure.draw", lambda _: b"png")
     outcome = made_up.outcome(tmp_path, n=20, names=())
     asked = Settings(data=f"imagefolder:/{ODD}")
-    Folder(tmp_path).begin(asked, asked)
-    assert Folder(tmp_path).asked() == asked  # kept as the system has it
+    RunDir(tmp_path).begin(asked, asked)
+    assert RunDir(tmp_path).asked() == asked  # kept as the system has it
     reporting.write(outcome, tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert r"--data 'imagefolder:/caf\xe9' --out runs/again" in text

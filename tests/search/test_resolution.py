@@ -11,8 +11,8 @@ from lcnas import paths
 from lcnas.errors import SpaceError
 from lcnas.training import data as data_module
 from search import resolution, run, steps
-from search.folder import CONFIG, Folder
-from search.outcome import Outcome, Run
+from search.outcome import FinalRun, Outcome
+from search.run_dir import CONFIG, RunDir
 from search.settings import Settings
 from tests.search.commands import TESTED, begin, small_set
 from tests.search.reporting import made_up
@@ -116,7 +116,7 @@ def test_latencies_of_int8_beside_accuracies_of_fp32_are_warned_of(tmp_path):
 
 
 def test_a_dry_run_of_a_begun_search_is_at_its_resolution(tmp_path, monkeypatch):
-    folder = Folder(tmp_path / "run")
+    folder = RunDir(tmp_path / "run")
     folder.path.mkdir()
     folder.begin(Settings(), Settings(resolution=64))
     asked: list[object] = []
@@ -132,7 +132,7 @@ def test_a_dry_run_of_a_begun_search_is_at_its_resolution(tmp_path, monkeypatch)
 
 def test_a_run_keeps_its_resolution_and_precision(tmp_path):
     made = outcome(tmp_path, (80, 160), 224)
-    one = Run(0, 0.5, 0.4, "x.onnx", resolution=(80, 160), precision="int8", test_fp32=0.45)
+    one = FinalRun(0, 0.5, 0.4, "x.onnx", resolution=(80, 160), precision="int8", test_fp32=0.45)
     finals = (dataclasses.replace(made.finals[0], runs=(one,)), *made.finals[1:])
     made = dataclasses.replace(made, finals=finals)
     assert Outcome.from_json(made.to_json()).finals[0].runs == (one,)
@@ -150,7 +150,7 @@ def test_a_run_keeps_its_resolution_and_precision(tmp_path):
 def test_only_an_older_run_of_two_sizes_is_warned_of(
     tmp_path, monkeypatch, version, space, asked, size, warned
 ):
-    folder = Folder(tmp_path / "run")
+    folder = RunDir(tmp_path / "run")
     folder.path.mkdir()
     settings = Settings(space=space, resolution=asked)
     folder.begin(settings, dataclasses.replace(settings, train_size=size))
@@ -178,7 +178,7 @@ def test_a_run_begun_before_goes_on_at_its_training_size_and_says_so(tmp_path):
     config["version"] = 1
     config["settings"]["train_size"] = 24
     (tmp_path / "run" / CONFIG).write_text(json.dumps(config))
-    folder = Folder(tmp_path / "run")
+    folder = RunDir(tmp_path / "run")
     assert folder.final_size() == 24
     process = begin(tmp_path, data, "run", *small.split())
     said, _ = process.communicate(timeout=300)

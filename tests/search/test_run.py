@@ -14,8 +14,8 @@ from lcnas.errors import LcnasError, TableWriteError, TrainingFailedError
 from lcnas.training import data as training_data
 from search import cluster, report, run, steps, tables
 from search.errors import SearchFailedError
-from search.folder import Folder
 from search.outcome import Outcome
+from search.run_dir import RunDir
 from search.settings import Settings
 from tests.search.commands import (
     TESTED,
@@ -292,7 +292,7 @@ def test_a_search_by_a_supernet(tmp_path, data):
         said,
     )
     assert "compiling: " in said
-    trials = Folder(tmp_path / "run").trials()
+    trials = RunDir(tmp_path / "run").trials()
     assert sorted(t.number for t in trials) == list(range(40))
     assert not any(t.failed for t in trials)
     assert json.loads((tmp_path / "run" / "predictor.json").read_text())["says"] in said

@@ -10,7 +10,6 @@ from lcnas.training import data as data_module
 from lcnas.training import supernet as training
 from search import supernets, worker
 from search.packed import pack
-from search.supernets import Job, Limits, recipe_for
 from tests.search.evaluators.test_supernet import SIDE, SPACE
 
 LIMITS = Limits("this machine's", "224", 1.0, 2.0)

@@ -18,7 +18,7 @@ from lcnas.latency.profile import ProfileStep
 from lcnas.latency.table import Entry, LatencyTable, MeasuredNetwork
 from search import steps, tables
 from search.errors import SearchError
-from search.folder import Folder
+from search.run_dir import RunDir
 from search.settings import Settings
 from tests.latency.synthetic import ENGINE, OVERHEAD_MS, World, alone_ms, inside_ms
 
@@ -331,7 +331,7 @@ def test_a_run_that_goes_on_elsewhere_says_whose_latencies_it_has(space, tmp_pat
     machine = dataclasses.replace(this_machine(), cpu="Other CPU") if elsewhere else this_machine()
     table = exact(space)
     table.machine = machine
-    folder = Folder(tmp_path / "run")
+    folder = RunDir(tmp_path / "run")
     folder.path.mkdir()
     table.save(folder / steps.TABLE)
     folder.save(steps.FOUND, {"here": True, "notes": ["as before"]})

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 from ray import cloudpickle, exceptions
 
-from search import tuning
-from search.tuning import Stop, stopping_at_once
+from search.distributed import tuning
+from search.distributed.tuning import StopCondition, stopping_at_once
 
 
 def told(number):
@@ -34,7 +34,7 @@ def test_a_search_finishes_what_is_in_flight_and_then_ends(number):
     finished = []
 
     def work():
-        stop = Stop()
+        stop = StopCondition()
         with stop.waiting(said.append):
             finished.append(stop())
             told(number)
@@ -49,7 +49,7 @@ def test_a_search_finishes_what_is_in_flight_and_then_ends(number):
 
 def test_the_second_signal_ends_it_at_once():
     def work():
-        with Stop().waiting(lambda _: None):
+        with StopCondition().waiting(lambda _: None):
             told(signal.SIGINT)
             told(signal.SIGINT)
             pytest.fail("it went on")
@@ -59,11 +59,11 @@ def test_the_second_signal_ends_it_at_once():
 
 
 def test_time_over_is_no_interruption():
-    stop = Stop(0.0)
+    stop = StopCondition(0.0)
     with stop.waiting(lambda _: None):
         assert stop()
-    assert not Stop()()
-    assert not Stop(1000.0)()
+    assert not StopCondition()()
+    assert not StopCondition(1000.0)()
 
 
 class UnreadableError(Exception):

@@ -10,7 +10,7 @@ import pytest
 
 TAKES = """
 import json, os, sys
-from search import worker
+from search.distributed import worker
 print(json.dumps([sorted(worker.take_cores(int(sys.argv[1]))), sorted(os.sched_getaffinity(0))]), flush=True)
 sys.stdin.read()
 """

@@ -11,8 +11,8 @@ from lcnas import blocks, zoo
 from lcnas.arch import Arch
 from lcnas.training import data, proxies
 from search.errors import SearchError
+from search.evaluation import Candidate
 from search.evaluators import proxy
-from search.evaluators.base import Candidate
 from search.packed import pack
 
 CLASSES = 4

@@ -10,7 +10,7 @@ from lcnas.models.supernet import Supernet
 from lcnas.training import data as data_module
 from lcnas.training.augment import Augment
 from lcnas.training.supernet import TrainedSupernet
-from search.evaluators.base import Candidate
+from search.evaluation import Candidate
 from search.evaluators.supernet import Spec, create
 from search.packed import pack
 from tests.training.tiny import quick_compiling

@@ -22,8 +22,8 @@ from lcnas.latency import machine
 from lcnas.training.devices import Devices
 from lcnas.training.job import prepared
 from search import finals
+from search.evaluation import Candidate
 from search.evaluators import train
-from search.evaluators.base import Candidate
 from search.evaluators.train import Spec, create, draw_seed, stopping
 from search.packed import PackedImages, pack, unpack
 from search.trials import Trial

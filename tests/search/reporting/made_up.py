@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lcnas import cost, spaces, zoo
-from search.outcome import Final, Outcome, Run, Timed
+from search.outcome import FinalNetwork, FinalRun, MeasuredLatency, Outcome
 from search.trials import Trial
 
 IMAGES = 1000
@@ -88,10 +88,10 @@ def outcome(
         at = spaces.load("pplcnet_tail", 64).decode(np.array([found[number or 0].codes]))[0]
         arch = at if ours else zoo.load(name, 64)
         finals.append(
-            Final(
+            FinalNetwork(
                 name, role, arch, band, beside, cost.params(arch, 10), cost.macs(arch, classes=10),
                 predicted, predicted and predicted * 0.95, predicted and predicted * 1.06,
-                Timed(ms, ms * 0.985, ms * 1.02) if measured else None,
+                MeasuredLatency(ms, ms * 0.985, ms * 1.02) if measured else None,
                 found[number].accuracy if number is not None else None, number, top1,
                 tuple(_run(folder, rng, hard, name, s, share + ours * shift, test) for s in range(seeds)),
                 winner=ours,
@@ -135,7 +135,7 @@ def _run(folder, rng, hard, name, seed, share, test):
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
     np.save(folder / path, hits)
     onnx = f"networks/{name}-s{seed}.onnx"
-    return Run(
+    return FinalRun(
         seed,
         validation=float(hits[:500].mean()),
         test=float(hits.mean()) if test else None,

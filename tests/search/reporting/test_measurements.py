@@ -10,7 +10,7 @@ import pytest
 from lcnas import measure, zoo
 from lcnas.latency import Engine, TimingPlan, timing
 from search.errors import SearchError
-from search.outcome import Timed
+from search.outcome import MeasuredLatency
 from search.reporting import measurements
 from tests.search.reporting import made_up
 
@@ -102,7 +102,7 @@ def test_files_in_a_folder_a_network(outcome, tmp_path, monkeypatch):
         (tmp_path / "run" / name).write_bytes(b"")
 
     def match(names):
-        entries = [measurements.Entry(name, None, Timed(1, 0.9, 1.1)) for name in names]
+        entries = [measurements.Entry(name, None, MeasuredLatency(1, 0.9, 1.1)) for name in names]
         return [measurements.matching(entry, finals) for entry in entries]
 
     names = [[final.name] for final in finals]
@@ -128,7 +128,7 @@ def test_of_several_measurements_of_a_network_the_middle_one_counts(applied):
 def test_what_was_measured_before_is_gone_and_the_notes_say_whose_the_rest_is(tmp_path, outcome):
     found = measurements.read(file(tmp_path / "there.json", network("finalist-1")))
     made = measurements.apply(outcome, found)
-    assert made.finals[0].measured == Timed(1.0, 0.9, 1.2)
+    assert made.finals[0].measured == MeasuredLatency(1.0, 0.9, 1.2)
     assert all(final.measured is None for final in made.finals[1:])
     assert found.whose == WHOSE
     assert made.notes[-2] == f"Measured latencies are those of {WHOSE} (there.json)."

@@ -14,10 +14,10 @@ from lcnas import spaces, zoo
 from lcnas.arch import Arch
 from search import reporting
 from search.errors import SearchError
-from search.folder import Folder
-from search.outcome import Timed
+from search.outcome import MeasuredLatency
 from search.reporting import content, figure, html, markdown
 from search.reporting.page import Bullets, Code, Figure, Heading, Link, Part, Rows, Text
+from search.run_dir import RunDir
 from search.settings import Settings
 from tests.search.reporting import made_up
 
@@ -241,11 +241,13 @@ def test_many_reasons_are_cut(tmp_path):
     ],
 )
 def test_the_share_within_the_budget(ms, high, said):
-    assert content.within_budget([Timed(1, 0.9, 1.1), Timed(ms, 2.3, high)], 2.5).startswith(said)
+    assert content.within_budget(
+        [MeasuredLatency(1, 0.9, 1.1), MeasuredLatency(ms, 2.3, high)], 2.5
+    ).startswith(said)
 
 
 def test_the_share_within_the_budget_counts_those_that_made_room():
-    kept = [Timed(1, 0.9, 1.1), Timed(2, 1.9, 2.1)]
+    kept = [MeasuredLatency(1, 0.9, 1.1), MeasuredLatency(2, 1.9, 2.1)]
     said = "2 of 5 networks put up as finalists (40%) within the budget of 2.50 ms"
     assert content.within_budget(kept, 2.5, put_up=5).startswith(said)
     assert content.within_budget(kept, 2.5, put_up=2).startswith("2 of 2 measured finalists (100%)")
@@ -270,7 +272,7 @@ def test_a_search_is_repeated_by_what_was_asked_for(tmp_path):
         predictor=True,
         data="npz:my file",
     )
-    Folder(tmp_path).begin(asked, asked)
+    RunDir(tmp_path).begin(asked, asked)
     reporting.write(outcome, tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert (

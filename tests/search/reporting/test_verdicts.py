@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from search.comparison import compare, compare_accuracies
-from search.outcome import Run, Timed
+from search.outcome import FinalRun, MeasuredLatency
 from search.reporting import verdicts
 from tests.search.reporting import made_up
 
@@ -85,12 +85,12 @@ def test_seeds_are_paired_by_their_numbers(outcome, folder):
     ours = by_name(outcome, "finalist-1").runs
     first, second = (np.stack([np.load(folder / r.hits) for r in rs[1:3]]) for rs in (ours, runs))
     assert found == compare(first, second)
-    none = changed(outcome, "pplcnet_0.35x", runs=(Run(9, 0.5, 0.5, ""),))
+    none = changed(outcome, "pplcnet_0.35x", runs=(FinalRun(9, 0.5, 0.5, ""),))
     assert verdicts.bands(none, folder)[0].duels == ()
 
 
 def test_the_winner_is_the_named_one_else_the_best_by_validation(outcome):
-    best = Run(0, validation=0.99, test=0.1, onnx="")
+    best = FinalRun(0, validation=0.99, test=0.1, onnx="")
     two = changed(outcome, "finalist-2", band=0, winner=False, runs=(best,))
     assert verdicts.bands(two)[0].winner.name == "finalist-1"
     unnamed = changed(two, "finalist-1", winner=False)
@@ -147,7 +147,7 @@ def test_latencies_that_were_not_measured_are_called_predicted(outcome):
     assert "at 0.950 ms against 0.900 ms (predicted)" in sentences(both)[0]
     unknown = changed(mixed, "pplcnet_0.35x", measured=None, predicted_ms=None)
     assert sentences(unknown)[0].endswith("better than pplcnet_0.35x.")
-    slower = changed(outcome, "finalist-1", measured=Timed(1.0, 0.9, 1.2))
+    slower = changed(outcome, "finalist-1", measured=MeasuredLatency(1.0, 0.9, 1.2))
     assert "at 1.00 ms against 0.910 ms" in sentences(slower)[0]
 
 

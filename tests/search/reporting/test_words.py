@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from search.outcome import Run
+from search.outcome import FinalRun
 from search.reporting import words
 from tests.search.reporting import made_up
 
@@ -54,7 +54,7 @@ def test_one_and_many():
 
 def test_accuracy_is_that_of_the_test_images_if_all_seeds_read_them(tmp_path):
     final = made_up.outcome(tmp_path, n=30).finals[0]
-    runs = (Run(0, 0.5, 0.71, "a.onnx"), Run(1, 0.6, 0.73, "b.onnx"))
+    runs = (FinalRun(0, 0.5, 0.71, "a.onnx"), FinalRun(1, 0.6, 0.73, "b.onnx"))
     final = dataclasses.replace(final, runs=runs)
     assert words.accuracy(final) == "72.0 ± 1.4"  # sqrt(2) times 1
     assert words.best_run(final) == runs[1]

@@ -1,6 +1,6 @@
-"""Ray, started and stopped: on loopback, without reports, its files in a short folder that is removed.
+"""Starting and stopping Ray: on loopback, without usage reports, its files in a short temporary folder.
 
-What is set here was found by trial with Ray 2.60 (docs/decisions.md). Nothing of JAX may run in this process
+The settings are results of experiments with Ray 2.60 (docs/decisions.md). JAX may not run in this process
 before Ray starts: Ray forks.
 """
 
@@ -27,9 +27,9 @@ from search.errors import SearchError, SearchFailedError
 
 _PREFIX = "lcnas-ray-"
 _TRIES = 3  # of starting Ray
-_NAMED = "RAY_ADDRESS"  # variable that names a cluster; Ray takes it before what it is told
-_PATIENCE = 10.0  # seconds to wait for an answer at an address
-_ANSWER = 60.0  # seconds in which a cluster takes a process in
+_ADDRESS_VARIABLE = "RAY_ADDRESS"  # names a cluster; Ray prefers it to the address that it is given
+_CONNECT_S = 10.0  # maximum seconds of connecting to an address
+_JOIN_S = 60.0  # maximum seconds of joining a cluster
 _ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # so that a local Ray listens on 127.0.0.1 only
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -46,29 +46,29 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Cluster:
-    """A Ray that runs."""
+    """A running Ray."""
 
     local: bool  # started by this process
-    cores: int  # that workers may use
+    cores: int  # cores for workers
     temporary: Path | None
 
 
 @contextlib.contextmanager
 def started(address: str | None, workers: int | None, store_mb: int = 256) -> Iterator[Cluster]:
-    """Start Ray here, or connect to a cluster; stopped at the end.
+    """Start Ray on this machine, or connect to a cluster; stop it at the end.
 
     Args:
-        address: of a cluster, such as "10.0.0.1:6379" or "auto"; None: here.
-        workers: processes that work at once; None: one a core.
-        store_mb: MiB of shared memory for images and weights, where Ray is started here.
+        address: address of a cluster, such as "10.0.0.1:6379" or "auto"; None: this machine.
+        workers: maximum number of worker processes; None: one per core.
+        store_mb: MiB of shared memory for images and weights, if Ray starts on this machine.
 
     Raises:
         SearchError: the cluster cannot be reached.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    with _no_other(address):
-        cluster = _local(workers, store_mb) if address is None else _connected(address, workers)
+    with _no_other_cluster(address):
+        cluster = _start_local(workers, store_mb) if address is None else _connect(address, workers)
         import ray
 
         try:
@@ -80,25 +80,25 @@ def started(address: str | None, workers: int | None, store_mb: int = 256) -> It
 
 
 @contextlib.contextmanager
-def _no_other(address: str | None) -> Iterator[None]:
-    """Keep Ray from joining the cluster that the environment names, unless it is asked for: "auto"."""
-    named = None if address == "auto" else os.environ.pop(_NAMED, None)
+def _no_other_cluster(address: str | None) -> Iterator[None]:
+    """Keep Ray from joining the cluster of the environment variable, unless the address is "auto"."""
+    named = None if address == "auto" else os.environ.pop(_ADDRESS_VARIABLE, None)
     try:
         yield
     finally:
         if named is not None:
-            os.environ[_NAMED] = named
+            os.environ[_ADDRESS_VARIABLE] = named
 
 
-def _local(workers: int | None, store_mb: int) -> Cluster:
+def _start_local(workers: int | None, store_mb: int) -> Cluster:
     from lcnas.latency.machine import usable_cores
 
-    remove_left_behind()
+    remove_stale_folders()
     cores = workers or len(usable_cores())
     for left in reversed(range(_TRIES)):
         try:
-            return _begun(cores, store_mb)
-        # A busy machine is too slow to start it; Ray tells so by errors of any kind, Exception itself too.
+            return _start(cores, store_mb)
+        # A busy machine may be too slow; Ray then raises errors of any kind, Exception itself too.
         except Exception as error:  # noqa: BLE001
             if not left:
                 raise SearchFailedError(f"Ray did not start: {shorten(str(error), 200)}") from None
@@ -108,7 +108,7 @@ def _local(workers: int | None, store_mb: int) -> Cluster:
     raise AssertionError
 
 
-def _begun(cores: int, store_mb: int) -> Cluster:
+def _start(cores: int, store_mb: int) -> Cluster:
     """Start Ray in this process's folder."""
     folder = _folder()
     _init(
@@ -117,7 +117,7 @@ def _begun(cores: int, store_mb: int) -> Cluster:
         include_dashboard=False,
         object_store_memory=max(store_mb, 128) << 20,
         _temp_dir=str(folder),
-        # Of a /dev/shm that is read-only Ray does not get to know: it would wait, and give up.
+        # Ray does not notice a read-only /dev/shm: it would wait, and give up.
         _plasma_directory=None if os.access("/dev/shm", os.W_OK) else str(folder),
     )
     return Cluster(True, cores, folder)
@@ -127,19 +127,19 @@ def _begun(cores: int, store_mb: int) -> Cluster:
 def _folder() -> Path:
     """Return this process's folder for Ray, removed when the process ends.
 
-    It is the same each time that Ray is started: Ray writes its token into it once a process.
+    It is the same at each start: Ray writes its token into it once per process.
     """
-    # Socket paths have at most 107 bytes, and Ray makes long ones below its folder.
+    # Socket paths have at most 107 bytes, and those below Ray's folder are long.
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_short_root()))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / "owner").write_text(str(os.getpid()))
-    # Keeps Ray's processes from asking a cloud's metadata service what machine this is.
+    # Keeps Ray's processes from asking a cloud's metadata service for the kind of machine.
     (folder / "ray_bootstrap_config.yaml").write_text("provider:\n  type: local\n")
     return folder
 
 
 def _clear(folder: Path) -> None:
-    """Remove what a session of Ray left in its folder."""
+    """Remove the files of a session of Ray from its folder."""
     for path in folder.glob("session_*"):
         if path.is_symlink():
             path.unlink()
@@ -149,12 +149,12 @@ def _clear(folder: Path) -> None:
 
 
 def _short_root() -> str | None:
-    """Return the folder for temporary files, or /tmp where that one has too long a name."""
-    usual = tempfile.gettempdir()
-    return usual if len(usual) <= 24 else ("/tmp" if Path("/tmp").is_dir() else None)
+    """Return the folder for temporary files, or /tmp if the name of that folder is too long."""
+    default = tempfile.gettempdir()
+    return default if len(default) <= 24 else ("/tmp" if Path("/tmp").is_dir() else None)
 
 
-def _connected(address: str, workers: int | None) -> Cluster:
+def _connect(address: str, workers: int | None) -> Cluster:
     host, _, port = address.rpartition(":")
     if address != "auto":
         _check_answers(address, host, port)
@@ -171,79 +171,79 @@ def _connected(address: str, workers: int | None) -> Cluster:
     return Cluster(False, min(cores, workers) if workers else cores, None)
 
 
-def cores_here() -> int:
-    """Return how many cores of this machine the Ray that runs lends to workers; 0 if it lends none."""
+def local_cores() -> int:
+    """Return the number of this machine's cores that the running Ray has for workers; 0: none."""
     import ray
 
-    here = ray.get_runtime_context().get_node_id()
+    node_id = ray.get_runtime_context().get_node_id()
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return sum(int(n["Resources"].get("CPU", 0)) for n in nodes if n["NodeID"] == here)
+    return sum(int(n["Resources"].get("CPU", 0)) for n in nodes if n["NodeID"] == node_id)
 
 
 def on_this_machine() -> dict[str, Any]:
-    """Return options of a task or actor that keep it to this machine, if that lends a core to workers."""
+    """Return options that keep a task or an actor on this machine, if it has cores for workers."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    if not cores_here():
+    if not local_cores():
         return {}
-    here = ray.get_runtime_context().get_node_id()
-    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=False)}
+    node_id = ray.get_runtime_context().get_node_id()
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False)}
 
 
 def reason(error: BaseException) -> str:
-    """Return in a line why a task failed; Ray's own words hold the worker's whole traceback."""
+    """Return why a task failed, in one line; Ray's own message has the worker's whole traceback."""
     cause = getattr(error, "cause", None) or error
     if isinstance(cause, LcnasError):
         return str(cause)
-    told = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return f"{type(cause).__name__}{f': {told[-1][:300]}' if told else ''}"
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}{f': {lines[-1][:300]}' if lines else ''}"
 
 
 def check(address: str) -> None:
-    """Refuse an address that no Ray cluster answers at, within seconds.
+    """Refuse an address where no Ray cluster answers, within seconds.
 
     Raises:
-        SearchError: it is none.
+        SearchError: no cluster answers; says what was tried.
     """
-    named = (os.environ.get(_NAMED) or address) if address == "auto" else address
+    named = (os.environ.get(_ADDRESS_VARIABLE) or address) if address == "auto" else address
     if "://" in named:
         raise SearchError(
             f"address: {shorten(named)} is of Ray Client, through which no searcher runs; start the search "
             "on a machine of the cluster, with --address auto or HOST:PORT"
         )
-    if named != "auto":  # which Ray finds out itself
+    if named != "auto":  # Ray resolves this one
         host, _, port = named.rpartition(":")
         _check_answers(named, host, port)
     # Ray itself would try for minutes, and cannot be stopped.
-    asked = f"import ray; ray.init(address={named!r}, logging_level=50, log_to_driver=False)"
+    script = f"import ray; ray.init(address={named!r}, logging_level=50, log_to_driver=False)"
     try:
-        made = subprocess.run(
-            [sys.executable, "-c", asked],
-            env={**{k: v for k, v in os.environ.items() if k != _NAMED}, **_ENVIRONMENT},
+        result = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**{k: v for k, v in os.environ.items() if k != _ADDRESS_VARIABLE}, **_ENVIRONMENT},
             capture_output=True,
             text=True,
-            timeout=_ANSWER,
+            timeout=_JOIN_S,
             check=False,
         )
     except subprocess.TimeoutExpired:
         raise SearchError(
             f"address: what listens at {shorten(named)} did not answer as a Ray cluster within "
-            f"{_ANSWER:.0f} s"
+            f"{_JOIN_S:.0f} s"
         ) from None
-    if made.returncode:
-        told = made.stderr.strip().rpartition("\n")[2]
-        raise SearchError(f"address: no Ray cluster at {shorten(named)}: {shorten(told, 200)}")
+    if result.returncode:
+        message = result.stderr.strip().rpartition("\n")[2]
+        raise SearchError(f"address: no Ray cluster at {shorten(named)}: {shorten(message, 200)}")
 
 
 def _check_answers(address: str, host: str, port: str) -> None:
-    """Refuse an address where nothing listens: Ray itself would try for minutes."""
+    """Refuse an address where no process listens: Ray itself would try for minutes."""
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise SearchError(
             f"address: {shorten(address)} is not HOST:PORT such as 10.0.0.1:6379, nor auto"
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _PATIENCE).close()
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_S).close()
     except OSError as error:
         raise SearchError(
             f"address: nothing answers at {shorten(address)}: {error.strerror or error}"
@@ -251,13 +251,13 @@ def _check_answers(address: str, host: str, port: str) -> None:
 
 
 def _init(home: Path | None, **options: Any) -> None:
-    """Call ray.init; meanwhile HOME may be another folder, into which Ray writes its token."""
-    own = os.environ.get("HOME")
+    """Call ray.init, with another HOME if given, into which Ray writes its token."""
+    user_home = os.environ.get("HOME")
     if home is not None:
         os.environ["HOME"] = str(home)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Ray's own, about its coming defaults
+            warnings.simplefilter("ignore")  # Ray warns of its own future defaults
             import ray
 
             with _command_as_text():
@@ -269,15 +269,15 @@ def _init(home: Path | None, **options: Any) -> None:
                 )
     finally:
         if home is not None:
-            if own is None:
+            if user_home is None:
                 os.environ.pop("HOME", None)
             else:
-                os.environ["HOME"] = own
+                os.environ["HOME"] = user_home
 
 
 @contextlib.contextmanager
 def _command_as_text() -> Iterator[None]:
-    """Let Ray note the command line as valid text: a name in it that is no UTF-8 would end in a traceback."""
+    """Let Ray record the command line as valid text: names that are not UTF-8 would end in a traceback."""
     if all(spelt(word) == word for word in sys.argv):
         yield
         return
@@ -291,17 +291,17 @@ def _command_as_text() -> Iterator[None]:
         utils.get_entrypoint_name = original
 
 
-def remove_left_behind() -> None:
-    """Remove Ray's folders of searches that were killed."""
+def remove_stale_folders() -> None:
+    """Remove Ray's folders of killed searches."""
     root = Path(_short_root() or tempfile.gettempdir())
     for folder in root.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError, ValueError):
             owner = int((folder / "owner").read_text())
-            if not _runs(owner):
+            if not _is_running(owner):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _runs(process: int) -> bool:
+def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""What Ray Tune runs: a worker that keeps its evaluator and is given one trial after another."""
+"""The trainable of Ray Tune: a worker that keeps its evaluator and evaluates one trial after another."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 from ray import tune
 
 from lcnas.arch import Arch
-from search import worker
-from search.evaluators.base import Candidate, Evaluation, Evaluator
+from search.distributed import worker
+from search.evaluation import Candidate, Evaluation, Evaluator
 
 Create = Callable[[Any, Any], Evaluator]
 
 
 class Objective(tune.Trainable):
-    """Evaluates the networks of a trial by an evaluator that it makes once.
+    """Evaluates the networks of a trial, with an evaluator that it creates once.
 
-    Give it ``spec``, ``images`` and ``create`` by ``tune.with_parameters``, which puts them into the object
-    store once. A worker is reused for the next trial (``reuse_actors``), so nothing is loaded twice.
+    ``tune.with_parameters`` passes ``spec``, ``images`` and ``create``, and puts them into the object store
+    once. A worker is reused for the next trial (``reuse_actors``), so nothing is loaded twice.
     """
 
     def setup(
@@ -29,7 +29,7 @@ class Objective(tune.Trainable):
         create: Create | None = None,
         spec: Any = None,
         images: Any = None,
-        setup: worker.Setup | None = None,
+        setup: worker.WorkerSetup | None = None,
     ) -> None:
         assert create is not None
         assert setup is not None
@@ -42,31 +42,31 @@ class Objective(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        made = evaluated(self.evaluator, self.networks)
-        return {"evaluations": [plain(e) for e in made], "done": True}
+        evaluations = evaluate(self.evaluator, self.networks)
+        return {"evaluations": [to_data(e) for e in evaluations], "done": True}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        del checkpoint_dir  # a trial is one step; what lasts is in trials.jsonl
+        del checkpoint_dir  # a trial is one step, and its results are in trials.jsonl
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         del checkpoint
 
 
-def evaluated(evaluator: Evaluator, networks: Sequence[Candidate]) -> list[Evaluation]:
+def evaluate(evaluator: Evaluator, networks: Sequence[Candidate]) -> list[Evaluation]:
     """Return an evaluation for each network; one that fails is tried again, with other draws, by itself."""
-    made = list(evaluator.evaluate(networks))
-    for i, (network, found) in enumerate(zip(networks, made, strict=True)):
-        if found.accuracy is not None:
+    evaluations = list(evaluator.evaluate(networks))
+    for i, (network, first) in enumerate(zip(networks, evaluations, strict=True)):
+        if first.accuracy is not None:
             continue
-        (again,) = evaluator.evaluate([dataclasses.replace(network, attempt=1)])
-        told = {**again.details, "first_failure": found.reason}
-        seconds = found.seconds + again.seconds
-        made[i] = dataclasses.replace(again, seconds=seconds, details=told)
-    return made
+        (second,) = evaluator.evaluate([dataclasses.replace(network, attempt=1)])
+        details = {**second.details, "first_failure": first.reason}
+        seconds = first.seconds + second.seconds
+        evaluations[i] = dataclasses.replace(second, seconds=seconds, details=details)
+    return evaluations
 
 
 def networks(config: Mapping[str, Any]) -> list[Candidate]:
-    """Return the candidates of a trial's config, as :class:`search.searchers.Searcher` makes it."""
+    """Return the candidates of a trial's config, as :class:`search.searchers.Searcher` builds it."""
     items: Sequence[Mapping[str, Any]] = config.get("networks") or [config]
     return [
         Candidate(
@@ -79,7 +79,7 @@ def networks(config: Mapping[str, Any]) -> list[Candidate]:
     ]
 
 
-def plain(evaluation: Evaluation) -> dict[str, Any]:
+def to_data(evaluation: Evaluation) -> dict[str, Any]:
     """Return an evaluation as plain data."""
     return {
         "accuracy": evaluation.accuracy,

@@ -1,4 +1,4 @@
-"""What an evaluator is to a search: networks in, accuracies out."""
+"""The interface of evaluators: networks in, accuracies out."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Candidate:
     number: int  # of the proposal; its draws come from this and the seed of the search
     codes: tuple[int, ...]  # canonical codes in the space of the search
     arch: Arch
-    stop_below: tuple[float, ...] = ()  # accuracy after each epoch below which it is given up
-    attempt: int = 0  # how often it has failed before; its draws are others then
+    stop_below: tuple[float, ...] = ()  # accuracy after each epoch below which it is stopped
+    attempt: int = 0  # how often it has failed before; each attempt has its own draws
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came out; for one candidate."""
+    """The evaluation of one candidate."""
 
     accuracy: float | None  # on validation images, or a score, larger is better; None: it failed
     reason: str = ""  # why it failed, one line
@@ -31,7 +31,7 @@ class Evaluation:
 
 
 class Evaluator(Protocol):
-    """Lives in a worker process; the same candidate gives the same evaluation in any process."""
+    """Lives in a worker process; the same candidate has the same evaluation in any process."""
 
     def evaluate(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
-        """Return an evaluation for each candidate; one that fails does not keep the others from theirs."""
+        """Return an evaluation for each candidate; a failure does not affect the others."""

@@ -1,4 +1,4 @@
-"""A worker process: kept to cores of its own, and set up before JAX begins."""
+"""A worker process: pinned to its own cores, and set up before JAX starts."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from typing import IO
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What a worker has to know before it begins."""
+class WorkerSetup:
+    """The environment of a worker."""
 
-    home: str | None = None  # of the user, where Ray's processes were given another one
-    blocks: tuple[str, ...] = ()  # files with blocks of the user's own
+    home: str | None = None  # the user's HOME, if Ray's processes have another one
+    blocks: tuple[str, ...] = ()  # files with the user's own blocks
 
     @classmethod
-    def of(cls, local: bool, blocks: tuple[str, ...]) -> Setup:
-        """Return the set-up of workers on this machine, or of a cluster's."""
+    def of(cls, local: bool, blocks: tuple[str, ...]) -> WorkerSetup:
+        """Return the environment of workers on this machine, or on a cluster."""
         return cls(os.environ.get("HOME") if local else None, blocks)
 
 
-_PATIENCE = 5.0  # seconds: the worker before may hold its cores until its process has ended
-_held: list[IO[str]] = []  # files whose locks say which cores this process has
+_PATIENCE_S = 5.0  # an earlier worker may hold its cores until its process has ended
+_held: list[IO[str]] = []  # locked files: the cores of this process
 
 
-def prepare(setup: Setup, cores: int = 1) -> None:
-    """Set this process up for as many threads of JAX; call it before JAX's first operation.
+def prepare(setup: WorkerSetup, cores: int = 1) -> None:
+    """Set this process up for a number of JAX threads; call it before JAX's first operation.
 
-    Each worker takes cores that no other worker of this machine has, and stays on them: JAX takes as many
-    threads as it finds cores, and two processes of one thread do more than one of two. So a worker has one,
-    unless it is the only one.
+    Each worker is pinned to cores that no other worker of this machine has: JAX starts a thread per core that
+    it finds, and two processes of one thread do more than one process of two. So a worker has one core,
+    unless it is the only worker.
     """
     if setup.home:
         os.environ["HOME"] = setup.home
@@ -49,10 +49,10 @@ def prepare(setup: Setup, cores: int = 1) -> None:
 
 
 def take_cores(most: int = 1) -> set[int]:
-    """Keep this process on so many cores of its own; returns their numbers, none where all are taken."""
+    """Pin this process to cores of its own; returns their numbers, none if all are taken."""
     if _held or not hasattr(os, "sched_setaffinity") or find_spec("fcntl") is None:
         return set()
-    until = time.monotonic() + _PATIENCE
+    until = time.monotonic() + _PATIENCE_S
     while not (taken := _locked(most)) and time.monotonic() < until:
         time.sleep(0.1)
     if taken:
@@ -62,7 +62,7 @@ def take_cores(most: int = 1) -> set[int]:
 
 
 def _locked(most: int) -> set[int]:
-    """Return so many cores whose locks are free, and hold these locks."""
+    """Return cores whose locks are free, and hold these locks."""
     import fcntl
 
     taken: set[int] = set()

@@ -1,4 +1,4 @@
-"""The search itself: Ray Tune, with proposals of ours and workers that are reused."""
+"""The search by Ray Tune, with our own searchers and reused workers."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from search.distributed.worker import WorkerSetup
 from search.trials import Trial
-from search.worker import Setup
 
-FAILURES = 2  # times that a trial is tried again whose worker died
+FAILURES = 2  # retries of a trial whose worker died
 
 
-class Stop:
-    """Whether a search is to propose no more: by Ctrl-C or SIGTERM, or because the time is over."""
+class StopCondition:
+    """Whether a search stops proposing networks: after Ctrl-C or SIGTERM, or when its time is over."""
 
     def __init__(self, seconds: float | None = None) -> None:
         self._asked = False
         self._until = None if seconds is None else time.monotonic() + seconds
 
     def __call__(self) -> bool:
-        """Return whether nothing more is to be proposed."""
+        """Return whether to propose no more."""
         return self._asked or (self._until is not None and time.monotonic() >= self._until)
 
     @contextmanager
-    def waiting(self, tell: Callable[[str], None]) -> Iterator[None]:
-        """At the first signal wait for what is in flight, then raise KeyboardInterrupt; at the second now."""
+    def waiting(self, message: Callable[[str], None]) -> Iterator[None]:
+        """Raise KeyboardInterrupt after the first signal, once networks in flight are done; after two now."""
 
         def asked(number: int, _: Any) -> None:
             if self._asked:
                 raise KeyboardInterrupt
             self._asked = True
             word = "Ctrl-C" if number == signal.SIGINT else "SIGTERM"
-            tell(f"{word}: waiting for the networks in flight; once more: stop at once")
+            message(f"{word}: waiting for the networks in flight; once more: stop at once")
 
         with _handled(asked):
             yield
@@ -48,7 +48,7 @@ class Stop:
 
 @contextmanager
 def stopping_at_once() -> Iterator[None]:
-    """Take SIGTERM as Ctrl-C is taken."""
+    """Treat SIGTERM as Ctrl-C."""
 
     def asked(number: int, _: Any) -> None:
         del number
@@ -69,40 +69,42 @@ def _handled(handler: Callable[[int, Any], None]) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Work:
-    """What workers do."""
+class Workload:
+    """What workers evaluate networks with."""
 
-    create: Callable[[Any, Any], Any]  # (spec, images) -> evaluator
+    create: Callable[
+        [Any, Any], Any
+    ]  # (spec, images) -> search.evaluation.Evaluator, in the worker
     spec: Any
     images: Any
-    setup: Setup
+    setup: WorkerSetup
 
 
-def run(searcher: Any, work: Work, storage: Path | str, concurrent: int) -> None:
-    """Let workers evaluate what the searcher proposes, until it proposes no more.
+def run(searcher: Any, workload: Workload, storage: Path | str, concurrent: int) -> None:
+    """Evaluate the searcher's proposals in workers, until it has no more.
 
     Args:
-        searcher: a :class:`search.searchers.Searcher`; what it is told is what lasts.
-        work: what the workers do.
-        storage: where Ray Tune keeps its own files; nothing is read from there.
-        concurrent: trials at once.
+        searcher: a :class:`search.searchers.Searcher`, which records the results.
+        workload: what the workers evaluate networks with.
+        storage: place of Ray Tune's own files; nothing is read from there.
+        concurrent: number of trials at once.
 
     Raises:
         LcnasError: a result could not be recorded, such as on a full disk.
     """
     from ray import tune
 
-    from search.objective import Objective
+    from search.distributed.objective import Objective
 
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    trainable = tune.with_resources(tune.with_parameters(Objective, **vars(work)), {"CPU": 1})
+    trainable = tune.with_resources(tune.with_parameters(Objective, **vars(workload)), {"CPU": 1})
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Tune, about its own coming changes
+        warnings.simplefilter("ignore")  # Tune warns of its own future changes
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=_telling_why(searcher),
+                scheduler=_reporting_scheduler(searcher),
                 num_samples=-1,
                 reuse_actors=True,
                 max_concurrent_trials=concurrent,
@@ -121,10 +123,10 @@ def run(searcher: Any, work: Work, storage: Path | str, concurrent: int) -> None
                 raise searcher.fault
 
 
-def _telling_why(searcher: Any) -> Any:
-    """Return a scheduler that stops nothing, and tells the searcher why a trial failed, and which were lost.
+def _reporting_scheduler(searcher: Any) -> Any:
+    """Return a scheduler that stops no trial, and reports to the searcher why a trial failed or was lost.
 
-    It is asked before the searcher hears of the failure; Tune's callbacks come after that.
+    Tune calls it before the searcher's ``on_trial_complete``; Tune's callbacks come later.
     """
     from ray import exceptions
     from ray.tune import schedulers
@@ -145,21 +147,21 @@ def _telling_why(searcher: Any) -> Any:
 
 
 def _error_of(trial: Any) -> object:
-    """Return what ended a trial, from the file that Tune has just written in this process; None: unknown."""
+    """Return the error that ended a trial, from the file that Tune has just written; None: unknown."""
     from ray import cloudpickle
 
     path = trial.pickled_error_file
     try:
         return cloudpickle.loads(Path(path).read_bytes()) if path else None
-    # It may be of a trainable's own kind, which fails in any way when it is read.
+    # The error may be of a trainable's own class, whose unpickling fails in any way.
     except Exception:  # noqa: BLE001
         return None
 
 
 def _last_line(path: str | None) -> str:
     lines = Path(path).read_text(errors="replace").split("\n") if path else []
-    told = [line.strip() for line in lines if line.strip()]
-    return told[-1][:300] if told else "the worker was lost"
+    filled = [line.strip() for line in lines if line.strip()]
+    return filled[-1][:300] if filled else "the worker was lost"
 
 
 def best_so_far(trials: list[Trial]) -> Trial | None:

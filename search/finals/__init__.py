@@ -1,0 +1,1 @@
+"""The final evaluation of a search: finalists and baselines selected, measured, trained, exported, tested."""

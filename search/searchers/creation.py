@@ -1,0 +1,32 @@
+"""Creation of a strategy by its name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lcnas.budgets import Budget
+from search.registry import SEARCHERS
+from search.searchers.base import Strategy, check_options, whole
+
+NAMES = tuple(SEARCHERS.builtin)
+
+
+def create(name: str, budget: Budget, seed: int, *, trials: int, **options: Any) -> Strategy:
+    """Return a fresh strategy.
+
+    Args:
+        name: one of :data:`NAMES`, or any name that :data:`search.registry.SEARCHERS` knows.
+        budget: the networks; nothing outside it is proposed.
+        seed: seed of draws that are made in advance.
+        trials: number of networks that will be asked for; sizes of populations follow from it.
+        **options: options of the strategy, such as ``population``; see its class.
+
+    Raises:
+        SearchError: no such strategy, no such option, or a value that it cannot have.
+    """
+    strategy_class: Any = SEARCHERS.load(name)
+    check_options(name, strategy_class, options)
+    strategy: Strategy = strategy_class(
+        budget, whole("seed", seed, 0), trials=whole("trials", trials, 1), **options
+    )
+    return strategy
