@@ -71,12 +71,12 @@ def field(args: argparse.Namespace) -> tuple[Any, Any]:
     from lcnas import latency, spaces
     from lcnas.latency import engines
     from lcnas.models.supernet import maskable
-    from search import steps, tables
+    from search import problem, tables
 
     space = spaces.load(args.space)
-    found = tables.find(space, engines.engine(), args.classes)
+    found = tables.resolve(space, engines.engine(), args.classes)
     if maskable(space) is None:
-        space, _ = steps.narrowed(space, found.table, args.classes, args.high)
+        space, _ = problem.narrowed(space, found.table, args.classes, args.high)
     budget = latency.Budget(space, found.table, args.high, args.low, args.classes)
     archs = known_networks(args)
     if archs:
@@ -129,24 +129,25 @@ def work(args: argparse.Namespace) -> None:
 
 def ask(args: argparse.Namespace, what: str, arch: Any, shown: Any, data: Any) -> dict[str, float]:
     """Return what an evaluator says of a network."""
-    from search import finals
+    from search import recipes
+    from search.finals import network_training, testing
     from search.evaluators import proxy, train
     from search.evaluation import Candidate
 
     kind, _, number = what.partition(" ")
     if kind == "proxies":
-        spec = proxy.Spec("swap", shown.classes, args.size)
+        spec = proxy.ProxySpec("swap", shown.classes, args.size)
         (found,) = proxy.create(spec, shown).evaluate([Candidate(0, (), arch)])
         return dict(found.details["scores"])
     if kind == "train":
-        spec2 = train.Spec(args.size, finals.search_recipe(shown, int(number)))
+        spec2 = train.TrainSpec(args.size, recipes.search_recipe(shown, int(number)))
         (found,) = train.create(spec2, shown).evaluate([Candidate(0, (), arch)])
         return {what: float(found.accuracy or 0.0)}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        recipe = finals.final_recipe(shown, args.epochs)
-        made = finals.train(arch, shown, recipe, out, int(number), train_size=args.size)
-        hits = finals.test_hits(out, data)
+        recipe = recipes.final_recipe(shown, args.epochs)
+        made = network_training.train(arch, shown, recipe, out, int(number), train_size=args.size)
+        hits = testing.last_onnx_hits(out, data)
     return {"test": float(hits.mean()), "validation": made.validation}
 
 
@@ -154,18 +155,19 @@ def ask_supernet(
     args: argparse.Namespace, labels: float, shown: Any, budget: Any, codes: Any
 ) -> list[dict[str, Any]]:
     """Train a supernet for networks of the band, and return what it says of all networks."""
-    from search import supernets
+    from search.evaluators import supernet_training
+    from search.recipes import search_recipe
     from search.evaluators import supernet
     from search.evaluation import Candidate
 
     pool = budget.sample_codes(4096, np.random.default_rng(77))
     folder = Path("runs") / name_of(args)
-    job = supernets.Job(
-        budget.space, shown.classes, args.size, supernets.recipe_for(shown, args.supernet_epochs), pool,
+    job = supernet_training.SupernetJob(
+        budget.space, shown.classes, args.size, search_recipe(shown, args.supernet_epochs), pool,
         args.seed, str(folder / "supernets"), str(folder / "cache"), labels=labels,
     )  # fmt: skip
     began = time.monotonic()
-    spec, about = supernets.train(job, shown)
+    spec, about = supernet_training.train(job, shown)
     trained = time.monotonic() - began
     evaluator = supernet.create(spec, shown)
     name = f"supernet {labels:g}"

@@ -32,9 +32,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import _report
-from search import steps
-from search.run_dir import TRIALS, RunDir
 from search.outcome import Outcome
+from search.pipeline import front_of
+from search.run_dir import OUTCOME, SEARCHED, TRIALS, RunDir
 
 PATIENCE = 900.0
 EARLY = 2  # runs killed at a moment of their start
@@ -71,7 +71,7 @@ def state(out: Path) -> dict[str, Any]:
     lines = [json.loads(line) for line in (out / TRIALS).read_text().splitlines()]
     seen = Counter(line["number"] for line in lines)
     trials = sorted(RunDir(out).trials(), key=lambda t: t.number)
-    front = set(steps.front_of(trials))
+    front = set(front_of(trials))
     return {
         "networks": len(lines),
         "twice": sum(n > 1 for n in seen.values()),
@@ -99,7 +99,7 @@ def killed(out: Path, trials: int, after: float, delay: float) -> dict[str, Any]
     with contextlib.suppress(ProcessLookupError):  # it was over
         os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    done, over = finished(out), (out / steps.SEARCHED).is_file()
+    done, over = finished(out), (out / SEARCHED).is_file()
     if not over:
         finish(out, trials, *UP_TO_FRONT)
     return {"networks_when_killed": done, "search_was_over": over, **state(out)}
@@ -107,7 +107,7 @@ def killed(out: Path, trials: int, after: float, delay: float) -> dict[str, Any]
 
 def trained(out: Path) -> dict[str, Any]:
     """Return what was trained in a finished search: by network and seed, the test accuracy."""
-    outcome = Outcome.from_json((out / steps.OUTCOME).read_text("utf-8"), out.name)
+    outcome = Outcome.from_json((out / OUTCOME).read_text("utf-8"), out.name)
     return {f"{final.name} {run.seed}": run.test for final in outcome.finals for run in final.runs}
 
 
@@ -116,7 +116,7 @@ def killed_late(out: Path, trials: int, delay: float, *more: str) -> dict[str, A
     process = begin(out, trials, *WHOLE, *more)
     until = time.monotonic() + PATIENCE
     while (
-        process.poll() is None and time.monotonic() < until and not (out / steps.SEARCHED).is_file()
+        process.poll() is None and time.monotonic() < until and not (out / SEARCHED).is_file()
     ):
         time.sleep(0.02)
     time.sleep(delay)
@@ -143,8 +143,8 @@ def late(folder: Path, runs: int, trials: int, rng: random.Random) -> list[dict[
     finish(folder / "through", trials, *WHOLE, fixed)
     took = time.monotonic() - began
     wanted, whole = trained(folder / "through"), state(folder / "through")
-    searched = (folder / "through" / steps.SEARCHED).stat().st_mtime
-    rest = (folder / "through" / steps.OUTCOME).stat().st_mtime - searched
+    searched = (folder / "through" / SEARCHED).stat().st_mtime
+    rest = (folder / "through" / OUTCOME).stat().st_mtime - searched
     print(f"a whole search: {took:.0f} s, {rest:.0f} s of them after the last network", flush=True)
     made = []
     for i in range(runs):

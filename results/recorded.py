@@ -80,14 +80,16 @@ def read() -> dict[tuple[int, ...], float]:
 def supernet(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
     """Return (evaluator's spec, images, what is told of the training); trains where it was not."""
     from lcnas import training
-    from search import packed, supernets
+    from search import packed
+    from search.evaluators import supernet_training
+    from search.recipes import search_recipe
 
     shown = packed.pack(training.load_data(args.data, size=args.size), args.size)
-    job = supernets.Job(
-        space(), shown.classes, args.size, supernets.recipe_for(shown, args.epochs), members(),
+    job = supernet_training.SupernetJob(
+        space(), shown.classes, args.size, search_recipe(shown, args.epochs), members(),
         args.seed, str(FOLDER / "supernets"), str(FOLDER / "cache"), cores=CORES,
     )  # fmt: skip
-    spec, about = supernets.train(job, shown)
+    spec, about = supernet_training.train(job, shown)
     return spec, shown, about
 
 

@@ -71,19 +71,19 @@ def work(args: argparse.Namespace) -> None:
     from lcnas import zoo
     from lcnas.models import memory
     from lcnas.training import load_data
-    from search import finals, packed
+    from search import packed, recipes
     from search.evaluators import train
     from search.evaluation import Candidate
 
     memory.keep_freed_memory()
     shown = packed.pack(load_data(args.data, size=args.size), args.size, most=args.images)
-    usual = finals.search_recipe(shown, args.epochs)
+    usual = recipes.search_recipe(shown, args.epochs)
     done = {(key_of(r), r["seed"]) for r in runs(args)}
     for i, job in enumerate(jobs(args)):
         if i // 2 % 2 != args.core or (key_of(job), job["seed"]) in done:
             continue
         changes: dict[str, Any] = {f: job[f] for f in FIELDS}
-        spec = train.Spec(args.size, usual.override(changes), job["seed"])
+        spec = train.TrainSpec(args.size, usual.override(changes), job["seed"])
         began = time.monotonic()
         (made,) = train.create(spec, shown).evaluate([Candidate(0, (), zoo.load(job["network"]))])
         took = round(time.monotonic() - began, 1)

@@ -340,7 +340,8 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     add("--seed", "seed of all draws (default: 0)", type=_cli.integer(0, 2**31 - 1))
     add(
         "--preset",
-        f"preset of all settings: {', '.join(PRESETS)}; minutes or an hour on two cores, or a night (default: quick)",
+        f"preset of all settings: {', '.join(PRESETS)}; minutes or an hour on two cores, or a night "
+        "(default: quick)",
         metavar="P",
     )
 

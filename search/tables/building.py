@@ -60,7 +60,7 @@ def is_packaged(folder: Path) -> bool:
 
 
 def missing_entries(table: LatencyTable, space: Space, classes: int) -> list[PlacedBlock]:
-    """Return the placed blocks that a table lacks, of a space and of the networks that limit its latencies."""
+    """Return the placed blocks that a table lacks, of a space and of its limiting networks."""
     needed = dict.fromkeys(space.placed_blocks(classes))
     for arch in profile.span(space):
         needed.update(dict.fromkeys(walk(arch, None, classes)))

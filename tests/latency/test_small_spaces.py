@@ -178,7 +178,7 @@ def test_without_limits_a_search_begins_with_the_fastest_where_all_is_fast(tmp_p
 
 
 def test_as_many_networks_are_announced_as_there_are():
-    text = tables._Job(
+    text = tables.TableJob(
         LatencyTable(latency.this_machine(), ENGINE),
         of_widths(16),
         ENGINE,
@@ -186,7 +186,7 @@ def test_as_many_networks_are_announced_as_there_are():
         Path(),
         tables.FEW,
         tables.WHOLE,
-    ).beforehand()
+    ).announcement()
     assert "and up to 1 whole network are measured now, about a minute" in text
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from search import cluster, steps
+from search.distributed import cluster
+from search.pipeline import front_of
 from search.run_dir import RunDir
 from tests.search.commands import QUICK, begin, numbers, small_set, steps_root, words
 
@@ -50,14 +51,14 @@ def test_interrupted_killed_and_resumed_it_ends_as_if_nothing_had_been(tmp_path,
         for name in ("broken", "straight")
     )
     assert [(t.arch, t.accuracy) for t in found] == [(t.arch, t.accuracy) for t in whole]
-    assert steps.front_of(found) == steps.front_of(whole)
+    assert front_of(found) == front_of(whole)
 
 
 @pytest.mark.slow
 def test_a_machine_of_a_cluster_that_goes_away_takes_nothing_with_it(tmp_path, data):
     """As results/kills.py does it at length."""
     nodes = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("three_nodes.py"))],
+        [sys.executable, str(Path(__file__).with_name("distributed") / "three_nodes.py")],
         env={**os.environ, **cluster._ENVIRONMENT},
         text=True,
         stdin=subprocess.PIPE,
@@ -92,15 +93,15 @@ def test_a_machine_of_a_cluster_that_goes_away_takes_nothing_with_it(tmp_path, d
 FULL = """
 import sys
 from lcnas.errors import TrainingFailedError
-from search import folder, run
+from search import run, run_dir
 
-class Full(folder.RunDir):
+class Full(run_dir.RunDir):
     def add(self, trial):
         if len(self.trials()) == 7:
             raise TrainingFailedError(f"{self.path}: cannot be written: No space left on device")
         super().add(trial)
 
-run.RunDir = folder.RunDir = Full
+run.RunDir = run_dir.RunDir = Full
 sys.exit(run.main(sys.argv[1:]))
 """
 

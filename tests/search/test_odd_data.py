@@ -1,5 +1,6 @@
 """A search over folders as people have them: damaged images, names that are no UTF-8, what is left out."""
 
+import dataclasses
 import os
 import shlex
 import sys
@@ -8,7 +9,8 @@ import pytest
 from PIL import Image
 
 from lcnas.errors import DataError
-from search import cluster, packed, reporting, run, steps
+from search import data_sets, packed, reporting, run
+from search.distributed import cluster
 from search.run_dir import RunDir
 from search.settings import Settings
 from tests.search.reporting import made_up
@@ -37,11 +39,11 @@ def root(tmp_path):
 def test_the_option_that_the_message_names_is_there_and_helps(root):
     asked = Settings(data=f"imagefolder:{root}")
     with pytest.raises(DataError, match=r"1 of 20 images .* 1 % allowed: a/3.png .*\(--max-bad\)"):
-        steps.load_data(asked, 32)
+        data_sets.load(asked, 32)
     given = run._parser().parse_args(["--max-bad", "0.1"])
     assert given.setting_max_bad == 0.1
-    with steps.load_data(Settings(data=asked.data, max_bad=0.1), 32) as data:
-        assert steps.words_of_data(data)[1:] == [
+    with data_sets.load(Settings(data=asked.data, max_bad=0.1), 32) as data:
+        assert data_sets.describe(data)[1:] == [
             "note: 1 damaged images are left out",
             "note: 1 file left out: 1 .txt",
         ]
@@ -97,7 +99,7 @@ def test_a_report_spells_them(tmp_path, monkeypatch):
     monkeypatch.setattr("search.reporting.figure.draw", lambda _: b"png")
     outcome = made_up.outcome(tmp_path, n=20, names=())
     asked = Settings(data=f"imagefolder:/{ODD}")
-    RunDir(tmp_path).begin(asked, asked)
+    RunDir(tmp_path).begin(asked, dataclasses.replace(asked, resolution=32).resolve(1))
     assert RunDir(tmp_path).asked() == asked  # kept as the system has it
     reporting.write(outcome, tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")

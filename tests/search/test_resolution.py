@@ -10,17 +10,18 @@ import pytest
 from lcnas import paths
 from lcnas.errors import SpaceError
 from lcnas.training import data as data_module
-from search import resolution, run, steps
+from search import preflight, resolution, run
 from search.outcome import FinalRun, Outcome
+from search.pipeline import SearchPipeline
 from search.run_dir import CONFIG, RunDir
-from search.settings import Settings
+from search.settings import ExecutionOptions, Settings
 from tests.search.commands import TESTED, begin, small_set
 from tests.search.reporting import made_up
 
 
 def of(monkeypatch, side, **asked):
     monkeypatch.setattr(data_module, "own_size", lambda spec: side)
-    return resolution.decided(Settings(**asked)).resolution
+    return resolution.resolve(Settings(**asked)).resolution
 
 
 @pytest.mark.parametrize(
@@ -118,14 +119,14 @@ def test_latencies_of_int8_beside_accuracies_of_fp32_are_warned_of(tmp_path):
 def test_a_dry_run_of_a_begun_search_is_at_its_resolution(tmp_path, monkeypatch):
     folder = RunDir(tmp_path / "run")
     folder.path.mkdir()
-    folder.begin(Settings(), Settings(resolution=64))
+    folder.begin(Settings(), Settings(resolution=64).resolve(1))
     asked: list[object] = []
 
     def dry_run(given, address):
         asked.append(given.resolution)
         return ""
 
-    monkeypatch.setattr(steps, "dry_run", dry_run)
+    monkeypatch.setattr(preflight, "dry_run", dry_run)
     assert run.main(["--resume", str(folder.path), "--dry-run"]) == 0
     assert asked == [64]
 
@@ -153,13 +154,14 @@ def test_only_an_older_run_of_two_sizes_is_warned_of(
     folder = RunDir(tmp_path / "run")
     folder.path.mkdir()
     settings = Settings(space=space, resolution=asked)
-    folder.begin(settings, dataclasses.replace(settings, train_size=size))
+    resolved = settings.resolve(1)
+    folder.begin(settings, dataclasses.replace(resolved, train_size=size))
     config = json.loads((folder / CONFIG).read_text())
     (folder / CONFIG).write_text(json.dumps(config | {"version": version}))
     said: list[str] = []
-    search = steps._Search(folder, settings, steps.Where())
-    monkeypatch.setattr(search.tell, "line", said.append)
-    search._warn_of_sizes()
+    search = SearchPipeline(folder, settings, ExecutionOptions())
+    monkeypatch.setattr(search.console, "detail", said.append)
+    search._warn_of_resolutions()
     assert bool(said) == warned
     assert not warned or "trained and tested at 64 px, and timed and exported for 224" in said[0]
 

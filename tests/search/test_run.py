@@ -1,5 +1,6 @@
 """The command as a user runs it, on a small set with as many classes as the packaged table has rows for."""
 
+import dataclasses
 import errno
 import json
 import re
@@ -12,11 +13,14 @@ import pytest
 from lcnas import zoo
 from lcnas.errors import LcnasError, TableWriteError, TrainingFailedError
 from lcnas.training import data as training_data
-from search import cluster, report, run, steps, tables
+from search import data_sets, preflight, report, run, tables
+from search.distributed import cluster
 from search.errors import SearchFailedError
 from search.outcome import Outcome
+from search.pipeline import SearchPipeline
 from search.run_dir import RunDir
 from search.settings import Settings
+from search.tables import lookup
 from tests.search.commands import (
     TESTED,
     begin,
@@ -40,7 +44,7 @@ def data(tmp_path_factory):
     ("arguments", "said"),
     [
         (["--searcher", "nsga3"], "did you mean 'nsga2'"),
-        (["--max-latency-ms", "0.05"], "measured within 0.05 ms: predictions are kept to 0.048"),
+        (["--max-latency-ms", "0.05"], "measured within 0.05 ms: predictions are limited to 0.048"),
         (["--data", "imagefolder:nothing-here"], "nothing-here"),
         (["--space", "pplcnet_tial"], "did you mean 'pplcnet_tail'"),
         (["--table", "no-such-table"], "no-such-table"),
@@ -131,21 +135,22 @@ def test_whatever_cannot_be_written_is_told_with_how_to_go_on(
 ):
     monkeypatch.chdir(tmp_path)
 
-    def search(folder, asked, where):
-        folder.begin(asked, asked)
+    def fail(pipeline):
+        settings = dataclasses.replace(pipeline.asked, resolution=32).resolve(1)
+        pipeline.run_dir.begin(pipeline.asked, settings)
         raise failure
 
-    monkeypatch.setattr(steps, "search", search)
+    monkeypatch.setattr(SearchPipeline, "run", fail)
     assert run.main(words(data, "run")) == 1
     told = capsys.readouterr().err.strip().splitlines()
     assert len(told) == 2
     assert "No space left on device" in told[0]
-    assert "--resume run goes on from there" in told[1]
+    assert "--resume run resumes from there" in told[1]
 
 
 def test_what_listens_and_is_no_cluster_is_told_within_a_while(tmp_path, monkeypatch, data):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cluster, "_ANSWER", 3.0)
+    monkeypatch.setattr(cluster, "_JOIN_S", 3.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(LcnasError, match=r"did not answer as a Ray cluster within 3 s"):
@@ -156,7 +161,7 @@ def test_what_listens_and_is_no_cluster_is_told_within_a_while(tmp_path, monkeyp
 def test_what_names_files_is_kept_with_its_whole_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.toml").write_text("")
-    found = run._places({"data": "npz:set.npz", "space": "mine.toml", "table": "by-name"})
+    found = run._absolute_paths({"data": "npz:set.npz", "space": "mine.toml", "table": "by-name"})
     assert found == {"data": f"npz:{tmp_path / 'set.npz'}", "space": str(tmp_path / "mine.toml")}
 
 
@@ -168,8 +173,8 @@ def test_what_names_no_place_is_kept_as_it_is_spelt(spelt, tmp_path, monkeypatch
     """As docs/data.md spells it; what the search then loads has the numbers that were asked for."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "400").mkdir()  # a place of that name means nothing
-    (kept,) = run._places({"data": spelt}).values()
-    found = steps.load_data(Settings(data=kept), 32)
+    (kept,) = run._absolute_paths({"data": spelt}).values()
+    found = data_sets.load(Settings(data=kept), 32)
     train, test, classes = {
         "synthetic": (10_000, 2_000, 12),
         "synthetic:400": (400, 2_000, 12),
@@ -192,14 +197,14 @@ def test_every_kind_of_place_is_kept_with_its_whole_path(tmp_path, monkeypatch):
             ("~/x", tmp_path / "me" / "x"),
             ("/at:port", Path("/at:port")),
         ):
-            assert run._places({"data": f"{kind}:{place}"}) == {"data": f"{kind}:{whole}"}
+            assert run._absolute_paths({"data": f"{kind}:{place}"}) == {"data": f"{kind}:{whole}"}
 
 
 def test_the_home_of_nobody_is_no_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (kept,) = run._places({"data": "imagefolder:~nobody-of-that-name/x"}).values()
+    (kept,) = run._absolute_paths({"data": "imagefolder:~nobody-of-that-name/x"}).values()
     with pytest.raises(LcnasError, match=r"the folder .*~nobody-of-that-name/x does not exist"):
-        steps.load_data(Settings(data=kept), 32)
+        data_sets.load(Settings(data=kept), 32)
 
 
 def test_a_cluster_of_the_environment_is_named_and_left_alone(monkeypatch, capsys):
@@ -226,22 +231,23 @@ def test_the_address_that_is_asked_for_is_the_one_that_is_checked(monkeypatch):
 
 def test_dry_run_tells_what_a_table_lacks_and_measures_nothing(tmp_path, monkeypatch, data, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(tables, "_is_here", lambda *_: True)
-    monkeypatch.setattr(tables._Job, "done", lambda *_: pytest.fail("it measures"))
+    monkeypatch.setattr(lookup, "_is_here", lambda *_: True)
+    monkeypatch.setattr(tables.TableJob, "run", lambda *_: pytest.fail("it measures"))
     given = ["--data", data, "--table", str(table(data)), "--space", "mobilenetv3", "--dry-run"]
     assert run.main(given) == 0
-    assert "rows for mobilenetv3" in capsys.readouterr().out
+    assert "entries for mobilenetv3" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_time_of_a_supernets_training_is_in_the_estimate(data):
-    with steps.load_data(Settings(data=data), 32) as images:
+    with data_sets.load(Settings(data=data), 32) as images:
         typical = zoo.load("pplcnet_0.5x", 32)
         few, many = (
-            steps.estimate(
-                Settings(data=data, evaluator="supernet", epochs=n, resolution=32).filled(2),
+            preflight.estimate(
+                Settings(data=data, evaluator="supernet", epochs=n, resolution=32).resolve(2),
                 typical,
-                images,
+                len(images.train),
+                images.classes,
             )
             for n in (1, 4000)
         )

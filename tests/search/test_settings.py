@@ -5,7 +5,7 @@ import pytest
 from lcnas.errors import LcnasError
 from lcnas.training.data import MAX_BAD
 from search.errors import SearchError
-from search.settings import PRESETS, Settings
+from search.settings import PRESETS, ResolvedSettings, Settings
 
 LEFT_TO_THE_TABLE = {"max_latency_ms", "min_latency_ms", "engine", "table"}
 MAY_BE_OPEN = LEFT_TO_THE_TABLE | {"remeasure", "time_budget", "score", "init"}
@@ -17,7 +17,7 @@ MAY_BE_OPEN = LEFT_TO_THE_TABLE | {"remeasure", "time_budget", "score", "init"}
 def test_filled_settings_leave_nothing_open_but_what_the_table_decides(
     preset, evaluator, resolution
 ):
-    made = Settings(preset=preset, evaluator=evaluator, resolution=resolution).filled(2)
+    made = Settings(preset=preset, evaluator=evaluator, resolution=resolution).resolve(2)
     still_open = {name for name, value in dataclasses.asdict(made).items() if value is None}
     limits = {"images", "final_images"}  # all of them, where a preset says nothing
     if evaluator == "proxy":
@@ -29,7 +29,10 @@ def test_filled_settings_leave_nothing_open_but_what_the_table_decides(
 
 
 def test_a_preset_may_differ_by_evaluator():
-    made = {e: Settings(preset="hour", evaluator=e).filled(2) for e in ("train", "supernet")}
+    made = {
+        e: Settings(preset="hour", evaluator=e, resolution=64).resolve(2)
+        for e in ("train", "supernet")
+    }
     assert (made["train"].epochs, made["train"].trials) == (2, 72)
     assert (made["supernet"].epochs, made["supernet"].trials) == (24, 500)
 
@@ -44,7 +47,7 @@ def test_a_preset_may_differ_by_evaluator():
     ],
 )
 def test_the_quick_search_trains_as_its_finals_do(preset, evaluator, size, alike):
-    made = Settings(preset=preset, evaluator=evaluator, resolution=size).filled(2)
+    made = Settings(preset=preset, evaluator=evaluator, resolution=size).resolve(2)
     assert made.trains_alike == alike
 
 
@@ -61,13 +64,15 @@ def test_the_quick_search_trains_as_its_finals_do(preset, evaluator, size, alike
 def test_only_the_evaluator_looks_at_less_than_the_deployment_resolution(
     preset, resolution, looks_at
 ):
-    made = Settings(preset=preset, resolution=resolution).filled(2)
+    made = Settings(preset=preset, resolution=resolution).resolve(2)
     assert (made.train_size, made.resolution) == (looks_at, resolution)
 
 
 def test_what_was_asked_for_is_kept():
-    asked = Settings(trials=7, epochs=3, bands=1, finalists=2, lag=9, workers=3, train_size=48)
-    made = asked.filled(2)
+    asked = Settings(
+        trials=7, epochs=3, bands=1, finalists=2, lag=9, workers=3, train_size=48, resolution=64
+    )
+    made = asked.resolve(2)
     for name in ("trials", "epochs", "bands", "finalists", "lag", "workers", "train_size"):
         assert getattr(made, name) == getattr(asked, name)
 
@@ -76,12 +81,14 @@ def test_the_share_of_damaged_images_is_that_of_training_and_may_be_missing_in_o
     old = {k: v for k, v in Settings(trials=5).to_data().items() if k != "max_bad"}
     assert Settings.from_data(old, "there") == Settings(trials=5)
     assert Settings().max_bad == MAX_BAD
-    assert Settings(max_bad=0.5).filled(2).max_bad == 0.5
+    assert Settings(max_bad=0.5, resolution=64).resolve(2).max_bad == 0.5
 
 
 def test_round_trip():
-    made = Settings(resolution=(80, 160), max_latency_ms=2.0, score="zico").filled(1)
+    made = Settings(resolution=(80, 160), max_latency_ms=2.0, score="zico")
     assert Settings.from_data(made.to_data(), "there") == made
+    resolved = made.resolve(1)
+    assert ResolvedSettings.from_data(resolved.to_data(), "there") == resolved
 
 
 @pytest.mark.parametrize(
@@ -108,7 +115,7 @@ def test_wrong_values_are_refused_in_one_line(change, words):
 
 def test_random_search_is_not_screened_unless_asked_for():
     def screened(**changes):
-        return Settings(**changes).filled(2).predictor
+        return Settings(resolution=64, **changes).resolve(2).predictor
 
     assert screened()
     assert not screened(searcher="random")
@@ -122,5 +129,5 @@ def test_differences_are_named():
 
 
 def test_settings_of_another_version_are_refused():
-    with pytest.raises(SearchError, match="there: no settings of this version"):
+    with pytest.raises(SearchError, match="there: not settings of this version"):
         Settings.from_data({"unknown": 1}, "there")

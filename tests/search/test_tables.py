@@ -16,10 +16,12 @@ from lcnas.latency import TimingPlan, fitting, predict
 from lcnas.latency.machine import Machine, this_machine
 from lcnas.latency.profile import ProfileStep
 from lcnas.latency.table import Entry, LatencyTable, MeasuredNetwork
-from search import steps, tables
+from search import tables
 from search.errors import SearchError
-from search.run_dir import RunDir
-from search.settings import Settings
+from search.pipeline import SearchPipeline
+from search.run_dir import TABLE, TABLE_INFO, RunDir
+from search.settings import ExecutionOptions, Settings
+from search.tables import lookup
 from tests.latency.synthetic import ENGINE, OVERHEAD_MS, World, alone_ms, inside_ms
 
 SPACE = """
@@ -66,8 +68,8 @@ def find(space, classes=1000, world=None, said=None, steps=None, **more):
     lines: list[str] = [] if said is None else said
     seen: list[ProfileStep] = [] if steps is None else steps
     more.setdefault("engine", None if "table" in more else ENGINE)
-    return tables.find(
-        space, classes=classes, say=lines.append, told=seen.append, **options, **more
+    return tables.resolve(
+        space, classes=classes, message=lines.append, on_progress=seen.append, **options, **more
     )
 
 
@@ -108,20 +110,20 @@ def exact(space, classes=1000, archs=(), **changes) -> LatencyTable:
 
 def test_no_table_means_a_whole_profile_that_is_announced(space, profiled):
     found, said, steps = profiled
-    assert found.here
+    assert found.on_this_machine
     assert found.table.missing(space) == []
     assert Path(found.table.source).name == found.table.file_name
     roles = [n.role for n in found.table.networks]
     assert 30 <= roles.count("calibration") <= 40  # of a small space, some are drawn twice
     assert roles.count("held_out") == 8
     (line,) = said
-    lacking = len(tables._lacking(LatencyTable(this_machine(), ENGINE), space, 1000))
-    assert f"does not exist yet and needs {lacking} rows" in line
+    lacking = len(tables.missing_entries(LatencyTable(this_machine(), ENGINE), space, 1000))
+    assert f"does not exist yet and needs {lacking} entries" in line
     assert "up to 52 whole networks" in line
     assert "about" in line
     assert steps[-1].done == steps[-1].total
     assert found.notes == (
-        f"{lacking} rows of made_up for 1000 classes were measured first, into {found.table.source}",
+        f"{lacking} entries of made_up for 1000 classes were measured first, into {found.table.source}",
     )
     # The same again measures nothing and says nothing.
     world, said = World(), []
@@ -250,7 +252,7 @@ def test_a_table_by_name_or_file_is_taken_as_it_is(space, tmp_path):
     for given in (path, str(path), path.stem):
         found = find(space, table=given, engine=ENGINE)
         # The two ends of the span are rows of its own, not of the space: measured, as it is of this machine.
-        assert found.here
+        assert found.on_this_machine
         assert found.table.missing(space) == []
     with pytest.raises(TableError, match="there is no file or table"):
         find(space, table="no_such_table")
@@ -262,7 +264,7 @@ def test_a_table_of_another_machine_is_labelled_and_never_added_to(space, tmp_pa
     before = path.read_bytes()
     said: list[str] = []
     found = find(space, table=path, engine=ENGINE, said=said)
-    assert not found.here
+    assert not found.on_this_machine
     assert "Other CPU (avx2)" in found.notes[0]
     assert said == []
     with pytest.raises(SearchError) as caught:
@@ -305,7 +307,7 @@ def test_the_table_that_lacks_fewest_is_taken(space, monkeypatch, tmp_path):
     from lcnas.latency import profile
 
     path = exact(space, archs=profile.span(space)).save(whole)
-    monkeypatch.setattr(tables, "of_engine", lambda engine: [path])
+    monkeypatch.setattr(lookup, "of_engine", lambda engine: [path])
     found = find(space)
     assert Path(found.table.source) == path
     assert found.notes == ()
@@ -315,7 +317,7 @@ def test_a_small_table_of_ones_own_is_merged_with_the_packaged_one(
     space, profiled, monkeypatch, tmp_path
 ):
     base = profiled[0].table
-    monkeypatch.setattr(tables, "of_engine", lambda engine: [Path(base.source)])
+    monkeypatch.setattr(lookup, "of_engine", lambda engine: [Path(base.source)])
     arch = zoo.load("vgg16", 64)
     own = exact(None, archs=[arch])
     own.save(tmp_path / "latency_tables")
@@ -333,11 +335,11 @@ def test_a_run_that_goes_on_elsewhere_says_whose_latencies_it_has(space, tmp_pat
     table.machine = machine
     folder = RunDir(tmp_path / "run")
     folder.path.mkdir()
-    table.save(folder / steps.TABLE)
-    folder.save(steps.FOUND, {"here": True, "notes": ["as before"]})
-    going_on = steps._Search(folder, Settings(), steps.Where())._found()
+    table.save(folder / TABLE)
+    folder.save(TABLE_INFO, {"here": True, "notes": ["as before"]})
+    going_on = SearchPipeline(folder, Settings(), ExecutionOptions())._table_of_run()
     assert going_on is not None
-    assert going_on.here != elsewhere
+    assert going_on.on_this_machine != elsewhere
     assert going_on.notes[0] == "as before"
     assert ["Other CPU" in note for note in going_on.notes[1:]] == [True] * elsewhere
 
@@ -393,7 +395,7 @@ def test_without_these_rows_the_span_is_the_nearest_that_is_known(space):
     some = exact(space, archs=archs[1:4])
     found = tables.span(space, some)
     assert (found.low, found.high) == tuple(some.predict([archs[1], archs[3]]))
-    assert "lacks rows of pplcnet_0.25x or pplcnet_1.0x" in found.note
+    assert "lacks entries of pplcnet_0.25x or pplcnet_1.0x" in found.note
     assert "pplcnet_0.35x to pplcnet_0.75x" in found.note
     bare = exact(space)
     found = tables.span(space, bare)
@@ -452,10 +454,10 @@ def test_a_table_that_was_not_validated_has_no_margin():
 
 def test_the_estimate_grows_with_what_is_measured(space):
     empty = LatencyTable(this_machine(), ENGINE)
-    job = tables._Job(empty, space, ENGINE, 1000, Path("x"), tables.FEW, tables.WHOLE)
+    job = tables.TableJob(empty, space, ENGINE, 1000, Path("x"), tables.FEW, tables.WHOLE)
     tail = dataclasses.replace(job, space=spaces.load("pplcnet_tail"))
     assert job.seconds() < tail.seconds()
     assert 180 < tail.seconds() < 600  # "about five minutes"
-    assert "minutes" in tail.beforehand()
-    assert "are measured now" in tail.beforehand()
-    assert "would be measured first" in tail.beforehand("would be measured first")
+    assert "minutes" in tail.announcement()
+    assert "are measured now" in tail.announcement()
+    assert "would be measured first" in tail.announcement("would be measured first")

@@ -25,7 +25,7 @@ def images():
 
 
 def spec(**changes):
-    return dataclasses.replace(proxy.Spec("zico", CLASSES, 16, seed=3, images=8), **changes)
+    return dataclasses.replace(proxy.ProxySpec("zico", CLASSES, 16, seed=3, images=8), **changes)
 
 
 def arch(width=8, **settings):

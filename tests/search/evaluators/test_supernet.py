@@ -11,7 +11,7 @@ from lcnas.training import data as data_module
 from lcnas.training.augment import Augment
 from lcnas.training.supernet import TrainedSupernet
 from search.evaluation import Candidate
-from search.evaluators.supernet import Spec, create
+from search.evaluators.supernet import SupernetSpec, create
 from search.packed import pack
 from tests.training.tiny import quick_compiling
 
@@ -61,7 +61,7 @@ def space():
 @pytest.fixture(scope="module")
 def spec(space):
     net = Supernet.of(space, 3, resolution=SIDE, buckets=1)
-    return Spec.of(TrainedSupernet(net, net.init(0), {}), AUGMENT, calibration=16, batch=8)
+    return SupernetSpec.of(TrainedSupernet(net, net.init(0), {}), AUGMENT, calibration=16, batch=8)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_several_at_once(space, spec, images, evaluator):
 def test_a_spec_can_be_read_from_a_folder(spec, space, tmp_path):
     net = Supernet.of(space, 3, resolution=SIDE, buckets=1)
     TrainedSupernet(net, net.init(0), {"step": 1}).save(tmp_path)
-    found = Spec.of(tmp_path, AUGMENT, calibration=16, batch=8)
+    found = SupernetSpec.of(tmp_path, AUGMENT, calibration=16, batch=8)
     assert found.supernet == spec.supernet
     for name, value in spec.weights.items():
         np.testing.assert_array_equal(found.weights[name], value)

@@ -19,12 +19,15 @@ from lcnas.arch import Arch
 from lcnas.blocks import Block
 from lcnas.errors import DataError, TrainingFailedError
 from lcnas.latency import machine
+from lcnas.training.compilation import keep_programs
 from lcnas.training.devices import Devices
 from lcnas.training.job import prepared
-from search import finals
+from lcnas.training.onnx_validation import state_accuracy
+from search import recipes as recipes_
 from search.evaluation import Candidate
-from search.evaluators import train
-from search.evaluators.train import Spec, create, draw_seed, stopping
+from search.evaluators import early_stopping, train
+from search.evaluators.train import TrainSpec, create, draw_seed
+from search.finals import network_training
 from search.packed import PackedImages, pack, unpack
 from search.trials import Trial
 from tests.training import tiny
@@ -57,7 +60,7 @@ def recipe(**changes):
 
 
 def spec(**changes):
-    return Spec(tiny.SIDE, recipe(**changes), seed=7)
+    return TrainSpec(tiny.SIDE, recipe(**changes), seed=7)
 
 
 def fixed_head() -> Arch:
@@ -109,7 +112,7 @@ def test_validation_counts_as_the_trainings_own_evaluation_does(images):
     state = job.start()
     for number, batch in enumerate(data.train.batches(16, seed=3, epoch=0)):
         state, _ = job.step(state, number, batch)
-        found = train.accuracy(job, state)
+        found = state_accuracy(job, state)
         assert found == pytest.approx(job.scores(state, data.validation).accuracy, abs=1e-12)
     assert 0 < found < 1
 
@@ -119,7 +122,7 @@ def test_images_of_another_size_are_resized_for_both(images):
     data = unpack(small)
     job = prepared(tiny.arch(), data, recipe(resolution=6), 3, None, (), None, Devices(None))
     state = job.start()
-    assert train.accuracy(job, state) == job.scores(state, data.validation).accuracy
+    assert state_accuracy(job, state) == job.scores(state, data.validation).accuracy
 
 
 # -- what fails ------------------------------------------------------------------------------------
@@ -141,7 +144,7 @@ def test_a_loss_that_is_no_number_is_a_failure(images):
     assert found.seconds > 0
 
 
-class _Failing(train._Course):
+class _Failing(train._ShortTraining):
     """A training that runs out of memory so many times first."""
 
     left = 0
@@ -156,7 +159,7 @@ class _Failing(train._Course):
 
 @pytest.mark.parametrize(("times", "accuracy"), [(0, 0.25), (1, 0.25), (2, None)])
 def test_a_lack_of_memory_is_tried_again_once(images, monkeypatch, times, accuracy):
-    monkeypatch.setattr(train, "_Course", _Failing)
+    monkeypatch.setattr(train, "_ShortTraining", _Failing)
     monkeypatch.setattr(_Failing, "left", times)
     (found,) = create(spec(), images).evaluate([candidate()])
     assert found.accuracy == accuracy
@@ -167,7 +170,7 @@ def test_other_faults_of_jax_are_told_in_a_line(images, monkeypatch):
     def run(self, job, stop_below):
         raise jax.errors.JaxRuntimeError("INTERNAL: no such thing\nand more")
 
-    monkeypatch.setattr(train._Course, "run", run)
+    monkeypatch.setattr(train._ShortTraining, "run", run)
     (found,) = create(spec(), images).evaluate([candidate()])
     assert found.reason == "JAX: 'INTERNAL: no such thing'"
 
@@ -194,10 +197,10 @@ def test_what_never_can_work_is_refused_at_once(images):
     ],
 )
 def test_a_network_below_the_threshold_is_given_up(monkeypatch, stop_below, epochs):
-    monkeypatch.setattr(train._Course, "_epoch", lambda self, job, state, epoch: state)
+    monkeypatch.setattr(train._ShortTraining, "_epoch", lambda self, job, state, epoch: state)
     monkeypatch.setattr(train, "accuracy", lambda job, state: 0.4)
     job: Any = SimpleNamespace(start=lambda: None, recipe=recipe(epochs=4))
-    course = train._Course()
+    course = train._ShortTraining()
     course.run(job, stop_below)
     found = course.evaluation(1.0)
     assert found.details["curve"] == [0.4] * epochs
@@ -219,27 +222,29 @@ def test_thresholds_are_medians_of_mean_accuracies_in_the_band():
     band = [trial(i, 1 + i / 8, curve) for i, curve in enumerate(curves)]
     slow = [trial(10 + i, 3.0, [0.9, 0.9, 0.9, 0.9]) for i in range(9)]
     given_up = [trial(30, 1.5, [0.0, 0.0], stopped=2), trial(31, 1.5, [], accuracy=None)]
-    found = stopping([*slow, *band, *given_up], EDGES, 1.2)
+    found = early_stopping.limits([*slow, *band, *given_up], EDGES, 1.2)
     wanted = [np.median([np.mean(c[: e + 1]) for c in curves]) for e in range(4)]
     assert found == pytest.approx((0.0, wanted[1], wanted[2], 0.0))
-    low = stopping([*slow, *band], EDGES, 1.9, quantile=0.25)
+    low = early_stopping.limits([*slow, *band], EDGES, 1.9, quantile=0.25)
     assert low[1] == pytest.approx(np.quantile([np.mean(c[:2]) for c in curves], 0.25))
-    assert stopping([*slow, *band], EDGES, 2.0)[1:3] == pytest.approx((0.9, 0.9))
+    assert early_stopping.limits([*slow, *band], EDGES, 2.0)[1:3] == pytest.approx((0.9, 0.9))
 
 
 def test_a_fast_network_is_not_given_up_because_slow_ones_are_better():
     slow = [trial(i, 3.0, [0.9, 0.9, 0.9]) for i in range(20)]
     fast = [trial(20 + i, 1.5, [0.1, 0.2, 0.3]) for i in range(4)]
-    assert stopping([*slow, *fast], EDGES, 1.5) == ()
+    assert early_stopping.limits([*slow, *fast], EDGES, 1.5) == ()
     one_more = trial(24, 0.5, [0.1, 0.2, 0.3])  # faster than the first band still belongs to it
-    assert stopping([*slow, *fast, one_more], EDGES, 1.5) == pytest.approx((0.0, 0.15, 0.0))
+    assert early_stopping.limits([*slow, *fast, one_more], EDGES, 1.5) == pytest.approx(
+        (0.0, 0.15, 0.0)
+    )
 
 
 @pytest.mark.parametrize(
     ("curve", "n"), [([0.5, 0.6, 0.7], 4), ([0.5, 0.6], 9), ([0.5], 9), ([], 9)]
 )
 def test_nothing_is_given_up_before_enough_is_known(curve, n):
-    assert stopping([trial(i, 1.5, curve) for i in range(n)], EDGES, 1.5) == ()
+    assert early_stopping.limits([trial(i, 1.5, curve) for i in range(n)], EDGES, 1.5) == ()
 
 
 # -- compiled programs -----------------------------------------------------------------------------
@@ -259,7 +264,7 @@ def cache(tmp_path):
 
 
 def test_programs_are_kept_in_a_folder_of_the_processor(cache):
-    train.keep_programs(str(cache))
+    keep_programs(str(cache))
     jax.jit(lambda x: x * 3 + 1)(np.float32(2))
     (own,) = cache.iterdir()
     assert own.name == f"{machine.processor_key()}-jaxlib{metadata.version('jaxlib')}"
@@ -270,7 +275,7 @@ def test_programs_of_another_processor_are_never_taken(cache, monkeypatch):
     """Two machines of one home: the same name and instruction set by ours, but other flags."""
 
     def compiled() -> set[str]:
-        train.keep_programs(str(cache))
+        keep_programs(str(cache))
         jax.clear_caches()
         jax.jit(lambda x: x * 5 + 2)(np.float32(2))
         return {folder.name for folder in cache.iterdir() if any(folder.iterdir())}
@@ -286,10 +291,10 @@ def test_programs_of_another_processor_are_never_taken(cache, monkeypatch):
 
 def test_finals_that_train_as_long_take_up_the_step_of_the_search(cache, images, tmp_path):
     recipes = [
-        finals.search_recipe(images, 1).override({"evaluate_epochs": 1}),
-        finals.final_recipe(images, 1).override({"evaluate_epochs": 1}),
+        recipes_.search_recipe(images, 1).override({"evaluate_epochs": 1}),
+        recipes_.final_recipe(images, 1).override({"evaluate_epochs": 1}),
     ]
-    search = create(Spec(tiny.SIDE, recipes[0], 7, str(cache)), images)
+    search = create(TrainSpec(tiny.SIDE, recipes[0], 7, str(cache)), images)
     (found,) = search.evaluate([candidate()])
     assert found.accuracy is not None
 
@@ -299,14 +304,16 @@ def test_finals_that_train_as_long_take_up_the_step_of_the_search(cache, images,
     (compiled,) = steps()
     jax.clear_caches()
     arch, size = tiny.arch().at(16), tiny.SIDE
-    finals.train(arch, images, recipes[1], tmp_path / "one", 3, train_size=size, cache=str(cache))
+    network_training.train(
+        arch, images, recipes[1], tmp_path / "one", 3, train_size=size, cache=str(cache)
+    )
     assert steps() == {compiled}
 
 
 def test_no_folder_changes_nothing():
     config: Any = jax.config
     before = config.jax_compilation_cache_dir
-    train.keep_programs(None)
+    keep_programs(None)
     assert config.jax_compilation_cache_dir == before
 
 
@@ -317,4 +324,4 @@ def test_validation_of_a_network_that_says_nothing_finite(images):
     state = job.start()
     broken = {name: w * math.nan for name, w in state.average.items()}
     with pytest.raises(ValueError, match="not finite"):
-        train.accuracy(job, state._replace(average=broken))
+        state_accuracy(job, state._replace(average=broken))

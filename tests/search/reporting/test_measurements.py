@@ -130,7 +130,7 @@ def test_what_was_measured_before_is_gone_and_the_notes_say_whose_the_rest_is(tm
     made = measurements.apply(outcome, found)
     assert made.finals[0].measured == MeasuredLatency(1.0, 0.9, 1.2)
     assert all(final.measured is None for final in made.finals[1:])
-    assert found.whose == WHOSE
+    assert found.machine == WHOSE
     assert made.notes[-2] == f"Measured latencies are those of {WHOSE} (there.json)."
     assert made.notes[-1].startswith(
         "Not among these measurements: finalist-2, finalist-3, pplcnet_0.35x"
@@ -201,7 +201,7 @@ def test_files_of_another_kind(tmp_path, changes, message):
 def test_files_as_shells_write_them(tmp_path, encoding):
     path = file(tmp_path / "there.json", network("finalist-1"))
     path.write_text(path.read_text("utf-8"), encoding=encoding)
-    assert measurements.read(path).whose == WHOSE
+    assert measurements.read(path).machine == WHOSE
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "[" * 100_000, '{"format": 1}'])

@@ -272,7 +272,7 @@ def test_a_search_is_repeated_by_what_was_asked_for(tmp_path):
         predictor=True,
         data="npz:my file",
     )
-    RunDir(tmp_path).begin(asked, asked)
+    RunDir(tmp_path).begin(asked, asked.resolve(1))
     reporting.write(outcome, tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert (

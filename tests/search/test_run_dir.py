@@ -48,7 +48,7 @@ def test_a_line_that_a_kill_cut_off_is_no_trial_and_the_next_one_begins_anew(fol
 def test_a_trial_that_is_there_twice_is_refused(folder):
     folder.add(trial(0))
     folder.add(trial(0))
-    with pytest.raises(SearchError, match="line 2: trial 0 is there twice"):
+    with pytest.raises(SearchError, match="line 2: trial 0 is repeated"):
         folder.trials()
 
 
@@ -63,7 +63,7 @@ def test_a_line_that_is_no_trial_is_named(folder, line):
 
 def test_other_settings_are_refused_and_named(folder):
     asked = Settings(trials=5)
-    folder.begin(asked, replace(asked, resolution=64).filled(2))
+    folder.begin(asked, replace(asked, resolution=64).resolve(2))
     folder.check(Settings(trials=5))
     with pytest.raises(SearchError, match=r"trials is 5 there and 6 here; seed is 0 there and 1"):
         folder.check(Settings(trials=6, seed=1))
@@ -162,7 +162,7 @@ import resource, sys
 from pathlib import Path
 from lcnas.errors import LcnasError
 from search.run_dir import RunDir
-from tests.search.test_folder import trial
+from tests.search.test_run_dir import trial
 
 folder = RunDir(Path(sys.argv[1]))
 folder.add(trial(0))

@@ -1,7 +1,6 @@
 """Trainings side by side whose workers go away, as a system without memory ends them.
 
-Run as ``python -m tests.search.lost_trainings FOLDER``; prints the number of the task and what was trained of
-each training as it ends.
+Run as ``python -m tests.search.finals.lost_trainings FOLDER``; prints task and result of each training.
 """
 
 import os
@@ -12,8 +11,9 @@ from typing import Any
 
 from lcnas.training import recipes
 from lcnas.training.interrupts import Stopped
-from search import cluster, contest
+from search.distributed import cluster
 from search.distributed.worker import WorkerSetup
+from search.finals import training
 from tests.latency.synthetic import ENGINE
 
 
@@ -29,9 +29,9 @@ def main(folder: Path) -> None:
                 os._exit(1)
             yield f"{task.arch} {seed} of {images}"
 
-    contest._work = work
+    training._train_seeds = work
     tasks = [
-        contest._Task(
+        training._Task(
             arch=name,
             recipe=recipes.load("proxy"),
             outs=tuple(str(folder / f"{name}-{seed}") for seed in range(3)),
@@ -40,13 +40,13 @@ def main(folder: Path) -> None:
             engine=ENGINE,
             cache="",
             setup=WorkerSetup(),
-            far=False,
+            remote=False,
         )
         for name in ("a", "b")
     ]
     images: Any = "images"
     with cluster.started(None, 2):
-        for i, made in contest._side_by_side(tasks, images):
+        for i, made in training._results(tasks, images):
             print("trained", i, made, flush=True)
 
 

@@ -19,9 +19,12 @@ from lcnas.errors import DataError, LcnasError, TrainingError, TrainingFailedErr
 from lcnas.latency import engines
 from lcnas.models import pretrained
 from lcnas.training import Augment, deployed
-from search import contest, finals
+from lcnas.training.onnx_validation import correct
+from search import files as files_
+from search import recipes, run_dir
 from search.errors import SearchFailedError
-from search.evaluators.train import right
+from search.finals import deployment, network_training, testing
+from search.finals import training as training_
 from search.outcome import FinalNetwork
 from search.packed import PackedImages, pack, unpack
 from tests.training import tiny
@@ -50,13 +53,13 @@ def arch() -> Arch:
 
 
 def run(data, out, **changes):
-    return finals.train(arch(), pack(data), recipe(), out, 3, **changes)
+    return network_training.train(arch(), pack(data), recipe(), out, 3, **changes)
 
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("finals") / "run"
-    return run(data, out, bring=True), out
+    return run(data, out, with_files=True), out
 
 
 @pytest.fixture(scope="module")
@@ -128,18 +131,18 @@ def test_what_is_finished_is_read_back(trained, data, unable):
 
 def test_a_kill_before_the_export_costs_no_training(trained, data, unable, tmp_path):
     found, _ = trained
-    files = {name: content for name, content in found.files.items() if name != finals.NETWORK}
-    finals.settle(tmp_path / "run", files)
-    again = run(data, tmp_path / "run", bring=True)
+    files = {name: content for name, content in found.files.items() if name != run_dir.NETWORK}
+    network_training.write_files(tmp_path / "run", files)
+    again = run(data, tmp_path / "run", with_files=True)
     assert again.files == found.files  # the file is the same to the byte
 
 
 def test_files_that_were_brought_are_a_finished_training(trained, data, unable, tmp_path):
     found, out = trained
     there = tmp_path / "deep" / "run"
-    finals.settle(there, found.files)
+    network_training.write_files(there, found.files)
     assert run(data, there) == dataclasses.replace(found, files={})
-    file = {"there": there / finals.NETWORK, "here": out / finals.NETWORK}
+    file = {"there": there / run_dir.NETWORK, "here": out / run_dir.NETWORK}
     hits = deployed.hits(file, data, engine=MLAS)
     np.testing.assert_array_equal(hits["there"].correct, hits["here"].correct)
 
@@ -147,8 +150,8 @@ def test_files_that_were_brought_are_a_finished_training(trained, data, unable, 
 def test_a_finished_training_is_written_last_of_all(trained, monkeypatch, tmp_path):
     """So that a kill in between leaves one that is not finished."""
     order = []
-    monkeypatch.setattr(finals, "_write", lambda path, content: order.append(path.name))
-    finals.settle(tmp_path, trained[0].files)
+    monkeypatch.setattr(files_, "write", lambda path, content: order.append(path.name))
+    network_training.write_files(tmp_path, trained[0].files)
     assert sorted(order) == sorted(trained[0].files)
     assert order[-1] == "result.json"
 
@@ -156,15 +159,17 @@ def test_a_finished_training_is_written_last_of_all(trained, monkeypatch, tmp_pa
 def test_other_things_in_the_folder_are_refused(trained, data):
     _, out = trained
     with pytest.raises(TrainingError, match="another run: seed is 3 there and 4 here"):
-        finals.train(arch(), pack(data), recipe(), out, 4)
+        network_training.train(arch(), pack(data), recipe(), out, 4)
     with pytest.raises(TrainingError, match="epochs is 2 there and 3 here"):
-        finals.train(arch(), pack(data), recipe(epochs=3), out, 3)
+        network_training.train(arch(), pack(data), recipe(epochs=3), out, 3)
 
 
 def test_a_head_that_needs_its_own_size_is_refused_before_anything(data, tmp_path):
     stages: dict[str, list[Block]] = {"head": [blocks.DenseHead(pool=False)]}
     with pytest.raises(TrainingFailedError, match="its head does not pool"):
-        finals.train(Arch.of(stages, 16), pack(data), recipe(), tmp_path / "run", 0, train_size=8)
+        network_training.train(
+            Arch.of(stages, 16), pack(data), recipe(), tmp_path / "run", 0, train_size=8
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -179,9 +184,9 @@ def test_an_interrupted_training_goes_on(trained, data, tmp_path):
 
     watched = tiny.watched(unpack(packed), stop)
     with pytest.raises(KeyboardInterrupt):
-        finals.train(arch(), watched, recipe(), tmp_path / "run", 3)
-    again = finals.train(arch(), packed, recipe(), tmp_path / "run", 3, bring=True)
-    for name in ("last.safetensors", "last.onnx", finals.NETWORK):
+        network_training.train(arch(), watched, recipe(), tmp_path / "run", 3)
+    again = network_training.train(arch(), packed, recipe(), tmp_path / "run", 3, with_files=True)
+    for name in ("last.safetensors", "last.onnx", run_dir.NETWORK):
         assert again.files[name] == found.files[name]
     assert again.curve == found.curve
 
@@ -190,7 +195,7 @@ def test_an_interrupted_training_goes_on(trained, data, tmp_path):
 
 
 def about(out):
-    return json.loads((out / finals.DEPLOYED).read_text())
+    return json.loads((out / run_dir.DEPLOYED).read_text())
 
 
 def test_what_is_known_of_the_file_is_the_files(trained, data):
@@ -200,7 +205,7 @@ def test_what_is_known_of_the_file_is_the_files(trained, data):
     assert (told["images"], told["resolution"], told["precision"]) == (18, DEPLOYED, "fp32")
     view = (recipe().augment, data.normalization)
     classifier = onnx_export.Classifier.of(out / found.onnx)
-    assert right(classifier, *view, data.validation).mean() == found.validation
+    assert correct(classifier, *view, data.validation).mean() == found.validation
 
 
 def test_a_file_that_does_not_compute_what_its_network_does_ends_the_run(
@@ -209,9 +214,9 @@ def test_a_file_that_does_not_compute_what_its_network_does_ends_the_run(
     """Files are kept, and nothing is tried again or left out."""
     found, _ = trained
     out = tmp_path / "run"
-    kept = {n: c for n, c in found.files.items() if n not in (finals.NETWORK, finals.DEPLOYED)}
-    finals.settle(out, kept)
-    model = onnx_export.read(found.files[finals.NETWORK])
+    kept = {n: c for n, c in found.files.items() if n not in (run_dir.NETWORK, run_dir.DEPLOYED)}
+    network_training.write_files(out, kept)
+    model = onnx_export.read(found.files[run_dir.NETWORK])
     images = next(data.validation.batches(18)).images
     prepared = onnx_export.interface(model).preprocessing()(images)
     said = onnx_export.Classifier.of(model).logits(prepared).argmax(axis=1)
@@ -220,12 +225,14 @@ def test_a_file_that_does_not_compute_what_its_network_does_ends_the_run(
     given = (arch(), agrees, training.Result.load(out), 1, MLAS)
     export = onnx_export.export
     monkeypatch.setattr(onnx_export, "export", lambda *a, **k: negated(export(*a, **k)))
-    with pytest.raises(finals.ApartError, match=r"validation images, its network in .* are kept$"):
-        finals._deploy(*given)
-    assert (out / finals.NETWORK).is_file()
-    assert not (out / finals.DEPLOYED).exists()
+    with pytest.raises(
+        deployment.ApartError, match=r"validation images, its network in .* are kept$"
+    ):
+        deployment.deploy(*given)
+    assert (out / run_dir.NETWORK).is_file()
+    assert not (out / run_dir.DEPLOYED).exists()
     monkeypatch.setattr(onnx_export, "export", export)
-    finals._deploy(*given)
+    deployment.deploy(*given)
     assert about(out)["network"] > 0.9
 
 
@@ -234,10 +241,10 @@ def test_a_worker_passes_on_what_no_second_attempt_would_mend(monkeypatch):
 
     def train():
         tries.append(1)
-        raise finals.ApartError("they should be the same")
+        raise deployment.ApartError("they should be the same")
 
-    with pytest.raises(finals.ApartError):
-        contest._twice(train)
+    with pytest.raises(deployment.ApartError):
+        training_._with_retry(train)
     assert len(tries) == 1
 
 
@@ -264,37 +271,38 @@ def test_half_a_point_or_two_images_are_allowed(
     trained, data, monkeypatch, tmp_path, network, file, n, apart
 ):
     found, _ = trained
-    finals.settle(tmp_path / "run", {n: c for n, c in found.files.items() if n != finals.DEPLOYED})
-    monkeypatch.setattr(finals, "_compared", lambda *_: (network, file))
+    kept = {n: c for n, c in found.files.items() if n != run_dir.DEPLOYED}
+    network_training.write_files(tmp_path / "run", kept)
+    monkeypatch.setattr(deployment, "_compare", lambda *_: (network, file))
     rows = np.resize(data.validation.rows, n)
     held = dataclasses.replace(data.validation, rows=rows)
     result = training.Result.load(tmp_path / "run")
     given = (arch(), dataclasses.replace(data, validation=held), result, 1, MLAS)
     if apart:
-        with pytest.raises(finals.ApartError):
-            finals._deploy(*given)
+        with pytest.raises(deployment.ApartError):
+            deployment.deploy(*given)
     else:
-        finals._deploy(*given)
+        deployment.deploy(*given)
         assert about(tmp_path / "run")["network"] == network
 
 
 def test_int8_is_delivered_where_it_is_asked_for(trained, data, unable, tmp_path):
     found, _ = trained
-    kept = {n: c for n, c in found.files.items() if n not in (finals.NETWORK, finals.DEPLOYED)}
+    kept = {n: c for n, c in found.files.items() if n not in (run_dir.NETWORK, run_dir.DEPLOYED)}
     out = tmp_path / "run"
-    finals.settle(out, kept)
-    made = run(data, out, engine=dataclasses.replace(MLAS, precision="int8"), bring=True)
+    network_training.write_files(out, kept)
+    made = run(data, out, engine=dataclasses.replace(MLAS, precision="int8"), with_files=True)
     told = about(out)
     assert told["precision"] == "int8"
-    assert onnx_export.is_quantised(onnx_export.read(out / finals.NETWORK))
-    assert not onnx_export.is_quantised(onnx_export.read(out / finals.FP32))
-    assert finals.FP32 in made.files
+    assert onnx_export.is_quantised(onnx_export.read(out / run_dir.NETWORK))
+    assert not onnx_export.is_quantised(onnx_export.read(out / run_dir.NETWORK_FP32))
+    assert run_dir.NETWORK_FP32 in made.files
     view = (recipe().augment, data.normalization)
-    for name, key in ((finals.NETWORK, "validation"), (finals.FP32, "fp32")):
-        hits = right(onnx_export.Classifier.of(out / name), *view, data.validation)
+    for name, key in ((run_dir.NETWORK, "validation"), (run_dir.NETWORK_FP32, "fp32")):
+        hits = correct(onnx_export.Classifier.of(out / name), *view, data.validation)
         assert hits.mean() == told[key]
     assert made.validation == told["validation"]
-    recorded = onnx_export.interface(onnx_export.read(out / finals.NETWORK))
+    recorded = onnx_export.interface(onnx_export.read(out / run_dir.NETWORK))
     assert recorded.precision == "int8"
     measured = json.loads(recorded.metadata["lcnas.validation"])
     assert (measured["accuracy"], measured["precision"]) == (told["validation"], "int8")
@@ -316,13 +324,12 @@ def final(name):
 
 def end_of(folder: Any, data, precision, runs):
     """Return a final as the end of a search leaves it, and the notes."""
-    field: Any = SimpleNamespace(
-        table=SimpleNamespace(engine=deployed.with_precision(MLAS, precision))
-    )
-    entry = contest.Entry(final("finalist-1"), folder.path / "finals" / "finalist-1")
-    made = [(entry, runs)]
-    finals_, notes = contest.tested(field, data, made, folder)
-    return finals_[0], notes
+    engine = deployed.with_precision(MLAS, precision)
+    problem = SimpleNamespace(table=SimpleNamespace(engine=engine))
+    context: Any = SimpleNamespace(problem=problem, data=data, run_dir=folder)
+    entry = training_.FinalEntry(final("finalist-1"), folder.path / "finals" / "finalist-1")
+    (network,), notes = testing.test(context, [training_.TrainedEntry(entry, tuple(runs))])
+    return network, notes
 
 
 def test_the_printed_accuracy_is_the_delivered_files(trained, data, unable, tmp_path):
@@ -330,12 +337,15 @@ def test_the_printed_accuracy_is_the_delivered_files(trained, data, unable, tmp_
     found, _ = trained
     folder: Any = Kept(tmp_path)
     out = tmp_path / "finals" / "finalist-1" / "seed-3"
-    kept = {n: c for n, c in found.files.items() if n not in (finals.NETWORK, finals.DEPLOYED)}
-    finals.settle(out, kept)
+    kept = {n: c for n, c in found.files.items() if n not in (run_dir.NETWORK, run_dir.DEPLOYED)}
+    network_training.write_files(out, kept)
     one = run(data, out, engine=deployed.with_precision(MLAS, "int8"))
     made, notes = end_of(folder, data, "int8", [one])
     (kept_run,) = made.runs
-    for name, value in ((finals.NETWORK, kept_run.test), (finals.FP32, kept_run.test_fp32)):
+    for name, value in (
+        (run_dir.NETWORK, kept_run.test),
+        (run_dir.NETWORK_FP32, kept_run.test_fp32),
+    ):
         told = onnx_export.interface(onnx_export.read(out / name))
         batch = next(data.test.batches(20))
         x = told.preprocessing()(batch.images)
@@ -344,11 +354,11 @@ def test_the_printed_accuracy_is_the_delivered_files(trained, data, unable, tmp_
     assert (kept_run.precision, kept_run.resolution, notes) == ("int8", DEPLOYED, ())
     assert made.winner
     assert (tmp_path / "networks" / "finalist-1.onnx").read_bytes() == (
-        out / finals.NETWORK
+        out / run_dir.NETWORK
     ).read_bytes()
     # What has been read is not read again.
-    (out / finals.NETWORK).write_bytes(b"")
-    again = contest._run(contest.Entry(made, out.parent), one, MLAS, folder)
+    (out / run_dir.NETWORK).write_bytes(b"")
+    again = testing._run(training_.FinalEntry(made, out.parent), one, MLAS, folder)
     assert again.test == kept_run.test
 
 
@@ -362,13 +372,13 @@ def test_an_older_run_goes_on_at_its_training_size(older, data, unable):
     told = onnx_export.interface(onnx_export.read(out / found.onnx))
     assert told.size == (DEPLOYED, DEPLOYED)
     assert json.loads(told.metadata["lcnas.validation"])["resolution"] == tiny.SIDE
-    assert not (out / finals.DEPLOYED).exists()
+    assert not (out / run_dir.DEPLOYED).exists()
     assert run(data, out, train_size=tiny.SIDE) == found
 
 
 def test_hits_are_those_of_the_trainings_own_evaluation(older, data):
     _, out = older
-    hits = finals.test_hits(out, data)
+    hits = testing.last_onnx_hits(out, data)
     assert hits.shape == (len(data.test),) == (20,)
     assert hits.dtype == bool
     model = models.load_pretrained(out / "last.safetensors")
@@ -380,10 +390,10 @@ def test_hits_are_those_of_the_trainings_own_evaluation(older, data):
 
 def test_each_hit_is_the_image_in_its_place(older, data):
     _, out = older
-    every = finals.test_hits(out, data)
+    every = testing.last_onnx_hits(out, data)
     rows = np.array([7, 3, 11])
     some = dataclasses.replace(data, test=training.data.Test(data.test.source, rows))
-    np.testing.assert_array_equal(finals.test_hits(out, some), every[rows])
+    np.testing.assert_array_equal(testing.last_onnx_hits(out, some), every[rows])
 
 
 def test_test_images_are_read_once_and_no_other(older, data):
@@ -404,24 +414,24 @@ def test_test_images_are_read_once_and_no_other(older, data):
 
         watched = type(held)(Source(held.source, split), held.rows)
         data = dataclasses.replace(data, **{split: watched})
-    finals.test_hits(out, data)
+    testing.last_onnx_hits(out, data)
     assert reads == ["test"]
 
 
 def test_the_validation_images_do_not_stand_in_for_them(older, data):
     swapped = dataclasses.replace(data, test=data.validation)
     with pytest.raises(DataError, match="the test split is needed here"):
-        finals.test_hits(older[1], swapped)
+        testing.last_onnx_hits(older[1], swapped)
 
 
 def test_a_folder_without_a_network_is_refused(data, tmp_path):
     with pytest.raises(LcnasError, match=r"last\.onnx"):
-        finals.test_hits(tmp_path, data)
+        testing.last_onnx_hits(tmp_path, data)
 
 
 def test_hits_are_kept_as_bools(tmp_path):
     hits = np.array([True, False, True])
-    finals.save_hits(tmp_path / "hits.npy", hits)
+    testing.save_hits(tmp_path / "hits.npy", hits)
     kept = np.load(tmp_path / "hits.npy", allow_pickle=False)
     assert kept.dtype == bool
     np.testing.assert_array_equal(kept, hits)
@@ -431,9 +441,9 @@ def test_hits_are_kept_as_bools(tmp_path):
 def test_a_place_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SearchFailedError, match="cannot be written"):
-        finals.save_hits(tmp_path / "file" / "hits.npy", np.ones(2, bool))
+        testing.save_hits(tmp_path / "file" / "hits.npy", np.ones(2, bool))
     with pytest.raises(SearchFailedError, match="cannot be written"):
-        finals.settle(tmp_path / "file" / "run", {"result.json": b"{}"})
+        network_training.write_files(tmp_path / "file" / "run", {"result.json": b"{}"})
 
 
 # -- recipes ---------------------------------------------------------------------------------------
@@ -454,7 +464,7 @@ def shown(n, spec="synthetic:12", side=64) -> PackedImages:
     ("n", "epochs", "batch"),
     [(3000, 2, 16), (4000, 4, 32), (8000, 4, 64), (20_000, 8, 128), (100, 1, 16), (10, 1, 10)],
 )
-@pytest.mark.parametrize("made", [finals.search_recipe, finals.final_recipe])
+@pytest.mark.parametrize("made", [recipes.search_recipe, recipes.final_recipe])
 def test_the_batch_is_the_largest_that_leaves_enough_steps(made, n, epochs, batch):
     found = made(shown(n), epochs)
     assert (found.epochs, found.batch) == (epochs, batch)
@@ -476,13 +486,13 @@ def test_the_batch_is_the_largest_that_leaves_enough_steps(made, n, epochs, batc
     ],
 )
 def test_the_kind_of_data_decides_on_the_preset(spec, side, crop, weight_decay):
-    found = finals.search_recipe(shown(1000, spec, side), 3)
+    found = recipes.search_recipe(shown(1000, spec, side), 3)
     assert (found.augment.crop, found.weight_decay) == (crop, weight_decay)
 
 
 def test_a_long_training_is_as_its_preset_says():
-    found = finals.final_recipe(shown(40_000, "cifar10:DIR", 32), 30)
+    found = recipes.final_recipe(shown(40_000, "cifar10:DIR", 32), 30)
     preset = training.recipes.load("cifar10")
     assert found.differences(preset) == ["evaluate_epochs is 1 there and 3 here"]
-    short = finals.search_recipe(shown(3000, "synthetic"), 2)
+    short = recipes.search_recipe(shown(3000, "synthetic"), 2)
     assert (short.dropout, short.ema) == (0.0, 0.0)

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from search.steps import Field
 
 from lcnas import spaces
 from lcnas.arch import walk
@@ -21,16 +20,21 @@ from lcnas.latency import Budget
 from lcnas.latency.table import LatencyTable
 from lcnas.training import recipes
 from lcnas.training.interrupts import Stopped
-from search import cluster, contest, finals, steps, worker
 from search.console import Console
+from search.context import SearchContext
+from search.distributed import cluster, worker
 from search.distributed.worker import WorkerSetup
 from search.errors import SearchFailedError
+from search.finals import network_training, participants, testing, training
+from search.finals.deployment import ApartError
 from search.finals.measurement import FinalMeasurements
 from search.outcome import FinalNetwork
+from search.pipeline import front_of
+from search.problem import SearchProblem
 from search.run_dir import RunDir
-from search.settings import Settings
+from search.settings import ExecutionOptions, Settings
 from tests.latency.synthetic import ENGINE
-from tests.search.test_finalists import PLAN, ROUGH, Machine, trials_of
+from tests.search.finals.test_selection import PLAN, ROUGH, Machine, trials_of
 from tests.search.test_tables import SPACE, exact
 
 
@@ -43,28 +47,29 @@ def chosen(space, tmp_path, monkeypatch, said, **asked):
     """Choose and measure finalists on the made-up machine."""
     monkeypatch.chdir(tmp_path)
     machine = Machine()
-    monkeypatch.setattr(
-        contest,
-        "FinalMeasurements",
-        functools.partial(FinalMeasurements, plan=PLAN, rough=ROUGH, visits=machine.visits),
+    measurements = functools.partial(
+        FinalMeasurements, plan=PLAN, rough_plan=ROUGH, measure_visits=machine.visits
     )
+    monkeypatch.setattr(participants, "FinalMeasurements", measurements)
     trials = trials_of(space)
     table = exact(space)
-    field = Field(
+    problem = SearchProblem(
         space=space,
         table=table,
-        here=asked.pop("here", True),
+        on_this_machine=asked.pop("here", True),
         classes=1000,
         max_ms=2 * max(t.latency_ms for t in trials),
         min_ms=min(t.latency_ms for t in trials),
         margin=0.0,
         budget=Budget(space, table, float("inf")),
     )
-    front = steps.front_of(trials)
-    tell = Console()
-    monkeypatch.setattr(tell, "line", said.append)
-    settings = Settings(finalists=2, bands=1, baselines=False, **asked)
-    return contest.chosen(settings, field, trials, front, RunDir(tmp_path / "run"), tell)
+    front = front_of(trials)
+    console, data = Console(), None
+    monkeypatch.setattr(console, "detail", said.append)
+    settings = Settings(resolution=32, finalists=2, bands=1, baselines=False, **asked).resolve(1)
+    run_dir = RunDir(tmp_path / "run")
+    context = SearchContext(settings, problem, data, run_dir, console, ExecutionOptions())  # type: ignore[arg-type]
+    return participants.select(context, trials, front)
 
 
 def test_measured_finalists_join_the_table_that_the_next_search_finds(space, tmp_path, monkeypatch):
@@ -75,7 +80,7 @@ def test_measured_finalists_join_the_table_that_the_next_search_finds(space, tmp
     known = {n.placed: n.ms for n in LatencyTable.load(path).networks}
     assert known == {walk(f.arch): pytest.approx(f.measured.ms, rel=1e-4) for f in made.finalists}
     assert len(known) == 2
-    assert any(line.startswith(f"table: what was measured joins {path}") for line in said)
+    assert any(line.startswith(f"table: the measurements were added to {path}") for line in said)
     # A resumed search reads what it has measured, and adds nothing.
     before = path.read_bytes()
     assert chosen(space, tmp_path, monkeypatch, said) == made
@@ -88,7 +93,7 @@ def test_a_table_that_cannot_be_written_is_no_reason_to_stop(space, tmp_path, mo
     (tmp_path / "latency_tables").write_text("a file stands in the way")
     made = chosen(space, tmp_path, monkeypatch, said)
     assert all(f.measured is not None for f in made.finalists)
-    assert sum("table: what was measured was not added: " in line for line in said) == 1
+    assert sum("table: the measurements were not added: " in line for line in said) == 1
 
 
 @pytest.mark.parametrize("asked", [{"table": "given"}, {"here": False, "remeasure": True}])
@@ -96,7 +101,7 @@ def test_a_table_that_was_given_or_is_of_another_machine_stays_as_it_was(
     space, tmp_path, monkeypatch, asked
 ):
     said: list[str] = []
-    monkeypatch.setattr(contest, "_engine", lambda field: field.table.engine)
+    monkeypatch.setattr(SearchProblem, "local_engine", ENGINE)
     made = chosen(space, tmp_path, monkeypatch, said, **asked)
     assert all(f.measured is not None for f in made.finalists)
     assert not Path("latency_tables").exists()
@@ -110,8 +115,8 @@ def test_a_table_that_was_given_or_is_of_another_machine_stays_as_it_was(
 def test_what_a_lost_worker_had_left_to_train_is_given_to_another(tmp_path):
     script = Path(__file__).with_name("lost_trainings.py")
     done = subprocess.run(
-        [sys.executable, "-m", f"tests.search.{script.stem}", str(tmp_path)],
-        cwd=script.parents[2],
+        [sys.executable, "-m", f"tests.search.finals.{script.stem}", str(tmp_path)],
+        cwd=script.parents[3],
         text=True,
         capture_output=True,
         timeout=200,
@@ -128,7 +133,7 @@ IMAGES: Any = None  # nothing here looks at them
 
 
 def task(arch, outs, **changes):
-    made = contest._Task(
+    made = training._Task(
         arch=arch,
         recipe=recipes.load("proxy"),
         outs=tuple(map(str, outs)),
@@ -137,7 +142,7 @@ def task(arch, outs, **changes):
         engine=ENGINE,
         cache="",
         setup=WorkerSetup(),
-        far=False,
+        remote=False,
     )
     return dataclasses.replace(made, **changes)
 
@@ -147,32 +152,32 @@ def test_a_worker_far_away_has_what_was_finished_before(space, tmp_path, monkeyp
     seen = []
 
     def train(arch, images, recipe, place, seed, **options):
-        seen.append((seed, finals.finished(place), options["bring"], place))
+        seen.append((seed, network_training.finished_files(place), options["with_files"], place))
         if seed == 1:
             raise SearchFailedError("no memory")
         return f"trained {seed}"
 
-    monkeypatch.setattr(finals, "train", train)
+    monkeypatch.setattr(network_training, "train", train)
     monkeypatch.setattr(worker, "prepare", lambda setup: None)
     arch = next(iter(space.enumerate())).to_json()
     outs = [tmp_path / f"seed-{seed}" for seed in range(3)]
     files = {"run.json": b"{}", "result.json": b"1"}
-    finals.settle(outs[2], files)
-    far = task(arch, outs, far=True, finished=tuple(map(finals.finished, outs)))
-    assert list(contest._work(far, IMAGES)) == ["trained 0", "no memory", "trained 2"]
+    network_training.write_files(outs[2], files)
+    far = task(arch, outs, remote=True, finished=tuple(map(network_training.finished_files, outs)))
+    assert list(training._train_seeds(far, IMAGES)) == ["trained 0", "no memory", "trained 2"]
     assert [(seed, kept) for seed, kept, _, _ in seen] == [(0, {}), (1, {}), (1, {}), (2, files)]
     assert all(bring and tmp_path not in place.parents for _, _, bring, place in seen)
     assert not any(place.parent.exists() for *_, place in seen)  # nothing is left on that machine
-    assert list(contest._work(far.after(2), IMAGES)) == ["trained 2"]
+    assert list(training._train_seeds(far.rest(2), IMAGES)) == ["trained 2"]
     assert seen[-1][:2] == (2, files)
 
 
 def test_a_worker_of_this_machine_trains_in_the_folder(space, tmp_path, monkeypatch):
-    monkeypatch.setattr(finals, "train", lambda *given, **_: given[3])
+    monkeypatch.setattr(network_training, "train", lambda *given, **_: given[3])
     monkeypatch.setattr(worker, "prepare", lambda setup: None)
     arch = next(iter(space.enumerate())).to_json()
     outs = [tmp_path / f"seed-{seed}" for seed in range(2)]
-    assert list(contest._work(task(arch, outs), IMAGES)) == outs
+    assert list(training._train_seeds(task(arch, outs), IMAGES)) == outs
 
 
 def test_a_training_that_fails_is_tried_once_more(space, tmp_path, monkeypatch):
@@ -183,11 +188,11 @@ def test_a_training_that_fails_is_tried_once_more(space, tmp_path, monkeypatch):
             raise SearchFailedError("no memory")
         return given[3]
 
-    monkeypatch.setattr(finals, "train", train)
+    monkeypatch.setattr(network_training, "train", train)
     monkeypatch.setattr(worker, "prepare", lambda setup: None)
     outs = [tmp_path / f"seed-{seed}" for seed in range(2)]
     given = task(next(iter(space.enumerate())).to_json(), outs)
-    assert list(contest._work(given, IMAGES)) == [outs[0], "no memory"]
+    assert list(training._train_seeds(given, IMAGES)) == [outs[0], "no memory"]
 
 
 @pytest.mark.parametrize("far", [False, True])
@@ -199,25 +204,25 @@ def test_files_that_do_not_agree_are_kept_in_the_folder_of_the_run(
 
     def train(arch, images, recipe, place, seed, **options):
         tries.append(seed)
-        finals.settle(place, {"result.json": b"{}", "network.onnx": b"wrong"})
-        raise finals.ApartError("they should be the same. The files are kept")
+        network_training.write_files(place, {"result.json": b"{}", "network.onnx": b"wrong"})
+        raise ApartError("they should be the same. The files are kept")
 
-    monkeypatch.setattr(finals, "train", train)
+    monkeypatch.setattr(network_training, "train", train)
     monkeypatch.setattr(worker, "prepare", lambda setup: None)
     out = tmp_path / "seed-0"
     given = task(
         next(iter(space.enumerate())).to_json(),
         [out, tmp_path / "seed-1"],
-        far=far,
+        remote=far,
         finished=({}, {}),
     )
-    (apart,) = contest._work(given, IMAGES)
+    (apart,) = training._train_seeds(given, IMAGES)
     assert tries == [0]
-    assert isinstance(apart, contest._Apart)
+    assert isinstance(apart, training._Mismatch)
     assert bool(apart.files) == far
     one = dataclasses.replace(entry(space, "finalist-1", "finalist"), folder=tmp_path)
-    with pytest.raises(finals.ApartError, match=rf"^finalist-1: .* are kept in {out}$"):
-        contest._ended(one, apart)
+    with pytest.raises(ApartError, match=rf"^finalist-1: .* are kept in {out}$"):
+        training._end_run(one, apart)
     assert (out / "network.onnx").read_bytes() == b"wrong"
 
 
@@ -229,10 +234,13 @@ def trained(validation, fp32, engine):
 def test_validation_by_two_engines_is_not_compared(space):
     """A worker without the engine validates by another one: then fp32 decides, which all have."""
     first, second = (entry(space, f"finalist-{n}", "finalist") for n in (1, 2))
-    made = [(first, [trained(0.8, 0.7, "a")]), (second, [trained(0.7, 0.75, "a")])]
-    assert contest._winners(made) == {"finalist-1"}
-    made[1] = (second, [trained(0.7, 0.75, "mlas")])
-    assert contest._winners(made) == {"finalist-2"}
+    made = [
+        training.TrainedEntry(first, (trained(0.8, 0.7, "a"),)),
+        training.TrainedEntry(second, (trained(0.7, 0.75, "a"),)),
+    ]
+    assert testing._winners(made) == {"finalist-1"}
+    made[1] = training.TrainedEntry(second, (trained(0.7, 0.75, "mlas"),))
+    assert testing._winners(made) == {"finalist-2"}
 
 
 def entry(space, name, role, beside=()):
@@ -246,7 +254,7 @@ def entry(space, name, role, beside=()):
         macs=1,
         predicted_ms=None,
     )
-    return contest.Entry(final, Path(name))
+    return training.FinalEntry(final, Path(name))
 
 
 def test_networks_that_could_not_be_trained_are_left_out_and_named(space):
@@ -258,20 +266,24 @@ def test_networks_that_could_not_be_trained_are_left_out_and_named(space):
         entry(space, "mobilenet_v3_small_1.0x", "shelf", ("finalist-1",)),
     ]
     runs: list[Any] = [[i] for i in range(5)]
-    made, notes = contest._whole(entries, runs, {})
-    assert ([e for e, _ in made], [r for _, r in made], notes) == (entries, runs, [])
+    made, notes = training._complete(entries, runs, {})
+    assert [t.entry for t in made] == entries
+    assert [list(t.trainings) for t in made] == runs
+    assert notes == []
     failed = {"finalist-2": "the loss is nan", "mobilenet_v3_small_1.0x": "no memory"}
-    made, notes = contest._whole(entries, runs, failed)
-    assert [(e.final.name, e.final.beside) for e, _ in made] == [
+    made, notes = training._complete(entries, runs, failed)
+    assert [(t.entry.name, t.entry.network.beside) for t in made] == [
         ("finalist-1", ()),
         ("pplcnet_0.5x", ("finalist-1",)),
     ]
-    assert [r for _, r in made] == [runs[0], runs[2]]
+    assert [list(t.trainings) for t in made] == [runs[0], runs[2]]
     assert len(notes) == 2
     assert "finalist-2" in notes[0]
     assert "the loss is nan" in notes[0]
     with pytest.raises(SearchFailedError, match="finalist-1: the loss is nan"):
-        contest._whole(entries, runs, {"finalist-1": "the loss is nan", "finalist-2": "no memory"})
+        training._complete(
+            entries, runs, {"finalist-1": "the loss is nan", "finalist-2": "no memory"}
+        )
     for why in (
         "run: the disk is full; free some",
         "x.onnx: cannot be written: No space left on device",
@@ -279,7 +291,7 @@ def test_networks_that_could_not_be_trained_are_left_out_and_named(space):
         with pytest.raises(
             SearchFailedError, match="finalist-2: "
         ):  # to be trained by the next try
-            contest._whole(entries, runs, {"finalist-2": why})
+            training._complete(entries, runs, {"finalist-2": why})
 
 
 def test_a_signal_of_a_training_can_be_sent_from_process_to_process():

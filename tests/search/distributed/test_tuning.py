@@ -75,7 +75,7 @@ class UnreadableError(Exception):
 
 def test_which_trials_were_lost_and_why_the_others_failed(tmp_path):
     searcher = SimpleNamespace(reasons={}, lost=set())
-    scheduler = tuning._telling_why(searcher)
+    scheduler = tuning._reporting_scheduler(searcher)
 
     def fail(error, told):
         path = tmp_path / f"{told}.pkl"

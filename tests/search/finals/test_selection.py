@@ -14,8 +14,8 @@ from lcnas.arch import walk
 from lcnas.latency import TimingPlan, timing
 from lcnas.latency.table import MeasuredNetwork
 from lcnas.latency.timing import Item, Stopwatch
-from search import finalists
 from search.errors import SearchError
+from search.finals import measurement
 from search.finals.measurement import FinalMeasurements
 from search.finals.selection import choose, select
 from search.outcome import MeasuredLatency
@@ -62,7 +62,9 @@ class Machine:
 
 
 def bench_of(machine: Machine, path: Path, **more) -> FinalMeasurements:
-    return FinalMeasurements(path, ENGINE, plan=PLAN, rough=ROUGH, visits=machine.visits, **more)
+    return FinalMeasurements(
+        path, ENGINE, plan=PLAN, rough_plan=ROUGH, measure_visits=machine.visits, **more
+    )
 
 
 @pytest.fixture(scope="module")
@@ -168,17 +170,17 @@ def some(space):
 def test_the_bench_finds_what_is_true_up_to_one_pace(some, tmp_path):
     machine = Machine()
     bench = bench_of(machine, tmp_path / "measured.json")
-    assert bench.timed(some[0]) is None
+    assert bench.latency(some[0]) is None
     assert bench.reference_ms() is None
     bench.measure(some)
-    found = np.array([bench.timed(a).ms for a in some])  # type: ignore[union-attr]
+    found = np.array([bench.latency(a).ms for a in some])  # type: ignore[union-attr]
     truth = np.array([machine.truth(a) for a in some])
     assert found / found.mean() == pytest.approx(truth / truth.mean(), rel=0.02)
     mark = World().truth(zoo.load("pplcnet_0.5x"))
     assert bench.reference_ms() == pytest.approx(mark, rel=0.1)
     table = exact(None, archs=[zoo.load("pplcnet_0.5x")])
-    assert finalists.pace(bench, table) == pytest.approx(1, rel=0.1)
-    assert finalists.pace(bench, exact(None, archs=[some[0]])) is None
+    assert measurement.pace_of(bench, table) == pytest.approx(1, rel=0.1)
+    assert measurement.pace_of(bench, exact(None, archs=[some[0]])) is None
 
 
 def test_the_same_calls_again_read_the_file(some, tmp_path):
@@ -188,19 +190,19 @@ def test_the_same_calls_again_read_the_file(some, tmp_path):
 
     def work(bench):
         bench.measure(some[:3])
-        early = bench.timed(some[0])
+        early = bench.latency(some[0])
         bench.measure(some[3:5], rough=True)
         bench.measure(some[:5])
-        return early, [bench.timed(a) for a in some[:5]], [bench.rough_ms(a) for a in some[:5]]
+        return early, [bench.latency(a) for a in some[:5]], [bench.rough_ms(a) for a in some[:5]]
 
-    before = work(bench_of(first, path, say=said.append))
+    before = work(bench_of(first, path, message=said.append))
     assert len(first.calls) == 3
     assert "measuring 3 networks, interleaved" in said[0]
     assert "measuring 2 networks, roughly" in said[1]
     assert before[0] != before[1][0]  # more visits, another estimate
     assert [ms is None for ms in before[2]] == [True] * 3 + [False] * 2
     second = Machine(seed=9)
-    assert work(bench_of(second, path, say=said.append)) == before
+    assert work(bench_of(second, path, message=said.append)) == before
     assert (second.calls, len(said)) == ([], 3)
     # A call that differs is measured, and what came behind it is given up.
     third = Machine(seed=9)
@@ -215,7 +217,7 @@ def test_the_same_calls_again_read_the_file(some, tmp_path):
 def test_what_is_rough_counts_for_nothing_else(some, tmp_path):
     bench = bench_of(Machine(), tmp_path / "measured.json")
     bench.measure(some[:2], rough=True)
-    assert bench.timed(some[0]) is None
+    assert bench.latency(some[0]) is None
     assert bench.rough_ms(some[0]) == pytest.approx(Machine().truth(some[0]), rel=0.2)
 
 
@@ -231,7 +233,7 @@ def test_the_file_can_be_read_by_people(some, tmp_path):
     bench.measure(some[:2])
     data = json.loads(path.read_text())
     known = data["networks"][some[0].id]
-    assert MeasuredLatency(known["ms"], known["low"], known["high"]) == bench.timed(some[0])
+    assert MeasuredLatency(known["ms"], known["low"], known["high"]) == bench.latency(some[0])
     assert (known["n"], data["engine"]["version"], data["classes"]) == (6, "0.0.0", 1000)
 
 
@@ -311,7 +313,7 @@ def test_it_is_the_interval_that_has_to_hold(space, tmp_path):
     bench = bench_of(noisy, tmp_path / "a.json")
     arch = space.decode(np.array([first.codes]))[0]
     bench.measure([arch])
-    known = bench.timed(arch)
+    known = bench.latency(arch)
     assert known is not None
     assert known.ms < known.high
     between = (known.ms + known.high) / 2
@@ -375,9 +377,9 @@ def test_rivals_are_measured_beside_the_heads(space, tmp_path):
     others = [zoo.load(name, 64) for name in ("pplcnet_0.25x", "pplcnet_0.35x")]
 
     class Some:
-        def further(self, heads, bench):
-            seen.append([ms for _, ms in heads])
-            return [a for a in others if bench.timed(a) is None][:1]
+        def to_measure(self, finalists, measurements):
+            seen.append([ms for _, ms in finalists])
+            return [a for a in others if measurements.latency(a) is None][:1]
 
     seen: list[list[float]] = []
     machine = Machine()
@@ -405,13 +407,13 @@ def test_measured_networks_are_put_up_to_teach_the_table(space, tmp_path):
     before = table.to_data()
     outside = zoo.load("vgg16", 64)
     bench.measure([outside])
-    never = next(a for a in space.enumerate() if bench.timed(a) is None)
-    made = finalists.learnt(table, bench, [*found.measured, outside, never], space)
+    never = next(a for a in space.enumerate() if bench.latency(a) is None)
+    made = measurement.for_table(table, bench, [*found.measured, outside, never], space)
     assert {n.role for n in made} == {"calibration"}
     assert (
         {n.placed: n.ms for n in made}
         == {
-            walk(a): bench.timed(a).ms  # type: ignore[union-attr]
+            walk(a): bench.latency(a).ms  # type: ignore[union-attr]
             for a in found.measured[1:]
         }
     )
@@ -423,6 +425,6 @@ def test_a_machine_of_another_pace_teaches_nothing(space, tmp_path, monkeypatch)
     bench = bench_of(Machine(), tmp_path / "m.json")
     found = select(queues, space, max_ms, bench)
     for slow, some in ((None, True), (1.1, True), (0.9, True), (1.2, False), (0.8, False)):
-        monkeypatch.setattr(finalists, "pace", lambda _bench, _table, slow=slow: slow)
-        made = finalists.learnt(exact(space), bench, found.measured, space)
+        monkeypatch.setattr(measurement, "pace_of", lambda _bench, _table, slow=slow: slow)
+        made = measurement.for_table(exact(space), bench, found.measured, space)
         assert bool(made) is some

@@ -10,12 +10,13 @@ import pytest
 from lcnas import cost, spaces, zoo
 from lcnas.arch import walk
 from lcnas.blocks import make_divisible
-from search import baselines, tables
+from search import tables
+from search.finals import baselines
 from search.finals.baselines import BaselineSearch, by_table, distinct_scales
 from search.finals.selection import Finalist, choose, select
 from search.outcome import MeasuredLatency
 from search.trials import Trial
-from tests.search.test_finalists import Machine, bench_of
+from tests.search.finals.test_selection import Machine, bench_of
 from tests.search.test_tables import SPACE, exact
 
 
@@ -51,7 +52,7 @@ def raced(space, table, machine, path, trials, n=2, max_ms=1e9, **more):
     bench = bench_of(machine, path)
     rivals = BaselineSearch(space, table, **more)
     found = select(queues, space, max_ms, bench, rivals)
-    return found.finalists, rivals.found(found.finalists, bench), bench
+    return found.finalists, rivals.result(found.finalists, bench), bench
 
 
 # -- which networks there are ----------------------------------------------------------------------
@@ -78,16 +79,16 @@ def test_every_distinct_network_has_one_scale():
 
 
 def test_the_shelf_has_what_was_published_without_teacher_or_more_data():
-    shelf = baselines._shelf(224)
+    shelf = baselines._published(224)
     names = [s.arch.name for s in shelf]
     assert "mobilenet_v3_small_1.0x" in names
     assert "pplcnet_0.5x" in names
     assert "hgnet_v2_b0" not in names  # distilled
     assert not [n for n in names if n.startswith("pplcnet_32")]  # nothing published
     assert [s.top1 for s in shelf] == sorted((s.top1 for s in shelf), reverse=True)
-    small = {s.arch.name for s in baselines._shelf(32)}
+    small = {s.arch.name for s in baselines._published(32)}
     assert set(names) - small == {"googlenet"}  # cannot be built at 32 px
-    assert {s.arch.resolution for s in baselines._shelf(32)} == {32}
+    assert {s.arch.resolution for s in baselines._published(32)} == {32}
 
 
 # -- with measurements -----------------------------------------------------------------------------
@@ -100,7 +101,7 @@ def best_scale(machine, ms):
 
 
 def best_shelved(machine, ms):
-    fits = [s for s in baselines._shelf(64) if machine.truth(s.arch) <= ms]
+    fits = [s for s in baselines._published(64) if machine.truth(s.arch) <= ms]
     return max(fits, key=lambda s: s.top1, default=None)
 
 
@@ -127,7 +128,7 @@ def test_both_baselines_are_those_of_an_exhaustive_search(space, table, tmp_path
             assert set(others) == {shelved.arch.id}
             assert others[shelved.arch.id].published_top1 == shelved.top1
         for b in own:
-            assert b.measured == bench.timed(b.arch)
+            assert b.measured == bench.latency(b.arch)
             assert b.measured is not None
             assert b.measured.ms <= finalist.ms
     # All of the shelf was not measured in full.
@@ -139,7 +140,7 @@ def test_with_noise_what_is_printed_still_holds(space, table, tmp_path):
     trials = trials_of(space, table, 8, 5)
     found, made, bench = raced(space, table, machine, tmp_path / "m.json", trials, n=3)
     archs = baselines._scaled("pplcnet", 64)
-    ms = [None if (t := bench.timed(a)) is None else t.ms for a in archs]
+    ms = [None if (t := bench.latency(a)) is None else t.ms for a in archs]
     for finalist in found:
         (scale,) = [b for b in made.baselines if b.role == "pplcnet" and finalist.name in b.beside]
         place = next(i for i, a in enumerate(archs) if a.id == scale.arch.id)
@@ -176,7 +177,7 @@ def test_a_table_that_knows_no_pplcnet_only_takes_longer(space, tmp_path):
     assert tables.predicted(table, own.values()) == {}
     machine = still()
     trials = trials_of(space, exact(space), 6, 1)
-    found, made, _ = raced(space, table, machine, tmp_path / "m.json", trials, n=1, shelf=False)
+    found, made, _ = raced(space, table, machine, tmp_path / "m.json", trials, n=1, published=False)
     expected = baselines._scaled("pplcnet", 64)[best_scale(machine, machine.truth(found[0].arch))]
     assert [b.arch.id for b in made.baselines] == [expected.id]
 
@@ -198,8 +199,8 @@ def test_one_network_beside_two_finalists_is_there_once(space, table, tmp_path):
     bench = bench_of(still(), tmp_path / "m.json")
     rivals = BaselineSearch(space, table)
     select(choose(trials, (), 1.0, 9.0, bands=1, n=1), space, 1e9, bench, rivals)
-    two = [Finalist(f"finalist-{i}", trials[0], arch, 0, bench.timed(arch)) for i in (1, 2)]
-    made = rivals.found(two, bench)
+    two = [Finalist(f"finalist-{i}", trials[0], arch, 0, bench.latency(arch)) for i in (1, 2)]
+    made = rivals.result(two, bench)
     assert {b.beside for b in made.baselines} == {("finalist-1", "finalist-2")}
     assert len({b.arch.id for b in made.baselines}) == len(made.baselines)
 
@@ -227,7 +228,7 @@ def test_spaces_of_small_images_have_their_own_strides_and_a_warning(tmp_path):
     assert roles["pplcnet"].published_top1 is None
     assert roles["pplcnet"].arch.resolution == roles["shelf"].arch.resolution == 32
     assert [n for n in made.notes if "run at 32 px" in n and "may be unfit" in n]
-    assert cost.macs(roles["shelf"].arch) <= baselines.FAST_FOR_ITS_MACS * cost.macs(found[0].arch)
+    assert cost.macs(roles["shelf"].arch) <= baselines.MAX_MACS_RATIO * cost.macs(found[0].arch)
 
 
 # -- without measurements --------------------------------------------------------------------------
@@ -265,7 +266,7 @@ def test_a_table_without_any_of_them_says_so():
     (arch,) = space.decode(np.array([trial.codes]))
     made = by_table([Finalist("finalist-1", trial, arch, 0)], space, table)
     assert made.baselines == ()
-    assert made.notes[1].endswith("the table has no row of them")
+    assert made.notes[1].endswith("the table has no entry of them")
 
 
 class Known:
@@ -273,10 +274,11 @@ class Known:
 
     def __init__(self, ms):
         archs = baselines._scaled("pplcnet", 64)
-        self.ms = {archs[i].id: MeasuredLatency(t, t, t) for i, t in ms.items()}
+        self.latencies = {archs[i].id: MeasuredLatency(t, t, t) for i, t in ms.items()}
 
-    def timed(self, arch):
-        return self.ms.get(arch.id)
+    def ms(self, arch):
+        latency = self.latencies.get(arch.id)
+        return None if latency is None else latency.ms
 
 
 @pytest.mark.parametrize(
@@ -298,5 +300,5 @@ def test_which_scales_are_measured_next(space, table, monkeypatch, known, wanted
     archs = baselines._scaled("pplcnet", 64)
     guesses = [0.9 if i <= 10 else 1.1 for i in range(len(archs))]
     monkeypatch.setattr(rivals, "_guesses", lambda head, ms, bench: guesses)
-    found = rivals._further_scales(zoo.load("pplcnet_0.5x", 64), 1.0, Known(known))  # type: ignore[arg-type]
+    found = rivals._scales_to_measure(zoo.load("pplcnet_0.5x", 64), 1.0, Known(known))  # type: ignore[arg-type]
     assert found == [archs[i] for i in wanted]

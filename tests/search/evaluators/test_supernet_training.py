@@ -8,11 +8,15 @@ import pytest
 from lcnas import spaces
 from lcnas.training import data as data_module
 from lcnas.training import supernet as training
-from search import supernets, worker
+from search.distributed import worker
+from search.evaluator_report import REUSED
+from search.evaluators import supernet_training
+from search.evaluators.supernet_training import LatencyLimits, SupernetJob
 from search.packed import pack
+from search.recipes import search_recipe
 from tests.search.evaluators.test_supernet import SIDE, SPACE
 
-LIMITS = Limits("this machine's", "224", 1.0, 2.0)
+LIMITS = LatencyLimits("this machine's", "224", 1.0, 2.0)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +47,8 @@ def trained(monkeypatch):
 def job(tmp_path, images):
     space = spaces.loads(SPACE, "tiny")
     codes = space.sample_codes(20, np.random.default_rng(0))
-    recipe, folder, cache = recipe_for(images, 1), str(tmp_path / "all"), str(tmp_path / "cache")
-    return Job(space, 3, SIDE, recipe, codes, 0, folder, cache, limits=LIMITS)
+    recipe, folder, cache = search_recipe(images, 1), str(tmp_path / "all"), str(tmp_path / "cache")
+    return SupernetJob(space, 3, SIDE, recipe, codes, 0, folder, cache, limits=LIMITS)
 
 
 def other(job, **changes):
@@ -58,15 +62,15 @@ def weights(spec):
 
 
 def test_a_search_within_the_limits_of_an_earlier_one_takes_its_supernet(job, images, trained):
-    spec, about = supernets.train(job, images)
+    spec, about = supernet_training.train(job, images)
     for low, high in ((1.2, 1.9), (0.97, 2.05), (1.0, 2.0)):  # the last but one as a table learns
-        found, again = supernets.train(
+        found, again = supernet_training.train(
             other(job, limits=dataclasses.replace(LIMITS, low=low, high=high)), images
         )
-        assert again == {**about, supernets.TAKEN: True}
+        assert again == {**about, REUSED: True}
         assert weights(found) == weights(spec)
-    _, again = supernets.train(job, images)
-    assert again == {**about, supernets.TAKEN: True}
+    _, again = supernet_training.train(job, images)
+    assert again == {**about, REUSED: True}
     assert len(trained) == 1
     assert not list(trained[0].glob("checkpoints"))  # it is finished
 
@@ -84,46 +88,46 @@ def test_a_search_within_the_limits_of_an_earlier_one_takes_its_supernet(job, im
     ],
 )
 def test_others_are_trained_anew(job, images, trained, changes):
-    _, about = supernets.train(job, images)
-    _, again = supernets.train(other(job, **changes), images)
+    _, about = supernet_training.train(job, images)
+    _, again = supernet_training.train(other(job, **changes), images)
     assert len(set(trained)) == 2
     assert again["id"] != about["id"]
 
 
 def test_of_several_the_one_is_taken_that_was_drawn_the_least_beyond(job, images, trained):
     wide = dataclasses.replace(LIMITS, low=0.2, high=9.0)
-    supernets.train(other(job, limits=wide), images)
-    _, about = supernets.train(other(job, limits=wide, seed=1), images)  # another seed's
+    supernet_training.train(other(job, limits=wide), images)
+    _, about = supernet_training.train(other(job, limits=wide, seed=1), images)  # another seed's
     near = dataclasses.replace(job, limits=dataclasses.replace(LIMITS, low=0.1, high=2.2))
-    _, about = supernets.train(near, images)
+    _, about = supernet_training.train(near, images)
     asked = dataclasses.replace(LIMITS, low=1.0, high=2.0)
     codes = job.space.sample_codes(20, np.random.default_rng(2))
-    _, again = supernets.train(dataclasses.replace(job, codes=codes, limits=asked), images)
+    _, again = supernet_training.train(dataclasses.replace(job, codes=codes, limits=asked), images)
     assert len(trained) == 3
     assert again["id"] == about["id"]
 
 
 def test_other_recipes_and_spaces_are_trained_anew(job, images, trained):
-    supernets.train(job, images)
-    supernets.train(other(job, recipe=recipe_for(images, 2)), images)
+    supernet_training.train(job, images)
+    supernet_training.train(other(job, recipe=search_recipe(images, 2)), images)
     smaller = job.space.restrict(stage1_width=[4])
     codes = smaller.sample_codes(4, np.random.default_rng(0))
-    supernets.train(dataclasses.replace(job, space=smaller, codes=codes), images)
+    supernet_training.train(dataclasses.replace(job, space=smaller, codes=codes), images)
     assert len(set(trained)) == 3
 
 
 def test_an_unfinished_or_damaged_supernet_is_not_taken(job, images, trained):
-    supernets.train(job, images)
+    supernet_training.train(job, images)
     (trained[0] / training.WEIGHTS).write_bytes(b"half of it")
-    supernets.train(other(job), images)
+    supernet_training.train(other(job), images)
     assert len(trained) == 2
 
 
 def test_a_search_that_goes_on_reads_its_own_copy(job, images, trained, tmp_path):
-    kept = dataclasses.replace(job, kept=str(tmp_path / "run" / "supernet"))
-    spec, about = supernets.train(kept, images)
+    kept = dataclasses.replace(job, copy=str(tmp_path / "run" / "supernet"))
+    spec, about = supernet_training.train(kept, images)
     moved = dataclasses.replace(kept, folder=str(tmp_path / "nothing-here"))
-    found, again = supernets.train(moved, images)
+    found, again = supernet_training.train(moved, images)
     assert len(trained) == 1
     assert again == about
     assert weights(found) == weights(spec)
