@@ -54,7 +54,7 @@ def test_latencies_measured_elsewhere(finished, tmp_path, capsys):
 
 def test_a_folder_that_is_none(tmp_path):
     for name in ("nowhere", "x" * 300, "a\0b"):
-        with pytest.raises(LcnasError, match=r"folder: .* is no folder") as caught:
+        with pytest.raises(LcnasError, match=r"folder: .* is not a folder") as caught:
             report.main([str(tmp_path / name)])
         assert len(str(caught.value)) < 200
     with pytest.raises(LcnasError, match=r"holds no search \(no config\.json, no outcome\.json\)"):
@@ -72,11 +72,11 @@ def test_a_search_that_is_not_finished(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda data: b"{", "no outcome: "),
+        (lambda data: b"{", "not an outcome: "),
         (lambda data: b"\xff\xfe", "cannot be read"),
-        (lambda data: json.dumps(data | {"version": 99}).encode(), "is no lcnas-search-outcome"),
-        (lambda data: json.dumps(data | {"more": 1}).encode(), "no outcome: .*more"),
-        (lambda data: b"[]", "no outcome"),
+        (lambda data: json.dumps(data | {"version": 99}).encode(), "is not lcnas-search-outcome"),
+        (lambda data: json.dumps(data | {"more": 1}).encode(), "not an outcome: .*more"),
+        (lambda data: b"[]", "not an outcome"),
     ],
 )
 def test_a_broken_outcome(finished, tmp_path, damage, message):

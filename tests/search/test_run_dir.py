@@ -93,7 +93,7 @@ def test_a_broken_config_is_named(folder):
 
 
 def test_a_folder_without_a_search_cannot_be_resumed(tmp_path):
-    with pytest.raises(SearchError, match="is no folder"):
+    with pytest.raises(SearchError, match="is not a folder"):
         RunDir(tmp_path / "nothing").asked()
 
 

@@ -199,7 +199,7 @@ def test_the_packaged_table_is_never_written(space, profiled, monkeypatch, tmp_p
     assert tables.own_folder() == Path("runs/latency_tables")
     assert Path(find(space, classes=10).table.source).parent == Path("runs/latency_tables")
     assert path.read_bytes() == before
-    with pytest.raises(SearchError, match="packaged tables, which are not written"):
+    with pytest.raises(SearchError, match="packaged tables, which are never written"):
         find(space, classes=12, folder=packaged)
 
 
@@ -273,7 +273,7 @@ def test_a_table_of_another_machine_is_labelled_and_never_added_to(space, tmp_pa
     assert "is of Other CPU (avx2)" in text
     missing = found.table.missing(space, 10)
     assert (
-        f"lacks {len(missing)} of the {len(space.placed_blocks(10))} rows of made_up for 10" in text
+        f"lacks {len(missing)} of the {len(space.placed_blocks(10))} entries of made_up for 10" in text
     )
     assert found.table.command_for(missing[0], space, 10) in text
     assert "--classes 10" in text
@@ -295,8 +295,8 @@ def test_a_table_of_another_engine_than_was_asked_for_is_refused(space, tmp_path
 def test_another_version_of_the_engine_is_not_here(space, tmp_path):
     path = exact(space).save(tmp_path)
     newer = dataclasses.replace(ENGINE, version="0.0.1")
-    assert not find(space, table=path, engine=newer).here
-    assert not find(space, table=path).here  # the engine that is installed here is no synthetic one
+    assert not find(space, table=path, engine=newer).on_this_machine
+    assert not find(space, table=path).on_this_machine  # the engine that is installed here is no synthetic one
 
 
 def test_the_table_that_lacks_fewest_is_taken(space, monkeypatch, tmp_path):

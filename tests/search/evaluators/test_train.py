@@ -198,7 +198,7 @@ def test_what_never_can_work_is_refused_at_once(images):
 )
 def test_a_network_below_the_threshold_is_given_up(monkeypatch, stop_below, epochs):
     monkeypatch.setattr(train._ShortTraining, "_epoch", lambda self, job, state, epoch: state)
-    monkeypatch.setattr(train, "accuracy", lambda job, state: 0.4)
+    monkeypatch.setattr(train, "state_accuracy", lambda job, state: 0.4)
     job: Any = SimpleNamespace(start=lambda: None, recipe=recipe(epochs=4))
     course = train._ShortTraining()
     course.run(job, stop_below)

@@ -226,7 +226,7 @@ def test_a_file_that_does_not_compute_what_its_network_does_ends_the_run(
     export = onnx_export.export
     monkeypatch.setattr(onnx_export, "export", lambda *a, **k: negated(export(*a, **k)))
     with pytest.raises(
-        deployment.ApartError, match=r"validation images, its network in .* are kept$"
+        deployment.ApartError, match=r"of 18 validation images correctly, its network .* are kept$"
     ):
         deployment.deploy(*given)
     assert (out / run_dir.NETWORK).is_file()

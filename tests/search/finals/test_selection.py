@@ -248,7 +248,7 @@ def test_a_file_of_other_settings_or_a_damaged_one_is_refused(some, tmp_path):
     for text in ("", whole[:-40], "[]", "{}", whole.replace('"rough":false', '"rouhg":false'),
                  whole.replace('"visits":[[', '"visits":[["x",0,0,-1],[')):  # fmt: skip
         path.write_text(text)
-        with pytest.raises(SearchError, match="is no file of measurements"):
+        with pytest.raises(SearchError, match="not a file of measurements"):
             bench_of(Machine(), path)
 
 
