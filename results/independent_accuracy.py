@@ -26,7 +26,13 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-TESTS = ("test", "testing", "val", "valid", "validation")  # names of a test split, the likeliest first
+TESTS = (
+    "test",
+    "testing",
+    "val",
+    "valid",
+    "validation",
+)  # names of a test split, the likeliest first
 CHUNK = 64  # images decoded at once
 OPEN_BATCH = 32  # images at once, of files that take any number
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -87,7 +93,9 @@ def of_table(path: Path) -> list[Item]:
     try:
         table = pq.read_table(path, columns=["img", "label"])
     except (pa.ArrowException, OSError) as error:
-        raise Unusable(f"{path}: is no parquet file with img and label: {first_line(error)}") from None
+        raise Unusable(
+            f"{path}: is no parquet file with img and label: {first_line(error)}"
+        ) from None
     rows = zip(table.column("img").to_pylist(), table.column("label").to_pylist(), strict=True)
     return [Item(img["bytes"], int(label)) for img, label in rows]
 
@@ -163,13 +171,17 @@ class Network:
     width: int
     mean: tuple[float, ...]  # of red, green and blue, in units of [0, 1]
     std: tuple[float, ...]
-    crop: float | None  # share of the limiting side that the middle cut keeps; None: all is resized, squashed
+    crop: (
+        float | None
+    )  # share of the limiting side that the middle cut keeps; None: all is resized, squashed
     classes: int
     names: tuple[str, ...] | None  # of the classes, in the order of the outputs
 
     def prepared(self, image: Image.Image) -> np.ndarray[Any, Any]:
         """Return an RGB image as the network takes it, (height, width, 3) float32."""
-        box = None if self.crop is None else middle(image.size, (self.width, self.height), self.crop)
+        box = (
+            None if self.crop is None else middle(image.size, (self.width, self.height), self.crop)
+        )
         size = (self.width, self.height)
         pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR, box=box), np.float32)
         # (value / 255 - mean) / std, as one multiplication and one subtraction in float32.
@@ -185,7 +197,9 @@ class Network:
             inputs = np.stack([self.prepared(image) for image in images[first : first + step]])
             n = len(inputs)
             if self.batch is not None and n < step:  # the last rows only fill the batch
-                inputs = np.concatenate([inputs, np.zeros((step - n, *inputs.shape[1:]), np.float32)])
+                inputs = np.concatenate(
+                    [inputs, np.zeros((step - n, *inputs.shape[1:]), np.float32)]
+                )
             if not self.channels_last:
                 inputs = np.ascontiguousarray(inputs.transpose(0, 3, 1, 2))
             outputs = self.session.run(None, {self.session.get_inputs()[0].name: inputs})[0]
@@ -196,12 +210,16 @@ class Network:
         """Return the number of a class."""
         if isinstance(label, int):
             if not 0 <= label < self.classes:
-                raise Unusable(f"{self.file}: has {self.classes} classes, an image the label {label}")
+                raise Unusable(
+                    f"{self.file}: has {self.classes} classes, an image the label {label}"
+                )
             return label
         if self.names is None:
             raise Unusable(f"{self.file}: has no class names in its metadata (lcnas.class_names)")
         if label not in self.names:
-            raise Unusable(f"{self.file}: does not know the class {label!r}, a folder of the images")
+            raise Unusable(
+                f"{self.file}: does not know the class {label!r}, a folder of the images"
+            )
         return self.names.index(label)
 
 
@@ -213,7 +231,9 @@ def middle(size: tuple[int, int], wanted: tuple[int, int], crop: float) -> Box:
         wanted: (width, height) that the network takes.
         crop: share that is kept of the side that limits it.
     """
-    zoom = crop * min(size[1] / wanted[1], size[0] / wanted[0])  # image pixels a pixel of the network
+    zoom = crop * min(
+        size[1] / wanted[1], size[0] / wanted[0]
+    )  # image pixels a pixel of the network
     wide, high = min(size[0], zoom * wanted[0]), min(size[1], zoom * wanted[1])
     left, top = (size[0] - wide) / 2, (size[1] - high) / 2
     return (left, top, (size[0] + wide) / 2, (size[1] + high) / 2)
@@ -261,7 +281,9 @@ def described(file: str, session: Any) -> Network:
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise Unusable(f"{file}: its metadata do not say how images are prepared ({reason})") from None
+        raise Unusable(
+            f"{file}: its metadata do not say how images are prepared ({reason})"
+        ) from None
 
 
 def first_line(error: Exception) -> str:
@@ -314,7 +336,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--provider", default="CPUExecutionProvider", help="of onnxruntime")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
-        "--permuted", type=int, metavar="SEED", help="permute the labels, as the control of this seed does"
+        "--permuted",
+        type=int,
+        metavar="SEED",
+        help="permute the labels, as the control of this seed does",
     )
     args = parser.parse_args(argv)
     try:

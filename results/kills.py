@@ -115,9 +115,7 @@ def killed_late(out: Path, trials: int, delay: float, *more: str) -> dict[str, A
     """Kill a whole search so many seconds after its last network, and repeat it to its end."""
     process = begin(out, trials, *WHOLE, *more)
     until = time.monotonic() + PATIENCE
-    while (
-        process.poll() is None and time.monotonic() < until and not (out / SEARCHED).is_file()
-    ):
+    while process.poll() is None and time.monotonic() < until and not (out / SEARCHED).is_file():
         time.sleep(0.02)
     time.sleep(delay)
     over = process.poll() is not None

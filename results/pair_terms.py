@@ -183,7 +183,9 @@ def main() -> None:
             names[machine] = table.machine.cpu
     for machine, found in studies.items():
         data = {**_report.conditions([SEED]), "measured_on": names[machine], "tables": found}
-        write_text(Path("results") / f"pair-terms-{machine}.json", json.dumps(data, indent=1) + "\n")
+        write_text(
+            Path("results") / f"pair-terms-{machine}.json", json.dumps(data, indent=1) + "\n"
+        )
         for name, made in found.items():
             print(name, made["chosen"], made["cross_validation"])
             for space, roles in made["errors"].items():

@@ -49,10 +49,26 @@ TRIALS = 300
 LAG = 4
 SHOWN = (25, 50, 75, 100, 150, 200, 250, 300)  # evaluations
 FLOOR = 45.0  # percent, of the hypervolume
-STAGES = ((0, 1), (1, 2), (2, 5), (5, 8), (8, 16), (16, 19), (19, 20))  # slots of stem, stages and head
+STAGES = (
+    (0, 1),
+    (1, 2),
+    (2, 5),
+    (5, 8),
+    (8, 16),
+    (16, 19),
+    (19, 20),
+)  # slots of stem, stages and head
 GAINS = (1.5, 2.0, 4.0, 5.0, 6.0, 4.0, 3.0)  # points that each adds at most
 STEPS = (0.0, 1.8, 0.2, 1.4, 0.2)  # octaves by which a stage is best wider than the one before
-NEEDS = (0.5, 2.0, 0.5, 1.5, 0.5, 2.0, 0.3)  # MACs at which a stage has 63 % of it, PP-LCNet 0.5x's being 1
+NEEDS = (
+    0.5,
+    2.0,
+    0.5,
+    1.5,
+    0.5,
+    2.0,
+    0.3,
+)  # MACs at which a stage has 63 % of it, PP-LCNet 0.5x's being 1
 NOISE = 0.5  # points
 
 Floats = NDArray[np.float64]
@@ -63,7 +79,9 @@ class MadeUp:
 
     def __init__(self, space: spaces.Space) -> None:
         self.space = space
-        self.macs = np.array([*(cost.of(placed).macs for placed in space.placed_blocks()), 0], dtype=np.float64)
+        self.macs = np.array(
+            [*(cost.of(placed).macs for placed in space.placed_blocks()), 0], dtype=np.float64
+        )
         self.needs = np.array(NEEDS) * self._macs(space.encode(zoo.load("pplcnet_0.5x")))[0]
         names = [g.name for g in space.genes]
         self.columns = {name: i for i, name in enumerate(names)}
@@ -84,17 +102,25 @@ class MadeUp:
         widths = np.stack([self._values(i)[codes[:, i]] for i in self.widths], axis=1)
         steps = np.diff(np.log2(widths), axis=1)
         made -= 0.2 * ((steps - STEPS) ** 2).sum(axis=1)
-        made += 1.5 * np.tanh(0.4 * self._number(codes, "_kernel")) + 1.5 * np.tanh(0.8 * self._number(codes, "_se"))
+        made += 1.5 * np.tanh(0.4 * self._number(codes, "_kernel")) + 1.5 * np.tanh(
+            0.8 * self._number(codes, "_se")
+        )
         z = np.stack([self._standard(i)[codes[:, i]] for i in self.coarse], axis=1)
         return made + (z[:, self.pairs[0]] * z[:, self.pairs[1]]) @ self.weights
 
     def __call__(self, codes: NDArray[np.int64]) -> Floats:
         """Return accuracies (n,), percent, with the noise that is each network's own."""
-        return self.exact(codes) + NOISE * np.array([_normal(row.tobytes()) for row in codes.astype("<i8")])
+        return self.exact(codes) + NOISE * np.array(
+            [_normal(row.tobytes()) for row in codes.astype("<i8")]
+        )
 
     def _number(self, codes: NDArray[np.int64], ending: str) -> Floats:
         """Return how many blocks have the second choice of a gene; absent ones have the first."""
-        return codes[:, [i for n, i in self.columns.items() if n.endswith(ending)]].sum(axis=1).astype(np.float64)
+        return (
+            codes[:, [i for n, i in self.columns.items() if n.endswith(ending)]]
+            .sum(axis=1)
+            .astype(np.float64)
+        )
 
     @functools.cache
     def _values(self, i: int) -> Floats:
@@ -112,7 +138,9 @@ def _normal(content: bytes) -> float:
     return float(np.random.default_rng(list(digest[:8])).standard_normal())
 
 
-def run(name: str, budget: Budget, evaluate: MadeUp, seed: int, trials: int = TRIALS, **options: Any) -> list[Trial]:
+def run(
+    name: str, budget: Budget, evaluate: MadeUp, seed: int, trials: int = TRIALS, **options: Any
+) -> list[Trial]:
     """Return the trials of one search."""
     strategy = searchers.create(name, budget, seed, trials=trials, **options)
     proposals = searchers.Proposals(strategy, budget, seed, LAG)
@@ -145,7 +173,9 @@ class Recorded:
         return [Trial(i, key, "", float(ms), value) for i, ((key, value), ms) in enumerate(pairs)]
 
 
-def volumes(trials: list[Trial], shown: tuple[int, ...], slowest: float, floor: float) -> list[float]:
+def volumes(
+    trials: list[Trial], shown: tuple[int, ...], slowest: float, floor: float
+) -> list[float]:
     """Return the hypervolume after each of so many evaluations."""
     points = pareto.points(trials)
     return [pareto.hypervolume(points[:n], (floor, -slowest)) for n in shown]
@@ -153,18 +183,27 @@ def volumes(trials: list[Trial], shown: tuple[int, ...], slowest: float, floor: 
 
 def summary(values: list[float]) -> dict[str, Any]:
     """Return n, mean and standard deviation."""
-    return {"n": len(values), "mean": round(float(np.mean(values)), 5), "std": round(float(np.std(values, ddof=1)), 5)}
+    return {
+        "n": len(values),
+        "mean": round(float(np.mean(values)), 5),
+        "std": round(float(np.std(values, ddof=1)), 5),
+    }
 
 
 def against(mine: Floats, base: Floats) -> dict[str, Any]:
     """Return how a searcher compares with random search at the end, seed by seed (n, shown)."""
     difference = mine[:, -1] - base[:, -1]
-    reached = [next((n for n, v in zip(SHOWN, row, strict=True) if v >= base[:, -1].mean()), None) for row in mine]
+    reached = [
+        next((n for n, v in zip(SHOWN, row, strict=True) if v >= base[:, -1].mean()), None)
+        for row in mine
+    ]
     found = sorted(n for n in reached if n is not None)
     return {
         **summary(difference.tolist()),
         "better_in": int((difference > 0).sum()),
-        "evaluations_to_its_end": found[len(found) // 2] if len(found) > len(reached) // 2 else None,
+        "evaluations_to_its_end": found[len(found) // 2]
+        if len(found) > len(reached) // 2
+        else None,
     }
 
 
@@ -182,11 +221,14 @@ def compare(budget: Budget, evaluate: Any, slowest: float, floor: float) -> dict
         everything = [t for mine in runs.values() for trials in mine for t in trials]
     most = volumes(everything, (len(everything),), slowest, floor)[0]
     shares = {
-        name: np.array([volumes(t, SHOWN, slowest, floor) for t in mine]) / most for name, mine in runs.items()
+        name: np.array([volumes(t, SHOWN, slowest, floor) for t in mine]) / most
+        for name, mine in runs.items()
     }
     return {
         name: {
-            "hypervolume": {str(n): summary(column.tolist()) for n, column in zip(SHOWN, mine.T, strict=True)},
+            "hypervolume": {
+                str(n): summary(column.tolist()) for n, column in zip(SHOWN, mine.T, strict=True)
+            },
             **({} if name == "random" else {"against_random": against(mine, shares["random"])}),
         }
         for name, mine in shares.items()
@@ -195,11 +237,17 @@ def compare(budget: Budget, evaluate: Any, slowest: float, floor: float) -> dict
 
 def main() -> None:
     """Run all searchers and write what they reached."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recorded", action="store_true", help="on recorded evaluations, not on made-up ones")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--recorded", action="store_true", help="on recorded evaluations, not on made-up ones"
+    )
     args = parser.parse_args()
     space = recorded.space() if args.recorded else spaces.load(SPACE)
-    table = LatencyTable.load(Path(__file__).resolve().parent.parent / "latency_tables" / f"{TABLE}.json")
+    table = LatencyTable.load(
+        Path(__file__).resolve().parent.parent / "latency_tables" / f"{TABLE}.json"
+    )
     evaluate: Any = Recorded() if args.recorded else MadeUp(space)
     if args.recorded:
         times = table.predict_codes(space, recorded.members())
@@ -213,7 +261,11 @@ def main() -> None:
     name = "searchers-recorded" if args.recorded else "searchers"
     path = _report.write(name, {**_report.conditions(SEEDS), **told, "results": results})
     for name, mine in results.items():
-        print(name.ljust(10), *(f"{x['mean']:.4f}" for x in mine["hypervolume"].values()), mine.get("against_random", ""))
+        print(
+            name.ljust(10),
+            *(f"{x['mean']:.4f}" for x in mine["hypervolume"].values()),
+            mine.get("against_random", ""),
+        )
     print(f"written: {path.name}")
 
 

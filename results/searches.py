@@ -77,7 +77,10 @@ def duels(outcome: Any, folder: Path) -> list[dict[str, Any]]:
             "baseline": duel.baseline.name,
             "winner_ms": duel.finalist.latency_ms,
             "baseline_ms": duel.baseline.latency_ms,
-            **{k: round(100 * getattr(duel.comparison, k), 2) for k in ("difference", "low", "high")},
+            **{
+                k: round(100 * getattr(duel.comparison, k), 2)
+                for k in ("difference", "low", "high")
+            },
             "better": duel.comparison.better,
         }
         for band in verdicts.bands(outcome, folder)
@@ -139,7 +142,9 @@ def summary(folder: Path, argv: list[str], place: str, data: str | None) -> dict
     trials = sorted(RunDir(folder).trials(), key=lambda t: t.number)
     return {
         **_report.conditions([int(shown["settings"]["seed"])]),
-        "command": hidden(" ".join(["python", *argv]), place).replace(str(folder), f"runs/{folder.name}"),
+        "command": hidden(" ".join(["python", *argv]), place).replace(
+            str(folder), f"runs/{folder.name}"
+        ),
         "resolutions": resolutions(outcome),
         "independently": independently(outcome, folder, data),
         "finalists": within(outcome),
@@ -158,7 +163,9 @@ def report(folder: Path, place: str) -> str:
 
 def main() -> None:
     """Search, and keep what came of it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("name", choices=SEARCHES)
     parser.add_argument("--data", help="what to learn from; synthetic images by default")
     args = parser.parse_args()

@@ -116,7 +116,9 @@ def summary(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Train what is missing, sum up, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", default="synthetic")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--images", type=int, default=3200)

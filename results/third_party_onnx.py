@@ -42,9 +42,7 @@ def open_plainly(path: Path, engine: latency.Engine) -> onnxruntime.InferenceSes
     options.log_severity_level = 4
     options.intra_op_num_threads = engine.threads
     if engine.name == "mlas":
-        return onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     hint = {"CPU": {"INFERENCE_PRECISION_HINT": "f32"}}
     settings = {
         "device_type": "CPU",

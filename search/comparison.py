@@ -87,19 +87,19 @@ def compare(first: ArrayLike, second: ArrayLike, level: float = LEVEL) -> Compar
 
 
 def _hits(given: ArrayLike, which: str) -> NDArray[np.bool_]:
-    made: NDArray[Any] = np.asarray(given)
-    if made.dtype != np.bool_ or made.ndim != 2 or 0 in made.shape:
+    hits: NDArray[Any] = np.asarray(given)
+    if hits.dtype != np.bool_ or hits.ndim != 2 or 0 in hits.shape:
         raise SearchError(
-            f"comparison: {which}: {made.dtype} of shape {made.shape} are not bools of (seeds, images)"
+            f"comparison: {which}: {hits.dtype} of shape {hits.shape} are not bools of (seeds, images)"
         )
-    return made
+    return hits
 
 
 def _half_width(d: NDArray[np.float64], level: float) -> float:
     """Return half the interval's width for differences of shape (seeds, images)."""
     seeds = len(d)
-    made_up = np.tile([_HALF, -_HALF], (seeds, 1))
-    d = np.concatenate([d, made_up], axis=1)
+    pseudo = np.tile([_HALF, -_HALF], (seeds, 1))
+    d = np.concatenate([d, pseudo], axis=1)
     images = d.shape[1]
     by_image = d.mean(axis=0)
     ms_images = seeds * float(by_image.var(ddof=1))
@@ -122,7 +122,7 @@ def compare_accuracies(
     """Return the difference of two networks' accuracies where their hits are not there: paired t over seeds.
 
     The interval does not cover that other images would give other accuracies. One seed, or differences
-    that are all equal (as they can be by chance, with few images), tell nothing of the spread: then it is
+    that are all equal (as they can be by chance, with few images), say nothing about the spread: then it is
     -1 to 1.
 
     Args:

@@ -1,4 +1,4 @@
-"""The images of a search, as plain arrays that workers share; there are no test images among them.
+"""The images of a search, as arrays that workers share; test images are not among them.
 
 :func:`pack` makes them once, Ray's object store hands them to all workers of a machine without copying them,
 and :func:`unpack` makes of them what :mod:`lcnas.training` takes. The arrays may be read-only.
@@ -186,11 +186,11 @@ def _fingerprint(data: Data, train: Train, validation: Validation) -> str:
 
 def _read(split: Train | Validation) -> tuple[Images, Labels, Aspects]:
     """Return the images of a split that can be read, their labels and their aspects."""
-    found = split.in_order(_READ) if isinstance(split, Train) else split.batches(_READ)
+    batches = split.in_order(_READ) if isinstance(split, Train) else split.batches(_READ)
     images: Images | None = None
     labels, aspects = np.empty(len(split), np.int32), np.empty(len(split), np.float32)
     end = 0
-    for batch in found:
+    for batch in batches:
         if images is None:
             images = np.empty((len(split), *batch.images.shape[1:]), np.uint8)
         start, end = end, end + int(batch.mask.sum())

@@ -65,7 +65,7 @@ def ranks(given: ArrayLike) -> NDArray[np.int64]:
     """
     rows = _checked(given)
     different, place = np.unique(rows, axis=0, return_inverse=True)
-    made = np.empty(len(different), dtype=np.int64)
+    result = np.empty(len(different), dtype=np.int64)
     tops: list[
         float
     ] = []  # minus the largest second column of each front: rises from front to front
@@ -73,9 +73,9 @@ def ranks(given: ArrayLike) -> NDArray[np.int64]:
         len(different) - 1, -1, -1
     ):  # np.unique sorts by the first column, then the second
         y = -float(different[i, 1])
-        made[i] = k = bisect_right(tops, y)
+        result[i] = k = bisect_right(tops, y)
         tops[k : k + 1] = [y]
-    return made[place.reshape(-1)]
+    return result[place.reshape(-1)]
 
 
 def front(given: ArrayLike) -> Indices:

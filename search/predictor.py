@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lcnas import cost
+from lcnas import _renamed, cost
 from lcnas.budgets import Budget
 from lcnas.spaces import Gene
 from search.errors import SearchError
-from search.searchers.base import Codes, Strategy, key_of, share, whole
+from search.searchers.base import Codes, Strategy, checked_integer, checked_share, key_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -41,14 +41,14 @@ _NOISES = (0.02, 0.1, 0.3, 1.0, 4.0)
 
 
 class Features:
-    """Turns codes into numbers that tell of accuracy.
+    """Turns codes into numbers that predict accuracy.
 
     For each gene the choice taken, as a column each and, where choices are numbers (widths, depths), as its
     place among them; then the logarithms of the budget's cost, of params and of MACs. Each of the three
     groups has the same weight in the distance between two networks.
 
     Args:
-        budget: whose space and whose cost (latency, say) are meant.
+        budget: the space, and the cost (latency, say).
     """
 
     def __init__(self, budget: Budget) -> None:
@@ -86,8 +86,8 @@ class Features:
 
 
 def _logarithm(values: NDArray[Any]) -> Floats:
-    made: Floats = np.log(np.maximum(values, 1).astype(np.float64))
-    return made
+    result: Floats = np.log(np.maximum(values, 1).astype(np.float64))
+    return result
 
 
 def _is_ordered(gene: Gene) -> bool:
@@ -141,18 +141,20 @@ class _Kernel:
         """Return the covariance of scaled features (n, d) and (m, d), without noise, (n, m)."""
         products = a @ b.T
         spread = float(len(_GROUPS))  # of the squared distance from the middle, on average
-        made: Floats = _CONSTANT + self.linear * products / spread
+        covariance: Floats = _CONSTANT + self.linear * products / spread
         if self.linear < 1:
             squares = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)[None, :] - 2 * products
             near = np.exp(-np.maximum(squares, 0) / (4 * spread * self.length**2))
-            made += (1 - self.linear) * near
-        return made
+            covariance += (1 - self.linear) * near
+        return covariance
 
     def at(self, a: Floats) -> Floats:
         """Return the variance of each row, (n,)."""
         spread = float(len(_GROUPS))
-        made: Floats = _CONSTANT + self.linear * (a * a).sum(axis=1) / spread + (1 - self.linear)
-        return made
+        variance: Floats = (
+            _CONSTANT + self.linear * (a * a).sum(axis=1) / spread + (1 - self.linear)
+        )
+        return variance
 
 
 _GROUPS = ("choices", "places", "costs")
@@ -187,11 +189,11 @@ class _Member:
         No fit is repeated: with the inverse covariance at hand the residuals of a part that is left out
         are a small system of equations (Rasmussen and Williams 2006, section 5.4.2, for one result).
         """
-        made = y.copy()
+        predicted = y.copy()
         for fold in folds:
             part = self.inverse[np.ix_(fold, fold)]
-            made[fold] -= np.linalg.solve(part, self.solved[fold])
-        return made
+            predicted[fold] -= np.linalg.solve(part, self.solved[fold])
+        return predicted
 
 
 def _inverse(matrix: Floats) -> Floats:
@@ -199,8 +201,8 @@ def _inverse(matrix: Floats) -> Floats:
 
     factor, _ = lapack.dpotrf(matrix, lower=1)
     lower, _ = lapack.dpotri(factor, lower=1)
-    made: Floats = np.tril(lower)
-    return made + np.tril(made, -1).T
+    inverse: Floats = np.tril(lower)
+    return inverse + np.tril(inverse, -1).T
 
 
 def _evidence(covariance: Floats, y: Floats) -> float:
@@ -215,14 +217,14 @@ def _evidence(covariance: Floats, y: Floats) -> float:
 def _chosen(x: Floats, y: Floats) -> list[tuple[_Kernel, float]]:
     """Return the likeliest kernels and their weights, judged by results spread evenly over all."""
     rows = np.unique(np.linspace(0, len(y) - 1, min(len(y), _CHOSEN_ON)).round().astype(np.intp))
-    kernels, found = [], []
+    kernels, evidence = [], []
     for shape in _SHAPES:
-        plain = _Kernel(*shape, 0.0).between(x[rows], x[rows])
+        noiseless = _Kernel(*shape, 0.0).between(x[rows], x[rows])
         for noise in _NOISES:
             kernels.append(_Kernel(*shape, noise))
-            found.append(_evidence(plain + noise * np.eye(len(rows)), y[rows]))
-    best = np.argsort(-np.array(found), kind="stable")[:_KEPT]
-    weights = {i: float(np.exp(found[i] - found[best[0]])) for i in best.tolist()}
+            evidence.append(_evidence(noiseless + noise * np.eye(len(rows)), y[rows]))
+    best = np.argsort(-np.array(evidence), kind="stable")[:_KEPT]
+    weights = {i: float(np.exp(evidence[i] - evidence[best[0]])) for i in best.tolist()}
     kept = {i: weight for i, weight in weights.items() if weight >= _LEAST}
     return [(kernels[i], weight / sum(kept.values())) for i, weight in kept.items()]
 
@@ -309,8 +311,8 @@ def _without(cost: Floats, values: Floats) -> Floats:
     """Return what a quadratic in the log cost leaves of each column of values (n, m)."""
     unit = (cost - cost.mean()) / (cost.std() or 1.0)
     design = np.stack([np.ones_like(unit), unit, unit**2], axis=1)
-    made: Floats = values - design @ np.linalg.lstsq(design, values)[0]
-    return made
+    residual: Floats = values - design @ np.linalg.lstsq(design, values)[0]
+    return residual
 
 
 def _tau(predicted: Floats, accuracy: Floats, folds: Sequence[NDArray[np.intp]]) -> float:
@@ -321,15 +323,15 @@ def _tau(predicted: Floats, accuracy: Floats, folds: Sequence[NDArray[np.intp]])
     """
     from scipy.stats import kendalltau
 
-    found = [float(kendalltau(predicted[f], accuracy[f]).statistic) for f in folds]
-    return float(np.mean(np.nan_to_num(found)))  # NaN: all predicted alike
+    taus = [float(kendalltau(predicted[f], accuracy[f]).statistic) for f in folds]
+    return float(np.mean(np.nan_to_num(taus)))  # NaN: all predicted alike
 
 
 # -- screening -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Options:
+class ScreeningOptions:
     """How proposals are screened."""
 
     candidates: int = 8  # drawn for each proposal, of which the most promising one is passed on
@@ -340,12 +342,12 @@ class Options:
     most: int = 500  # of the latest results that a fit rests on
 
     def __post_init__(self) -> None:
-        whole("predictor: candidates", self.candidates, 2)
-        whole("predictor: start", self.start, FEWEST)
-        whole("predictor: every", self.every, 1)
-        whole("predictor: most", self.most, FEWEST)
-        share("predictor: threshold", self.threshold)
-        share("predictor: unscreened", self.unscreened)
+        checked_integer("predictor: candidates", self.candidates, 2)
+        checked_integer("predictor: start", self.start, FEWEST)
+        checked_integer("predictor: every", self.every, 1)
+        checked_integer("predictor: most", self.most, FEWEST)
+        checked_share("predictor: threshold", self.threshold)
+        checked_share("predictor: unscreened", self.unscreened)
 
 
 class Screened:
@@ -366,10 +368,12 @@ class Screened:
         options: how.
     """
 
-    def __init__(self, strategy: Strategy, budget: Budget, options: Options | None = None) -> None:
+    def __init__(
+        self, strategy: Strategy, budget: Budget, options: ScreeningOptions | None = None
+    ) -> None:
         self.predictor: Predictor | None = None  # the latest
         self.screened = 0  # proposals so far that were chosen among several
-        self._options = options or Options()
+        self._options = options or ScreeningOptions()
         self._strategy = strategy
         self._features = Features(budget)
         self._codes: list[Codes] = []
@@ -405,13 +409,15 @@ class Screened:
 
     def describe(self) -> str:
         """Return in words what it rests on and how well it ranks, for whoever watches the search."""
-        made = self.predictor
-        if made is None:
+        predictor = self.predictor
+        if predictor is None:
             return f"predictor: none yet; the first after {self._options.start} networks"
-        use = "in use" if self._trusted(made) else f"not used below {self._options.threshold:g}"
+        use = (
+            "in use" if self._trusted(predictor) else f"not used below {self._options.threshold:g}"
+        )
         return (
-            f"predictor: held-out tau {made.tau:.2f}, {made.tau_at_cost:.2f} at equal cost "
-            f"({made.n} networks; {use}, {self.screened} proposals screened)"
+            f"predictor: held-out tau {predictor.tau:.2f}, {predictor.tau_at_cost:.2f} at equal cost "
+            f"({predictor.n} networks; {use}, {self.screened} proposals screened)"
         )
 
     def _trusted(self, predictor: Predictor) -> bool:
@@ -425,8 +431,8 @@ class Screened:
             accuracies = self._accuracies[latest]
             if len(set(accuracies)) > 1:
                 self.predictor = fit(self._features, np.stack(self._codes[latest]), accuracies)
-        made = self.predictor
-        return made if made is not None and self._trusted(made) else None
+        predictor = self.predictor
+        return predictor if predictor is not None and self._trusted(predictor) else None
 
     def _gains(self, predictor: Predictor, codes: Ints) -> Floats:
         """Return how much each network is expected to widen the front of all results."""
@@ -448,6 +454,9 @@ class Screened:
         costs, tops = costs[order], np.maximum.accumulate(reached[order])
         rises = np.flatnonzero(np.diff(tops, prepend=-np.inf) > 0)
         return np.r_[-np.inf, costs[rises]], np.r_[reached.min(), tops[rises]]
+
+
+__getattr__ = _renamed.in_module(__name__, {"Options": "ScreeningOptions"})
 
 
 def gains(
@@ -483,5 +492,5 @@ def gains(
     spread = np.maximum(std, 1e-12)[:, None]
     z = above / spread
     expected = above * ndtr(z) + spread * np.exp(-z * z / 2) / np.sqrt(2 * np.pi)
-    made: Floats = (np.maximum(widths, 0.0) * np.maximum(expected, 0.0)).sum(axis=1)
-    return made
+    improvement: Floats = (np.maximum(widths, 0.0) * np.maximum(expected, 0.0)).sum(axis=1)
+    return improvement

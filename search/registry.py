@@ -97,10 +97,10 @@ def _file(path: Path) -> ModuleType:
     """Return the module of a Python file, imported once per process."""
     if not path.is_file():
         raise SearchError(f"there is no file {shorten(str(path))}")
-    whole = path.resolve()
-    name = f"lcnas_user_{whole.stem}_{hashlib.sha256(str(whole).encode()).hexdigest()[:8]}"
+    resolved = path.resolve()
+    name = f"lcnas_user_{resolved.stem}_{hashlib.sha256(str(resolved).encode()).hexdigest()[:8]}"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, whole)
+        spec = importlib.util.spec_from_file_location(name, resolved)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)

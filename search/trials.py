@@ -31,7 +31,7 @@ class Trial:
 
     def to_data(self) -> dict[str, Any]:
         """Return it as plain data, for a line of JSON."""
-        made: dict[str, Any] = {
+        data: dict[str, Any] = {
             "number": self.number,
             "arch": self.arch,
             "codes": list(self.codes),
@@ -40,11 +40,11 @@ class Trial:
             "seconds": round(self.seconds, 3),
         }
         if self.reason:
-            made["reason"] = self.reason
-        return made | ({"details": dict(self.details)} if self.details else {})
+            data["reason"] = self.reason
+        return data | ({"details": dict(self.details)} if self.details else {})
 
     @classmethod
-    def from_data(cls, data: Any, where: str = "trial") -> Trial:
+    def from_data(cls, data: Any, source: str = "trial") -> Trial:
         """Return the trial of such data.
 
         Raises:
@@ -52,7 +52,7 @@ class Trial:
         """
         try:
             accuracy = None if data["accuracy"] is None else float(data["accuracy"])
-            made = cls(
+            trial = cls(
                 number=int(data["number"]),
                 codes=tuple(int(c) for c in data["codes"]),
                 arch=str(data["arch"]),
@@ -63,10 +63,10 @@ class Trial:
                 details=dict(data.get("details", {})),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise SearchError(f"{where}: no trial: {shorten(str(error))}") from None
-        if made.number < 0 or not math.isfinite(made.latency_ms) or not _is_score(made.accuracy):
-            raise SearchError(f"{where}: no trial: {shorten(data)}")
-        return made
+            raise SearchError(f"{source}: no trial: {shorten(str(error))}") from None
+        if trial.number < 0 or not math.isfinite(trial.latency_ms) or not _is_score(trial.accuracy):
+            raise SearchError(f"{source}: no trial: {shorten(data)}")
+        return trial
 
 
 def _is_score(accuracy: float | None) -> bool:

@@ -136,11 +136,11 @@ def _reporting_scheduler(searcher: Any) -> Any:
 
     class Reasons(schedulers.FIFOScheduler):
         def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-            searcher.reasons[trial.trial_id] = _last_line(trial.error_file)
-            if isinstance(_error_of(trial), lost):
-                searcher.lost.add(trial.trial_id)
-            else:
-                searcher.lost.discard(trial.trial_id)
+            searcher.note_failure(
+                trial.trial_id,
+                _last_line(trial.error_file),
+                lost=isinstance(_error_of(trial), lost),
+            )
             super().on_trial_error(tune_controller, trial)
 
     return Reasons()  # type: ignore[no-untyped-call]

@@ -253,7 +253,7 @@ def for_table(
         table: the table, of this machine.
         measurements: the measurements.
         archs: the networks, such as :attr:`search.finals.selection.SelectedFinalists.measured`.
-        space: the space under whose name their errors count.
+        space: the space that their errors are counted for.
     """
     if not has_table_pace(pace_of(measurements, table)):
         return []

@@ -36,7 +36,7 @@ def write(
     from search.reporting import figure, html, markdown
 
     path = Path(folder)
-    made = content.Material(
+    material = content.Material(
         outcome=outcome,
         trials=tuple(sorted(RunDir(path).trials(), key=lambda trial: trial.number)),
         bands=verdicts.bands(outcome, path),
@@ -44,11 +44,11 @@ def write(
         command=_command(path),
         again=f"python -m search.report {shlex.quote(_shown(path))}",
     )
-    page = content.page(made)
-    png = figure.draw(made)
+    page = content.page(material)
+    png = figure.draw(material)
     files: Mapping[str, bytes] = {
         content.FIGURE: png,
-        front.NAME: front.to_json(made, front.networks(made, path, space)).encode(),
+        front.NAME: front.to_json(material, front.networks(material, path, space)).encode(),
         "report.html": spelt(html.render(page, {content.FIGURE: png})).encode(),
         "report.md": spelt(markdown.render(page)).encode(),
     }
@@ -86,19 +86,19 @@ def _command(path: Path) -> str:
 
 def _options(asked: Settings) -> list[str]:
     """Return the options of what is not as it is by default."""
-    made = []
+    options = []
     for text in asked.differences(Settings()):
         name = text.partition(" ")[0]
         value, option = getattr(asked, name), f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
-            made.append(option if value else f"--no-{option[2:]}")
+            options.append(option if value else f"--no-{option[2:]}")
         elif name == "blocks":
-            made += [word for file in value for word in (option, str(file))]
+            options += [word for file in value for word in (option, str(file))]
         elif isinstance(value, tuple):
-            made += [option, "x".join(map(str, value))]
+            options += [option, "x".join(map(str, value))]
         else:
-            made += [option, str(value)]
-    return made
+            options += [option, str(value)]
+    return options
 
 
 __all__ = ["NAMES", "table", "write"]

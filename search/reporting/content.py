@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from search.outcome import FinalNetwork, MeasuredLatency, Outcome
+from search.outcome import FINALIST, PPLCNET, PUBLISHED, FinalNetwork, MeasuredLatency, Outcome
 from search.reporting import verdicts, words
 from search.reporting.page import Bullets, Code, Figure, Heading, Link, Page, Part, Rows, Text
 from search.reporting.verdicts import Band
@@ -24,9 +24,9 @@ class Material:
     outcome: Outcome
     trials: tuple[Trial, ...]
     bands: tuple[Band, ...]
-    measured_on: str = ""  # whose measured latencies are, where they came from elsewhere
-    command: str = ""  # that would repeat the search
-    again: str = "python -m search.report FOLDER"  # that makes the report again
+    measured_on: str = ""  # machine of the measured latencies, where they came from elsewhere
+    command: str = ""  # repeats the search
+    again: str = "python -m search.report FOLDER"  # writes the report again
 
     @property
     def by_number(self) -> dict[int, Trial]:
@@ -35,30 +35,30 @@ class Material:
 
     @property
     def is_score(self) -> bool:
-        """Whether the evaluator gives scores, no accuracies."""
+        """Whether the evaluator gives scores instead of accuracies."""
         if str(self.outcome.settings.get("evaluator") or self.outcome.evaluator).startswith(
             "proxy"
         ):
             return True
-        found = [trial.accuracy for trial in self.trials if trial.accuracy is not None]
-        return not all(0 <= value <= 1 for value in found)
+        values = [trial.accuracy for trial in self.trials if trial.accuracy is not None]
+        return not all(0 <= value <= 1 for value in values)
 
     def shown(self, accuracy: float) -> str:
-        """Return what an evaluator found, as it is shown."""
+        """Return an evaluator's value as text."""
         return f"{accuracy:.4g}" if self.is_score else words.percent(accuracy)
 
     @property
     def unit(self) -> str:
-        """What the evaluator found, with its unit."""
+        """The quantity that the evaluator gives, with its unit."""
         return "score" if self.is_score else "validation accuracy, %"
 
 
-def page(made: Material) -> Page:
+def page(material: Material) -> Page:
     """Return the parts of the report."""
-    parts: list[Part] = [Heading(title(made.outcome), 1), *_result(made)]
+    parts: list[Part] = [Heading(title(material.outcome), 1), *_result(material)]
     for section in (_finals, _search, _latency, _times, _front, _failures, _notes, _settings):
-        parts += section(made)
-    return [*parts, *_repeat(made)]
+        parts += section(material)
+    return [*parts, *_repeat(material)]
 
 
 def title(outcome: Outcome) -> str:
@@ -67,20 +67,20 @@ def title(outcome: Outcome) -> str:
     return f"Search in {outcome.space}{tail}"
 
 
-def _result(made: Material) -> Iterator[Part]:
-    outcome = made.outcome
+def _result(material: Material) -> Iterator[Part]:
+    outcome = material.outcome
     if outcome.warning:
         yield Text(f"Warning: {outcome.warning}.", strong=True)
     if outcome.synthetic:
         yield Text(
             "This is a demonstration: its images are synthetic. It shows that all parts work, and "
-            "tells nothing of accuracy on real images."
+            "says nothing about accuracy on real images."
         )
-    yield Text(verdicts.headline(made.bands, outcome), strong=True)
-    if made.bands:
-        yield Bullets(tuple(f"Band {b.number + 1}: {verdicts.sentence(b)}" for b in made.bands))
+    yield Text(verdicts.headline(material.bands, outcome), strong=True)
+    if material.bands:
+        yield Bullets(tuple(f"Band {b.number + 1}: {verdicts.sentence(b)}" for b in material.bands))
     yield Figure(FIGURE, f"{title(outcome)}: accuracy over latency")
-    yield from (Text(note) for note in verdicts.caveats(made.bands))
+    yield from (Text(note) for note in verdicts.caveats(material.bands))
 
 
 # -- finalists and baselines -----------------------------------------------------------------------
@@ -92,23 +92,23 @@ def in_order(finals: Sequence[FinalNetwork]) -> list[FinalNetwork]:
     A baseline stands once, behind the last finalist that it is beside.
     """
     finalists = sorted(
-        (f for f in finals if f.role == "finalist"), key=lambda f: (f.band, not f.winner, f.name)
+        (f for f in finals if f.role == FINALIST), key=lambda f: (f.band, not f.winner, f.name)
     )
     places = {final.name: place for place, final in enumerate(finalists)}
-    baselines = [f for f in finals if f.role != "finalist"]
+    baselines = [f for f in finals if f.role != FINALIST]
 
     def place(final: FinalNetwork) -> int:
         return max((places[name] for name in final.beside if name in places), default=len(places))
 
-    made = []
+    ordered = []
     for i in range(len(finalists) + 1):
-        made += finalists[i : i + 1]
-        made += sorted((f for f in baselines if place(f) == i), key=lambda f: f.name)
-    return made
+        ordered += finalists[i : i + 1]
+        ordered += sorted((f for f in baselines if place(f) == i), key=lambda f: f.name)
+    return ordered
 
 
-def _finals(made: Material) -> Iterator[Part]:
-    outcome = made.outcome
+def _finals(material: Material) -> Iterator[Part]:
+    outcome = material.outcome
     yield Heading("Finalists and baselines")
     if not outcome.finals:
         yield Text("None was trained.")
@@ -148,7 +148,7 @@ def _finals(made: Material) -> Iterator[Part]:
     )
     strong = frozenset(i for i, final in enumerate(finals) if final.winner)
     yield Rows(head, rows, right=frozenset(range(2, 10 if fp32 else 9)), strong=strong)
-    yield from _comparisons(made)
+    yield from _comparisons(material)
 
 
 def _by(outcome: Outcome) -> str:
@@ -158,7 +158,7 @@ def _by(outcome: Outcome) -> str:
     return f" of the exported file, run by {outcome.tested_by} on images prepared as lcnas.classify does"
 
 
-_ROLES = {"finalist": "finalist", "pplcnet": "PP-LCNet", "shelf": "published network"}
+_ROLES = {FINALIST: "finalist", PPLCNET: "PP-LCNet", PUBLISHED: "published network"}
 
 
 def _with(ms: float | None, interval: str) -> str:
@@ -175,8 +175,8 @@ def _file(final: FinalNetwork) -> str | Link:
     return Link(name if final.name in name else run.onnx, run.onnx)
 
 
-def _comparisons(made: Material) -> Iterator[Part]:
-    duels = [duel for band in made.bands for duel in band.duels]
+def _comparisons(material: Material) -> Iterator[Part]:
+    duels = [duel for band in material.bands for duel in band.duels]
     if not duels:
         return
     yield Heading("Winners against baselines", 3)
@@ -200,12 +200,12 @@ def _comparisons(made: Material) -> Iterator[Part]:
 # -- the search ------------------------------------------------------------------------------------
 
 
-def _search(made: Material) -> Iterator[Part]:
-    o = made.outcome
+def _search(material: Material) -> Iterator[Part]:
+    o = material.outcome
     yield Heading("The search")
     where = "measured as whole networks" if o.on_this_machine else "not measured"
     where += " on the table's machine" + (
-        " (latencies measured elsewhere below)" if made.measured_on else ""
+        " (latencies measured elsewhere below)" if material.measured_on else ""
     )
     budget = f"{words.ms(o.min_latency_ms)} to {words.ms(o.max_latency_ms)} ms; the search kept to "
     good = o.trials - o.failed
@@ -221,21 +221,23 @@ def _search(made: Material) -> Iterator[Part]:
         ("trials", f"{o.trials:,}, of which {good:,} were evaluated and {o.failed:,} failed"),
         ("front", words.plural(len(o.front), "network")),
     ]
-    yield Rows(("", ""), (*facts, *_evaluation(made)))
+    yield Rows(("", ""), (*facts, *_evaluation(material)))
 
 
-def _evaluation(made: Material) -> list[tuple[str, str]]:
+def _evaluation(material: Material) -> list[tuple[str, str]]:
     """Return what is known of the evaluator: its speed, and its accuracy over chance."""
-    known = dict(made.outcome.evaluation)
+    known = dict(material.outcome.evaluation)
     rows = []
     speed, chance = known.pop("images_s", None), known.pop("chance", None)
     if isinstance(speed, int | float):
         rows.append(("evaluator's speed", f"{speed:,.0f} images/s"))
-    found = [trial.accuracy for trial in made.trials if trial.accuracy is not None]
-    if isinstance(chance, int | float) and found and not made.is_score:
-        middle = words.percent(statistics.median(found))
-        best = words.percent(max(found))
-        over = f"{words.points(max(found) - chance)} points over chance ({words.percent(chance)} %)"
+    values = [trial.accuracy for trial in material.trials if trial.accuracy is not None]
+    if isinstance(chance, int | float) and values and not material.is_score:
+        middle = words.percent(statistics.median(values))
+        best = words.percent(max(values))
+        over = (
+            f"{words.points(max(values) - chance)} points over chance ({words.percent(chance)} %)"
+        )
         rows.append(
             ("validation accuracy in the search", f"best {best} %, {over}; median {middle} %")
         )
@@ -249,35 +251,35 @@ def _words(key: str) -> str:
     return (f"{key[:-2]}/s" if key.endswith("_s") else key).replace("_", " ")
 
 
-def _latency(made: Material) -> Iterator[Part]:
+def _latency(material: Material) -> Iterator[Part]:
     yield Heading("Predicted and measured latency")
-    measured = [(f, f.measured) for f in made.outcome.finals if f.measured is not None]
+    measured = [(f, f.measured) for f in material.outcome.finals if f.measured is not None]
     if not measured:
         yield Text("No network was measured as a whole; latencies are the table's predictions.")
         return
-    elsewhere = f"Measured elsewhere: {made.measured_on}." if made.measured_on else ""
+    elsewhere = f"Measured elsewhere: {material.measured_on}." if material.measured_on else ""
     items = [elsewhere] if elsewhere else []
-    finalists = [timed for final, timed in measured if final.role == "finalist"]
+    finalists = [timed for final, timed in measured if final.role == FINALIST]
     if finalists:
-        put_up = 0 if made.measured_on else made.outcome.candidates_measured
-        items.append(within_budget(finalists, made.outcome.max_latency_ms, put_up))
+        candidates = 0 if material.measured_on else material.outcome.candidates_measured
+        items.append(within_budget(finalists, material.outcome.max_latency_ms, candidates))
     off = [t.ms / f.predicted_ms - 1 for f, t in measured if f.predicted_ms]
     if off:
         mean = statistics.fmean(abs(x) for x in off)
-        whose = f" (by the table of {made.outcome.table})" if made.measured_on else ""
+        table = f" (by the table of {material.outcome.table})" if material.measured_on else ""
         items.append(
-            f"Measured against predicted{whose}, {words.plural(len(off), 'network')}: {mean:.1%} off on "
+            f"Measured against predicted{table}, {words.plural(len(off), 'network')}: {mean:.1%} off on "
             f"average, from {min(off):+.1%} to {max(off):+.1%}."
         )
     yield Bullets(tuple(items))
 
 
-def within_budget(finalists: Sequence[MeasuredLatency], max_ms: float, put_up: int = 0) -> str:
-    """Return how many of the measured finalists keep to the budget; or of all that were put up."""
+def within_budget(finalists: Sequence[MeasuredLatency], max_ms: float, candidates: int = 0) -> str:
+    """Return how many of the measured finalists keep to the budget; or of all candidates."""
     surely = sum(timed.high <= max_ms for timed in finalists)
-    if put_up > len(finalists):
+    if candidates > len(finalists):
         return (
-            f"{surely} of {put_up} networks put up as finalists ({surely / put_up:.0%}) within the budget of "
+            f"{surely} of {candidates} candidates ({surely / candidates:.0%}) within the budget of "
             f"{words.ms(max_ms)} ms with the whole 90 % interval when re-measured; the notes say what "
             "became of the others."
         )
@@ -289,8 +291,8 @@ def within_budget(finalists: Sequence[MeasuredLatency], max_ms: float, put_up: i
     )
 
 
-def _times(made: Material) -> Iterator[Part]:
-    o = made.outcome
+def _times(material: Material) -> Iterator[Part]:
+    o = material.outcome
     if not o.times:
         return
     yield Heading("Times")
@@ -305,13 +307,13 @@ def _times(made: Material) -> Iterator[Part]:
     )
 
 
-def _front(made: Material) -> Iterator[Part]:
+def _front(material: Material) -> Iterator[Part]:
     yield Heading("The front of the search")
-    trials = [made.by_number[n] for n in made.outcome.front if n in made.by_number]
+    trials = [material.by_number[n] for n in material.outcome.front if n in material.by_number]
     if not trials:
         yield Text("It is empty.")
         return
-    names = {f.number: f.name for f in made.outcome.finals if f.number is not None}
+    names = {f.number: f.name for f in material.outcome.finals if f.number is not None}
     yield Text(
         "The trials that no other one dominates, by the table's latency. The networks themselves are in "
         "front.json."
@@ -320,19 +322,19 @@ def _front(made: Material) -> Iterator[Part]:
         (
             str(t.number),
             words.ms(t.latency_ms),
-            made.shown(t.accuracy),
+            material.shown(t.accuracy),
             t.arch,
             names.get(t.number, ""),
         )
         for t in trials
         if t.accuracy is not None
     )
-    head = ("trial", "predicted ms", made.unit, "network", "finalist")
+    head = ("trial", "predicted ms", material.unit, "network", "finalist")
     yield Rows(head, rows, right=frozenset({0, 1, 2}))
 
 
-def _failures(made: Material) -> Iterator[Part]:
-    reasons = Counter(t.reason or "no reason given" for t in made.trials if t.failed)
+def _failures(material: Material) -> Iterator[Part]:
+    reasons = Counter(t.reason or "no reason given" for t in material.trials if t.failed)
     if not reasons:
         return
     yield Heading("Failed trials")
@@ -343,16 +345,16 @@ def _failures(made: Material) -> Iterator[Part]:
     yield Rows(("trials", "reason"), tuple(rows), right=frozenset({0}))
 
 
-def _notes(made: Material) -> Iterator[Part]:
-    if made.outcome.notes:
+def _notes(material: Material) -> Iterator[Part]:
+    if material.outcome.notes:
         yield Heading("Notes")
-        yield Bullets(tuple(made.outcome.notes))
+        yield Bullets(tuple(material.outcome.notes))
 
 
-def _settings(made: Material) -> Iterator[Part]:
+def _settings(material: Material) -> Iterator[Part]:
     for heading, data in (
-        ("Settings", made.outcome.settings),
-        ("Versions and machine", made.outcome.surroundings),
+        ("Settings", material.outcome.settings),
+        ("Versions and machine", material.outcome.surroundings),
     ):
         rows = tuple(words.flat(data).items())
         if rows:
@@ -360,7 +362,9 @@ def _settings(made: Material) -> Iterator[Part]:
             yield Rows(("", ""), rows)
 
 
-def _repeat(made: Material) -> Iterator[Part]:
+def _repeat(material: Material) -> Iterator[Part]:
     yield Heading("Again")
-    lines = [made.command, "# this report, from the search's folder"] if made.command else []
-    yield Code("\n".join([*lines, made.again]))
+    lines = (
+        [material.command, "# this report, from the search's folder"] if material.command else []
+    )
+    yield Code("\n".join([*lines, material.again]))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from search.outcome import FinalNetwork, Outcome, pixels
+from search.outcome import FINALIST, PPLCNET, PUBLISHED, FinalNetwork, Outcome, pixels
 from search.reporting import words
 from search.reporting.content import Material, title
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _DPI = 150
-_DOTS, _FRONT, _OURS, _PPLCNET, _SHELF = "#b6bec8", "#5b6b7f", "#0a7d4b", "#c2410c", "#1d4ed8"
+_DOTS, _FRONT, _OURS, _PPLCNET, _PUBLISHED = "#b6bec8", "#5b6b7f", "#0a7d4b", "#c2410c", "#1d4ed8"
 _STYLES = {
-    "finalist": ("finalists", "*", 170, _OURS),
-    "pplcnet": ("PP-LCNet", "o", 55, _PPLCNET),
-    "shelf": ("published networks", "s", 48, _SHELF),
+    FINALIST: ("finalists", "*", 170, _OURS),
+    PPLCNET: ("PP-LCNet", "o", 55, _PPLCNET),
+    PUBLISHED: ("published networks", "s", 48, _PUBLISHED),
 }
 _DIRECTIONS = ((1, 1), (1, -1), (-1, 1), (-1, -1), (0, 1), (0, -1), (1, 0), (-1, 0))
 _DISTANCES = (7, 16, 28, 42)  # points from a mark to its label
@@ -37,33 +37,33 @@ _STEPS = (5, 2, 1)  # first digits of even spacings
 Box = tuple[float, float, float, float]  # left, bottom, right, top, pixels
 
 
-def draw(made: Material) -> bytes:
+def draw(material: Material) -> bytes:
     """Return the figure as a PNG file: the search on the left, the trained networks on the right."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    trained = [f for f in made.outcome.finals if f.runs and f.latency_ms]
+    trained = [f for f in material.outcome.finals if f.runs and f.latency_ms]
     panels = 2 if trained else 1
     figure = Figure(figsize=(6.6 * panels if trained else 8, 5.2), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, panels, squeeze=False)[0]
     warning = (
         "\nwarning: accuracies and latencies are of different inputs"
-        if made.outcome.warning
+        if material.outcome.warning
         else ""
     )
-    figure.suptitle(title(made.outcome) + warning, fontsize=13)
-    labels = [_search(axes[0], made)]
+    figure.suptitle(title(material.outcome) + warning, fontsize=13)
+    labels = [_search(axes[0], material)]
     if trained:
-        labels.append(_trained(axes[1], trained, words.at_pixels(made.outcome)))
+        labels.append(_trained(axes[1], trained, words.at_pixels(material.outcome)))
     for ax in axes:
-        _latency_axis(ax, made.outcome)
+        _latency_axis(ax, material.outcome)
         ax.margins(y=0.12)
         ax.legend(loc="lower right", fontsize=8, framealpha=0.9)
     figure.draw_without_rendering()  # so that places on the page are known
     figure.set_layout_engine("none")  # and stay
-    for ax, found in zip(axes, labels, strict=True):
-        _name(ax, found)
+    for ax, marks in zip(axes, labels, strict=True):
+        _name(ax, marks)
     out = io.BytesIO()
     figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()
@@ -80,12 +80,12 @@ class _Mark:
     reach: float = 4.0  # points around it that are taken
 
 
-def _search(ax: Axes, made: Material) -> list[_Mark]:
+def _search(ax: Axes, material: Material) -> list[_Mark]:
     """Draw the trials and the front; returns the marks."""
-    scale = 1 if made.is_score else 100
-    done = [(t.latency_ms, scale * t.accuracy) for t in made.trials if t.accuracy is not None]
-    ax.set_title(f"searched: as the evaluator saw them{_evaluators(made)}", fontsize=10)
-    ax.set_ylabel(made.unit)
+    scale = 1 if material.is_score else 100
+    done = [(t.latency_ms, scale * t.accuracy) for t in material.trials if t.accuracy is not None]
+    ax.set_title(f"searched: as the evaluator saw them{_evaluators(material)}", fontsize=10)
+    ax.set_ylabel(material.unit)
     if not done:
         ax.text(0.5, 0.5, "no trial was evaluated", transform=ax.transAxes, ha="center")
         return []
@@ -93,34 +93,34 @@ def _search(ax: Axes, made: Material) -> list[_Mark]:
     ax.scatter(x, y, s=16, color=_DOTS, label=words.plural(len(done), "trial"), zorder=1)
     front = sorted(
         (t.latency_ms, scale * t.accuracy)
-        for t in (made.by_number[n] for n in made.outcome.front if n in made.by_number)
+        for t in (material.by_number[n] for n in material.outcome.front if n in material.by_number)
         if t.accuracy is not None
     )
     if front:
         x, y = zip(*front, strict=True)
         ax.plot(x, y, drawstyle="steps-post", color=_FRONT, lw=1.2, zorder=2)
         ax.scatter(x, y, s=20, color=_FRONT, label="front", zorder=2)
-    chosen = _chosen(made, scale)
+    chosen = _chosen(material, scale)
     if chosen:
         x, y = zip(*((m.x, m.y) for m in chosen), strict=True)
         ax.scatter(x, y, s=150, marker="*", color=_OURS, edgecolor="white", lw=0.6, zorder=4)
     return [*chosen, *(_Mark(x, y, reach=2) for x, y in done)]
 
 
-def _chosen(made: Material, scale: float) -> list[_Mark]:
+def _chosen(material: Material, scale: float) -> list[_Mark]:
     return [
         _Mark(trial.latency_ms, scale * trial.accuracy, final.name, _OURS, 5)
-        for final in made.outcome.finals
-        if final.role == "finalist" and final.number in made.by_number
-        for trial in [made.by_number[final.number]]
+        for final in material.outcome.finals
+        if final.role == FINALIST and final.number in material.by_number
+        for trial in [material.by_number[final.number]]
         if trial.accuracy is not None
     ]
 
 
-def _evaluators(made: Material) -> str:
+def _evaluators(material: Material) -> str:
     """Return the pixels that the evaluator looked at, where it looked at any: ", at 64 px"."""
-    size = made.outcome.settings.get("train_size")
-    if not size or made.is_score:
+    size = material.outcome.settings.get("train_size")
+    if not size or material.is_score:
         return ""
     return f", at {pixels(tuple(size) if isinstance(size, list) else size)} px"
 
@@ -137,13 +137,13 @@ def _trained(ax: Axes, finals: Sequence[FinalNetwork], where: str) -> list[_Mark
         for measured in (True, False):
             group = [f for f in members if (f.measured is not None) == measured]
             tail = "" if measured or not _any_measured(finals) else " (latency predicted)"
-            found = [_mark(ax, final, color) for final in group]
-            if found:
+            drawn = [_mark(ax, final, color) for final in group]
+            if drawn:
                 face, edge = (color, "white") if measured else ("white", color)
-                x, y = zip(*((m.x, m.y) for m in found), strict=True)
+                x, y = zip(*((m.x, m.y) for m in drawn), strict=True)
                 look: dict[str, Any] = {"facecolor": face, "edgecolor": edge, "marker": marker}
                 ax.scatter(x, y, s=size, **look, label=name + tail, zorder=4)
-            marks += found
+            marks += drawn
     return marks
 
 
@@ -187,7 +187,9 @@ def ticks(low: float, high: float) -> list[float]:
     """Return 3 to 9 round numbers of a logarithmic axis, 4 or more where there are."""
     wide = [_within(digits, low, high) for digits in _TICKS]
     even = [_even(d * 10.0**power, low, high) for power in range(9, -10, -1) for d in _STEPS]
-    return next(found for least in (4, 3) for found in (*wide, *even) if least <= len(found) <= 9)
+    return next(
+        values for least in (4, 3) for values in (*wide, *even) if least <= len(values) <= 9
+    )
 
 
 def _within(digits: Sequence[float], low: float, high: float) -> list[float]:

@@ -22,25 +22,25 @@ VERSION = 1
 _FORMAT = "lcnas-search-front"
 
 
-def to_json(made: Material, archs: Mapping[str, Arch]) -> str:
+def to_json(material: Material, archs: Mapping[str, Arch]) -> str:
     """Return the text of front.json.
 
     Args:
-        made: what the report is made from.
+        material: what the report is made from.
         archs: networks by their ids, as :func:`networks` returns them; one that is not there becomes null.
     """
-    o = made.outcome
-    front = [made.by_number[number] for number in o.front if number in made.by_number]
+    o = material.outcome
+    front = [material.by_number[number] for number in o.front if number in material.by_number]
     data = {
         "format": _FORMAT,
         "version": VERSION,
         "space": o.space,
         "table": o.table,
-        "measured_on": made.measured_on or (o.table if o.on_this_machine else None),
+        "measured_on": material.measured_on or (o.table if o.on_this_machine else None),
         "demonstration": o.synthetic,
         "warning": o.warning or None,
         "max_latency_ms": o.max_latency_ms,
-        "accuracy": made.unit,
+        "accuracy": material.unit,
         "front": [_trial(trial, archs.get(trial.arch)) for trial in front],
         "finals": [_final(final) for final in o.finals],
     }
@@ -70,21 +70,23 @@ def _final(final: FinalNetwork) -> dict[str, Any]:
     }
 
 
-def networks(made: Material, folder: Path, space: Space | None = None) -> dict[str, Arch]:
+def networks(material: Material, folder: Path, space: Space | None = None) -> dict[str, Arch]:
     """Return the networks of the front by their ids.
 
     They come from the finals, from the front.json that is there already, and from the trials' codes.
 
     Args:
-        made: what the report is made from.
+        material: what the report is made from.
         folder: of the search.
         space: of the search; None: the one that the outcome names, as far as it gives the same ids.
     """
-    known = {final.arch.id: final.arch for final in made.outcome.finals} | _written(folder / NAME)
-    wanted = [made.by_number[n] for n in made.outcome.front if n in made.by_number]
+    known = {final.arch.id: final.arch for final in material.outcome.finals} | _written(
+        folder / NAME
+    )
+    wanted = [material.by_number[n] for n in material.outcome.front if n in material.by_number]
     for trial in wanted:
         if trial.arch not in known:
-            space = _space(made.outcome) if space is None else space
+            space = _space(material.outcome) if space is None else space
             arch = None if space is None else _decoded(space, trial)
             if arch is not None:
                 known[trial.arch] = arch
@@ -95,15 +97,15 @@ def _written(path: Path) -> dict[str, Arch]:
     """Return the networks of a front.json; none where there is none that can be read."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        found = [Arch.from_data(item["arch"]) for item in data["front"] if item["arch"] is not None]
+        archs = [Arch.from_data(item["arch"]) for item in data["front"] if item["arch"] is not None]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return {arch.id: arch for arch in found}
+    return {arch.id: arch for arch in archs}
 
 
 def _space(outcome: Outcome) -> Space | None:
-    given = outcome.settings.get("resolution")
-    size = tuple(given) if isinstance(given, list) else given
+    resolution = outcome.settings.get("resolution")
+    size = tuple(resolution) if isinstance(resolution, list) else resolution
     try:
         return spaces.load(str(outcome.settings.get("space") or outcome.space), size)
     except LcnasError:

@@ -70,8 +70,10 @@ def _table(table: Rows) -> str:
 
 def _row(cells: tuple[Cell, ...], table: Rows, tag: str, mark: str = "") -> str:
     sides = [' class="right"' if i in table.right else "" for i in range(len(cells))]
-    made = [f"<{tag}{side}>{_cell(cell)}</{tag}>" for side, cell in zip(sides, cells, strict=True)]
-    return f"<tr{mark}>{''.join(made)}</tr>"
+    cells_html = [
+        f"<{tag}{side}>{_cell(cell)}</{tag}>" for side, cell in zip(sides, cells, strict=True)
+    ]
+    return f"<tr{mark}>{''.join(cells_html)}</tr>"
 
 
 def _cell(cell: Cell) -> str:

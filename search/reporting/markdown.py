@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from search.reporting.page import Bullets, Cell, Code, Figure, Heading, Link, Page, Part, Rows, Text
 
-_SPECIAL = re.compile(r"([\\`*<>\[\]|])")  # underscores inside words are plain ones
+_SPECIAL = re.compile(r"([\\`*<>\[\]|])")  # underscores inside words need no escape
 
 
 def render(page: Page) -> str:

@@ -18,7 +18,7 @@ _FORMAT, _VERSIONS = "lcnas-measurements", (1, 2)
 
 
 @dataclass(frozen=True)
-class Entry:
+class LatencyRecord:
     """One network as it was measured."""
 
     name: str  # of the zoo, a file's stem, or its path where stems were not unique
@@ -34,7 +34,7 @@ class Measurements:
     machine: str  # label of machine and engine
     engine: str  # label
     precision: str
-    entries: tuple[Entry, ...]
+    entries: tuple[LatencyRecord, ...]
 
 
 def read(path: Path) -> Measurements:
@@ -48,9 +48,9 @@ def read(path: Path) -> Measurements:
     try:
         data = json.loads(path.read_bytes())  # in any Unicode encoding, as shells write it
         if (data["format"], data["version"]) not in {(_FORMAT, v) for v in _VERSIONS}:
-            found = f"{shorten(data['format'])} version {shorten(data['version'])}"
+            version = f"{shorten(data['format'])} version {shorten(data['version'])}"
             raise SearchError(
-                f"measurements: {path} is {found}, not '{_FORMAT}' version 1 or 2; "
+                f"measurements: {path} is {version}, not '{_FORMAT}' version 1 or 2; "
                 "python -m lcnas.measure --json FILE writes it"
             )
         entries = tuple(_entry(item) for item in data["networks"])
@@ -74,11 +74,11 @@ def read(path: Path) -> Measurements:
         ) from None
 
 
-def _entry(item: Any) -> Entry:
+def _entry(item: Any) -> LatencyRecord:
     timed = MeasuredLatency(float(item["ms"]), float(item["low"]), float(item["high"]))
     if not 0 < timed.low <= timed.ms <= timed.high < math.inf:
         raise ValueError(f"{item['name']}: {timed.ms} ms, {timed.low} to {timed.high}")
-    return Entry(str(item["name"]), None if item["id"] is None else str(item["id"]), timed)
+    return LatencyRecord(str(item["name"]), None if item["id"] is None else str(item["id"]), timed)
 
 
 def _machine_label(machine: Mapping[str, Any], engine: Mapping[str, Any]) -> str:
@@ -87,7 +87,7 @@ def _machine_label(machine: Mapping[str, Any], engine: Mapping[str, Any]) -> str
     return LatencyTable(Machine(**machine), Engine(**engine)).machine_label
 
 
-def apply(outcome: Outcome, found: Measurements) -> Outcome:
+def apply(outcome: Outcome, measurements: Measurements) -> Outcome:
     """Return the outcome with these latencies in place of its own.
 
     A network is found by its id, its name, the path of one of its ONNX files or that file's stem. Where a
@@ -99,7 +99,7 @@ def apply(outcome: Outcome, found: Measurements) -> Outcome:
     """
     by_final: dict[str, list[MeasuredLatency]] = {}
     strangers, unclear = [], []
-    for entry in found.entries:
+    for entry in measurements.entries:
         names = matching(entry, outcome.finals)
         if not names:
             other = entry.name in {final.name for final in outcome.finals}
@@ -108,41 +108,45 @@ def apply(outcome: Outcome, found: Measurements) -> Outcome:
             unclear.append(f"{entry.name} ({' or '.join(names)})")
         for name in names:
             by_final.setdefault(name, []).append(entry.timed)
-    _refuse(found, outcome, strangers, unclear)
-    _check_precision(found, outcome)
+    _refuse(measurements, outcome, strangers, unclear)
+    _check_precision(measurements, outcome)
     finals = tuple(
         dataclasses.replace(final, measured=_middle(by_final.get(final.name, [])))
         for final in outcome.finals
     )
     lacking = [final.name for final in finals if final.measured is None]
-    notes = [f"Measured latencies are those of {found.machine} ({Path(found.source).name})."]
+    notes = [
+        f"Measured latencies are those of {measurements.machine} ({Path(measurements.source).name})."
+    ]
     if lacking:
         notes.append(f"Not among these measurements: {', '.join(lacking)}.")
-    notes += _other_engine(found, outcome)
+    notes += _other_engine(measurements, outcome)
     return dataclasses.replace(
-        outcome, finals=finals, measured_by=found.engine, notes=(*outcome.notes, *notes)
+        outcome, finals=finals, measured_by=measurements.engine, notes=(*outcome.notes, *notes)
     )
 
 
-def _check_precision(found: Measurements, outcome: Outcome) -> None:
+def _check_precision(measurements: Measurements, outcome: Outcome) -> None:
     """Refuse latencies of another precision than accuracies are of."""
     tested = {run.precision for final in outcome.finals for run in final.runs}
-    if tested and tested != {found.precision}:
+    if tested and tested != {measurements.precision}:
         of = " and ".join(sorted(tested))
         raise SearchError(
-            f"measurements: {found.source} is of {found.precision}, accuracies are of {of}; measure the "
-            f"files with --precision {of}"
+            f"measurements: {measurements.source} is of {measurements.precision}, accuracies are of {of}; "
+            f"measure the files with --precision {of}"
         )
 
 
-def _other_engine(found: Measurements, outcome: Outcome) -> list[str]:
+def _other_engine(measurements: Measurements, outcome: Outcome) -> list[str]:
     """Return the note that accuracies and latencies are of two engines."""
-    if not outcome.tested_by or outcome.tested_by == found.engine:
+    if not outcome.tested_by or outcome.tested_by == measurements.engine:
         return []
-    return [f"Accuracies are of the files run by {outcome.tested_by}, latencies of {found.engine}."]
+    return [
+        f"Accuracies are of the files run by {outcome.tested_by}, latencies of {measurements.engine}."
+    ]
 
 
-def matching(entry: Entry, finals: Sequence[FinalNetwork]) -> list[str]:
+def matching(entry: LatencyRecord, finals: Sequence[FinalNetwork]) -> list[str]:
     """Return the names of the networks that a measurement may be of, by the surest sign that fits any."""
     path = PurePosixPath(entry.name.replace("\\", "/"))
     # The stem of a path with no ONNX or JSON ending is the whole name: "pplcnet_0.5x" has a dot in it.
@@ -169,26 +173,26 @@ def _ends_with(onnx: str, path: PurePosixPath) -> bool:
 
 
 def _refuse(
-    found: Measurements, outcome: Outcome, strangers: Sequence[str], unclear: Sequence[str]
+    measurements: Measurements, outcome: Outcome, strangers: Sequence[str], unclear: Sequence[str]
 ) -> None:
     names = [final.name for final in outcome.finals]
     if not names:
         raise SearchError(
-            f"measurements: {found.source}: this search has no finalists that could be measured"
+            f"measurements: {measurements.source}: this search has no finalists that could be measured"
         )
     if strangers:
         hint = "" if strangers[0].partition(" (")[0] in names else nearest(strangers[0], names)
         raise SearchError(
-            f"measurements: {found.source}: {listing(strangers)}: none of this search's networks, "
+            f"measurements: {measurements.source}: {listing(strangers)}: none of this search's networks, "
             f"which are {listing(names)}{hint}"
         )
     if unclear:
         raise SearchError(
-            f"measurements: {found.source}: more than one network fits {listing(unclear)}; measure "
+            f"measurements: {measurements.source}: more than one network fits {listing(unclear)}; measure "
             "them by their paths, or in one command"
         )
-    if not found.entries:
-        raise SearchError(f"measurements: {found.source}: holds no network")
+    if not measurements.entries:
+        raise SearchError(f"measurements: {measurements.source}: holds no network")
 
 
 def _middle(timed: Sequence[MeasuredLatency]) -> MeasuredLatency | None:

@@ -26,19 +26,19 @@ def table(outcome: Outcome, folder: Path | None = None) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    made = verdicts.bands(outcome, folder)
-    lines = [f"  band {band.number + 1}: {verdicts.sentence(band)}" for band in made]
-    lines += [verdicts.headline(made, outcome)]
+    bands = verdicts.bands(outcome, folder)
+    lines = [f"  band {band.number + 1}: {verdicts.sentence(band)}" for band in bands]
+    lines += [verdicts.headline(bands, outcome)]
     parts: list[RenderableType] = []
     if outcome.warning:
         parts.append(Text(f"warning: {outcome.warning}\n", "bold"))
     if outcome.finals:
         parts += [_rows(outcome), Text(_files(outcome, folder)), Text("")]
-    return Group(*parts, Text("\n".join([*lines, *_small_print(outcome, made)])))
+    return Group(*parts, Text("\n".join([*lines, *_small_print(outcome, bands)])))
 
 
-def _small_print(outcome: Outcome, made: tuple[verdicts.Band, ...]) -> list[str]:
-    notes = [*verdicts.caveats(made), *outcome.notes]
+def _small_print(outcome: Outcome, bands: tuple[verdicts.Band, ...]) -> list[str]:
+    notes = [*verdicts.caveats(bands), *outcome.notes]
     return [f"  note: {note}" for note in notes]
 
 
@@ -48,15 +48,15 @@ def _rows(outcome: Outcome) -> RenderableType:
     from rich.text import Text
 
     read = "test" if any(words.tested(final.runs) for final in outcome.finals) else "validation"
-    made = Table(title=title(outcome), title_justify="left", box=None, padding=(0, 1, 0, 0))
-    made.add_column("network", overflow="fold")
+    table = Table(title=title(outcome), title_justify="left", box=None, padding=(0, 1, 0, 0))
+    table.add_column("network", overflow="fold")
     heads = (f"{read}\naccuracy %", "predicted\nms", "measured\nms", "params", "MACs")
     for head in (*heads, "ImageNet\ntop-1 %"):
-        made.add_column(head, justify="right", no_wrap=True)
+        table.add_column(head, justify="right", no_wrap=True)
     for final in in_order(outcome.finals):
         style = "bold" if final.winner else ""
-        made.add_row(*(Text(cell, style) for cell in _cells(final)))
-    return made
+        table.add_row(*(Text(cell, style) for cell in _cells(final)))
+    return table
 
 
 def _cells(final: FinalNetwork) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.comparison import Comparison, compare, compare_accuracies
-from search.outcome import FinalNetwork, FinalRun, Outcome
+from search.outcome import FINALIST, FinalNetwork, FinalRun, Outcome
 from search.reporting import words
 
 
@@ -46,14 +46,14 @@ def bands(outcome: Outcome, folder: Path | None = None) -> tuple[Band, ...]:
         outcome: of the search.
         folder: of the search, in which the hits lie; None: accuracies of seeds alone are compared.
     """
-    finalists = [final for final in outcome.finals if final.role == "finalist"]
-    made = []
+    finalists = [final for final in outcome.finals if final.role == FINALIST]
+    result = []
     for number in sorted({final.band for final in finalists}):
         winner = _winner([final for final in finalists if final.band == number])
         beside = [final for final in outcome.finals if winner.name in final.beside]
-        found = [duel(winner, baseline, folder) for baseline in beside]
-        made.append(Band(number, winner, tuple(d for d in found if d is not None)))
-    return tuple(made)
+        duels = [duel(winner, baseline, folder) for baseline in beside]
+        result.append(Band(number, winner, tuple(d for d in duels if d is not None)))
+    return tuple(result)
 
 
 def _winner(finalists: Sequence[FinalNetwork]) -> FinalNetwork:
@@ -74,10 +74,10 @@ def duel(finalist: FinalNetwork, baseline: FinalNetwork, folder: Path | None = N
     if not pairs:
         return None
     if not words.tested([run for pair in pairs for run in pair]):
-        found = compare_accuracies(
+        comparison = compare_accuracies(
             [a.validation for a, _ in pairs], [b.validation for _, b in pairs]
         )
-        return Duel(finalist, baseline, found, "validation")
+        return Duel(finalist, baseline, comparison, "validation")
     hits = [(_hits(a, folder), _hits(b, folder)) for a, b in pairs]
     first = [a for a, _ in hits if a is not None]
     second = [b for _, b in hits if b is not None]
@@ -85,8 +85,8 @@ def duel(finalist: FinalNetwork, baseline: FinalNetwork, folder: Path | None = N
     if len(first) == len(second) == len(pairs) and len(shapes) == 1:
         return Duel(finalist, baseline, compare(np.stack(first), np.stack(second)), "test")
     tests = [(a.test or 0.0, b.test or 0.0) for a, b in pairs]
-    found = compare_accuracies([a for a, _ in tests], [b for _, b in tests])
-    return Duel(finalist, baseline, found, "test")
+    comparison = compare_accuracies([a for a, _ in tests], [b for _, b in tests])
+    return Duel(finalist, baseline, comparison, "test")
 
 
 def _hits(run: FinalRun, folder: Path | None) -> NDArray[np.bool_] | None:
@@ -95,25 +95,25 @@ def _hits(run: FinalRun, folder: Path | None) -> NDArray[np.bool_] | None:
     if folder is None or not run.hits or path.is_absolute() or ".." in path.parts:
         return None
     try:
-        made = np.load(folder / path, allow_pickle=False)
+        hits = np.load(folder / path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     if (
-        not isinstance(made, np.ndarray)
-        or made.dtype != np.bool_
-        or made.ndim != 1
-        or not made.size
+        not isinstance(hits, np.ndarray)
+        or hits.dtype != np.bool_
+        or hits.ndim != 1
+        or not hits.size
     ):
         return None
-    fits = run.test is not None and abs(float(made.mean()) - run.test) < 1e-4
-    return made if fits else None
+    fits = run.test is not None and abs(float(hits.mean()) - run.test) < 1e-4
+    return hits if fits else None
 
 
 # -- in words --------------------------------------------------------------------------------------
 
 
 def sentence(band: Band) -> str:
-    """Return one plain sentence about a latency band."""
+    """Return one sentence about a latency band."""
     winner = band.winner
     if not winner.runs:
         return f"{winner.name} was not trained, so nothing is said of it."
@@ -172,30 +172,30 @@ def _at(final: FinalNetwork) -> str:
     return f" at {words.ms(final.latency_ms)} ms" + (f" ({_kind(final)})" if _kind(final) else "")
 
 
-def headline(made: Sequence[Band], outcome: Outcome) -> str:
+def headline(bands: Sequence[Band], outcome: Outcome) -> str:
     """Return what came of the search in one sentence."""
     demonstration = "; a demonstration on synthetic images, that says nothing of real ones"
     end = f"{demonstration if outcome.synthetic else ''}."
-    if not made:
+    if not bands:
         return f"No finalist was trained, so nothing better was found{end}"
-    number = sum(band.better for band in made)
+    number = sum(band.better for band in bands)
     if not number:
-        partly = any(d.comparison.better for band in made for d in band.duels)
+        partly = any(d.comparison.better for band in bands for d in band.duels)
         what = "Nothing better than all baselines beside it" if partly else "Nothing better"
-        return f"{what} was found in {words.plural(len(made), 'latency band')}{end}"
+        return f"{what} was found in {words.plural(len(bands), 'latency band')}{end}"
     return (
         f"Better than the baselines beside it in {number} of "
-        f"{words.plural(len(made), 'latency band')}{end}"
+        f"{words.plural(len(bands), 'latency band')}{end}"
     )
 
 
-def caveats(made: Sequence[Band]) -> list[str]:
+def caveats(bands: Sequence[Band]) -> list[str]:
     """Return what a reader has to know of the intervals."""
-    duels = [duel for band in made for duel in band.duels]
+    duels = [duel for band in bands for duel in band.duels]
     if not duels:
         return []
     covers = {duel.comparison.covers for duel in duels}
-    told = {
+    texts = {
         "seeds and images": "Intervals are of 95 %, over seeds and test images.",
         "images": "There is one seed: intervals are of 95 % over the test images alone; another seed may "
         "change the result.",
@@ -204,7 +204,7 @@ def caveats(made: Sequence[Band]) -> list[str]:
         "": "One seed, or seeds without any spread, and no record of which images were right: there is no "
         "interval, so nothing is called better.",
     }
-    notes = [text for key, text in told.items() if key in covers]
+    notes = [text for key, text in texts.items() if key in covers]
     if any(duel.split == "validation" for duel in duels):
         notes.append(
             "The test images were not read: what is compared are the validation images, by which "

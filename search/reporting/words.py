@@ -104,8 +104,8 @@ def resolution(outcome: Outcome) -> str:
 
 def at_pixels(outcome: Outcome) -> str:
     """Return " at 128 px", where networks were trained and tested; "" where it is not known."""
-    found = {run.resolution for final in outcome.finals for run in final.runs}
-    sizes = sorted({pixels(size) for size in found if size is not None})
+    resolutions = {run.resolution for final in outcome.finals for run in final.runs}
+    sizes = sorted({pixels(size) for size in resolutions if size is not None})
     return f" at {', '.join(sizes)} px" if sizes else ""
 
 
@@ -115,14 +115,14 @@ def best_run(final: FinalNetwork) -> FinalRun | None:
 
 
 def flat(data: Mapping[str, Any], above: str = "") -> dict[str, str]:
-    """Return nested plain data as names with dots and their values as texts; what is None is left out."""
-    made: dict[str, str] = {}
+    """Return nested data as dotted names and their values as texts; None is left out."""
+    result: dict[str, str] = {}
     for key, value in data.items():
         name = f"{above}{key}"
         if isinstance(value, Mapping):
-            made |= flat(value, f"{name}.")
+            result |= flat(value, f"{name}.")
         elif isinstance(value, list | tuple):
-            made[name] = ", ".join(map(str, value))
+            result[name] = ", ".join(map(str, value))
         elif value is not None:
-            made[name] = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return made
+            result[name] = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return result

@@ -44,8 +44,8 @@ def key_of(codes: Codes) -> Key:
 
 def codes_of(budget: Budget, arch: Arch) -> Codes:
     """Return the codes (genes,) of a network."""
-    made: Codes = budget.space.encode(arch)[0]
-    return made
+    codes: Codes = budget.space.encode(arch)[0]
+    return codes
 
 
 def initial_for(trials: int) -> int:
@@ -80,11 +80,11 @@ class BandedDraws:
 
     def next(self) -> Codes:
         """Return the codes (genes,) of the next one."""
-        made = next(self._left, None)
-        if made is None:
+        codes = next(self._left, None)
+        if codes is None:
             self._left = iter(self._chunk())
-            made = next(self._left)
-        return made
+            codes = next(self._left)
+        return codes
 
     def _chunk(self) -> Codes:
         rng = np.random.default_rng([self.seed, self._chunks, 1])
@@ -109,7 +109,7 @@ def draw(budget: Budget, n: int, rng: np.random.Generator, bands: int = 1) -> Co
         return budget.sample_codes(n, rng, bands=bands)
 
 
-def whole(what: str, given: object, least: int) -> int:
+def checked_integer(what: str, given: object, least: int) -> int:
     """Return a whole number of at least so much.
 
     Raises:
@@ -120,7 +120,7 @@ def whole(what: str, given: object, least: int) -> int:
     return int(given)
 
 
-def share(what: str, given: object) -> float:
+def checked_share(what: str, given: object) -> float:
     """Return a number from 0 to 1.
 
     Raises:
@@ -132,7 +132,7 @@ def share(what: str, given: object) -> float:
     return float(given)  # type: ignore[arg-type]
 
 
-def amount(what: str, given: object) -> float:
+def checked_amount(what: str, given: object) -> float:
     """Return a finite number of at least 0.
 
     Raises:
@@ -144,9 +144,9 @@ def amount(what: str, given: object) -> float:
     return float(given)  # type: ignore[arg-type]
 
 
-def check_options(name: str, made_by: Callable[..., Strategy], given: Mapping[str, Any]) -> None:
+def check_options(name: str, factory: Callable[..., Strategy], given: Mapping[str, Any]) -> None:
     """Refuse options that a strategy does not have."""
-    parameters = inspect.signature(made_by).parameters.values()
+    parameters = inspect.signature(factory).parameters.values()
     known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "trials"]
     for option in given:
         if option not in known:

@@ -6,7 +6,7 @@ from typing import Any
 
 from lcnas.budgets import Budget
 from search.registry import SEARCHERS
-from search.searchers.base import Strategy, check_options, whole
+from search.searchers.base import Strategy, check_options, checked_integer
 
 NAMES = tuple(SEARCHERS.builtin)
 
@@ -27,6 +27,9 @@ def create(name: str, budget: Budget, seed: int, *, trials: int, **options: Any)
     strategy_class: Any = SEARCHERS.load(name)
     check_options(name, strategy_class, options)
     strategy: Strategy = strategy_class(
-        budget, whole("seed", seed, 0), trials=whole("trials", trials, 1), **options
+        budget,
+        checked_integer("seed", seed, 0),
+        trials=checked_integer("trials", trials, 1),
+        **options,
     )
     return strategy

@@ -10,7 +10,7 @@ import numpy as np
 
 from lcnas.arch import Arch
 from lcnas.budgets import Budget
-from search.searchers.base import BANDS, BandedDraws, Codes, codes_of, mutated, whole
+from search.searchers.base import BANDS, BandedDraws, Codes, checked_integer, codes_of, mutated
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class Evolution:
     ) -> None:
         self.budget = budget
         size = min(max(trials // 5, 10), 100) if population is None else population
-        self.population = whole("population", size, 2)
-        self._sample = whole("sample", self.population if sample is None else sample, 1)
+        self.population = checked_integer("population", size, 2)
+        self._sample = checked_integer("sample", self.population if sample is None else sample, 1)
         self._initial = self.population
-        self._draws = BandedDraws(budget, seed, whole("bands", bands, 1))
+        self._draws = BandedDraws(budget, seed, checked_integer("bands", bands, 1))
         self._members: deque[_Member] = deque(maxlen=self.population)
 
     def ask(self, rng: np.random.Generator) -> Codes:

@@ -6,7 +6,7 @@ import numpy as np
 
 from lcnas.budgets import Budget
 from search import pareto
-from search.searchers.base import BANDS, BandedDraws, Codes, initial_for, key_of, whole
+from search.searchers.base import BANDS, BandedDraws, Codes, checked_integer, initial_for, key_of
 
 
 class Local:
@@ -34,8 +34,10 @@ class Local:
         bands: int = BANDS,
     ) -> None:
         self.budget = budget
-        self._initial = whole("initial", initial_for(trials) if initial is None else initial, 1)
-        self._draws = BandedDraws(budget, seed, whole("bands", bands, 1))
+        self._initial = checked_integer(
+            "initial", initial_for(trials) if initial is None else initial, 1
+        )
+        self._draws = BandedDraws(budget, seed, checked_integer("bands", bands, 1))
         self._seen: set[tuple[int, ...]] = set()
         self._codes: list[Codes] = []
         self._points: list[tuple[float, float]] = []
@@ -45,12 +47,12 @@ class Local:
 
     def ask(self, rng: np.random.Generator) -> Codes:
         """Return an initial draw, or an unseen neighbour."""
-        made = self._neighbor(rng) if self._initial <= 0 else None
-        if made is None:
+        neighbor = self._neighbor(rng) if self._initial <= 0 else None
+        if neighbor is None:
             self._initial -= 1
-            made = self._draws.next()
-        self._seen.add(key_of(made))
-        return made
+            neighbor = self._draws.next()
+        self._seen.add(key_of(neighbor))
+        return neighbor
 
     def _neighbor(self, rng: np.random.Generator) -> Codes | None:
         if not self._fresh:
@@ -59,8 +61,8 @@ class Local:
             for i in rng.permutation(np.flatnonzero(self._ranks == rank)).tolist():
                 unseen = self._unseen(i)
                 if len(unseen):
-                    made: Codes = unseen[int(rng.integers(len(unseen)))]
-                    return made
+                    neighbor: Codes = unseen[int(rng.integers(len(unseen)))]
+                    return neighbor
         return None
 
     def _unseen(self, i: int) -> Codes:

@@ -13,12 +13,12 @@ from search.searchers.base import (
     BANDS,
     BandedDraws,
     Codes,
-    amount,
+    checked_amount,
+    checked_integer,
+    checked_share,
     codes_of,
     initial_for,
     mutated,
-    share,
-    whole,
 )
 
 
@@ -57,11 +57,13 @@ class NSGA2:
     ) -> None:
         self.budget = budget
         size = min(max(trials // 15, 8), 50) if population is None else population
-        self.population = whole("population", size, 2)
-        self._initial = whole("initial", initial_for(trials) if initial is None else initial, 1)
-        self._crossover = share("crossover", crossover)
-        self._mutations = amount("mutations", mutations)
-        self._draws = BandedDraws(budget, seed, whole("bands", bands, 1))
+        self.population = checked_integer("population", size, 2)
+        self._initial = checked_integer(
+            "initial", initial_for(trials) if initial is None else initial, 1
+        )
+        self._crossover = checked_share("crossover", crossover)
+        self._mutations = checked_amount("mutations", mutations)
+        self._draws = BandedDraws(budget, seed, checked_integer("bands", bands, 1))
         self._archs: list[Arch] = []
         self._points = np.zeros((0, 2))  # accuracy, minus log of latency
         self._ranks = np.zeros(0, dtype=np.int64)

@@ -10,7 +10,7 @@ import numpy as np
 from lcnas.budgets import Budget
 from lcnas.errors import shorten
 from search.errors import SearchError
-from search.searchers.base import Codes, Key, Strategy, draw, key_of, whole
+from search.searchers.base import Codes, Key, Strategy, checked_integer, draw, key_of
 from search.trials import Trial
 
 _TRIES = 10  # networks that a strategy may propose again before one is drawn in its place
@@ -21,7 +21,7 @@ class Proposals:
     """Asks a strategy for networks so that a search can be repeated, and resumed by replaying its trials.
 
     Proposal i depends on the seed, on i and on the results of proposals 0 to i - lag - 1 alone: it is asked
-    for once they are all there, exactly they have been told, in order, and its draws come from
+    for once they are all there, exactly these have been reported, in order, and its draws come from
     ``np.random.default_rng([seed, i])``. No network is proposed twice.
 
     Args:
@@ -42,14 +42,14 @@ class Proposals:
     ) -> None:
         self._strategy = strategy
         self._budget = budget
-        self._seed = whole("seed", seed, 0)
-        self._lag = whole("lag", lag, 0)
+        self._seed = checked_integer("seed", seed, 0)
+        self._lag = checked_integer("lag", lag, 0)
         self._most = budget.count_bounds()[1]  # exact, but where it is beyond all that is possible
         self._known: dict[int, Trial] = {}
         self._codes: list[Codes] = []  # of all proposals so far
         self._seen: set[Key] = set()
         self._results: dict[int, Trial] = {}
-        self._told = 0
+        self._reported = 0
         self._waiting: deque[int] = deque()  # asked for, not yet returned
         for trial in known:
             if trial.number in self._known:
@@ -123,13 +123,13 @@ class Proposals:
         return True
 
     def _tell(self, until: int) -> bool:
-        """Tell the results of all proposals before ``until``; return whether they are all there."""
-        if any(number not in self._results for number in range(self._told, until)):
+        """Report the results of all proposals before ``until``; return whether they are all there."""
+        if any(number not in self._results for number in range(self._reported, until)):
             return False
-        for number in range(self._told, until):
+        for number in range(self._reported, until):
             trial = self._results[number]
             self._strategy.tell(number, self._codes[number], trial.accuracy, trial.latency_ms)
-        self._told = max(self._told, until)
+        self._reported = max(self._reported, until)
         return True
 
     def _unseen(self, rng: np.random.Generator) -> Codes:
@@ -140,6 +140,6 @@ class Proposals:
                 return codes
         while True:  # ends: with so many draws in so few networks each is soon among them
             drawn = draw(self._budget, max(_DRAWS, min(self._most, 2 * len(self._seen))), rng)
-            for made in drawn:
-                if key_of(made) not in self._seen:
-                    return np.array(made)
+            for codes in drawn:
+                if key_of(codes) not in self._seen:
+                    return np.array(codes)

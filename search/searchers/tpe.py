@@ -18,11 +18,11 @@ from search.searchers.base import (
     BandedDraws,
     Codes,
     Key,
+    checked_integer,
     codes_of,
     initial_for,
     key_of,
     mutated,
-    whole,
 )
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _TRIES = 10  # steps away from a network that was proposed before
 
 
 @dataclass(frozen=True)
-class _Told:
+class _Result:
     codes: Codes
     accuracy: float
     minus_log_ms: float
@@ -44,11 +44,11 @@ class TPE:
     """TPE: networks are likely near good ones and unlikely near the others.
 
     Bergstra et al., "Algorithms for Hyper-Parameter Optimization" (NeurIPS 2011), as implemented by Optuna's
-    ``TPESampler``, all genes together. What is good is said anew for each proposal: ranks by accuracy and by
+    ``TPESampler``, all genes together. Good is defined anew for each proposal: ranks by accuracy and by
     latency are weighed with a weight drawn at random, as in ParEGO (Knowles 2006), so that proposals go to
-    all parts of the front. Optuna's own way for several objectives came less far. Widths, depths and other
+    all parts of the front. Widths, depths and other
     ordered numbers are numbers to it, the rest categories. What lies outside the budget is repaired, and the
-    repaired point is what it is told.
+    repaired point is what it learns from.
 
     Args:
         budget: the networks.
@@ -73,31 +73,33 @@ class TPE:
         bands: int = BANDS,
     ) -> None:
         self.budget = budget
-        self._initial = whole("initial", initial_for(trials) if initial is None else initial, 1)
-        self._memory = whole("memory", memory, 10)
-        self._candidates = whole("candidates", candidates, 1)
-        self._draws = BandedDraws(budget, seed, whole("bands", bands, 1))
+        self._initial = checked_integer(
+            "initial", initial_for(trials) if initial is None else initial, 1
+        )
+        self._memory = checked_integer("memory", memory, 10)
+        self._candidates = checked_integer("candidates", candidates, 1)
+        self._draws = BandedDraws(budget, seed, checked_integer("bands", bands, 1))
         self._columns = {g.name: i for i, g in enumerate(budget.space.genes) if len(g.choices) > 1}
         self._spread = {g.name: _distribution(g) for g in budget.space.genes if len(g.choices) > 1}
-        self._told: list[_Told] = []
+        self._results: list[_Result] = []
         self._seen: set[Key] = set()
 
     def ask(self, rng: np.random.Generator) -> Codes:
         """Return an initial draw, or the most promising point, repaired."""
-        if self._initial > 0 or len(self._told) < _FEWEST:
+        if self._initial > 0 or len(self._results) < _FEWEST:
             self._initial -= 1
             return self._draws.next()
-        made = self._fresh(self._inside(self._suggest(rng), rng), rng)
-        self._seen.add(key_of(made))
-        return made
+        codes = self._fresh(self._inside(self._suggest(rng), rng), rng)
+        self._seen.add(key_of(codes))
+        return codes
 
     def _inside(self, codes: Codes, rng: np.random.Generator) -> Codes:
         """Return the network of the budget with the fewest changes.
 
-        Where a rule that ties genes together forbids the codes, genes of a told network take the place of
+        Where a rule that ties genes together forbids the codes, genes of an evaluated network replace
         theirs, one after another, until it holds.
         """
-        other = self._told[int(rng.integers(len(self._told)))].codes
+        other = self._results[int(rng.integers(len(self._results)))].codes
         for column in rng.permutation(len(codes)):
             try:
                 codes = self.budget.space.canonical(self.budget.repair(codes))[0]
@@ -139,26 +141,26 @@ class TPE:
         self._seen.add(key_of(codes))
         if accuracy is None:
             return
-        self._told.append(_Told(codes, accuracy, -math.log(latency_ms)))
-        if len(self._told) > self._memory:
-            self._told = _remembered(self._told, self._memory // 2)
+        self._results.append(_Result(codes, accuracy, -math.log(latency_ms)))
+        if len(self._results) > self._memory:
+            self._results = _remembered(self._results, self._memory // 2)
 
     def _study(self, weight: float) -> optuna.Study:
         """Return a study of what is known; accuracy has this weight, 0 to 1, latency the rest."""
         from optuna.trial import create_trial
 
-        accuracy = _shares([t.accuracy for t in self._told])
-        speed = _shares([t.minus_log_ms for t in self._told])
+        accuracy = _shares([t.accuracy for t in self._results])
+        speed = _shares([t.minus_log_ms for t in self._results])
         study = _empty_study()
         study.add_trials(
             [
                 create_trial(
-                    params={name: int(told.codes[i]) for name, i in self._columns.items()},
+                    params={name: int(result.codes[i]) for name, i in self._columns.items()},
                     distributions=self._spread,
                     value=float(value),
                 )
-                for told, value in zip(
-                    self._told, weight * accuracy + (1 - weight) * speed, strict=True
+                for result, value in zip(
+                    self._results, weight * accuracy + (1 - weight) * speed, strict=True
                 )
             ]
         )
@@ -171,12 +173,12 @@ def _shares(values: list[float]) -> NDArray[np.float64]:
     return order / max(len(values) - 1, 1)
 
 
-def _remembered(told: list[_Told], n: int) -> list[_Told]:
+def _remembered(results: list[_Result], n: int) -> list[_Result]:
     """Return the n results to keep, in their order: a tenth of the best, the rest the latest."""
-    ranks = pareto.ranks([(t.accuracy, t.minus_log_ms) for t in told])
+    ranks = pareto.ranks([(t.accuracy, t.minus_log_ms) for t in results])
     best = set(np.argsort(ranks, kind="stable")[: n // 10].tolist())
-    latest = [i for i in range(len(told)) if i not in best][len(best) - n :]
-    return [told[i] for i in sorted([*best, *latest])]
+    latest = [i for i in range(len(results)) if i not in best][len(best) - n :]
+    return [results[i] for i in sorted([*best, *latest])]
 
 
 def _distribution(gene: Gene) -> BaseDistribution:

@@ -14,7 +14,7 @@ from lcnas.budgets import Budget
 from lcnas.errors import shorten
 from lcnas.latency.table import TICKS_PER_MS
 from search.errors import SearchError
-from search.searchers.base import Codes, Strategy, key_of, whole
+from search.searchers.base import Codes, Strategy, checked_integer, key_of
 from search.searchers.creation import create
 from search.searchers.proposals import Proposals
 from search.trials import Trial
@@ -36,9 +36,10 @@ class Searcher(tune.search.Searcher):
 
     Pass ``num_samples=-1`` to :class:`ray.tune.TuneConfig`: the searcher itself says when it has finished,
     which is after ``trials`` networks or when none is left. A trial that Tune gave up becomes a failed one,
-    unless its id is in ``lost``: then its networks are given out again, up to :data:`AGAIN` times (Tune gives
-    a trial up at once where the worker it was to reuse went away with its machine). One that was stopped
-    before it reported anything stays unfinished, and a resumed search makes it again.
+    unless :meth:`note_failure` called it lost: then its networks are given out again, up to
+    :data:`AGAIN` times (Tune gives a trial up at once where the worker it was to reuse went away with its
+    machine). One that was stopped before it reported anything stays unfinished, and a resumed search makes
+    it again.
 
     A searcher is never pickled with what it knows, and never restored: give a fresh one the ``known`` trials.
 
@@ -50,12 +51,12 @@ class Searcher(tune.search.Searcher):
         batch: networks a trial.
         lag: see :class:`Proposals`; None: ``4 * batch``, enough for four workers.
         known: trials to begin with, from ``trials.jsonl``.
-        record: called with each finished trial before the strategy is told, such as to append it to a file.
+        record: called with each finished trial before the strategy learns of it; may append it to a file.
         latency_ms: of codes (n, genes); None: the budget's costs in thousands.
         stop: asked before each proposal; once it says yes, the searcher has finished.
-        more: what a network's config holds beside, of its latency (ms) and of the results on which its
+        more: additional keys of a network's config, from its latency (ms) and the results on which its
             proposal rests, so that it does not depend on the order in which trials finish.
-        **options: of the strategy.
+        **options: options of the strategy.
 
     Raises:
         SearchError: a wrong name or value, or known trials that are not of this search.
@@ -77,11 +78,11 @@ class Searcher(tune.search.Searcher):
         more: Callable[[float, Sequence[Trial]], Mapping[str, Any]] | None = None,
         **options: Any,
     ) -> None:
-        self._batch = whole("batch", batch, 1)
+        self._batch = checked_integer("batch", batch, 1)
         super().__init__(*(("accuracy", "max") if self._batch == 1 else (None, None)))
         self._budget = budget
-        self._trials = whole("trials", trials, 1)
-        lag = WORKERS * self._batch if lag is None else whole("lag", lag, 0)
+        self._trials = checked_integer("trials", trials, 1)
+        lag = WORKERS * self._batch if lag is None else checked_integer("lag", lag, 0)
         if lag < self._batch - 1:
             raise SearchError(
                 f"lag: {lag} is less than batch - 1 = {self._batch - 1}, so that no trial is ever full"
@@ -102,11 +103,23 @@ class Searcher(tune.search.Searcher):
         self._ready: list[tuple[int, Codes]] = []
         self._running: dict[str, list[tuple[int, Codes]]] = {}
         self._again: Counter[int] = Counter()  # by number: times that it was given out again
-        self.reasons: dict[
-            str, str
-        ] = {}  # by Tune's trial id: why a trial failed, for those who know
-        self.lost: set[str] = set()  # likewise: those whose worker went away
+        self._reasons: dict[str, str] = {}  # by Tune's trial id: why its last attempt failed
+        self._lost: set[str] = set()  # Tune's ids of trials whose worker went away
         self.fault: Exception | None = None  # such as a full disk; the next proposal raises it
+
+    def note_failure(self, trial_id: str, reason: str, *, lost: bool = False) -> None:
+        """Record why an attempt at a trial failed, before Tune reports that the trial has ended.
+
+        Args:
+            trial_id: Tune's.
+            reason: one line.
+            lost: the worker went away, so the networks are given to another one.
+        """
+        self._reasons[trial_id] = reason
+        if lost:
+            self._lost.add(trial_id)
+        else:
+            self._lost.discard(trial_id)
 
     @property
     def results(self) -> list[Trial]:
@@ -157,10 +170,10 @@ class Searcher(tune.search.Searcher):
 
     def _fill(self) -> None:
         while len(self._ready) < self._batch and not self._at_end():
-            made = self._proposals.next()
-            if made is None:
+            proposal = self._proposals.next()
+            if proposal is None:
                 return
-            self._ready.append(made)
+            self._ready.append(proposal)
 
     def _at_end(self) -> bool:
         return self._proposals.asked >= self._trials and not self._proposals.pending
@@ -170,11 +183,11 @@ class Searcher(tune.search.Searcher):
 
     def _config(self, number: int, codes: Codes) -> dict[str, Any]:
         arch = self._budget.space.decode(codes)[0]
-        made = {"number": number, "codes": codes.tolist(), "arch": arch.to_json()}
+        config = {"number": number, "codes": codes.tolist(), "arch": arch.to_json()}
         if self._more is None:
-            return made
-        told = [t for t in self.results if t.number < number - self._lag]
-        return {**made, **self._more(self._ms(codes), told)}
+            return config
+        finished = [t for t in self.results if t.number < number - self._lag]
+        return {**config, **self._more(self._ms(codes), finished)}
 
     def _ms(self, codes: Codes) -> float:
         return float(np.reshape(self._latency_ms(codes[None]), -1)[0])
@@ -182,7 +195,7 @@ class Searcher(tune.search.Searcher):
     def on_trial_complete(
         self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Record the networks of a trial that has ended, and tell their results."""
+        """Record the networks of a trial that has ended; the strategy learns their results."""
         try:
             self._completed(trial_id, result or {}, error)
         except Exception as fault:  # noqa: BLE001 - Tune would log it, and begin the trial again
@@ -193,28 +206,28 @@ class Searcher(tune.search.Searcher):
         if networks is None:
             return
         if error:
-            reason = self.reasons.pop(trial_id, LOST)
+            reason = self._reasons.pop(trial_id, LOST)
             if self._given_again(trial_id, networks):
                 return
             failed = {"accuracy": None, "reason": reason}
-            said: list[Mapping[str, Any]] = [failed] * len(networks)
+            results: list[Mapping[str, Any]] = [failed] * len(networks)
         else:
-            self.lost.discard(trial_id)  # an earlier attempt
-            said = _evaluations(result)
-        if not said:  # stopped before it said anything: unfinished, not failed
+            self._lost.discard(trial_id)  # an earlier attempt
+            results = _evaluations(result)
+        if not results:  # stopped before it reported anything: unfinished, not failed
             return
-        if len(said) != len(networks):
+        if len(results) != len(networks):
             raise SearchError(
-                f"trial {trial_id}: {len(said)} evaluations for {len(networks)} networks"
+                f"trial {trial_id}: {len(results)} evaluations for {len(networks)} networks"
             )
-        for (number, codes), evaluation in zip(networks, said, strict=True):
+        for (number, codes), evaluation in zip(networks, results, strict=True):
             self._finish(number, codes, evaluation)
 
     def _given_again(self, trial_id: str, networks: list[tuple[int, Codes]]) -> bool:
         """Put networks that were lost in front of those that wait; False where that was done often enough."""
-        if trial_id not in self.lost:
+        if trial_id not in self._lost:
             return False
-        self.lost.remove(trial_id)
+        self._lost.remove(trial_id)
         numbers = [number for number, _ in networks]
         if any(self._again[number] >= AGAIN for number in numbers):
             return False
@@ -222,8 +235,8 @@ class Searcher(tune.search.Searcher):
         self._ready = networks + self._ready
         return True
 
-    def _finish(self, number: int, codes: Codes, said: Mapping[str, Any]) -> None:
-        accuracy, reason = _accuracy(said)
+    def _finish(self, number: int, codes: Codes, result: Mapping[str, Any]) -> None:
+        accuracy, reason = _accuracy(result)
         trial = Trial(
             number=number,
             codes=key_of(codes),
@@ -231,8 +244,8 @@ class Searcher(tune.search.Searcher):
             latency_ms=self._ms(codes),
             accuracy=accuracy,
             reason=reason,
-            seconds=float(said.get("seconds") or 0.0),
-            details=dict(said.get("details") or {}),
+            seconds=float(result.get("seconds") or 0.0),
+            details=dict(result.get("details") or {}),
         )
         if self._record is not None:
             self._record(trial)
@@ -276,9 +289,9 @@ def _evaluations(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [{"details": nested, **result}]
 
 
-def _accuracy(said: Mapping[str, Any]) -> tuple[float | None, str]:
+def _accuracy(result: Mapping[str, Any]) -> tuple[float | None, str]:
     """Return accuracy and reason; what is no finite number is a failure."""
-    accuracy, reason = said.get("accuracy"), str(said.get("reason") or "")
+    accuracy, reason = result.get("accuracy"), str(result.get("reason") or "")
     if accuracy is None:
         return None, reason or "no accuracy was reported"
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lcnas.budgets import Budget
-from search.searchers.base import BANDS, BandedDraws, Codes, whole
+from search.searchers.base import BANDS, BandedDraws, Codes, checked_integer
 
 
 class Random:
@@ -19,7 +19,7 @@ class Random:
     """
 
     def __init__(self, budget: Budget, seed: int, *, trials: int, bands: int = BANDS) -> None:  # noqa: ARG002
-        self._draws = BandedDraws(budget, seed, whole("bands", bands, 1))
+        self._draws = BandedDraws(budget, seed, checked_integer("bands", bands, 1))
 
     def ask(self, rng: np.random.Generator) -> Codes:  # noqa: ARG002 - drawn in advance, many at once
         """Return the next network."""

@@ -8,7 +8,7 @@ from lcnas import latency, spaces
 from lcnas.latency import LatencyTable
 from search import pareto, predictor, searchers
 from search.errors import SearchError
-from search.predictor import Features, Options, Screened
+from search.predictor import Features, Screened, ScreeningOptions
 from search.trials import Trial
 
 
@@ -231,7 +231,7 @@ def smooth(budget, seed):
 def test_screening_finds_better_networks_with_as_many_evaluations(budget):
     plain = [volume(a_search(budget, seed, 80)[0]) for seed in range(4)]
     screened, strategies = zip(
-        *(a_search(budget, seed, 80, Options()) for seed in range(4)), strict=True
+        *(a_search(budget, seed, 80, ScreeningOptions()) for seed in range(4)), strict=True
     )
     better = np.array([volume(trials) for trials in screened]) / np.array(plain)
     assert better.min() > 1
@@ -245,7 +245,7 @@ def test_without_knowledge_nothing_is_screened(budget):
         return np.array([np.random.default_rng(row).normal() for row in codes.tolist()])
 
     plain, _ = a_search(budget, 0, 60, truth=noise)
-    screened, strategy = a_search(budget, 0, 60, Options(threshold=0.4), truth=noise)
+    screened, strategy = a_search(budget, 0, 60, ScreeningOptions(threshold=0.4), truth=noise)
     assert strategy.predictor is not None
     assert strategy.screened == 0
     assert [t.codes for t in screened] == [t.codes for t in plain]
@@ -253,7 +253,7 @@ def test_without_knowledge_nothing_is_screened(budget):
 
 
 def test_nothing_changes_before_there_are_results_enough(budget):
-    options = Options(start=30)
+    options = ScreeningOptions(start=30)
     plain, _ = a_search(budget, 1, 50)
     screened, strategy = a_search(budget, 1, 50, options)
     same = [a.codes == b.codes for a, b in zip(plain, screened, strict=True)]
@@ -264,11 +264,13 @@ def test_nothing_changes_before_there_are_results_enough(budget):
 
 
 def test_proposals_are_the_same_when_repeated_and_when_resumed(budget):
-    whole, _ = a_search(budget, 2, 60, Options(start=20, every=4))
-    again, _ = a_search(budget, 2, 60, Options(start=20, every=4))
+    whole, _ = a_search(budget, 2, 60, ScreeningOptions(start=20, every=4))
+    again, _ = a_search(budget, 2, 60, ScreeningOptions(start=20, every=4))
     assert [t.codes for t in whole] == [t.codes for t in again]
     strategy = Screened(
-        searchers.create("random", budget, 2, trials=60), budget, Options(start=20, every=4)
+        searchers.create("random", budget, 2, trials=60),
+        budget,
+        ScreeningOptions(start=20, every=4),
     )
     known = [t for t in whole if t.number < 45]
     proposals = searchers.Proposals(strategy, budget, 2, 2, known)
@@ -284,7 +286,7 @@ def test_failed_networks_are_no_results(budget):
     def some_fail(codes):
         return [None] if codes[0].sum() % 2 else good(codes)
 
-    trials, strategy = a_search(budget, 5, 60, Options(start=10), truth=some_fail)
+    trials, strategy = a_search(budget, 5, 60, ScreeningOptions(start=10), truth=some_fail)
     finished = sum(t.accuracy is not None for t in trials)
     assert 10 < finished < 50
     assert 10 <= strategy.predictor.n <= finished
@@ -292,7 +294,7 @@ def test_failed_networks_are_no_results(budget):
 
 def test_all_of_one_accuracy_is_no_fault(budget):
     _, strategy = a_search(
-        budget, 0, 30, Options(start=10), truth=lambda codes: np.full(len(codes), 0.1)
+        budget, 0, 30, ScreeningOptions(start=10), truth=lambda codes: np.full(len(codes), 0.1)
     )
     assert strategy.predictor is None
     assert strategy.screened == 0
@@ -317,7 +319,7 @@ def test_fits_come_after_fixed_numbers_of_results_and_rest_on_the_latest(budget)
     accuracy = smooth(budget, 0)(codes)
     inner = Counting(codes)
     made = Screened(
-        inner, budget, Options(start=20, every=10, most=60, candidates=3, unscreened=0.0)
+        inner, budget, ScreeningOptions(start=20, every=10, most=60, candidates=3, unscreened=0.0)
     )
     fitted: list = []
     for number in range(200):
@@ -343,7 +345,7 @@ def test_the_most_promising_of_the_candidates_is_passed_on(budget):
     gains = [pareto.hypervolume(np.r_[known, [point]], reference) for point in others]
     order = np.argsort(gains)
     inner = Counting(np.r_[pool[order[:5]], pool[order[-1:]], codes[:2]])
-    made = Screened(inner, budget, Options(start=300, candidates=8, unscreened=0.0))
+    made = Screened(inner, budget, ScreeningOptions(start=300, candidates=8, unscreened=0.0))
     for number, (row, value) in enumerate(zip(codes, accuracy(codes), strict=True)):
         made.tell(number, row, float(value), 1.0)
     assert made.ask(np.random.default_rng(0)).tolist() == pool[order[-1]].tolist()
@@ -354,7 +356,7 @@ def test_the_most_promising_of_the_candidates_is_passed_on(budget):
 def test_known_networks_alone_are_passed_on_as_they_are(budget):
     codes = drawn(budget, 40)
     inner = Counting(codes[:1])
-    made = Screened(inner, budget, Options(start=40, unscreened=0.0))
+    made = Screened(inner, budget, ScreeningOptions(start=40, unscreened=0.0))
     for number, (row, value) in enumerate(zip(codes, smooth(budget, 0)(codes), strict=True)):
         made.tell(number, row, float(value), 1.0)
     assert made.ask(np.random.default_rng(0)).tolist() == codes[0].tolist()
@@ -373,4 +375,4 @@ def test_known_networks_alone_are_passed_on_as_they_are(budget):
 )
 def test_wrong_options_are_refused(options, complaint):
     with pytest.raises(SearchError, match=complaint):
-        Options(**options)
+        ScreeningOptions(**options)

@@ -273,7 +273,8 @@ def test_a_table_of_another_machine_is_labelled_and_never_added_to(space, tmp_pa
     assert "is of Other CPU (avx2)" in text
     missing = found.table.missing(space, 10)
     assert (
-        f"lacks {len(missing)} of the {len(space.placed_blocks(10))} entries of made_up for 10" in text
+        f"lacks {len(missing)} of the {len(space.placed_blocks(10))} entries of made_up for 10"
+        in text
     )
     assert found.table.command_for(missing[0], space, 10) in text
     assert "--classes 10" in text
@@ -296,7 +297,7 @@ def test_another_version_of_the_engine_is_not_here(space, tmp_path):
     path = exact(space).save(tmp_path)
     newer = dataclasses.replace(ENGINE, version="0.0.1")
     assert not find(space, table=path, engine=newer).on_this_machine
-    assert not find(space, table=path).on_this_machine  # the engine that is installed here is no synthetic one
+    assert not find(space, table=path).on_this_machine  # its engine is synthetic
 
 
 def test_the_table_that_lacks_fewest_is_taken(space, monkeypatch, tmp_path):

@@ -102,7 +102,9 @@ def test_files_in_a_folder_a_network(outcome, tmp_path, monkeypatch):
         (tmp_path / "run" / name).write_bytes(b"")
 
     def match(names):
-        entries = [measurements.Entry(name, None, MeasuredLatency(1, 0.9, 1.1)) for name in names]
+        entries = [
+            measurements.LatencyRecord(name, None, MeasuredLatency(1, 0.9, 1.1)) for name in names
+        ]
         return [measurements.matching(entry, finals) for entry in entries]
 
     names = [[final.name] for final in finals]

@@ -249,8 +249,10 @@ def test_the_share_within_the_budget(ms, high, said):
 def test_the_share_within_the_budget_counts_those_that_made_room():
     kept = [MeasuredLatency(1, 0.9, 1.1), MeasuredLatency(2, 1.9, 2.1)]
     said = "2 of 5 networks put up as finalists (40%) within the budget of 2.50 ms"
-    assert content.within_budget(kept, 2.5, put_up=5).startswith(said)
-    assert content.within_budget(kept, 2.5, put_up=2).startswith("2 of 2 measured finalists (100%)")
+    assert content.within_budget(kept, 2.5, candidates=5).startswith(said)
+    assert content.within_budget(kept, 2.5, candidates=2).startswith(
+        "2 of 2 measured finalists (100%)"
+    )
 
 
 def test_baselines_stand_behind_the_last_finalist_that_they_are_beside(outcome):

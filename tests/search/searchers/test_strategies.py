@@ -193,7 +193,7 @@ def test_tpe_is_told_the_repaired_point(monkeypatch):
 
 
 def test_tpe_forgets_old_results_but_the_best():
-    made = [tpe._Told(np.array([i]), 1.0 if i == 3 else 0.0, float(-i)) for i in range(41)]
+    made = [tpe._Result(np.array([i]), 1.0 if i == 3 else 0.0, float(-i)) for i in range(41)]
     made[0] = dataclasses.replace(made[0], minus_log_ms=-100.0)
     kept = [int(t.codes[0]) for t in tpe._remembered(made, 20)]
     assert len(kept) == 20

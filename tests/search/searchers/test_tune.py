@@ -128,7 +128,7 @@ def test_it_is_recorded_before_it_is_told():
         strategy, budget(), trials=9, lag=0, record=lambda t: order.append(("kept", t.number))
     )
     drive(searcher)
-    expected = [(what, n) for n in range(9) for what in ("kept", "told")]
+    expected = [(what, n) for n in range(9) for what in ("kept", "reported")]
     assert order == expected[:-1]  # nothing was asked after the last one
 
 
@@ -136,7 +136,7 @@ def test_a_lost_worker_fails_all_its_networks():
     searcher = made(batch=3, lag=6)
     searcher.suggest("a")
     searcher.suggest("b")
-    searcher.reasons["b"] = "no memory"
+    searcher.note_failure("b", "no memory")
     searcher.on_trial_complete("a", None, error=True)
     searcher.on_trial_complete("b", None, error=True)
     assert [(t.number, t.accuracy, t.reason) for t in searcher.results] == [
@@ -153,7 +153,7 @@ def test_what_is_lost_is_given_out_again_but_not_for_ever():
     first, second = searcher.suggest("a"), searcher.suggest("b")
     searcher.on_trial_complete("b", report(second))
     assert searcher.suggest("c") is None  # not finished: "a" may be lost yet
-    searcher.lost.add("a")
+    searcher.note_failure("a", "gone", lost=True)
     searcher.on_trial_complete("a", None, error=True)
     again = searcher.suggest("c")
     assert again == first
@@ -165,8 +165,7 @@ def test_what_is_lost_is_given_out_again_but_not_for_ever():
     for i in range(1 + AGAIN):
         assert unlucky.suggest(f"t{i}") is not None
         assert unlucky.results == []
-        unlucky.lost.add(f"t{i}")
-        unlucky.reasons[f"t{i}"] = "gone"
+        unlucky.note_failure(f"t{i}", "gone", lost=True)
         unlucky.on_trial_complete(f"t{i}", None, error=True)
     assert [(t.accuracy, t.reason) for t in unlucky.results] == [(None, "gone")] * 3
     assert unlucky.suggest("end") == Searcher.FINISHED
@@ -178,7 +177,7 @@ def test_what_was_lost_is_given_out_again_when_nothing_new_is_proposed_any_more(
     first, second = searcher.suggest("a"), searcher.suggest("b")
     over.append(True)
     assert searcher.suggest("c") is None  # "a" may be lost yet
-    searcher.lost.add("a")
+    searcher.note_failure("a", "gone", lost=True)
     searcher.on_trial_complete("a", None, error=True)
     assert searcher.suggest("c") == first
     searcher.on_trial_complete("b", report(second))
