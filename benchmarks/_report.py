@@ -88,5 +88,8 @@ def on_each_core(cores: int = 2) -> None:
 
 def of_data(seeds: list[int], data: str) -> dict[str, Any]:
     """Return :func:`conditions` without the place where the images lie, as in ``imagefolder:DIR``."""
-    made, place = conditions(seeds), data.partition(":")[2]
-    return {**made, "command": made["command"].replace(place, "DIR") if place else made["command"]}
+    settings, place = conditions(seeds), data.partition(":")[2]
+    return {
+        **settings,
+        "command": settings["command"].replace(place, "DIR") if place else settings["command"],
+    }

@@ -41,16 +41,16 @@ def _conv(layer: layers.Conv, channels: int) -> list[nn.Module]:
         groups=layer.groups,
         bias=layer.bias,
     )
-    made: list[nn.Module] = [conv]
+    modules: list[nn.Module] = [conv]
     if layer.norm:
-        made.append(nn.BatchNorm2d(layer.width, eps=onnx_export.EPSILON, momentum=0.1))
-    return made
+        modules.append(nn.BatchNorm2d(layer.width, eps=onnx_export.EPSILON, momentum=0.1))
+    return modules
 
 
 def _named_weights(inner: Any, path: str) -> dict[str, Any]:
     """Return the weights of a module by name; {} for one of PyTorch's own that has none."""
-    found: dict[str, Any] = inner.named_weights(path) if hasattr(inner, "named_weights") else {}
-    return found
+    weights: dict[str, Any] = inner.named_weights(path) if hasattr(inner, "named_weights") else {}
+    return weights
 
 
 class Conv(nn.Sequential):
@@ -62,15 +62,15 @@ class Conv(nn.Sequential):
 
     def named_weights(self, path: str) -> dict[str, Any]:
         conv = self[0]
-        found: dict[str, Any] = {f"{path}/kernel": conv.weight}
+        weights: dict[str, Any] = {f"{path}/kernel": conv.weight}
         if conv.bias is not None:
-            found[f"{path}/bias"] = conv.bias
+            weights[f"{path}/bias"] = conv.bias
         if len(self) > 1 and isinstance(self[1], nn.BatchNorm2d):
             norm = self[1]
             names = ("scale", "shift", "mean", "var")
             values = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-            found |= {f"{path}/{n}": v for n, v in zip(names, values, strict=True)}
-        return found
+            weights |= {f"{path}/{n}": v for n, v in zip(names, values, strict=True)}
+        return weights
 
 
 class SqueezeExcite(nn.Module):
@@ -87,10 +87,10 @@ class SqueezeExcite(nn.Module):
         return x * self.gate(self.expand(self.act(self.reduce(v))))
 
     def named_weights(self, path: str) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        weights: dict[str, Any] = {}
         for name, conv in (("reduce", self.reduce), ("expand", self.expand)):
-            found |= {f"{path}/{name}/kernel": conv.weight, f"{path}/{name}/bias": conv.bias}
-        return found
+            weights |= {f"{path}/{name}/kernel": conv.weight, f"{path}/{name}/bias": conv.bias}
+        return weights
 
 
 class Linear(nn.Sequential):
@@ -109,17 +109,17 @@ class Chain(nn.Sequential):
     """Layers one behind the other."""
 
     def __init__(self, layer: layers.Chain, shape: layers.Shape) -> None:
-        made = []
+        modules = []
         for inner in layer.layers:
-            made.append(module(inner, shape))
+            modules.append(module(inner, shape))
             shape = inner.out_shape(shape)
-        super().__init__(*made)
+        super().__init__(*modules)
 
     def named_weights(self, path: str) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        weights: dict[str, Any] = {}
         for i, inner in enumerate(self):
-            found |= _named_weights(inner, f"{path}/{i}")
-        return found
+            weights |= _named_weights(inner, f"{path}/{i}")
+        return weights
 
 
 class Add(nn.Module):
@@ -135,10 +135,10 @@ class Add(nn.Module):
         return self.act(sum(rest, first))
 
     def named_weights(self, path: str) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        weights: dict[str, Any] = {}
         for i, inner in enumerate(self.branches):
-            found |= _named_weights(inner, f"{path}/{i}")
-        return found
+            weights |= _named_weights(inner, f"{path}/{i}")
+        return weights
 
 
 _MADE: dict[type[layers.Layer], Any] = {
@@ -159,8 +159,8 @@ def module(layer: layers.Layer, shape: layers.Shape) -> nn.Module:
     """Return the module of a layer for an input of ``shape`` (height, width, channels)."""
     if type(layer) not in _MADE:
         raise NotImplementedError(f"the peer has no {layer.kind}")
-    made: nn.Module = _MADE[type(layer)](layer, shape)
-    return made
+    built: nn.Module = _MADE[type(layer)](layer, shape)
+    return built
 
 
 class Network(nn.Sequential):
@@ -174,10 +174,10 @@ class Network(nn.Sequential):
 
     def named_weights(self) -> dict[str, torch.Tensor]:
         """Return every weight under lcnas's name, in PyTorch's shape."""
-        found: dict[str, torch.Tensor] = {}
+        weights: dict[str, torch.Tensor] = {}
         for name in self.names:
-            found |= _named_weights(getattr(self, name), name)
-        return found
+            weights |= _named_weights(getattr(self, name), name)
+        return weights
 
     def load(self, weights: Mapping[str, Any]) -> None:
         """Take lcnas's weights (HWIO kernels, (in, out) of linear layers)."""
@@ -193,16 +193,16 @@ class Network(nn.Sequential):
 
     def export(self) -> dict[str, Any]:
         """Return the weights as lcnas has them."""
-        made = {}
+        arrays = {}
         for name, tensor in self.named_weights().items():
             array = tensor.detach().numpy()
             order = {4: (2, 3, 1, 0), 2: (1, 0)}.get(array.ndim)
-            made[name] = np.array(array if order is None else array.transpose(order))
-        return made
+            arrays[name] = np.array(array if order is None else array.transpose(order))
+        return arrays
 
 
 def network(arch: Arch, classes: int) -> Network:
     """Return a network in channels_last, in training mode."""
-    made: Any = Network(arch, classes)  # PyTorch's own types of `to` know no memory format alone
-    model: Network = made.to(memory_format=torch.channels_last).train()
+    net: Any = Network(arch, classes)  # PyTorch's own types of `to` know no memory format alone
+    model: Network = net.to(memory_format=torch.channels_last).train()
     return model

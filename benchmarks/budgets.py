@@ -88,9 +88,9 @@ def looped_count(budget: Budget) -> int:
 
 def rejection(space: Space, budget: Budget, rng: np.random.Generator) -> None:
     """Draw DRAWS networks in the budget by drawing from the whole space."""
-    found = 0
-    while found < DRAWS:
-        found += int(budget.inside(space.sample_codes(100_000, rng)).sum())
+    accepted = 0
+    while accepted < DRAWS:
+        accepted += int(budget.inside(space.sample_codes(100_000, rng)).sum())
 
 
 def best_of_draws(budget: Budget, scores: list[np.ndarray[Any, Any]]) -> None:

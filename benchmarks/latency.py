@@ -38,10 +38,10 @@ def main() -> None:
     ids = [[i for i in row if i >= 0] for row in space.block_ids(codes[:LOOPED]).tolist()]
     base = table.base * 1e-3
 
-    def plain() -> float:
+    def one_by_one() -> float:
         return timed(lambda: [base + sum(ms[i] for i in row) for row in ids]) * NETWORKS / LOOPED
 
-    predicting = compare(lambda: timed(lambda: table.predict_codes(space, codes)), plain)
+    predicting = compare(lambda: timed(lambda: table.predict_codes(space, codes)), one_by_one)
     seconds = predicting["ours"]["median_s"]
     budget_s = timed(lambda: latency.Budget(space, table, max_ms=2.0).count())
     results = {

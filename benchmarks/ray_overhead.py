@@ -54,9 +54,9 @@ def searcher(name: str, budget: Budget, trials: int, ends: list[float]) -> Any:
 
         def suggest(self, trial_id: str) -> Any:
             start = time.perf_counter()
-            made = super().suggest(trial_id)
+            config = super().suggest(trial_id)
             self.spent += time.perf_counter() - start
-            return made
+            return config
 
         def on_trial_complete(self, *given: Any, **named: Any) -> None:
             start = time.perf_counter()
@@ -99,13 +99,16 @@ def run(name: str, budget: Budget, trials: int, storage: str) -> dict[str, Any]:
 
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it lists each trial without a log
     ends: list[float] = []
-    made = searcher(name, budget, trials, ends)
+    proposer = searcher(name, budget, trials, ends)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Tune, about its own coming changes
         tune.Tuner(
             nothing(),
             tune_config=tune.TuneConfig(
-                search_alg=made, num_samples=-1, reuse_actors=True, max_concurrent_trials=WORKERS
+                search_alg=proposer,
+                num_samples=-1,
+                reuse_actors=True,
+                max_concurrent_trials=WORKERS,
             ),
             run_config=tune.RunConfig(name=f"{name}-{trials}", storage_path=storage, verbose=0),
         ).fit()
@@ -116,7 +119,7 @@ def run(name: str, budget: Budget, trials: int, storage: str) -> dict[str, Any]:
         "ms": round(1000 * (ends[-1] - ends[0]) / (trials - 1), 2),
         "ms_first_tenth": round(1000 * (ends[tenth - 1] - ends[0]) / (tenth - 1), 2),
         "ms_last_tenth": round(1000 * (ends[-1] - ends[-tenth]) / (tenth - 1), 2),
-        "ms_in_searcher": round(1000 * made.spent / trials, 2),
+        "ms_in_searcher": round(1000 * proposer.spent / trials, 2),
     }
 
 

@@ -42,14 +42,14 @@ KINDS = (  # the scopes of lcnas.models.ops, the first that fits
 
 def kind_of(name: str) -> str:
     """Return the kind of work of a name in the metadata."""
-    found = next((kind for kind in KINDS if f"{kind}/" in name or f"({kind})" in name), None)
-    return found or ("rest, backward" if "transpose" in name else "rest, forward")
+    kind = next((kind for kind in KINDS if f"{kind}/" in name or f"({kind})" in name), None)
+    return kind or ("rest, backward" if "transpose" in name else "rest, forward")
 
 
 def names_of(text: str) -> dict[str, str]:
     """Return instruction -> name in the metadata, of a compiled program."""
-    found = re.findall(r"%?([\w.\-]+) = .*?metadata={[^}]*op_name=\"([^\"]*)\"", text)
-    return dict(found)
+    pairs = re.findall(r"%?([\w.\-]+) = .*?metadata={[^}]*op_name=\"([^\"]*)\"", text)
+    return dict(pairs)
 
 
 def work(args: argparse.Namespace) -> dict[str, Any]:
@@ -103,17 +103,17 @@ def main() -> None:
             np.savez(args.weights, **_weights(zoo.load(f"pplcnet_{args.scale:g}x", args.side)))
             print(json.dumps(work(args)))
         return
-    made = {}
+    record = {}
     for threads in (1, 2):
         command = [sys.executable, "-m", "benchmarks.step_parts", "--threads", str(threads)]
         command += ["--scale", str(args.scale), "--side", str(args.side)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        made[str(threads)] = json.loads(done.stdout.splitlines()[-1])
-        print(threads, json.dumps(made[str(threads)], indent=1), flush=True)
+        record[str(threads)] = json.loads(done.stdout.splitlines()[-1])
+        print(threads, json.dumps(record[str(threads)], indent=1), flush=True)
     path = _report.RESULTS / "step-parts.json"
     before = json.loads(path.read_text())["settings"] if path.is_file() else {}
     key = f"{args.scale:g}x, {args.side} px, batch {args.batch}"
-    _report.write("step-parts", {**_report.conditions([0]), "settings": {**before, key: made}})
+    _report.write("step-parts", {**_report.conditions([0]), "settings": {**before, key: record}})
 
 
 if __name__ == "__main__":

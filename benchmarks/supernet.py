@@ -54,7 +54,7 @@ def trained(size: int, rng: np.random.Generator) -> tuple[Any, Any, Any, dict[st
             break
     programs = job.program
     parts: list[Any] = [programs.prepare, programs.update, *programs.gradients]
-    told = {
+    facts = {
         "buckets": len(net.buckets),
         "steps": status.step,
         "compiled": {
@@ -65,7 +65,7 @@ def trained(size: int, rng: np.random.Generator) -> tuple[Any, Any, Any, dict[st
         "compile_seconds": round(status.compile_seconds, 1),
         "images_s": round(status.step * 64 / status.seconds, 1),
     }
-    return budget, data, (net, job.weights(state)), told
+    return budget, data, (net, job.weights(state)), facts
 
 
 def asked(scorer: Any, archs: list[Any]) -> dict[str, Any]:
@@ -141,28 +141,28 @@ def main() -> None:
     args = parser.parse_args()
     memory.keep_freed_memory()
     rng = np.random.default_rng(SEED)
-    budget, data, (net, weights), told = trained(args.size, rng)
+    budget, data, (net, weights), facts = trained(args.size, rng)
     codes = np.unique(budget.sample_codes(2 * args.networks, rng, bands=8), axis=0)
     archs = budget.space.decode(rng.permutation(codes)[: args.networks])
     scorer = learning.Scorer(
         net, weights, data.train, data.validation, data.normalization, batch=BATCH
     )
-    found = asked(scorer, archs)
+    accuracies = asked(scorer, archs)
     single = [alone(arch, scorer, data) for arch in archs[: args.alone]]
     each = float(np.median([s["seconds"] for s in single]))
-    made = {
+    record = {
         **_report.conditions([SEED]),
-        "training": told,
-        "asking": found,
+        "training": facts,
+        "asking": accuracies,
         "alone": {
             "networks": len(single),
             "seconds_per_network": round(each, 2),
             "of_it_computing": round(float(np.median([s["of_it_computing"] for s in single])), 2),
         },
-        "ratio": round(each / found["seconds_per_network"], 1),
+        "ratio": round(each / accuracies["seconds_per_network"], 1),
     }
-    print({k: v for k, v in made.items() if k in ("training", "asking", "alone", "ratio")})
-    _report.write("supernet", made)
+    print({k: v for k, v in record.items() if k in ("training", "asking", "alone", "ratio")})
+    _report.write("supernet", record)
 
 
 if __name__ == "__main__":

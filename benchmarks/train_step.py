@@ -149,14 +149,14 @@ def _use_xla() -> None:
 
     from lcnas.models import ops
 
-    def plain(x: Any, scale: Any, shift: Any, name: str, layout: Any, eps: float, _: Any) -> Any:
+    def xla(x: Any, scale: Any, shift: Any, name: str, layout: Any, eps: float, _: Any) -> Any:
         mean, var = x.mean(layout.others()), x.var(layout.others())
         at = layout.per_channel
         y = (x - at(mean)) * at(lax.rsqrt(var + eps) * scale) + at(shift)
         return ops.act(y, name), lax.stop_gradient(mean), lax.stop_gradient(var)
 
     ops.convolution = ops._xla
-    setattr(ops, "norm_act", plain)  # noqa: B010 - mypy knows the name as an operation with a gradient of its own
+    setattr(ops, "norm_act", xla)  # noqa: B010 - mypy knows the name as an operation with a gradient of its own
 
 
 def worker(args: argparse.Namespace) -> None:
@@ -210,8 +210,8 @@ class Team:
         line = process.stdout.readline()
         if not line:
             raise SystemExit("a worker died; its message is above")
-        made: dict[str, Any] = json.loads(line)
-        return made
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
     def run(self, seconds: float) -> float:
         """Return the images/s of all processes over some seconds."""

@@ -78,9 +78,9 @@ def main() -> None:
     engine = engines.engine("openvino")
     rng = np.random.default_rng(SEED)
     watch = Stopwatch(latency.reference(engine), BLOCK_PLAN, rng)
-    made = chains(rows)
+    items_of_rows = chains(rows)
     with machine.pinned(1):
-        items = [Item(k, partial(sources.open_fresh, c, engine)) for k, c in made.items()]
+        items = [Item(k, partial(sources.open_fresh, c, engine)) for k, c in items_of_rows.items()]
         visits = list(watch.measure(items))
         alone = {str(k): m.ms for k, m in timing.estimates(visits).items()}
         overhead = 0.013
@@ -92,8 +92,8 @@ def main() -> None:
         archs = space.decode(codes[picked])
         watch.plan = NETWORK_PLAN
         items = [Item(i, partial(sources.open_fresh, a, engine)) for i, a in enumerate(archs)]
-        found = timing.estimates(list(watch.measure(items)))
-    times = np.array([found[i].ms for i in range(len(archs))])
+        estimates = timing.estimates(list(watch.measure(items)))
+    times = np.array([estimates[i].ms for i in range(len(archs))])
     counts = predict.count_matrix(ids[picked].tolist(), len(rows))
     context = in_context(rows, alone, overhead)
     out: dict[str, Any] = {**_report.conditions([SEED]), "held_out": HELD, "errors": {}}

@@ -71,13 +71,13 @@ def main() -> None:
     mine = [r for r in done if is_of(r, args.epochs, args.teacher_scale)]
     known = {(r["what"], r["seed"]) for r in mine}
 
-    def note(what: str, seed: int, made: Any) -> None:
+    def note(what: str, seed: int, result: Any) -> None:
         entry = {
             "what": what,
             "seed": seed,
             "epochs": args.epochs,
             "teacher_scale": args.teacher_scale,
-            "test": made.test.accuracy,
+            "test": result.test.accuracy,
         }
         mine.append(entry)
         _report.append(LOG, entry)

@@ -54,16 +54,16 @@ def log_of(args: argparse.Namespace) -> Path:
 def answers(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return all answers so far; one that both workers gave counts once."""
     lines = _report.lines(log_of(args))
-    made = {(a["what"], a["network"]): a for a in lines if a["what"] != NETWORKS}
-    return list(made.values())
+    answered = {(a["what"], a["network"]): a for a in lines if a["what"] != NETWORKS}
+    return list(answered.values())
 
 
 def known_networks(args: argparse.Namespace) -> list[Any]:
     """Return the networks that the file of answers is about."""
     from lcnas.arch import Arch
 
-    found = [a["answer"] for a in _report.lines(log_of(args)) if a["what"] == NETWORKS]
-    return [Arch.from_data(item, NETWORKS) for item in (found[0] if found else [])]
+    answers = [a["answer"] for a in _report.lines(log_of(args)) if a["what"] == NETWORKS]
+    return [Arch.from_data(item, NETWORKS) for item in (answers[0] if answers else [])]
 
 
 def field(args: argparse.Namespace) -> tuple[Any, Any]:
@@ -74,10 +74,10 @@ def field(args: argparse.Namespace) -> tuple[Any, Any]:
     from search import problem, tables
 
     space = spaces.load(args.space)
-    found = tables.resolve(space, engines.engine(), args.classes)
+    resolved = tables.resolve(space, engines.engine(), args.classes)
     if maskable(space) is None:
-        space, _ = problem.narrowed(space, found.table, args.classes, args.high)
-    budget = latency.Budget(space, found.table, args.high, args.low, args.classes)
+        space, _ = problem.narrowed(space, resolved.table, args.classes, args.high)
+    budget = latency.Budget(space, resolved.table, args.high, args.low, args.classes)
     archs = known_networks(args)
     if archs:
         return budget, space.encode(archs)
@@ -122,8 +122,8 @@ def work(args: argparse.Namespace) -> None:
             continue
         arch = budget.space.decode(codes[i : i + 1])[0]
         began = time.monotonic()
-        made = ask(args, what, arch, shown, data)
-        entry = {"what": what, "network": i, "arch": arch.id, "answer": made}
+        answer = ask(args, what, arch, shown, data)
+        entry = {"what": what, "network": i, "arch": arch.id, "answer": answer}
         _note(args, {**entry, "seconds": round(time.monotonic() - began, 2)})
 
 
@@ -137,18 +137,18 @@ def ask(args: argparse.Namespace, what: str, arch: Any, shown: Any, data: Any) -
     kind, _, number = what.partition(" ")
     if kind == "proxies":
         spec = proxy.ProxySpec("swap", shown.classes, args.size)
-        (found,) = proxy.create(spec, shown).evaluate([Candidate(0, (), arch)])
-        return dict(found.details["scores"])
+        (evaluation,) = proxy.create(spec, shown).evaluate([Candidate(0, (), arch)])
+        return dict(evaluation.details["scores"])
     if kind == "train":
         spec2 = train.TrainSpec(args.size, recipes.search_recipe(shown, int(number)))
-        (found,) = train.create(spec2, shown).evaluate([Candidate(0, (), arch)])
-        return {what: float(found.accuracy or 0.0)}
+        (evaluation,) = train.create(spec2, shown).evaluate([Candidate(0, (), arch)])
+        return {what: float(evaluation.accuracy or 0.0)}
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         recipe = recipes.final_recipe(shown, args.epochs)
-        made = network_training.train(arch, shown, recipe, out, int(number), train_size=args.size)
+        run = network_training.train(arch, shown, recipe, out, int(number), train_size=args.size)
         hits = testing.last_onnx_hits(out, data)
-    return {"test": float(hits.mean()), "validation": made.validation}
+    return {"test": float(hits.mean()), "validation": run.validation}
 
 
 def ask_supernet(
@@ -171,17 +171,17 @@ def ask_supernet(
     trained = time.monotonic() - began
     evaluator = supernet.create(spec, shown)
     name = f"supernet {labels:g}"
-    made = []
+    answers = []
     for i, arch in enumerate(budget.space.decode(codes)):
         began = time.monotonic()
-        (found,) = evaluator.evaluate([Candidate(i, tuple(codes[i].tolist()), arch)])
+        (evaluation,) = evaluator.evaluate([Candidate(i, tuple(codes[i].tolist()), arch)])
         took = round(time.monotonic() - began, 2)
-        answer = {name: float(found.accuracy or 0.0)}
-        made.append(
+        answer = {name: float(evaluation.accuracy or 0.0)}
+        answers.append(
             {"what": name, "network": i, "arch": arch.id, "answer": answer, "seconds": took}
         )
-    made[0] |= {"training_seconds": round(trained, 1), "about": about}
-    return made
+    answers[0] |= {"training_seconds": round(trained, 1), "about": about}
+    return answers
 
 
 def _note(args: argparse.Namespace, *entries: Any) -> None:
@@ -220,27 +220,27 @@ def summary(args: argparse.Namespace) -> dict[str, Any]:
         kind = "truth" if entry["what"].startswith("truth") else entry["what"]
         seconds.setdefault(kind, []).append(entry["seconds"])
     rng = np.random.default_rng(0)
-    made: dict[str, Any] = {}
-    for name, found in values.items():
-        both = sorted(set(found) & set(means))
-        a, b = np.array([found[i] for i in both]), np.array([means[i] for i in both])
+    answers_of: dict[str, Any] = {}
+    for name, scores in values.items():
+        both = sorted(set(scores) & set(means))
+        a, b = np.array([scores[i] for i in both]), np.array([means[i] for i in both])
         draws = (
             [rng.integers(len(both), size=len(both)) for _ in range(1000)] if len(both) > 2 else []
         )
-        taus = [stats.kendalltau(a[d], b[d]).statistic for d in draws]
-        made[name] = {
+        drawn = [stats.kendalltau(a[d], b[d]).statistic for d in draws]
+        answers_of[name] = {
             "n": len(both),
             "tau": round(float(stats.kendalltau(a, b).statistic), 3) if draws else None,
-            "tau_90": np.nanquantile(taus, [0.05, 0.95]).round(3).tolist() if draws else None,
-            "blocks": _depth(found, values["blocks"]),
+            "tau_90": np.nanquantile(drawn, [0.05, 0.95]).round(3).tolist() if draws else None,
+            "blocks": _depth(scores, values["blocks"]),
         }
     supernets = [e for e in answers(args) if "about" in e]
     typical = {k: round(float(np.median(v)), 2) for k, v in seconds.items()}
     return {
-        "tau": made,
+        "tau": answers_of,
         "seconds_per_network": typical,
         "per_second": per_second(
-            made, typical, {e["what"]: e["training_seconds"] for e in supernets}
+            answers_of, typical, {e["what"]: e["training_seconds"] for e in supernets}
         ),
         "supernets": [{"what": e["what"], **e["about"], "seconds": e["training_seconds"]} for e in supernets],
         "truth": {"mean": float(np.mean(list(means.values()))), "std": float(np.std(list(means.values()), ddof=1)), "blocks": _depth(means, values["blocks"])}
@@ -248,12 +248,12 @@ def summary(args: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _depth(found: dict[int, float], blocks: dict[int, float]) -> float | None:
+def _depth(scores: dict[int, float], blocks: dict[int, float]) -> float | None:
     """Return Kendall's tau of what is said of networks to their numbers of blocks; None where that is no number."""
     from scipy import stats
 
-    both = sorted(set(found) & set(blocks))
-    tau = float(stats.kendalltau([found[i] for i in both], [blocks[i] for i in both]).statistic)
+    both = sorted(set(scores) & set(blocks))
+    tau = float(stats.kendalltau([scores[i] for i in both], [blocks[i] for i in both]).statistic)
     return None if np.isnan(tau) else round(tau, 3)
 
 
@@ -288,16 +288,16 @@ def per_second(
         seconds: per network.
         begun: seconds before the first network, of supernets.
     """
-    made: dict[str, Any] = {}
-    for name, found in taus.items():
+    by_time: dict[str, Any] = {}
+    for name, tau in taus.items():
         kind = name if name in seconds else "proxies"
-        if name == "blocks" or found["tau"] is None:
+        if name == "blocks" or tau["tau"] is None:
             continue
         for hours in HOURS:
             n = MOST if name in FREE else (3600 * hours - begun.get(name, 0.0)) / seconds[kind]
-            ends = [round(worth(t, n), 3) for t in (found["tau"], *found["tau_90"])]
-            made.setdefault(name, {})[f"{hours:g} h"] = {"networks": max(0, int(n)), "worth": ends}
-    return made
+            ends = [round(worth(t, n), 3) for t in (tau["tau"], *tau["tau_90"])]
+            by_time.setdefault(name, {})[f"{hours:g} h"] = {"networks": max(0, int(n)), "worth": ends}
+    return by_time
 
 
 def pool() -> None:
@@ -313,17 +313,17 @@ def pool() -> None:
         if not path.with_suffix(".json").is_file():
             raise SystemExit(f"{path.name}: is not finished; repeat its command first")
         said, means = read(path)
-        for name, found in said.items():
-            both = sorted(set(found) & set(means))
+        for name, answers in said.items():
+            both = sorted(set(answers) & set(means))
             parts.setdefault(name, []).append(
-                (np.array([found[i] for i in both]), np.array([means[i] for i in both]))
+                (np.array([answers[i] for i in both]), np.array([means[i] for i in both]))
             )
-        made = json.loads(path.with_suffix(".json").read_text())
-        for kind, value in made["seconds_per_network"].items():
+        pooled = json.loads(path.with_suffix(".json").read_text())
+        for kind, value in pooled["seconds_per_network"].items():
             seconds.setdefault(kind, []).append(value)
-        for one in made["supernets"]:
+        for one in pooled["supernets"]:
             begun.setdefault(one["what"], []).append(one["seconds"])
-        for name, one in made["tau"].items():
+        for name, one in pooled["tau"].items():
             if one["blocks"] is not None:
                 depths.setdefault(name, []).append(one["blocks"])
     taus = {}
@@ -384,9 +384,14 @@ def main() -> None:
     field(args)  # what the table lacks is measured before anything else runs
     _report.on_each_core(CORES)
     conditions = _report.of_data([args.seed], args.data)
-    made = {**conditions, "epochs": args.epochs, "band_ms": [args.low, args.high], **summary(args)}
-    _report.write(name_of(args), made)
-    print(json.dumps(made["tau"], indent=1), json.dumps(made["seconds_per_network"]))
+    record = {
+        **conditions,
+        "epochs": args.epochs,
+        "band_ms": [args.low, args.high],
+        **summary(args),
+    }
+    _report.write(name_of(args), record)
+    print(json.dumps(record["tau"], indent=1), json.dumps(record["seconds_per_network"]))
 
 
 if __name__ == "__main__":

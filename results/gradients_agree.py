@@ -64,11 +64,11 @@ def theirs(
     return {k: np.asarray(v, np.float64) for k, v in model.export().items()}
 
 
-def errors(made: Arrays, right: Arrays, names: tuple[str, ...]) -> dict[str, float]:
+def errors(gradients: Arrays, right: Arrays, names: tuple[str, ...]) -> dict[str, float]:
     """Return the median and largest relative error over weight arrays."""
     sizes = {n: float(np.linalg.norm(right[n])) for n in names}
     counted = [n for n in names if sizes[n] > ZERO * max(sizes.values())]
-    each = [np.linalg.norm(made[n] - right[n]) / sizes[n] for n in counted]
+    each = [np.linalg.norm(gradients[n] - right[n]) / sizes[n] for n in counted]
     return {"median": float(np.median(each)), "largest": float(np.max(each))}
 
 
@@ -120,8 +120,8 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = []
     for name, side in NETWORKS:
-        for made in check(zoo.load(name, side), side):
-            rows.append({"network": name, "side": side, **made})
+        for errors in check(zoo.load(name, side), side):
+            rows.append({"network": name, "side": side, **errors})
             print(json.dumps(rows[-1]), flush=True)
     _report.write("gradients-agree", {**_report.conditions([SEED]), "rows": rows})
 

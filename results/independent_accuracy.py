@@ -64,25 +64,25 @@ class Item:
 
 def items(places: Sequence[Path]) -> list[Item]:
     """Return the test images of a folder, or of parquet files."""
-    found: list[Item] = []
+    result: list[Item] = []
     for place in places:
         if place.is_dir():
             tables = sorted(place.glob("test*.parquet"))
-            found += [i for table in tables for i in of_table(table)] or of_folder(place)
+            result += [i for table in tables for i in of_table(table)] or of_folder(place)
         elif place.is_file():
-            found += of_table(place)
+            result += of_table(place)
         else:
             raise Unusable(f"{place}: there is no such file or folder")
-    if not found:
+    if not result:
         raise Unusable(f"{', '.join(map(str, places))}: there is no image")
-    return found
+    return result
 
 
-def permuted(found: Sequence[Item], seed: int) -> list[Item]:
+def permuted(items: Sequence[Item], seed: int) -> list[Item]:
     """Return the images with the labels of a control: the same ones, in another order."""
-    words = np.random.PCG64(np.random.SeedSequence((seed, 3, 1))).random_raw(len(found))
+    words = np.random.PCG64(np.random.SeedSequence((seed, 3, 1))).random_raw(len(items))
     order = np.argsort(np.atleast_1d(words), kind="stable")
-    return [replace(item, label=found[i].label) for item, i in zip(found, order, strict=True)]
+    return [replace(item, label=items[i].label) for item, i in zip(items, order, strict=True)]
 
 
 def of_table(path: Path) -> list[Item]:
@@ -103,11 +103,11 @@ def of_table(path: Path) -> list[Item]:
 def of_folder(root: Path) -> list[Item]:
     """Return the images of the test split of a folder, sorted by class and name."""
     base = split(root)
-    made = []
+    result = []
     for folder in visible_folders(base):
         files = [p for p in folder.rglob("*") if p.is_file() and not hidden(p, base)]
-        made += [Item(path, folder.name) for path in sorted(files)]
-    return made
+        result += [Item(path, folder.name) for path in sorted(files)]
+    return result
 
 
 def split(root: Path) -> Path:
@@ -136,8 +136,8 @@ def decoded(source: Path | bytes) -> Image.Image | None:
         with Image.open(file) as image:
             image.load()
             turn = TURNS.get(image.getexif().get(0x0112, 1))
-            made = in_rgb(image)
-        return made if turn is None else made.transpose(turn)
+            rgb = in_rgb(image)
+        return rgb if turn is None else rgb.transpose(turn)
     except Exception:  # noqa: BLE001 - decoders raise whatever they meet
         return None
 
@@ -191,7 +191,7 @@ class Network:
 
     def predictions(self, images: Sequence[Image.Image]) -> list[int]:
         """Return the number of the likeliest class of each image; the first among equals."""
-        made: list[int] = []
+        labels: list[int] = []
         step = self.batch or OPEN_BATCH
         for first in range(0, len(images), step):
             inputs = np.stack([self.prepared(image) for image in images[first : first + step]])
@@ -203,8 +203,8 @@ class Network:
             if not self.channels_last:
                 inputs = np.ascontiguousarray(inputs.transpose(0, 3, 1, 2))
             outputs = self.session.run(None, {self.session.get_inputs()[0].name: inputs})[0]
-            made += [int(k) for k in outputs.reshape(len(outputs), -1)[:n].argmax(axis=1)]
-        return made
+            labels += [int(k) for k in outputs.reshape(len(outputs), -1)[:n].argmax(axis=1)]
+        return labels
 
     def number(self, label: str | int) -> int:
         """Return the number of a class."""
@@ -302,24 +302,24 @@ class Count:
     correct: int = 0
 
 
-def count(networks: Sequence[Network], found: Sequence[Item]) -> tuple[list[Count], int]:
+def count(networks: Sequence[Network], items: Sequence[Item]) -> tuple[list[Count], int]:
     """Return the count of each network, and how many files could not be read and are in none."""
     counts = [Count() for _ in networks]
     unreadable = 0
-    for images, labels, missing in chunks(found):
+    for images, labels, missing in chunks(items):
         unreadable += missing
-        for network, made in zip(networks, counts, strict=True):
+        for network, counts_of in zip(networks, counts, strict=True):
             wanted = [network.number(label) for label in labels]
             guesses = network.predictions(images)
-            made.images += len(images)
-            made.correct += sum(a == b for a, b in zip(guesses, wanted, strict=True))
+            counts_of.images += len(images)
+            counts_of.correct += sum(a == b for a, b in zip(guesses, wanted, strict=True))
     return counts, unreadable
 
 
-def chunks(found: Sequence[Item]) -> Iterator[tuple[list[Image.Image], list[str | int], int]]:
+def chunks(items: Sequence[Item]) -> Iterator[tuple[list[Image.Image], list[str | int], int]]:
     """Yield some images at once: decoded, their labels, and how many could not be read."""
-    for first in range(0, len(found), CHUNK):
-        some = [(decoded(item.source), item.label) for item in found[first : first + CHUNK]]
+    for first in range(0, len(items), CHUNK):
+        some = [(decoded(item.source), item.label) for item in items[first : first + CHUNK]]
         images = [image for image, _ in some if image is not None]
         labels = [label for image, label in some if image is not None]
         yield images, labels, len(some) - len(images)
@@ -344,18 +344,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         networks = [opened(file, args.provider, args.threads) for file in args.files]
-        found = items(args.data)
+        test_items = items(args.data)
         if args.permuted is not None:
-            found = permuted(found, args.permuted)
-        counts, unreadable = count(networks, found)
+            test_items = permuted(test_items, args.permuted)
+        counts, unreadable = count(networks, test_items)
     except Unusable as problem:
         print(problem, file=sys.stderr)
         return 2
     if unreadable:
         print(f"{unreadable} files that are no readable images are left out", file=sys.stderr)
-    for network, made in zip(networks, counts, strict=True):
-        share = made.correct / made.images if made.images else None
-        line = {"file": network.file, "images": made.images, "correct": made.correct}
+    for network, counted in zip(networks, counts, strict=True):
+        share = counted.correct / counted.images if counted.images else None
+        line = {"file": network.file, "images": counted.images, "correct": counted.correct}
         print(json.dumps({**line, "accuracy": share}))
     return 0
 

@@ -73,13 +73,13 @@ def shifted(model: bytes, old: type, new: type, by: int) -> bytes:
     import onnx
     from onnx import numpy_helper
 
-    made = onnx.load_from_string(model)
-    for tensor in made.graph.initializer:
+    shifted_model = onnx.load_from_string(model)
+    for tensor in shifted_model.graph.initializer:
         values = numpy_helper.to_array(tensor)
         if values.dtype == old:
             moved: Any = (values.astype(int) + by).astype(new)
             tensor.CopyFrom(numpy_helper.from_array(moved, tensor.name))
-    data: bytes = made.SerializeToString(deterministic=True)
+    data: bytes = shifted_model.SerializeToString(deterministic=True)
     return data
 
 
@@ -88,8 +88,8 @@ def text_line(folder: Path) -> tuple[bytes, Any, Any]:
     from lcnas import onnx_export
     from lcnas.models import pretrained
 
-    found = pretrained.read(folder / "inference.pdiparams")
-    model = onnx_export.export(found.arch, weights=found.weights, classes=2, batch=None)
+    network = pretrained.read(folder / "inference.pdiparams")
+    model = onnx_export.export(network.arch, weights=network.weights, classes=2, batch=None)
     with np.load(folder / "reference.npz") as reference:
         return onnx_export.to_bytes(model), reference["x"], reference["log_odds"]
 
@@ -99,14 +99,14 @@ def text_line(folder: Path) -> tuple[bytes, Any, Any]:
 
 def everywhere(work: Path, task: str) -> dict[str, Any]:
     """Return what the files of a folder give in every place."""
-    made = {}
+    answers = {}
     for place, (engine, variables) in PLACES.items():
         command = [sys.executable, "-m", "results.int8_accuracy", "--child", task, engine]
         done = subprocess.run(
             [*command, str(work)], env={**os.environ, **variables}, check=True, capture_output=True
         )
-        made[place] = json.loads(done.stdout)
-    return made
+        answers[place] = json.loads(done.stdout)
+    return answers
 
 
 def outputs(engine: str, path: Path, x: Any) -> Any:
@@ -114,8 +114,8 @@ def outputs(engine: str, path: Path, x: Any) -> Any:
     from lcnas import onnx_export
     from lcnas.latency import engines
 
-    def begin(data: bytes, told: Any) -> Any:
-        return engines.engine(engine, batch=told.batch or 1).open(data).outputs
+    def begin(data: bytes, interface: Any) -> Any:
+        return engines.engine(engine, batch=interface.batch or 1).open(data).outputs
 
     return onnx_export.Classifier.of(path, begin=begin).logits(x)
 
@@ -128,24 +128,24 @@ def child(task: str, engine: str, work: Path) -> dict[str, Any]:
     files = {path.stem: path for path in sorted(work.glob("*.onnx"))}
     if task == "latency":
         plan = timing.TimingPlan(sessions=2, rounds=4, most_rounds=6, target=0.02, visit_ms=8.0)
-        found = latency.measure_all(files, engines.engine(engine), plan=plan, seed=SEED)
-        return {name: [round(v, 4) for v in (m.ms, m.low, m.high)] for name, m in found.items()}
+        estimates = latency.measure_all(files, engines.engine(engine), plan=plan, seed=SEED)
+        return {name: [round(v, 4) for v in (m.ms, m.low, m.high)] for name, m in estimates.items()}
     x = np.load(work / "images.npy")
     if x.dtype == np.uint8:
-        told = onnx_export.interface(onnx_export.read(files["fp32"]))
-        x = told.preprocessing()(x)
+        interface = onnx_export.interface(onnx_export.read(files["fp32"]))
+        x = interface.preprocessing()(x)
     wanted = np.load(work / "wanted.npy")
-    made = {name: outputs(engine, path, x) for name, path in files.items()}
+    results = {name: outputs(engine, path, x) for name, path in files.items()}
     if task == "accuracy":
-        return {n: float((logits.argmax(1) == wanted).mean()) for n, logits in made.items()}
-    return {n: against(logits[:, 0] - logits[:, 1], wanted) for n, logits in made.items()}
+        return {n: float((logits.argmax(1) == wanted).mean()) for n, logits in results.items()}
+    return {n: against(logits[:, 0] - logits[:, 1], wanted) for n, logits in results.items()}
 
 
-def against(found: Any, expected: Any) -> dict[str, Any]:
+def against(actual: Any, expected: Any) -> dict[str, Any]:
     """Return how far log-odds are off; the first four are the images of text, the last three noise."""
-    off = np.abs(found - expected)
+    off = np.abs(actual - expected)
     return {
-        "answers_kept": int(((found > 0) == (expected > 0))[:4].sum()),
+        "answers_kept": int(((actual > 0) == (expected > 0))[:4].sum()),
         "relative": round(float((off / np.abs(expected))[:4].max()), 4),
         "largest": round(float(off.max()), 3),
     }
@@ -183,27 +183,27 @@ def accuracies(args: argparse.Namespace) -> list[dict[str, Any]]:
         for path in args.networks:
             files = ways(path.read_bytes(), calibration, ("extremes", "mean"))
             with laid(files, x, labels) as work:
-                found = everywhere(Path(work), "accuracy")
+                answers = everywhere(Path(work), "accuracy")
             sizes = {name: len(data) for name, data in files.items()}
             name = arch_of(onnx_export.read(path))
-            rows.append({"network": name, "images": len(x), "bytes": sizes, "accuracy": found})
+            rows.append({"network": name, "images": len(x), "bytes": sizes, "accuracy": answers})
             print(json.dumps(rows[-1]), flush=True)
     return rows
 
 
 def arch_of(model: Any) -> str:
     """Return the name of the network in a file of ours."""
-    told = {prop.key: prop.value for prop in model.metadata_props}
-    return str(json.loads(told["lcnas.arch"])["name"])
+    metadata = {prop.key: prop.value for prop in model.metadata_props}
+    return str(json.loads(metadata["lcnas.arch"])["name"])
 
 
 def texts(args: argparse.Namespace) -> dict[str, Any]:
     """Return how far the log-odds of the text-line network's files are off."""
     model, x, expected = text_line(args.text_line)
     with laid(ways(model, [x[:2]], ("extremes",)), x.transpose(0, 2, 3, 1), expected) as work:
-        found = everywhere(Path(work), "text-line")
-    print(json.dumps(found), flush=True)
-    return {"calibrated_on": 2, "images": len(x), "off": found}
+        answers = everywhere(Path(work), "text-line")
+    print(json.dumps(answers), flush=True)
+    return {"calibrated_on": 2, "images": len(x), "off": answers}
 
 
 def latencies(args: argparse.Namespace) -> dict[str, Any]:
@@ -218,9 +218,9 @@ def latencies(args: argparse.Namespace) -> dict[str, Any]:
         sources["text-line"] = onnx_export.read(text_line(args.text_line)[0])
     out = {}
     for name, model in sources.items():
-        told = onnx_export.interface(model)
-        size = told.preprocessing().size
-        if told.batch is None:
+        interface = onnx_export.interface(model)
+        size = interface.preprocessing().size
+        if interface.batch is None:
             model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
         draws = np.random.default_rng(SEED).normal(size=(2, *size, 3)).astype(np.float32)
         with laid(ways(onnx_export.to_bytes(model), [draws], ("extremes",))) as work:
@@ -243,13 +243,13 @@ def main() -> None:
     args = parser.parse_args()
     path = _report.RESULTS / f"{NAME}.json"
     data: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    made = {"accuracy": accuracies, "text-line": texts, "latency": latencies}
+    parts = {"accuracy": accuracies, "text-line": texts, "latency": latencies}
     for part in args.only:
         kind = (args.data or "").partition(":")[0]
         of_data = f"--data {kind}:DIR --size {args.size} " if part == "accuracy" else ""
         command = f"python -m results.int8_accuracy {of_data}--text-line DIR NETWORKS --only {part}"
         about = {**_report.conditions([SEED]), "command": command}
-        data[part] = {**about, "found": made[part](args)}
+        data[part] = {**about, "found": parts[part](args)}
         _report.write(NAME, data)
 
 

@@ -123,10 +123,10 @@ def killed_late(out: Path, trials: int, delay: float, *more: str) -> dict[str, A
         os.kill(process.pid, signal.SIGKILL)
     process.wait()
     done = len(list(out.glob("finals/*/*/result.json")))
-    told = [line for line in out.with_suffix(".log").read_text().splitlines() if line[:1] == "["]
+    steps = [line for line in out.with_suffix(".log").read_text().splitlines() if line[:1] == "["]
     finish(out, trials, *WHOLE, *more)
     return {
-        "killed_in": told[-1],
+        "killed_in": steps[-1],
         "trainings_when_killed": done,
         "search_was_over": over,
         **state(out),
@@ -144,20 +144,20 @@ def late(folder: Path, runs: int, trials: int, rng: random.Random) -> list[dict[
     searched = (folder / "through" / SEARCHED).stat().st_mtime
     rest = (folder / "through" / OUTCOME).stat().st_mtime - searched
     print(f"a whole search: {took:.0f} s, {rest:.0f} s of them after the last network", flush=True)
-    made = []
+    records = []
     for i in range(runs):
         more = (fixed,) if i < runs - 1 else ()
-        found = killed_late(folder / f"late{i}", trials, rng.uniform(0.0, rest), *more)
-        names = found["trained"]
-        found["same_networks"] = found.pop("all") == whole["all"]
-        found["same_front"] = found.pop("front") == whole["front"]
-        found["measured"] = not more
-        found["same_accuracies"] = names == wanted
-        found["whole"] = len(names) >= 4 and None not in names.values()
-        found["trained"] = len(names)
-        print(found, flush=True)
-        made.append(found)
-    return made
+        record = killed_late(folder / f"late{i}", trials, rng.uniform(0.0, rest), *more)
+        names = record["trained"]
+        record["same_networks"] = record.pop("all") == whole["all"]
+        record["same_front"] = record.pop("front") == whole["front"]
+        record["measured"] = not more
+        record["same_accuracies"] = names == wanted
+        record["whole"] = len(names) >= 4 and None not in names.values()
+        record["trained"] = len(names)
+        print(record, flush=True)
+        records.append(record)
+    return records
 
 
 def finished(out: Path) -> int:
@@ -214,11 +214,11 @@ def main() -> None:
             early = i < EARLY
             after = -1 if early else rng.randrange(args.trials)
             delay = rng.uniform(1.0, 0.4 * took) if early else rng.uniform(0.0, 0.5)
-            made = killed(folder / f"run{i}", args.trials, after, delay)
-            made["same_networks"] = made.pop("all") == whole["all"]
-            made["same_front"] = made.pop("front") == whole["front"]
-            runs.append(made)
-            print(made, flush=True)
+            record = killed(folder / f"run{i}", args.trials, after, delay)
+            record["same_networks"] = record.pop("all") == whole["all"]
+            record["same_front"] = record.pop("front") == whole["front"]
+            runs.append(record)
+            print(record, flush=True)
         nodes = []
         for i in range(args.nodes):
             node = with_a_lost_node(folder / f"nodes{i}", args.trials)

@@ -79,11 +79,11 @@ def ablation() -> dict[str, tuple[Arch, float | None]]:
 
 def later() -> dict[str, tuple[Arch, float | None]]:
     """Return what later papers changed, applied to PP-LCNet 0.5x."""
-    plain = pplcnet(0.5)
+    base = pplcnet(0.5)
     out: dict[str, tuple[Arch, float | None]] = {
-        "shortcuts where shapes allow": (_changed(plain, shortcut=True), None),
-        "widths in multiples of 16": (_rounded(plain, 16), None),
-        "widths in multiples of 32": (_rounded(plain, 32), None),
+        "shortcuts where shapes allow": (_changed(base, shortcut=True), None),
+        "widths in multiples of 16": (_rounded(base, 16), None),
+        "widths in multiples of 32": (_rounded(base, 32), None),
     }
     return out
 
@@ -114,13 +114,13 @@ def _rounded(arch: Arch, step: int) -> Arch:
 def measured(archs: dict[str, Arch], engine: Engine, plan: TimingPlan) -> dict[str, Any]:
     """Return each network's latency, interval and ratio to the first."""
     visits = latency.visits_of(archs, engine, plan=plan, seed=SEED)
-    found = timing.estimates(visits)
+    estimates = timing.estimates(visits)
     ratios = ratios_to_first(visits, list(archs), SEED)
     return {
         name: {
-            "ms": round(found[name].ms, 4),
-            "interval": [round(found[name].low, 4), round(found[name].high, 4)],
-            "rounds": found[name].rounds,
+            "ms": round(estimates[name].ms, 4),
+            "interval": [round(estimates[name].low, 4), round(estimates[name].high, 4)],
+            "rounds": estimates[name].rounds,
             "ratio": round(ratios[name][0], 4),
             "ratio_interval": [round(ratios[name][1], 4), round(ratios[name][2], 4)],
             "params": cost.params(arch),
@@ -165,11 +165,11 @@ def main() -> None:
             print(f"{key}: zoo done", flush=True)
         if key not in data["ablation"] and precision == "fp32":
             networks = ablation() | later()
-            found = measured({n: a for n, (a, _) in networks.items()}, engine, ABLATION_PLAN)
+            measurements = measured({n: a for n, (a, _) in networks.items()}, engine, ABLATION_PLAN)
             paper = {n: ms for n, (_, ms) in networks.items()}
             data["ablation"][key] = {
                 n: row | {"paper_ms": paper[n], "paper_ratio": _ratio(paper[n], 2.05)}
-                for n, row in found.items()
+                for n, row in measurements.items()
             }
             write_text(path, json.dumps(data, indent=1) + "\n")
             print(f"{key}: ablation done", flush=True)

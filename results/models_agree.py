@@ -56,17 +56,17 @@ def check(arch: Arch) -> dict[str, Any]:
     logits = np.asarray(jax.jit(lambda s, x: nnx.merge(graph, s)(x))(state, jnp.asarray(x)))
     exported = onnx_export.export(arch, weights=model.weights(), classes=CLASSES)
     largest = float(np.abs(logits).max())
-    made: dict[str, Any] = {"largest_logit": largest}
+    record: dict[str, Any] = {"largest_logit": largest}
     for engine in engines.ENGINES:
         other = engines.run(exported, x.transpose(0, 3, 1, 2), engine)
-        made[engine] = float(np.abs(other - logits).max()) / largest
+        record[engine] = float(np.abs(other - logits).max()) / largest
     trained = sum(v.size for v in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    made["trained"] = trained == cost.params(arch, CLASSES, training=True)
+    record["trained"] = trained == cost.params(arch, CLASSES, training=True)
     branches = cost.params(arch, CLASSES, training=True) - cost.params(arch, CLASSES)
-    made["params"] = cost.params(arch, CLASSES)
-    made["params_of_branches"] = branches
-    made["merged"] = _merged(arch, weights) == cost.params(arch, CLASSES) + _norms_folded(arch)
-    return made
+    record["params"] = cost.params(arch, CLASSES)
+    record["params_of_branches"] = branches
+    record["merged"] = _merged(arch, weights) == cost.params(arch, CLASSES) + _norms_folded(arch)
+    return record
 
 
 def _take_statistics(model: models.Network) -> None:

@@ -58,13 +58,13 @@ class Pairs:
 
     def __init__(self, networks: list[MeasuredNetwork], scale: Mapping[PlacedBlock, float]) -> None:
         self.kinds: dict[tuple[object, ...], int] = {}
-        found = []
+        pairs = []
         for i, network in enumerate(networks):
             for left, right in itertools.pairwise(network.placed):
                 kind = self.kinds.setdefault(pair_kind(left, right), len(self.kinds))
-                found.append((i, kind, (scale[left] + scale[right]) / 2))
+                pairs.append((i, kind, (scale[left] + scale[right]) / 2))
         self.counts = {name: np.zeros((len(networks), len(self.kinds))) for name in WIDTHS}
-        for i, kind, both in found:
+        for i, kind, both in pairs:
             self.counts["ms"][i, kind] += 1
             self.counts["relative"][i, kind] += both
 
@@ -104,11 +104,11 @@ class Case:
         pairs = self.pairs.counts[scaling][chosen]
         return Paired(d.blocks, d.counts[chosen], d.times[chosen], d.overhead, pairs, width)
 
-    def predict(self, found: tuple[predict.Fit, Floats], scaling: str, chosen: NDArray[np.int64]) -> Floats:  # fmt: skip
+    def predict(self, fitted: tuple[predict.Fit, Floats], scaling: str, chosen: NDArray[np.int64]) -> Floats:  # fmt: skip
         """Return the latency of some networks, ms."""
-        fit, terms = found
-        made: Floats = fit.predict(self.data.counts[chosen]) + self.pairs.counts[scaling][chosen] @ terms  # fmt: skip
-        return made
+        fit, terms = fitted
+        predicted: Floats = fit.predict(self.data.counts[chosen]) + self.pairs.counts[scaling][chosen] @ terms  # fmt: skip
+        return predicted
 
     def cross(self, h: Mapping[str, float], scaling: str, width: float) -> float:
         """Return the mean absolute error of calibration networks by fits that have not seen them."""
@@ -116,8 +116,8 @@ class Case:
         off = []
         for part in np.array_split(np.random.default_rng(SEED).permutation(numbers), FOLDS):
             kept = np.setdiff1d(numbers, part)
-            found = self.model(kept, scaling, width).predictor(h)
-            off += list(np.abs(self.predict(found, scaling, part) / self.data.times[part] - 1))
+            fitted = self.model(kept, scaling, width).predictor(h)
+            off += list(np.abs(self.predict(fitted, scaling, part) / self.data.times[part] - 1))
         return float(np.mean(off))
 
 
@@ -127,30 +127,30 @@ def study(table: LatencyTable) -> dict[str, Any]:
     scale = {p: e.inside_ms(data.overhead) + data.overhead for p, e in table.entries.items()}
     case = Case(data, Pairs(data.networks, scale))
     numbers = np.flatnonzero(data.fitted)
-    plain = case.model(numbers, "ms", 0.0)
-    h = plain.widths()
+    additive = case.model(numbers, "ms", 0.0)
+    h = additive.widths()
     tried = {"none": case.cross(h, "ms", 0.0)}
     for scaling, widths in WIDTHS.items():
         tried |= {f"{scaling} {w}": case.cross(h, scaling, w) for w in widths}
     best = min((k for k in tried if k != "none"), key=tried.__getitem__)
     scaling, width = best.split()[0], float(best.split()[1])
     model = case.model(numbers, scaling, width)
-    found = {"shrunk": plain.predictor(h), "pairs": model.predictor(h)}
-    found["pairs, all widths fitted anew"] = model.predictor(model.widths())
-    made = {k: case.predict(f, scaling, np.arange(len(data.times))) for k, f in found.items()}
-    made["sum"] = data.fit("sum").predict(data.counts)
-    made["noise floor"] = _repeated_times(data.networks)
+    fits = {"shrunk": additive.predictor(h), "pairs": model.predictor(h)}
+    fits["pairs, all widths fitted anew"] = model.predictor(model.widths())
+    predicted = {k: case.predict(f, scaling, np.arange(len(data.times))) for k, f in fits.items()}
+    predicted["sum"] = data.fit("sum").predict(data.counts)
+    predicted["noise floor"] = _repeated_times(data.networks)
     return {
         "whose": table.machine_label,
         "calibration": len(numbers),
         "kinds_of_pairs": len(case.pairs.kinds),
         "cross_validation": {k: round(v, 5) for k, v in tried.items()},
         "chosen": best,
-        "errors": errors(data, made),
+        "errors": errors(data, predicted),
     }
 
 
-def errors(data: _TableArrays, made: Mapping[str, Floats]) -> dict[str, Any]:
+def errors(data: _TableArrays, predicted: Mapping[str, Floats]) -> dict[str, Any]:
     """Return the errors of each way on each held-out set, and what pairs change, with a 90 % interval."""
     out: dict[str, Any] = {}
     for space in dict.fromkeys(n.space for n in data.networks):
@@ -160,9 +160,10 @@ def errors(data: _TableArrays, made: Mapping[str, Floats]) -> dict[str, Any]:
                 continue
             times = data.times[chosen]
             entry: dict[str, Any] = {
-                k: dataclasses.asdict(predict.errors(v[chosen], times)) for k, v in made.items()
+                k: dataclasses.asdict(predict.errors(v[chosen], times))
+                for k, v in predicted.items()
             }
-            off = {k: np.abs(made[k][chosen] / times - 1) for k in ("shrunk", "pairs")}
+            off = {k: np.abs(predicted[k][chosen] / times - 1) for k in ("shrunk", "pairs")}
             change = off["pairs"] - off["shrunk"]
             draws = np.random.default_rng(SEED).integers(len(change), size=(2000, len(change)))
             low, high = np.quantile(change[draws].mean(axis=1), [0.05, 0.95])
@@ -181,14 +182,14 @@ def main() -> None:
             machine = f"{table.machine.slug}-{table.machine.isa}"
             studies.setdefault(machine, {})[path.stem] = study(table)
             names[machine] = table.machine.cpu
-    for machine, found in studies.items():
-        data = {**_report.conditions([SEED]), "measured_on": names[machine], "tables": found}
+    for machine, cases in studies.items():
+        data = {**_report.conditions([SEED]), "measured_on": names[machine], "tables": cases}
         write_text(
             Path("results") / f"pair-terms-{machine}.json", json.dumps(data, indent=1) + "\n"
         )
-        for name, made in found.items():
-            print(name, made["chosen"], made["cross_validation"])
-            for space, roles in made["errors"].items():
+        for name, errors_of in cases.items():
+            print(name, errors_of["chosen"], errors_of["cross_validation"])
+            for space, roles in errors_of["errors"].items():
                 for role, entry in roles.items():
                     shown = {k: round(v["mape"], 4) for k, v in entry.items() if k != "change"}
                     print(space, role, shown, [round(x, 4) for x in entry["change"]])

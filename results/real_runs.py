@@ -46,18 +46,18 @@ def lcnas_run(args: argparse.Namespace) -> dict[str, Any]:
 
     arch, data, recipe = settings(args)
     with tempfile.TemporaryDirectory() as folder:
-        made = training.fit(
+        result = training.fit(
             arch, data, recipe, Path(folder) / "run", seed=args.seed, test="last", quiet=True
         )
-    assert made.test is not None
-    losses = [e["train_loss"] for e in made.epochs]
-    validation = [e["validation_accuracy"] for e in made.epochs]
+    assert result.test is not None
+    losses = [e["train_loss"] for e in result.epochs]
+    validation = [e["validation_accuracy"] for e in result.epochs]
     return {
-        "test": made.test.accuracy,
+        "test": result.test.accuracy,
         "validation": validation,
         "train_loss": losses,
-        "images_s": made.images_s,
-        "compile_s": made.compile_seconds,
+        "images_s": result.images_s,
+        "compile_s": result.compile_seconds,
     }
 
 
@@ -158,9 +158,9 @@ def _worker(args: argparse.Namespace) -> None:
 
     memory.keep_freed_memory()
     began = time.monotonic()
-    made = lcnas_run(args) if args.worker == "lcnas" else torch_run(args)
-    made["seconds"] = round(time.monotonic() - began, 1)
-    print(json.dumps(made))
+    record = lcnas_run(args) if args.worker == "lcnas" else torch_run(args)
+    record["seconds"] = round(time.monotonic() - began, 1)
+    print(json.dumps(record))
 
 
 def _name(args: argparse.Namespace) -> str:
@@ -175,12 +175,12 @@ def runs() -> list[dict[str, Any]]:
 
 def summary() -> dict[str, Any]:
     """Return n, mean and deviation of the test accuracies, a line an experiment and side."""
-    found: dict[str, dict[str, list[float]]] = {}
+    by_setting: dict[str, dict[str, list[float]]] = {}
     for run in runs():
-        found.setdefault(run["experiment"], {}).setdefault(run["side"], []).append(run["test"])
-    made: dict[str, Any] = {}
-    for name, sides in found.items():
-        made[name] = {
+        by_setting.setdefault(run["experiment"], {}).setdefault(run["side"], []).append(run["test"])
+    record: dict[str, Any] = {}
+    for name, sides in by_setting.items():
+        record[name] = {
             side: {
                 "n": len(v),
                 "mean": round(float(np.mean(v)), 5),
@@ -190,10 +190,10 @@ def summary() -> dict[str, Any]:
         }
         if len(sides) == 2:
             off = np.mean(sides["lcnas"]) - np.mean(sides["torch"])
-            made[name]["lcnas_minus_torch"] = round(float(off), 5)
+            record[name]["lcnas_minus_torch"] = round(float(off), 5)
         spent = [r["seconds"] for r in runs() if (r["experiment"], r["side"]) == (name, "lcnas")]
-        made[name]["lcnas_minutes"] = round(float(np.median(spent)) / 60, 1)
-    return made
+        record[name]["lcnas_minutes"] = round(float(np.median(spent)) / 60, 1)
+    return record
 
 
 def _command(args: argparse.Namespace) -> str:

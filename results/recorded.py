@@ -106,10 +106,10 @@ def work(args: argparse.Namespace) -> None:
         key = tuple(row.tolist())
         if i % CORES != args.core or key in done:
             continue
-        (found,) = asked.evaluate([Candidate(i, key, space().decode(row[None])[0])])
-        if found.accuracy is None:
-            raise SystemExit(f"{key}: {found.reason}")
-        _report.append(LOG, [key, round(100 * found.accuracy, 3)])
+        (evaluation,) = asked.evaluate([Candidate(i, key, space().decode(row[None])[0])])
+        if evaluation.accuracy is None:
+            raise SystemExit(f"{key}: {evaluation.reason}")
+        _report.append(LOG, [key, round(100 * evaluation.accuracy, 3)])
 
 
 def main() -> None:
@@ -134,18 +134,18 @@ def main() -> None:
     trained = time.monotonic() - began
     began, before = time.monotonic(), len(read())
     _report.on_each_core(CORES)
-    found = np.array(list(read().values()))
+    accuracies = np.array(list(read().values()))
     asked = time.monotonic() - began
     conditions = _report.of_data([args.seed], args.data)
-    told = {
-        "networks": len(found),
-        "accuracy": {"mean": round(float(found.mean()), 3), "std": round(float(found.std(ddof=1)), 3),
-                     "low": float(found.min()), "high": float(found.max())},
+    facts = {
+        "networks": len(accuracies),
+        "accuracy": {"mean": round(float(accuracies.mean()), 3), "std": round(float(accuracies.std(ddof=1)), 3),
+                     "low": float(accuracies.min()), "high": float(accuracies.max())},
         "validation_pictures": len(shown.validation_labels),
         "supernet": {**about, "wall_seconds": round(trained, 1)},
-        "networks_per_second": round((len(found) - before) / asked, 3) if len(found) > before else None,
+        "networks_per_second": round((len(accuracies) - before) / asked, 3) if len(accuracies) > before else None,
     }  # fmt: skip
-    print(_report.write(NAME, {**conditions, **told}).name, json.dumps(told["accuracy"]))
+    print(_report.write(NAME, {**conditions, **facts}).name, json.dumps(facts["accuracy"]))
 
 
 if __name__ == "__main__":

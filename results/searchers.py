@@ -98,15 +98,15 @@ class MadeUp:
     def exact(self, codes: NDArray[np.int64]) -> Floats:
         """Return accuracies without noise (n,), percent, of canonical codes (n, genes)."""
         ratio = self._macs(codes) / self.needs
-        made = 52 + (1 - np.exp(-ratio)) @ np.array(GAINS)
+        accuracy = 52 + (1 - np.exp(-ratio)) @ np.array(GAINS)
         widths = np.stack([self._values(i)[codes[:, i]] for i in self.widths], axis=1)
         steps = np.diff(np.log2(widths), axis=1)
-        made -= 0.2 * ((steps - STEPS) ** 2).sum(axis=1)
-        made += 1.5 * np.tanh(0.4 * self._number(codes, "_kernel")) + 1.5 * np.tanh(
+        accuracy -= 0.2 * ((steps - STEPS) ** 2).sum(axis=1)
+        accuracy += 1.5 * np.tanh(0.4 * self._number(codes, "_kernel")) + 1.5 * np.tanh(
             0.8 * self._number(codes, "_se")
         )
         z = np.stack([self._standard(i)[codes[:, i]] for i in self.coarse], axis=1)
-        return made + (z[:, self.pairs[0]] * z[:, self.pairs[1]]) @ self.weights
+        return accuracy + (z[:, self.pairs[0]] * z[:, self.pairs[1]]) @ self.weights
 
     def __call__(self, codes: NDArray[np.int64]) -> Floats:
         """Return accuracies (n,), percent, with the noise that is each network's own."""
@@ -144,15 +144,15 @@ def run(
     """Return the trials of one search."""
     strategy = searchers.create(name, budget, seed, trials=trials, **options)
     proposals = searchers.Proposals(strategy, budget, seed, LAG)
-    made = []
+    curve = []
     for _ in range(trials):
         proposed = proposals.next()
         assert proposed is not None
         number, codes = proposed
         ms = float(budget.costs(codes[None])[0]) / TICKS_PER_MS
-        made.append(Trial(number, tuple(codes.tolist()), "", ms, float(evaluate(codes[None])[0])))
-        proposals.record(made[-1])
-    return made
+        curve.append(Trial(number, tuple(codes.tolist()), "", ms, float(evaluate(codes[None])[0])))
+        proposals.record(curve[-1])
+    return curve
 
 
 class Recorded:
@@ -197,12 +197,12 @@ def against(mine: Floats, base: Floats) -> dict[str, Any]:
         next((n for n, v in zip(SHOWN, row, strict=True) if v >= base[:, -1].mean()), None)
         for row in mine
     ]
-    found = sorted(n for n in reached if n is not None)
+    numbers = sorted(n for n in reached if n is not None)
     return {
         **summary(difference.tolist()),
         "better_in": int((difference > 0).sum()),
-        "evaluations_to_its_end": found[len(found) // 2]
-        if len(found) > len(reached) // 2
+        "evaluations_to_its_end": numbers[len(numbers) // 2]
+        if len(numbers) > len(reached) // 2
         else None,
     }
 
@@ -256,10 +256,10 @@ def main() -> None:
         low, high, floor = *(float(x) for x in limits(table)), FLOOR
     budget = latency.Budget(space, table, max_ms=high, min_ms=low)
     results = compare(budget, evaluate, high, floor)
-    told = {"space": space.name, "networks": budget.count(), "table": TABLE, "min_ms": low, "max_ms": high,
+    facts = {"space": space.name, "networks": budget.count(), "table": TABLE, "min_ms": low, "max_ms": high,
             "trials": TRIALS, "lag": LAG, "floor": floor}  # fmt: skip
     name = "searchers-recorded" if args.recorded else "searchers"
-    path = _report.write(name, {**_report.conditions(SEEDS), **told, "results": results})
+    path = _report.write(name, {**_report.conditions(SEEDS), **facts, "results": results})
     for name, mine in results.items():
         print(
             name.ljust(10),

@@ -85,24 +85,31 @@ def work(args: argparse.Namespace) -> None:
         changes: dict[str, Any] = {f: job[f] for f in FIELDS}
         spec = train.TrainSpec(args.size, usual.override(changes), job["seed"])
         began = time.monotonic()
-        (made,) = train.create(spec, shown).evaluate([Candidate(0, (), zoo.load(job["network"]))])
+        (evaluation,) = train.create(spec, shown).evaluate(
+            [Candidate(0, (), zoo.load(job["network"]))]
+        )
         took = round(time.monotonic() - began, 1)
-        entry = {**job, "accuracy": made.accuracy, "reason": made.reason, "seconds": took}
+        entry = {
+            **job,
+            "accuracy": evaluation.accuracy,
+            "reason": evaluation.reason,
+            "seconds": took,
+        }
         _report.append(log_of(args), entry)
         print(entry, flush=True)
 
 
 def summary(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return a row of each network and recipe."""
-    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    by_setting: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for run in runs(args):
-        found.setdefault(key_of(run), []).append(run)
-    made = []
-    for key, lines in sorted(found.items()):
+        by_setting.setdefault(key_of(run), []).append(run)
+    records = []
+    for key, lines in sorted(by_setting.items()):
         accuracies = [0.0 if r["accuracy"] is None else r["accuracy"] for r in lines]
         spread = float(np.std(accuracies, ddof=1)) if len(lines) > 1 else None
         timed = [r["seconds"] for r in lines if "seconds" in r]
-        made.append(
+        records.append(
             {
                 **dict(zip(("network", *FIELDS), key, strict=True)),
                 "n": len(lines),
@@ -111,7 +118,7 @@ def summary(args: argparse.Namespace) -> list[dict[str, Any]]:
                 "seconds": round(float(np.median(timed)), 1) if timed else None,
             }
         )
-    return made
+    return records
 
 
 def main() -> None:

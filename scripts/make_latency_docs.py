@@ -188,11 +188,11 @@ def error_row(title: str, e: dict[str, Any]) -> list[str]:
     return [title, str(e["n"]), percent(e["mape"]), *shares, f"{e['tau']:.3f}"]
 
 
-def coverage(found: dict[str, Any]) -> Iterator[str]:
+def coverage(data: dict[str, Any]) -> Iterator[str]:
     """Yield how many networks the 90 % intervals held, in words, set by set and over all."""
     sets = [
         (f"{space}, {ROLES[role]}", errors["fit"]["n"], errors["coverage_90"])
-        for space, roles in found.items()
+        for space, roles in data.items()
         for role, errors in roles.items()
     ]
     if not sets:
@@ -242,7 +242,7 @@ def baselines() -> Iterator[str]:
             yield from schemes(settings, data.get("engines", {}))
         yield from rules(data["ablation"])
         for setting in (s for s in SETTINGS if s in data["ablation"]):
-            found = data["ablation"][setting]
+            costs = data["ablation"][setting]
             yield f"### The paper's latency claims, {setting}\n"
             yield "Ratio to PP-LCNet 0.5x, with its 90 % interval; the paper's from its own milliseconds.\n"
             rows = [
@@ -251,7 +251,7 @@ def baselines() -> Iterator[str]:
                     f"{e['ratio']:.3f} ({e['ratio_interval'][0]:.3f} to {e['ratio_interval'][1]:.3f})",
                 ]
                 + ["" if e["paper_ratio"] is None else f"{e['paper_ratio']:.3f}"]
-                for n, e in found.items()
+                for n, e in costs.items()
             ]
             yield from table(["network", "here", "paper"], rows)
             yield ""
@@ -259,10 +259,10 @@ def baselines() -> Iterator[str]:
 
 def schemes(settings: list[str], versions: dict[str, str]) -> Iterator[str]:
     """Say which int8 columns are of files that `quantise` doesn't make by default."""
-    told = [s for s in settings if s.endswith("int8") and "+int8" not in versions.get(s, "")]
-    if told:
+    whole_int8 = [s for s in settings if s.endswith("int8") and "+int8" not in versions.get(s, "")]
+    if whole_int8:
         yield (
-            f"{', '.join(told)}: with everything quantised (scheme `all`), as the timing engine did when this was measured; now it "
+            f"{', '.join(whole_int8)}: with everything quantised (scheme `all`), as the timing engine did when this was measured; now it "
             "quantises as the export does (`dense`), and latencies of int8 files are those in "
             "[training-results.md](training-results.md#int8).\n"
         )
@@ -274,11 +274,11 @@ def width(entries: dict[str, dict[str, Any]]) -> float:
     return float(statistics.median(own))
 
 
-def widths(found: dict[str, dict[str, Any]]) -> Iterator[str]:
+def widths(data: dict[str, dict[str, Any]]) -> Iterator[str]:
     """Yield how wide the intervals of each column are."""
-    told = [f"{setting} {percent(width(entries), 0)}" for setting, entries in found.items()]
+    texts = [f"{setting} {percent(width(entries), 0)}" for setting, entries in data.items()]
     yield (
-        f"Median width of a 90 % interval, relative to the latency: {', '.join(told)}. Where it is tens of per cent, the "
+        f"Median width of a 90 % interval, relative to the latency: {', '.join(texts)}. Where it is tens of per cent, the "
         "figures tell little but the order of magnitude.\n"
     )
 
@@ -286,9 +286,9 @@ def widths(found: dict[str, dict[str, Any]]) -> Iterator[str]:
 Cost = tuple[float, float, float]  # of a change, relative to the latency without it; 90 % interval
 
 
-def cost(found: dict[str, Any], having: str, lacking: str) -> Cost:
+def cost(data: dict[str, Any], having: str, lacking: str) -> Cost:
     """Return what a change costs: the intervals of both latencies combined as independent ones."""
-    a, b = found[having], found[lacking]
+    a, b = data[having], data[lacking]
 
     def half(up: int, down: int) -> float:
         """Return the half-width, as a logarithm, of the ratio towards larger (1) or smaller (0) values."""
@@ -336,7 +336,7 @@ def rules(ablation: dict[str, Any]) -> Iterator[str]:
     rows, words = [], []
     undecided = dict.fromkeys(settings, 0)
     for rule, steps in RULES.items():
-        told: dict[str, list[str]] = {s: [] for s in settings}
+        verdicts: dict[str, list[str]] = {s: [] for s in settings}
         for step, having, lacking in steps:
             row = [f"{rule}: {step}"]
             first = ablation[settings[0]]
@@ -344,16 +344,16 @@ def rules(ablation: dict[str, Any]) -> Iterator[str]:
             row.append(signed(paper))
             for setting in settings:
                 here = cost(ablation[setting], having, lacking)
-                told[setting].append(verdict(paper, here))
-                undecided[setting] += told[setting][-1] == "undecided"
-                row.append(f"{shown(here)}: {told[setting][-1]}")
+                verdicts[setting].append(verdict(paper, here))
+                undecided[setting] += verdicts[setting][-1] == "undecided"
+                row.append(f"{shown(here)}: {verdicts[setting][-1]}")
             rows.append(row)
         names = [step for step, _, _ in steps]
         costs = ", ".join(
             f"{row[1]} {name}" for row, name in zip(rows[-len(steps) :], names, strict=True)
         )
-        found = "; ".join(f"{s}: {summed(names, v)}" for s, v in told.items())
-        words.append(f"- **{rule}** (paper: {costs}). {found}.")
+        summary = "; ".join(f"{s}: {summed(names, v)}" for s, v in verdicts.items())
+        words.append(f"- **{rule}** (paper: {costs}). {summary}.")
     yield from table(["rule", "paper", *settings], rows)
     yield ""
     counts = ", ".join(f"{setting} {n}" for setting, n in undecided.items())
@@ -366,8 +366,8 @@ def rules(ablation: dict[str, Any]) -> Iterator[str]:
     )
     rows = []
     for change, having, lacking in LATER:
-        made = [cost(ablation[s], having, lacking) for s in settings]
-        rows.append([change, *(f"{shown(c)}: {price(c)}" for c in made)])
+        changes = [cost(ablation[s], having, lacking) for s in settings]
+        rows.append([change, *(f"{shown(c)}: {price(c)}" for c in changes)])
     yield from table(["change", *settings], rows)
     yield ""
 

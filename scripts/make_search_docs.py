@@ -24,8 +24,8 @@ def result(name: str) -> dict[str, Any] | None:
     path = RESULTS / f"{name}.json"
     if not path.is_file():
         return None
-    made: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return made
+    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return data
 
 
 def _source(name: str, data: dict[str, Any]) -> str:
@@ -44,8 +44,8 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 def demonstrations() -> Iterator[str]:
     """How long the search takes that ``make search`` runs."""
-    made = {name: result(f"searches/{name}") for name in _found() if name.startswith("default")}
-    if not made:
+    runs = {name: result(f"searches/{name}") for name in _found() if name.startswith("default")}
+    if not runs:
         return
     yield "## The default search\n"
     yield (
@@ -62,16 +62,16 @@ def demonstrations() -> Iterator[str]:
             f"the end (exit code {second['exit_code']}). The search's steps took {fresh['total']:.0f} s, "
             f"{fresh['total'] - steps['space, table and budget']:.0f} of them without that of the table. `default` below is this run.\n"
         )
-    for name, data in made.items():
+    for name, data in runs.items():
         assert data is not None
         outcome = data["outcome"]
-        told = {
+        facts = {
             "evaluator": outcome["evaluator"],
             "epochs": outcome["settings"]["epochs"],
             **outcome["evaluation"],
         }
-        about = told.pop("supernet", None) or {}
-        told |= {
+        about = facts.pop("supernet", None) or {}
+        facts |= {
             f"supernet's {key}": about[key]
             for key in ("images_s", "accuracy", "seconds")
             if key in about
@@ -85,7 +85,7 @@ def demonstrations() -> Iterator[str]:
             [[step, f"{seconds:.0f}"] for step, seconds in (times | compiling).items()],
         )
         yield table(["evaluator", ""], [[key, f"{value:.4g}" if isinstance(value, float) else str(value)]
-                                        for key, value in told.items() if not isinstance(value, dict)])  # fmt: skip
+                                        for key, value in facts.items() if not isinstance(value, dict)])  # fmt: skip
 
 
 def _found() -> list[str]:
@@ -228,30 +228,30 @@ def evaluators() -> Iterator[str]:
 def _ranked(data: dict[str, Any]) -> str:
     """Return the table of an experiment, or of all."""
     seconds, rows = data["seconds_per_network"], []
-    for what, found in sorted(data["tau"].items(), key=lambda item: -(item[1]["tau"] or -1)):
+    for what, tau in sorted(data["tau"].items(), key=lambda item: -(item[1]["tau"] or -1)):
         worth = data["per_second"].get(what, {})
         rows.append(
             [
                 what,
-                f"{found['tau']:.2f}",
-                "{:.2f} to {:.2f}".format(*found["tau_90"]),
+                f"{tau['tau']:.2f}",
+                "{:.2f} to {:.2f}".format(*tau["tau_90"]),
                 "0"
                 if what in ("params", "macs", "blocks")
                 else f"{seconds.get(what, seconds['proxies']):,.1f}",
                 " / ".join(f"{one['worth'][0]:.2f}" for one in worth.values()),
-                str(found["n"]),
-                "" if found["blocks"] is None else f"{found['blocks']:.2f}",
+                str(tau["n"]),
+                "" if tau["blocks"] is None else f"{tau['blocks']:.2f}",
             ]
         )
     head = ["evaluator", "tau", "90 % interval", "s a network", "worth", "networks", "to blocks"]
     return table(head, rows)
 
 
-def _supernets(made: list[dict[str, Any]]) -> str:
+def _supernets(runs: list[dict[str, Any]]) -> str:
     return "".join(
         f" {one['what'].capitalize()} was trained first, {one['epochs']} epochs in {one['seconds']:,.0f} s "
         f"({one['images_s']:,.0f} images/s, each seen by {one['networks_a_step']} networks)."
-        for one in made
+        for one in runs
     )
 
 
@@ -279,19 +279,19 @@ def supernet() -> Iterator[str]:
 
 def searchers() -> Iterator[str]:
     """Hypervolume over evaluations."""
-    made = {
+    results = {
         "searchers-recorded": "the accuracies are what a supernet said of each network of a small space "
         "(`results/recorded.json`), and 1 is the front of all of them",
         "searchers": "the accuracies are made up by a formula of the codes, and 1 is the front of all that was found",
     }
-    if not any(result(name) for name in made):
+    if not any(result(name) for name in results):
         return
     yield "## Searchers against random\n"
     yield (
         "Hypervolume (accuracy over log latency) after so many evaluations, mean and standard deviation over seeds; all searchers have "
         "the same budget, seeds and evaluations.\n"
     )
-    for name, what in made.items():
+    for name, what in results.items():
         data = result(name)
         if data is not None:
             yield _source(name, data)
@@ -302,9 +302,9 @@ def searchers() -> Iterator[str]:
 def _volumes(data: dict[str, Any]) -> str:
     counts = ("50", "100", "200", "300")
     rows = []
-    for name, found in data["results"].items():
-        values = [found["hypervolume"][c] for c in counts]
-        against = found.get("against_random")
+    for name, volumes in data["results"].items():
+        values = [volumes["hypervolume"][c] for c in counts]
+        against = volumes.get("against_random")
         versus = (
             f"{against['mean']:+.4f}, better in {against['better_in']} of {against['n']}"
             if against
@@ -324,8 +324,8 @@ def overhead() -> Iterator[str]:
     yield "Milliseconds a trial with a trainable that does nothing, two workers.\n"
     rows = [
         [f"{name}, {r['trials']:,} trials", f"{r['ms']:.0f}", f"{r['ms_first_tenth']:.0f}", f"{r['ms_last_tenth']:.0f}", f"{r['ms_in_searcher']:.1f}"]
-        for name, found in data["results"].items()
-        for r in found
+        for name, entry in data["results"].items()
+        for r in entry
     ]  # fmt: skip
     yield table(["searcher", "ms", "first tenth", "last tenth", "in the searcher"], rows)
 

@@ -23,8 +23,8 @@ def result(name: str) -> dict[str, Any] | None:
     path = ROOT / "results" / f"{name}.json"
     if not path.is_file():
         return None
-    made: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return made
+    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return data
 
 
 def _source(name: str, data: dict[str, Any]) -> str:
@@ -95,8 +95,8 @@ def step_parts() -> Iterator[str]:
         "Milliseconds of a step by operation, by JAX's profiler; operations run side by side, so with two threads their "
         "sum is more than the step takes. What two threads do not shorten is what keeps a step from being twice as fast.\n"
     )
-    for name, made in data["settings"].items():
-        one, two = made["1"], made["2"]
+    for name, setting in data["settings"].items():
+        one, two = setting["1"], setting["2"]
         rows = [["step", f"{one['ms']:.1f}", f"{two['ms']:.1f}"]]
         rows += [
             [kind, f"{ms:.1f}", f"{two['parts'].get(kind, 0):.1f}"]
@@ -146,13 +146,13 @@ def distillation() -> Iterator[str]:
         return
     yield "## Distilling from an ONNX teacher\n"
     yield _source("distillation", data)
-    made = data["test_accuracy"]
-    gains = ", ".join(f"{100 * g:+.2f}" for g in made["gain"]["of_each_seed"])
+    accuracy = data["test_accuracy"]
+    gains = ", ".join(f"{100 * g:+.2f}" for g in accuracy["gain"]["of_each_seed"])
     yield (
-        f"CIFAR-10, {data['epochs']} epochs, teacher PP-LCNet {data['teacher_scale']:g}x as an ONNX file ({_accuracy(made['teacher'])} %), student "
+        f"CIFAR-10, {data['epochs']} epochs, teacher PP-LCNet {data['teacher_scale']:g}x as an ONNX file ({_accuracy(accuracy['teacher'])} %), student "
         f"PP-LCNet 0.25x, KL at temperature {data['temperature']:g} with weight {data['weight']:g}. Test accuracy in %: alone "
-        f"{_accuracy(made['alone'])}, distilled {_accuracy(made['distilled'])}; gain of each seed {gains}, on average "
-        f"{100 * made['gain']['mean']:+.2f} points.\n"
+        f"{_accuracy(accuracy['alone'])}, distilled {_accuracy(accuracy['distilled'])}; gain of each seed {gains}, on average "
+        f"{100 * accuracy['gain']['mean']:+.2f} points.\n"
     )
 
 
@@ -189,12 +189,12 @@ def int8() -> Iterator[str]:
         yield f"Test accuracy of `{row['network']}` in %, {row['images']:,} images:\n"
         cells = [[w, *(f"{100 * places[p][w]:.2f}" for p in places)] for w in row["bytes"]]
         yield table(["file", *places], cells)
-    found = data["text-line"]["found"]
+    log_odds = data["text-line"]["found"]
     yield (
-        f"Log-odds of the text-line network (a trained PP-LCNet 0.25x), calibrated on {found['calibrated_on']} images: how many "
+        f"Log-odds of the text-line network (a trained PP-LCNet 0.25x), calibrated on {log_odds['calibrated_on']} images: how many "
         "of the four texts keep their answers, and by how much their log-odds are off at most:\n"
     )
-    off = found["off"]
+    off = log_odds["off"]
     first = next(iter(off.values()))
     cells = [
         [w, *(f"{off[p][w]['answers_kept']}, {100 * off[p][w]['relative']:.1f} %" for p in off)]

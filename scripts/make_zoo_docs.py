@@ -122,11 +122,11 @@ def paddle_row(name: str, published: Published) -> list[str]:
 
 def members() -> list[tuple[str, Published]]:
     """Return every named network with what was published of it (or nothing)."""
-    found = []
+    members_ = []
     for family in zoo.families():
         for name, scale in zip(family.names(), family.scales or (1.0,), strict=True):
-            found.append((name, family.published.get(scale, Published())))
-    return found
+            members_.append((name, family.published.get(scale, Published())))
+    return members_
 
 
 def render() -> str:

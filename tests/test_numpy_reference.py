@@ -293,16 +293,16 @@ class Memory:
             case layers.Identity() | layers.Flatten():
                 return x
             case layers.Add() | layers.Concat():
-                made = [self.emit(branch, x, shape, part) for branch in layer.branches]
-                terms = [m for m in made if m != x or not part]
+                results = [self.emit(branch, x, shape, part) for branch in layer.branches]
+                terms = [m for m in results if m != x or not part]
                 reusable = terms if isinstance(layer, layers.Add) else []
-                return self.step(made, reusable, layer.out_shape(shape))
+                return self.step(results, reusable, layer.out_shape(shape))
             case layers.Split():
                 parts = layer.parts(shape)
                 work = zip(layer.branches, parts, strict=True)
-                made = [self.emit(branch, x, p, part=True) for branch, p in work]
+                results = [self.emit(branch, x, p, part=True) for branch, p in work]
                 self.step([x], [], (0,))  # the parts lie in one map: it stays until all are done
-                return self.step(made, [], layer.out_shape(shape))
+                return self.step(results, [], layer.out_shape(shape))
         return self.step(
             [x], [x] if isinstance(layer, IN_PLACE) and not part else [], layer.out_shape(shape)
         )
@@ -371,23 +371,23 @@ def random_tree(rng, channels, depth):
         width = int(rng.integers(1, 9))
         return (RELU, channels) if kind == "act" else (conv(width), width)
     if kind == "chain":
-        made = []
+        results = []
         for _ in range(rng.integers(2, 4)):
             layer, channels = random_tree(rng, channels, depth - 1)
-            made.append(layer)
-        return layers.Chain(tuple(made)), channels
+            results.append(layer)
+        return layers.Chain(tuple(results)), channels
     if kind == "split" and channels > 1:
         size = int(rng.integers(1, channels))
         (a, out_a), (b, out_b) = (random_tree(rng, n, depth - 1) for n in (size, channels - size))
         if rng.random() < 0.3:
             a, out_a = IDENTITY, size
         return layers.Split((size, channels - size), (a, b)), out_a + out_b
-    made = [random_tree(rng, channels, depth - 1) for _ in range(rng.integers(1, 3))]
+    results = [random_tree(rng, channels, depth - 1) for _ in range(rng.integers(1, 3))]
     if kind == "concat":
-        made += [(IDENTITY, channels)] if rng.random() < 0.5 or len(made) < 2 else []
-        return layers.Concat(tuple(m for m, _ in made)), sum(n for _, n in made)
-    branches: list[layers.Layer] = [layers.Chain((layer, conv(channels))) for layer, _ in made]
-    branches += [IDENTITY] if rng.random() < 0.5 or len(made) < 2 else []
+        results += [(IDENTITY, channels)] if rng.random() < 0.5 or len(results) < 2 else []
+        return layers.Concat(tuple(m for m, _ in results)), sum(n for _, n in results)
+    branches: list[layers.Layer] = [layers.Chain((layer, conv(channels))) for layer, _ in results]
+    branches += [IDENTITY] if rng.random() < 0.5 or len(results) < 2 else []
     return layers.Add(tuple(branches)), channels
 
 

@@ -157,7 +157,7 @@ def _constraints(checkout: Path) -> list[Requirement]:
 
 def _installed(name: str, extras: frozenset[str]) -> dict[str, str]:
     """Name and version of all that `name` needs with these extras, itself left out."""
-    found: dict[str, str] = {}
+    results: dict[str, str] = {}
     waiting, visited = [(name, extras)], set()
     while waiting:
         current = waiting.pop()
@@ -167,9 +167,9 @@ def _installed(name: str, extras: frozenset[str]) -> dict[str, str]:
         for need in map(Requirement, metadata.requires(current[0]) or ()):
             marker, extras = need.marker, current[1] | {""}
             if marker is None or any(marker.evaluate({"extra": extra}) for extra in extras):
-                found[canonicalize_name(need.name)] = metadata.version(need.name)
+                results[canonicalize_name(need.name)] = metadata.version(need.name)
                 waiting.append((need.name, frozenset(need.extras)))
-    return found
+    return results
 
 
 def test_all_that_is_installed_is_pinned(checkout):

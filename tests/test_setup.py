@@ -1,4 +1,4 @@
-"""`scripts/setup_venv.sh` with made-up Pythons: what it takes, when it does nothing, what it mends.
+"""`scripts/setup_venv.sh` with synthetic Pythons: what it takes, when it does nothing, what it mends.
 
 The Pythons say what version they are; their `-m venv` and `-m pip` leave a line in `log` and a
 minimal environment.
@@ -106,14 +106,14 @@ def sandbox(tmp_path: Path, checkout: Path) -> Sandbox:
     tools = tmp_path / "path0"
     tools.mkdir()
     for name in _TOOLS:
-        found = shutil.which(name)
-        assert found, name
-        (tools / name).symlink_to(found)
+        actual = shutil.which(name)
+        assert actual, name
+        (tools / name).symlink_to(actual)
     return sandbox
 
 
 @pytest.fixture
-def made(sandbox: Sandbox) -> Sandbox:
+def installed(sandbox: Sandbox) -> Sandbox:
     """A sandbox whose .venv is up to date."""
     sandbox.add_python("python3.12", "3.12.1")
     assert sandbox.run()[0] == 0
@@ -198,33 +198,33 @@ def test_an_unfit_python_that_was_named_is_refused(sandbox, version, venv, compl
     assert sandbox.steps() == []
 
 
-def test_nothing_is_done_when_nothing_changed(made):
-    assert made.run() == (0, "")
-    assert made.run(python="python3.12") == (0, "")
-    made.add_python("python3.13", "3.13.0")  # a newer one turned up: no reason to start afresh
-    assert made.run() == (0, "")
-    (made.root / ".venv" / "lib" / "python3" / "site-packages" / "extra.py").touch()
-    assert made.run() == (0, "")
-    assert made.steps() == []
+def test_nothing_is_done_when_nothing_changed(installed):
+    assert installed.run() == (0, "")
+    assert installed.run(python="python3.12") == (0, "")
+    installed.add_python("python3.13", "3.13.0")  # a newer one turned up: no reason to start afresh
+    assert installed.run() == (0, "")
+    (installed.root / ".venv" / "lib" / "python3" / "site-packages" / "extra.py").touch()
+    assert installed.run() == (0, "")
+    assert installed.steps() == []
 
 
 @pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
-def test_a_change_is_installed_into_the_same_environment(made, name):
-    with (made.root / name).open("a") as file:
+def test_a_change_is_installed_into_the_same_environment(installed, name):
+    with (installed.root / name).open("a") as file:
         file.write("# changed\n")
-    code, message = made.run()
+    code, message = installed.run()
     assert code == 0
     assert "updating" in message
-    assert made.steps() == UPDATED
-    assert made.run() == (0, "")
+    assert installed.steps() == UPDATED
+    assert installed.run() == (0, "")
 
 
-def test_naming_another_python_starts_afresh(made):
-    made.add_python("python3.11", "3.11.9")
-    assert made.run(python="python3.11")[0] == 0
-    assert made.steps() == BUILT
-    assert made.chosen() == "3.11.9"
-    assert made.run() == (0, "")
+def test_naming_another_python_starts_afresh(installed):
+    installed.add_python("python3.11", "3.11.9")
+    assert installed.run(python="python3.11")[0] == 0
+    assert installed.steps() == BUILT
+    assert installed.chosen() == "3.11.9"
+    assert installed.run() == (0, "")
 
 
 def _remove(path: Path) -> None:
@@ -245,58 +245,58 @@ def _remove(path: Path) -> None:
         "lib/python3/site-packages/numpy.py",
     ],
 )
-def test_a_broken_environment_is_built_anew(made, part):
-    _remove(made.root / ".venv" / part)
-    assert made.run()[0] == 0
-    assert made.steps() == BUILT
-    assert made.run() == (0, "")
+def test_a_broken_environment_is_built_anew(installed, part):
+    _remove(installed.root / ".venv" / part)
+    assert installed.run()[0] == 0
+    assert installed.steps() == BUILT
+    assert installed.run() == (0, "")
 
 
-def test_whatever_is_called_venv_is_replaced(made):
-    venv = made.root / ".venv"
+def test_whatever_is_called_venv_is_replaced(installed):
+    venv = installed.root / ".venv"
     _remove(venv)
     venv.write_text("a file")
-    assert made.run()[0] == 0
+    assert installed.run()[0] == 0
     _remove(venv)
     venv.mkdir()
-    assert made.run()[0] == 0
+    assert installed.run()[0] == 0
     _remove(venv)
-    venv.symlink_to(made.root / "nowhere")
-    assert made.run()[0] == 0
-    assert made.steps() == BUILT * 3
+    venv.symlink_to(installed.root / "nowhere")
+    assert installed.run()[0] == 0
+    assert installed.steps() == BUILT * 3
 
 
-def test_a_python_that_went_away_is_replaced(made):
-    shim = made.root / ".venv" / "bin" / "python"
+def test_a_python_that_went_away_is_replaced(installed):
+    shim = installed.root / ".venv" / "bin" / "python"
     _remove(shim)
-    shim.symlink_to(made.root / "gone")
-    assert made.run()[0] == 0
-    assert made.steps() == BUILT
+    shim.symlink_to(installed.root / "gone")
+    assert installed.run()[0] == 0
+    assert installed.steps() == BUILT
 
 
-def test_a_copied_checkout_gets_its_own_environment(made):
-    copy = Sandbox(made.root.parent / "copy")
-    shutil.copytree(made.root, copy.root)
+def test_a_copied_checkout_gets_its_own_environment(installed):
+    copy = Sandbox(installed.root.parent / "copy")
+    shutil.copytree(installed.root, copy.root)
     assert copy.run()[0] == 0
     assert copy.steps() == BUILT
-    assert made.run() == (0, "")
+    assert installed.run() == (0, "")
 
 
 @pytest.mark.parametrize("changed", [False, True])
-def test_after_a_failed_installation_it_starts_afresh(made, changed):
+def test_after_a_failed_installation_it_starts_afresh(installed, changed):
     if changed:
-        (made.root / "pyproject.toml").write_text("[project]\n# changed\n")
+        (installed.root / "pyproject.toml").write_text("[project]\n# changed\n")
     else:
-        _remove(made.root / ".venv")
-    fails = made.root / "pip-fails"
+        _remove(installed.root / ".venv")
+    fails = installed.root / "pip-fails"
     fails.touch()
-    code, message = made.run()
+    code, message = installed.run()
     assert code == 1
     assert "pip failed" in message
     fails.unlink()
-    made.steps()
-    assert made.run()[0] == 0
-    assert made.steps() == BUILT
+    installed.steps()
+    assert installed.run()[0] == 0
+    assert installed.steps() == BUILT
 
 
 def test_two_runs_at_once_build_one_environment(sandbox):

@@ -12,9 +12,9 @@ TICKS = 1000  # of a ms
 
 def small_table(folder, space="pplcnet_tail", size=32, classes=10):
     """Write a table with all entries of a space at a small resolution; returns its path."""
-    made = spaces.load(space, size)
-    wanted = dict.fromkeys(made.placed_blocks(classes))
-    for arch in tables.published_scales(made):
+    result = spaces.load(space, size)
+    wanted = dict.fromkeys(result.placed_blocks(classes))
+    for arch in tables.published_scales(result):
         wanted.update(dict.fromkeys(walk(arch, None, classes)))
     table = LatencyTable(Machine("Example CPU", "avx2", 4, "Linux x86_64"), synthetic.ENGINE)
     for placed in wanted:

@@ -9,7 +9,7 @@ from scipy import stats
 from search.comparison import compare, compare_accuracies
 from search.errors import SearchError
 
-# -- made-up networks: an image is right where a normal variable is above 0 -----------------------
+# -- synthetic networks: an image is right where a normal variable is above 0 -----------------------
 
 IMAGE, TASTE, TRAINING, LEVEL = 1.5, 0.6, 1.0, 1.0  # deviations, and how far above 0 the mean is
 
@@ -21,13 +21,13 @@ def trained(rng, seeds, images, gain, seed_sd):
     (`seed_sd`) and with each.
     """
     hard = IMAGE * rng.standard_normal(images)
-    made = []
+    results = []
     for level in (LEVEL + gain, LEVEL):
         taste = TASTE * rng.standard_normal(images)
         luck = seed_sd * rng.standard_normal((seeds, 1))
         z = level + hard + taste + luck + TRAINING * rng.standard_normal((seeds, images))
-        made.append(z > 0)
-    return made
+        results.append(z > 0)
+    return results
 
 
 def true_difference(gain, seed_sd):
@@ -42,9 +42,9 @@ def simulated(seeds, gain, seed_sd, n=500, images=400):
     truth = true_difference(gain, seed_sd)
     held = excluded = 0
     for _ in range(n):
-        found = compare(*trained(rng, seeds, images, gain, seed_sd))
-        held += found.low <= truth <= found.high
-        excluded += found.better or found.worse
+        comparison = compare(*trained(rng, seeds, images, gain, seed_sd))
+        held += comparison.low <= truth <= comparison.high
+        excluded += comparison.better or comparison.worse
     return held / n, excluded / n
 
 
@@ -95,17 +95,21 @@ def mean_squares(d):
 def test_half_the_width_is_that_of_the_mean_squares(seeds, seed_sd):
     rng = np.random.default_rng(3)
     a, b = trained(rng, seeds, 40, 0.2, seed_sd)
-    found = compare(a, b)
+    comparison = compare(a, b)
     d = np.column_stack(
         [a.astype(float) - b, np.full(seeds, 0.5**0.5), np.full(seeds, -(0.5**0.5))]
     )
     s, p, rest = mean_squares(d)
     t, z = stats.t.ppf(0.975, [seeds - 1, 41])
     half = np.sqrt(max(t**2 * s + z**2 * max(p - rest, 0), z**2 * p) / (seeds * 42))
-    assert found.difference == pytest.approx((a.mean() - b.mean()), abs=1e-12)
-    assert found.low == pytest.approx(max(found.difference - half, -1))
-    assert found.high == pytest.approx(min(found.difference + half, 1))
-    assert (found.seeds, found.images, found.covers) == (seeds, 40, "seeds and images")
+    assert comparison.difference == pytest.approx((a.mean() - b.mean()), abs=1e-12)
+    assert comparison.low == pytest.approx(max(comparison.difference - half, -1))
+    assert comparison.high == pytest.approx(min(comparison.difference + half, 1))
+    assert (comparison.seeds, comparison.images, comparison.covers) == (
+        seeds,
+        40,
+        "seeds and images",
+    )
 
 
 def test_one_seed_is_the_interval_of_paired_proportions():
@@ -113,16 +117,16 @@ def test_one_seed_is_the_interval_of_paired_proportions():
     a, b = np.zeros((2, 1, n), bool)
     a[0, :only_first] = True
     b[0, only_first : only_first + only_second] = True
-    found = compare(a, b, level=0.9)
+    comparison = compare(a, b, level=0.9)
     # Agresti and Min: half an image more in each of the four cells
     both = only_first + only_second + 1
     mean = (only_first - only_second) / (n + 2)
     variance = (both / (n + 2) - mean**2) / (n + 1)
     half = stats.t.ppf(0.95, n + 1) * np.sqrt(variance)
-    assert found.difference == pytest.approx(0.09)
-    assert [found.low, found.high] == pytest.approx([0.09 - half, 0.09 + half])
-    assert found.better
-    assert found.covers == "images"
+    assert comparison.difference == pytest.approx(0.09)
+    assert [comparison.low, comparison.high] == pytest.approx([0.09 - half, 0.09 + half])
+    assert comparison.better
+    assert comparison.covers == "images"
 
 
 def test_seeds_that_differ_alike_on_all_images_are_a_t_interval_over_seeds():
@@ -131,20 +135,20 @@ def test_seeds_that_differ_alike_on_all_images_are_a_t_interval_over_seeds():
     share = np.array([0.5, 0.6, 0.75])[:, None]
     a = rng.random((seeds, images)) < share
     b = np.zeros_like(a)
-    found = compare(a, b)
+    comparison = compare(a, b)
     means = a.mean(axis=1)
     half = stats.t.ppf(0.975, 2) * means.std(ddof=1) / np.sqrt(3)
-    assert found.high - found.difference == pytest.approx(half, rel=1e-3)
+    assert comparison.high - comparison.difference == pytest.approx(half, rel=1e-3)
 
 
 def test_networks_that_never_differ_are_not_known_to_be_equal():
     hits = np.ones((3, 50), bool)
-    found = compare(hits, hits)
-    assert found.difference == 0
-    assert found.low == pytest.approx(-found.high)
-    assert 0.01 < found.high < 0.1
-    assert not found.better
-    assert not found.worse
+    comparison = compare(hits, hits)
+    assert comparison.difference == 0
+    assert comparison.low == pytest.approx(-comparison.high)
+    assert 0.01 < comparison.high < 0.1
+    assert not comparison.better
+    assert not comparison.worse
 
 
 def test_a_few_images_do_not_decide():
@@ -158,19 +162,19 @@ def test_a_few_images_do_not_decide():
 def test_the_other_way_round_and_in_another_order():
     rng = np.random.default_rng(8)
     a, b = trained(rng, 3, 100, 0.3, 0.1)
-    found, back = compare(a, b), compare(b, a)
-    assert [back.low, back.high] == pytest.approx([-found.high, -found.low])
+    actual, back = compare(a, b), compare(b, a)
+    assert [back.low, back.high] == pytest.approx([-actual.high, -actual.low])
     seeds, images = rng.permutation(3), rng.permutation(100)
     shuffled = compare(a[seeds][:, images], b[seeds][:, images])
-    assert [shuffled.low, shuffled.high] == pytest.approx([found.low, found.high])
-    assert back.worse == found.better
+    assert [shuffled.low, shuffled.high] == pytest.approx([actual.low, actual.high])
+    assert back.worse == actual.better
 
 
 def test_the_interval_stays_within_what_is_possible():
     a = np.ones((2, 3), bool)
-    found = compare(a, ~a)
-    assert (found.difference, found.high) == (1.0, 1.0)
-    assert found.low < 1
+    comparison = compare(a, ~a)
+    assert (comparison.difference, comparison.high) == (1.0, 1.0)
+    assert comparison.low < 1
     assert compare(a[:, :1], a[:, :1]).difference == 0  # one image is enough to be answered
 
 
@@ -179,19 +183,19 @@ def test_the_interval_stays_within_what_is_possible():
 
 def test_accuracies_of_seeds_are_a_paired_t_interval():
     first, second = [0.71, 0.735, 0.72, 0.70], [0.70, 0.71, 0.715, 0.69]
-    found = compare_accuracies(first, second)
+    comparison = compare_accuracies(first, second)
     expected = stats.ttest_rel(first, second).confidence_interval(0.95)
-    assert [found.low, found.high] == pytest.approx([expected.low, expected.high])
-    assert found.difference == pytest.approx(0.0125)
-    assert (found.seeds, found.images, found.covers) == (4, 0, "seeds")
+    assert [comparison.low, comparison.high] == pytest.approx([expected.low, expected.high])
+    assert comparison.difference == pytest.approx(0.0125)
+    assert (comparison.seeds, comparison.images, comparison.covers) == (4, 0, "seeds")
 
 
 @pytest.mark.parametrize(("first", "second"), [([0.9], [0.1]), ([0.5, 0.6], [0.25, 0.35])])
 def test_no_spread_no_verdict(first, second):
-    found = compare_accuracies(first, second)
-    assert (found.low, found.high, found.covers) == (-1, 1, "")
-    assert found.difference == pytest.approx(first[0] - second[0])
-    assert not found.better
+    comparison = compare_accuracies(first, second)
+    assert (comparison.low, comparison.high, comparison.covers) == (-1, 1, "")
+    assert comparison.difference == pytest.approx(first[0] - second[0])
+    assert not comparison.better
 
 
 # -- what is refused -------------------------------------------------------------------------------

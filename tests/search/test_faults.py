@@ -46,12 +46,12 @@ def test_interrupted_killed_and_resumed_it_ends_as_if_nothing_had_been(tmp_path,
     said, _ = again.communicate(timeout=300)
     assert again.returncode == 0, said
     assert sorted(numbers(out)) == list(range(16))
-    found, whole = (
+    actual, whole = (
         sorted(RunDir(tmp_path / name).trials(), key=lambda t: t.number)
         for name in ("broken", "straight")
     )
-    assert [(t.arch, t.accuracy) for t in found] == [(t.arch, t.accuracy) for t in whole]
-    assert front_of(found) == front_of(whole)
+    assert [(t.arch, t.accuracy) for t in actual] == [(t.arch, t.accuracy) for t in whole]
+    assert front_of(actual) == front_of(whole)
 
 
 @pytest.mark.slow
@@ -128,6 +128,6 @@ def test_a_full_disk_ends_a_search_in_one_line_and_it_goes_on_from_there(tmp_pat
     assert "--resume" in said[1]
     assert len(numbers(tmp_path / "run")) == 7
     process = begin(tmp_path, data, "run", *small)
-    told, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, told
+    messages, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, messages
     assert sorted(numbers(tmp_path / "run")) == list(range(30))

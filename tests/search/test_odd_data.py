@@ -13,7 +13,7 @@ from search import data_sets, packed, reporting, run
 from search.distributed import cluster
 from search.run_dir import RunDir
 from search.settings import Settings
-from tests.search.reporting import made_up
+from tests.search.reporting import sample_run
 from tests.search.small_table import small_table
 
 ODD = os.fsdecode(b"caf\xe9")
@@ -97,7 +97,7 @@ def test_ray_is_told_the_command_in_valid_text(monkeypatch):
 
 def test_a_report_spells_them(tmp_path, monkeypatch):
     monkeypatch.setattr("search.reporting.figure.draw", lambda _: b"png")
-    outcome = made_up.outcome(tmp_path, n=20, names=())
+    outcome = sample_run.outcome(tmp_path, n=20, names=())
     asked = Settings(data=f"imagefolder:/{ODD}")
     RunDir(tmp_path).begin(asked, dataclasses.replace(asked, resolution=32).resolve(1))
     assert RunDir(tmp_path).asked() == asked  # kept as the system has it

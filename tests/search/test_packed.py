@@ -19,7 +19,7 @@ from search.packed import PackedImages, pack, unpack
 SPEC = "synthetic:classes=3,train=60,test=9"
 
 
-def made(counts, held=(2, 2, 2), side=4, seed=0):
+def build(counts, held=(2, 2, 2), side=4, seed=0):
     """Return noise with so many training images of each class."""
     rng = np.random.default_rng(seed)
 
@@ -33,8 +33,8 @@ def made(counts, held=(2, 2, 2), side=4, seed=0):
     whats = ("images", "labels", "aspect")
     arrays = {
         f"{kind}_{what}": array
-        for kind, found in kinds.items()
-        for what, array in zip(whats, found, strict=True)
+        for kind, actual in kinds.items()
+        for what, array in zip(whats, actual, strict=True)
     }
     return PackedImages(
         **arrays,
@@ -47,7 +47,7 @@ def made(counts, held=(2, 2, 2), side=4, seed=0):
 
 
 @pytest.fixture
-def found():
+def data_set():
     return data_module.load(SPEC, size=8, workers=0)
 
 
@@ -72,41 +72,41 @@ def all_of(batches):
     return [np.concatenate(parts) for parts in zip(*kept, strict=True)]
 
 
-def test_all_images_but_those_of_the_test(found):
-    closed = dataclasses.replace(found, test=Test(Forbidden(), np.arange(9)))
+def test_all_images_but_those_of_the_test(data_set):
+    closed = dataclasses.replace(data_set, test=Test(Forbidden(), np.arange(9)))
     packed = pack(closed)
     for kind, batches in (
-        ("train", found.train.in_order(7)),
-        ("validation", found.validation.batches(7)),
+        ("train", data_set.train.in_order(7)),
+        ("validation", data_set.validation.batches(7)),
     ):
         for what, wanted in zip(("images", "labels", "aspect"), all_of(batches), strict=True):
             array = getattr(packed, f"{kind}_{what}")
             np.testing.assert_array_equal(array, wanted)
             assert array.dtype == wanted.dtype
     assert len(packed.train_labels) == 48
-    assert (packed.size, packed.spec, packed.fingerprint) == ((8, 8), SPEC, found.fingerprint)
-    assert (packed.classes, packed.normalization) == (3, found.normalization)
+    assert (packed.size, packed.spec, packed.fingerprint) == ((8, 8), SPEC, data_set.fingerprint)
+    assert (packed.classes, packed.normalization) == (3, data_set.normalization)
     assert packed.nbytes == 60 * (8 * 8 * 3 + 4 + 4)
 
 
-def test_the_way_back_gives_the_same_batches_and_no_test(found):
-    back = unpack(pack(found))
+def test_the_way_back_gives_the_same_batches_and_no_test(data_set):
+    back = unpack(pack(data_set))
     for epoch in range(2):
-        wanted = found.train.batches(16, seed=3, epoch=epoch)
+        wanted = data_set.train.batches(16, seed=3, epoch=epoch)
         for a, b in zip(back.train.batches(16, seed=3, epoch=epoch), wanted, strict=True):
             for one, other in zip(vars(a).values(), vars(b).values(), strict=True):
                 np.testing.assert_array_equal(one, other)
-    a, b = all_of(back.validation.batches(5)), all_of(found.validation.batches(5))
+    a, b = all_of(back.validation.batches(5)), all_of(data_set.validation.batches(5))
     for one, other in zip(a, b, strict=True):
         np.testing.assert_array_equal(one, other)
     assert len(back.test) == 0
     assert list(back.test.batches(4)) == []
-    assert (back.fingerprint, back.size) == (found.fingerprint, found.size)
-    assert (back.class_names, back.train.cropped) == (found.class_names, False)
+    assert (back.fingerprint, back.size) == (data_set.fingerprint, data_set.size)
+    assert (back.class_names, back.train.cropped) == (data_set.class_names, False)
 
 
-def test_arrays_are_not_copied_and_may_be_read_only(found):
-    packed = pack(found)
+def test_arrays_are_not_copied_and_may_be_read_only(data_set):
+    packed = pack(data_set)
     for array in vars(packed).values():
         if isinstance(array, np.ndarray):
             array.setflags(write=False)
@@ -116,16 +116,16 @@ def test_arrays_are_not_copied_and_may_be_read_only(found):
     batch.images[:] = 0  # a batch is a copy, that anybody may write to
 
 
-def test_it_travels_between_processes(found):
-    packed = pack(found)
+def test_it_travels_between_processes(data_set):
+    packed = pack(data_set)
     there = pickle.loads(pickle.dumps(packed))
     np.testing.assert_array_equal(there.train_images, packed.train_images)
     assert (there.normalization, there.size) == (packed.normalization, packed.size)
 
 
-def test_another_size_may_be_meant(found):
-    assert pack(found, (12, 16)).size == (12, 16)
-    assert pack(found, 12).size == (12, 12)
+def test_another_size_may_be_meant(data_set):
+    assert pack(data_set, (12, 16)).size == (12, 16)
+    assert pack(data_set, 12).size == (12, 12)
 
 
 # -- a share ---------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def test_another_size_may_be_meant(found):
 @pytest.mark.parametrize("most", [3, 4, 10, 29])
 def test_a_share_has_each_class_in_proportion(most):
     counts = np.array([10, 5, 15])
-    data = unpack(made(counts))
+    data = unpack(build(counts))
     packed = pack(data, most=most)
     assert len(packed.train_labels) == most
     taken = np.bincount(packed.train_labels, minlength=3)
@@ -144,14 +144,14 @@ def test_a_share_has_each_class_in_proportion(most):
     of = {
         i.tobytes(): (label, a) for i, label, a in zip(*all_of(data.train.in_order(8)), strict=True)
     }
-    found = [i.tobytes() for i in packed.train_images]
-    assert len(set(found)) == most
+    results = [i.tobytes() for i in packed.train_images]
+    assert len(set(results)) == most
     shown = list(zip(packed.train_labels, packed.train_aspect, strict=True))
-    assert [of[key] for key in found] == shown
+    assert [of[key] for key in results] == shown
 
 
 def test_a_share_depends_on_the_seed_alone():
-    data = unpack(made((30, 30)))
+    data = unpack(build((30, 30)))
     first, again, other = (pack(data, most=20, seed=seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first.train_images, again.train_images)
     assert (first.train_images != other.train_images).any()
@@ -160,19 +160,19 @@ def test_a_share_depends_on_the_seed_alone():
 
 
 def test_a_share_that_is_all_is_the_set_itself():
-    data = unpack(made((4, 4)))
+    data = unpack(build((4, 4)))
     assert pack(data, most=8).fingerprint == data.fingerprint
     assert pack(data, most=8, most_validation=4).fingerprint != data.fingerprint
 
 
 def test_validation_images_are_at_most_as_many():
-    data = unpack(made((20, 20, 20), held=(10, 10, 10)))
+    data = unpack(build((20, 20, 20), held=(10, 10, 10)))
     assert [len(pack(data, most=n).validation_labels) for n in (12, 40)] == [12, 30]
     assert len(pack(data, most=12, most_validation=21).validation_labels) == 21
 
 
 def test_images_without_a_label_stay_behind():
-    few = made((4, 4))
+    few = build((4, 4))
     labels = np.where(np.arange(8) == 5, np.int32(-1), few.train_labels)
     packed = pack(unpack(dataclasses.replace(few, train_labels=labels)))
     np.testing.assert_array_equal(packed.train_images, np.delete(few.train_images, 5, axis=0))
@@ -181,11 +181,11 @@ def test_images_without_a_label_stay_behind():
 @pytest.mark.parametrize("most", [1, 0, -3, 2.5, True])
 def test_a_share_below_an_image_a_class_is_refused(most):
     with pytest.raises(DataError, match=r"images: .* at least 2, the number of classes"):
-        pack(unpack(made((4, 4))), most=most)
+        pack(unpack(build((4, 4))), most=most)
 
 
 def test_chance_is_the_share_of_the_most_frequent_class():
-    assert made((2, 2), held=(1, 4)).chance == 0.8
+    assert build((2, 2), held=(1, 4)).chance == 0.8
 
 
 # -- folders ---------------------------------------------------------------------------------------

@@ -62,8 +62,8 @@ def test_ranks_and_front_agree_with_brute_force(points):
 @pytest.mark.parametrize("points", list(clouds()))
 def test_hypervolume_agrees_with_brute_force(points):
     for reference in ((-1.0, -1.0), (0.5, -2.0), (9.0, 9.0)):
-        found = pareto.hypervolume(points, reference)
-        assert found == pytest.approx(brute_hypervolume(points, reference), abs=1e-12)
+        actual = pareto.hypervolume(points, reference)
+        assert actual == pytest.approx(brute_hypervolume(points, reference), abs=1e-12)
 
 
 def test_ranks_of_a_chain_and_of_a_diagonal():

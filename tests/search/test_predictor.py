@@ -41,40 +41,40 @@ def additive(budget, seed):
 def test_an_additive_accuracy_is_predicted(budget, features):
     accuracy = additive(budget, 1)
     codes, others = drawn(budget, 200), drawn(budget, 300, seed=1)
-    made = predictor.fit(features, codes, accuracy(codes))
-    mean, std = made.predict(others)
+    result = predictor.fit(features, codes, accuracy(codes))
+    mean, std = result.predict(others)
     right = accuracy(others)
     assert kendalltau(mean, right).statistic > 0.9
-    assert made.tau == pytest.approx(kendalltau(mean, right).statistic, abs=0.1)
-    assert made.tau_at_cost > 0.85
+    assert result.tau == pytest.approx(kendalltau(mean, right).statistic, abs=0.1)
+    assert result.tau_at_cost > 0.85
     assert 0.1 < np.std((right - mean) / std) < 2  # the deviation says how wrong it is
 
 
 def test_noise_is_not_predicted(budget, features):
-    found = []
+    results = []
     for seed in range(8):
         codes = drawn(budget, 60, seed)
-        made = predictor.fit(features, codes, np.random.default_rng(seed).normal(size=60))
-        found.append((made.tau, made.tau_at_cost))
-    assert np.abs(np.mean(found, axis=0)).max() < 0.1
+        result = predictor.fit(features, codes, np.random.default_rng(seed).normal(size=60))
+        results.append((result.tau, result.tau_at_cost))
+    assert np.abs(np.mean(results, axis=0)).max() < 0.1
     # Of 8 means of 5 taus over 12 results each; one of these has a deviation of about 0.2.
-    assert np.abs(found).max() < 0.35
+    assert np.abs(results).max() < 0.35
 
 
 def test_what_only_follows_the_cost_is_told_apart(budget, features):
     codes = drawn(budget, 150)
     noise = 0.1 * np.random.default_rng(0).normal(size=150)
-    made = predictor.fit(features, codes, features.cost(codes) + noise)
-    assert made.tau > 0.7
-    assert abs(made.tau_at_cost) < 0.15
+    result = predictor.fit(features, codes, features.cost(codes) + noise)
+    assert result.tau > 0.7
+    assert abs(result.tau_at_cost) < 0.15
 
 
 def test_predictions_near_a_result_are_sure(budget, features):
     accuracy = additive(budget, 2)
     codes = drawn(budget, 100)
-    made = predictor.fit(features, codes, accuracy(codes))
-    mean, std = made.predict(codes)
-    other = made.predict(drawn(budget, 100, seed=5))[1]
+    result = predictor.fit(features, codes, accuracy(codes))
+    mean, std = result.predict(codes)
+    other = result.predict(drawn(budget, 100, seed=5))[1]
     assert std.mean() < 0.75 * other.mean()
     np.testing.assert_allclose(mean, accuracy(codes), atol=0.5 * np.std(accuracy(codes)))
 
@@ -82,29 +82,29 @@ def test_predictions_near_a_result_are_sure(budget, features):
 def test_held_out_predictions_are_those_of_fits_without_the_fold(budget, features):
     codes = drawn(budget, 40)
     y = additive(budget, 3)(codes) + np.random.default_rng(0).normal(size=40)
-    made = predictor.fit(features, codes, y)
-    x, unit = made.members[0].x, (y - y.mean()) / y.std()
+    result = predictor.fit(features, codes, y)
+    x, unit = result.members[0].x, (y - y.mean()) / y.std()
     folds = predictor._folds(40)
     assert sorted(np.concatenate(folds).tolist()) == list(range(40))
     total = np.zeros(40)
-    for member in made.members:
+    for member in result.members:
         kernel = member.kernel
         for fold in folds:
             rest = np.setdiff1d(np.arange(40), fold)
             within = kernel.between(x[rest], x[rest]) + kernel.noise * np.eye(len(rest))
             guess = kernel.between(x[fold], x[rest]) @ np.linalg.solve(within, unit[rest])
             total[fold] += member.weight * guess
-    np.testing.assert_allclose(made.held_out, total * y.std() + y.mean(), rtol=1e-5, atol=1e-5)
-    taus = [kendalltau(made.held_out[f], y[f]).statistic for f in folds]
-    assert made.tau == pytest.approx(np.mean(taus))
+    np.testing.assert_allclose(result.held_out, total * y.std() + y.mean(), rtol=1e-5, atol=1e-5)
+    taus = [kendalltau(result.held_out[f], y[f]).statistic for f in folds]
+    assert result.tau == pytest.approx(np.mean(taus))
 
 
 def test_mean_and_deviation_of_one_process_are_the_textbook_ones(budget, features):
     codes, others = drawn(budget, 30), drawn(budget, 5, seed=9)
     y = additive(budget, 4)(codes)
-    made = predictor.fit(features, codes, y)
-    member = made.members[0]
-    x, new = member.x, made.scaled.features(features(others))
+    result = predictor.fit(features, codes, y)
+    member = result.members[0]
+    x, new = member.x, result.scaled.features(features(others))
     covariance = member.kernel.between(x, x) + member.kernel.noise * np.eye(30)
     between = member.kernel.between(new, x)
     unit = (y - y.mean()) / y.std()
@@ -122,25 +122,25 @@ def test_mean_and_deviation_of_one_process_are_the_textbook_ones(budget, feature
 def test_evidence_is_the_density_of_the_accuracies():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(6, 2)), rng.normal(size=6)
-    found = {}
+    results = {}
     for noise in (0.1, 2.0):
         covariance = predictor._Kernel(0.5, 1.0, noise).between(x, x) + noise * np.eye(6)
         scale = y @ np.linalg.solve(covariance, y) / 6
         _, logdet = np.linalg.slogdet(scale * covariance)
         density = -(y @ np.linalg.solve(scale * covariance, y) + logdet) / 2
-        found[noise] = (predictor._evidence(covariance, y), density)
-    ours, theirs = (found[2.0][i] - found[0.1][i] for i in range(2))
+        results[noise] = (predictor._evidence(covariance, y), density)
+    ours, theirs = (results[2.0][i] - results[0.1][i] for i in range(2))
     assert ours == pytest.approx(theirs, rel=1e-6)
 
 
 def test_features_are_choices_places_and_costs(budget, features):
     codes = drawn(budget, 7)
-    made = features(codes)
+    result = features(codes)
     sizes = [len(gene.choices) for gene in budget.space.genes]
-    assert len(features.weights()) == made.shape[1]
-    assert made[:, : sum(sizes)].sum(axis=1).tolist() == [len(sizes)] * 7
-    assert np.argmax(made[:, : sizes[0]], axis=1).tolist() == codes[:, 0].tolist()
-    np.testing.assert_allclose(np.exp(made[:, -3]), budget.costs(codes))
+    assert len(features.weights()) == result.shape[1]
+    assert result[:, : sum(sizes)].sum(axis=1).tolist() == [len(sizes)] * 7
+    assert np.argmax(result[:, : sizes[0]], axis=1).tolist() == codes[:, 0].tolist()
+    np.testing.assert_allclose(np.exp(result[:, -3]), budget.costs(codes))
     assert features.weights().sum() == pytest.approx(3)
 
 
@@ -177,11 +177,11 @@ def test_expected_gain_is_the_mean_gain_in_hypervolume():
 
 
 def test_a_sure_gain_is_an_area():
-    found = predictor.gains(
+    actual = predictor.gains(
         np.array([0.9, 0.55, 0.4]), np.zeros(3), np.array([1.0, 1.0, 3.9]),
         np.array([-np.inf, 2.0]), np.array([0.5, 0.6]), 4.0,
     )  # fmt: skip
-    np.testing.assert_allclose(found, [0.4 * 1 + 0.3 * 2, 0.05 * 1, 0.0], atol=1e-12)
+    np.testing.assert_allclose(actual, [0.4 * 1 + 0.3 * 2, 0.05 * 1, 0.0], atol=1e-12)
 
 
 # -- screening -------------------------------------------------------------------------------------
@@ -193,17 +193,17 @@ def run(budget, strategy, accuracy, n, seed, lag=2):
     waiting: list[Trial] = []
     done: list[Trial] = []
     while len(done) < n:
-        made = proposals.next() if proposals.asked < n else None
-        if made is None:
+        result = proposals.next() if proposals.asked < n else None
+        if result is None:
             trial = waiting.pop(0)
             proposals.record(trial)
             done.append(trial)
             continue
-        number, codes = made
+        number, codes = result
         value = accuracy(codes[None])[0]
-        found = None if value is None else float(value)
+        actual = None if value is None else float(value)
         ms = float(budget.costs(codes[None])[0]) / 1000
-        waiting.append(Trial(number, tuple(codes.tolist()), "", ms, found))
+        waiting.append(Trial(number, tuple(codes.tolist()), "", ms, actual))
     return done
 
 
@@ -274,9 +274,9 @@ def test_proposals_are_the_same_when_repeated_and_when_resumed(budget):
     )
     known = [t for t in whole if t.number < 45]
     proposals = searchers.Proposals(strategy, budget, 2, 2, known)
-    made = proposals.next()
-    assert made is not None
-    number, codes = made
+    proposal = proposals.next()
+    assert proposal is not None
+    number, codes = proposal
     assert tuple(codes.tolist()) == whole[number].codes
 
 
@@ -301,36 +301,36 @@ def test_all_of_one_accuracy_is_no_fault(budget):
 
 
 class Counting:
-    """A strategy that proposes given networks in turn, and counts what it is told."""
+    """A strategy that proposes given networks in turn, and counts what is reported to it."""
 
     def __init__(self, codes):
-        self.codes, self.asked, self.told = codes, 0, []
+        self.codes, self.asked, self.reported = codes, 0, []
 
     def ask(self, rng):
         self.asked += 1
         return self.codes[(self.asked - 1) % len(self.codes)]
 
     def tell(self, number, codes, accuracy, latency_ms):
-        self.told.append((number, accuracy, latency_ms))
+        self.reported.append((number, accuracy, latency_ms))
 
 
 def test_fits_come_after_fixed_numbers_of_results_and_rest_on_the_latest(budget):
     codes = drawn(budget, 200)
     accuracy = smooth(budget, 0)(codes)
     inner = Counting(codes)
-    made = Screened(
+    result = Screened(
         inner, budget, ScreeningOptions(start=20, every=10, most=60, candidates=3, unscreened=0.0)
     )
     fitted: list = []
     for number in range(200):
-        made.tell(number, codes[number], float(accuracy[number]), 1.0)
-        made.ask(np.random.default_rng(number))
-        if made.predictor is not None and (not fitted or made.predictor is not fitted[-1][1]):
-            fitted.append((number + 1, made.predictor))
+        result.tell(number, codes[number], float(accuracy[number]), 1.0)
+        result.ask(np.random.default_rng(number))
+        if result.predictor is not None and (not fitted or result.predictor is not fitted[-1][1]):
+            fitted.append((number + 1, result.predictor))
     counts = [n for n, _ in fitted]
     assert counts == [*range(20, 110, 10), 110, 121, 133, 146, 160, 176, 193]
     assert [p.n for _, p in fitted] == [min(n, 60) for n in counts]
-    assert len(inner.told) == 200
+    assert len(inner.reported) == 200
     last = codes[133:193]
     right = predictor.fit(Features(budget), last, accuracy[133:193])
     np.testing.assert_array_equal(fitted[-1][1].held_out, right.held_out)
@@ -345,22 +345,22 @@ def test_the_most_promising_of_the_candidates_is_passed_on(budget):
     gains = [pareto.hypervolume(np.r_[known, [point]], reference) for point in others]
     order = np.argsort(gains)
     inner = Counting(np.r_[pool[order[:5]], pool[order[-1:]], codes[:2]])
-    made = Screened(inner, budget, ScreeningOptions(start=300, candidates=8, unscreened=0.0))
+    result = Screened(inner, budget, ScreeningOptions(start=300, candidates=8, unscreened=0.0))
     for number, (row, value) in enumerate(zip(codes, accuracy(codes), strict=True)):
-        made.tell(number, row, float(value), 1.0)
-    assert made.ask(np.random.default_rng(0)).tolist() == pool[order[-1]].tolist()
+        result.tell(number, row, float(value), 1.0)
+    assert result.ask(np.random.default_rng(0)).tolist() == pool[order[-1]].tolist()
     assert inner.asked == 8
-    assert made.screened == 1
+    assert result.screened == 1
 
 
 def test_known_networks_alone_are_passed_on_as_they_are(budget):
     codes = drawn(budget, 40)
     inner = Counting(codes[:1])
-    made = Screened(inner, budget, ScreeningOptions(start=40, unscreened=0.0))
+    result = Screened(inner, budget, ScreeningOptions(start=40, unscreened=0.0))
     for number, (row, value) in enumerate(zip(codes, smooth(budget, 0)(codes), strict=True)):
-        made.tell(number, row, float(value), 1.0)
-    assert made.ask(np.random.default_rng(0)).tolist() == codes[0].tolist()
-    assert made.screened == 0
+        result.tell(number, row, float(value), 1.0)
+    assert result.ask(np.random.default_rng(0)).tolist() == codes[0].tolist()
+    assert result.screened == 0
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,14 @@ import pytest
 
 from lcnas.errors import LcnasError, TrainingFailedError
 from search import report
-from tests.search.reporting import made_up
+from tests.search.reporting import sample_run
 from tests.search.reporting.test_measurements import WHOSE, file, network
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "first"
-    return made_up.save(folder, made_up.outcome(folder, n=40))
+    return sample_run.save(folder, sample_run.outcome(folder, n=40))
 
 
 def test_a_report_is_made_again(finished, capsys):
@@ -49,7 +49,7 @@ def test_latencies_measured_elsewhere(finished, tmp_path, capsys):
         True
     ] * 4
     assert report.main([str(finished)]) == 0  # and back
-    assert json.loads((finished / "front.json").read_text())["measured_on"] == made_up.TABLE
+    assert json.loads((finished / "front.json").read_text())["measured_on"] == sample_run.TABLE
 
 
 def test_a_folder_that_is_none(tmp_path):
@@ -106,11 +106,11 @@ def test_a_full_disk_is_a_failure(finished, monkeypatch, capsys):
 
 
 def test_a_network_of_no_runs_is_shown_all_the_same(tmp_path, capsys):
-    made = made_up.outcome(tmp_path, n=20, names=("finalist-1", "pplcnet_0.35x"))
+    result = sample_run.outcome(tmp_path, n=20, names=("finalist-1", "pplcnet_0.35x"))
     bare = dataclasses.replace(
-        made, finals=tuple(dataclasses.replace(f, runs=()) for f in made.finals)
+        result, finals=tuple(dataclasses.replace(f, runs=()) for f in result.finals)
     )
-    made_up.save(tmp_path, bare)
+    sample_run.save(tmp_path, bare)
     assert report.main([str(tmp_path)]) == 0
     assert "finalist-1 was not trained" in capsys.readouterr().out
 

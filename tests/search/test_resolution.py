@@ -16,7 +16,7 @@ from search.pipeline import SearchPipeline
 from search.run_dir import CONFIG, RunDir
 from search.settings import ExecutionOptions, Settings
 from tests.search.commands import TESTED, begin, small_set
-from tests.search.reporting import made_up
+from tests.search.reporting import sample_run
 
 
 def of(monkeypatch, side, **asked):
@@ -60,16 +60,16 @@ def test_a_spaces_own_list_comes_second(monkeypatch, tmp_path):
 
 
 def outcome(folder, trained_at, deployed_at):
-    made = made_up.outcome(folder)
+    result = sample_run.outcome(folder)
     finals = tuple(
         dataclasses.replace(
             f,
             arch=f.arch.at(deployed_at),
             runs=tuple(dataclasses.replace(r, resolution=trained_at) for r in f.runs),
         )
-        for f in made.finals
+        for f in result.finals
     )
-    return dataclasses.replace(made, finals=finals)
+    return dataclasses.replace(result, finals=finals)
 
 
 def test_accuracies_and_latencies_of_two_sizes_are_warned_of_in_the_first_lines(tmp_path):
@@ -77,23 +77,23 @@ def test_accuracies_and_latencies_of_two_sizes_are_warned_of_in_the_first_lines(
 
     from search import reporting
 
-    made = outcome(tmp_path, 64, 224)
-    assert "trained and tested at 64 px, latencies and ONNX files of 224 px" in made.warning
-    reporting.write(made, tmp_path)
+    outcome_ = outcome(tmp_path, 64, 224)
+    assert "trained and tested at 64 px, latencies and ONNX files of 224 px" in outcome_.warning
+    reporting.write(outcome_, tmp_path)
     lines = (tmp_path / "report.md").read_text().splitlines()
     assert lines[2].startswith("**Warning: accuracies here are of networks trained")
-    assert json.loads((tmp_path / "front.json").read_text())["warning"] == made.warning
+    assert json.loads((tmp_path / "front.json").read_text())["warning"] == outcome_.warning
     console = Console(width=200)
     with console.capture() as shown:
-        console.print(reporting.table(made, tmp_path))
+        console.print(reporting.table(outcome_, tmp_path))
     assert shown.get().startswith("warning: accuracies here are")
     assert outcome(tmp_path, 64, 64).warning == ""
     assert outcome(tmp_path, (64, 64), 64).warning == ""
 
 
 def test_an_outcome_of_before_says_nothing_of_its_runs_so_its_settings_do(tmp_path):
-    made = outcome(tmp_path, 64, 224)
-    data = json.loads(made.to_json())
+    outcome_ = outcome(tmp_path, 64, 224)
+    data = json.loads(outcome_.to_json())
     data["settings"]["train_size"] = 64
     for final in data["finals"]:
         for one in final["runs"]:
@@ -102,16 +102,16 @@ def test_an_outcome_of_before_says_nothing_of_its_runs_so_its_settings_do(tmp_pa
     del data["tested_by"]
     read = Outcome.from_json(json.dumps(data))
     assert {r.resolution for f in read.finals for r in f.runs} == {64}
-    assert read.warning == made.warning
+    assert read.warning == outcome_.warning
     data["settings"]["train_size"] = 224
     assert Outcome.from_json(json.dumps(data)).warning == ""
 
 
 def test_latencies_of_int8_beside_accuracies_of_fp32_are_warned_of(tmp_path):
     """As runs were before the delivered file was the tested one, which no engine had run."""
-    made = outcome(tmp_path, 64, 64)
-    settings = {**made.settings, "precision": "int8"}
-    before = dataclasses.replace(made, settings=settings, tested_by="")
+    outcome_ = outcome(tmp_path, 64, 64)
+    settings = {**outcome_.settings, "precision": "int8"}
+    before = dataclasses.replace(outcome_, settings=settings, tested_by="")
     assert before.warning.startswith("accuracies here are of fp32 files, latencies of int8: ")
     assert dataclasses.replace(before, tested_by="mlas, int8").warning == ""
 
@@ -132,11 +132,11 @@ def test_a_dry_run_of_a_begun_search_is_at_its_resolution(tmp_path, monkeypatch)
 
 
 def test_a_run_keeps_its_resolution_and_precision(tmp_path):
-    made = outcome(tmp_path, (80, 160), 224)
+    outcome_ = outcome(tmp_path, (80, 160), 224)
     one = FinalRun(0, 0.5, 0.4, "x.onnx", resolution=(80, 160), precision="int8", test_fp32=0.45)
-    finals = (dataclasses.replace(made.finals[0], runs=(one,)), *made.finals[1:])
-    made = dataclasses.replace(made, finals=finals)
-    assert Outcome.from_json(made.to_json()).finals[0].runs == (one,)
+    finals = (dataclasses.replace(outcome_.finals[0], runs=(one,)), *outcome_.finals[1:])
+    outcome_ = dataclasses.replace(outcome_, finals=finals)
+    assert Outcome.from_json(outcome_.to_json()).finals[0].runs == (one,)
 
 
 @pytest.mark.parametrize(
@@ -188,8 +188,8 @@ def test_a_run_begun_before_goes_on_at_its_training_size_and_says_so(tmp_path):
     lines = said.splitlines()
     assert "begun before accuracy and latency were of one resolution" in " ".join(lines[:4])
     assert "warning: accuracies here are of networks trained and tested at 24 px" in said
-    made = Outcome.from_json((tmp_path / "run" / "outcome.json").read_text())
-    (final,) = made.finals
+    result = Outcome.from_json((tmp_path / "run" / "outcome.json").read_text())
+    (final,) = result.finals
     assert (final.runs[0].resolution, final.arch.resolution) == (24, 32)
     hits = np.load(tmp_path / "run" / final.runs[0].hits, allow_pickle=False)
     assert hits.shape == (TESTED,)

@@ -142,10 +142,10 @@ def test_whatever_cannot_be_written_is_told_with_how_to_go_on(
 
     monkeypatch.setattr(SearchPipeline, "run", fail)
     assert run.main(words(data, "run")) == 1
-    told = capsys.readouterr().err.strip().splitlines()
-    assert len(told) == 2
-    assert "No space left on device" in told[0]
-    assert "--resume run resumes from there" in told[1]
+    messages = capsys.readouterr().err.strip().splitlines()
+    assert len(messages) == 2
+    assert "No space left on device" in messages[0]
+    assert "--resume run resumes from there" in messages[1]
 
 
 def test_what_listens_and_is_no_cluster_is_told_within_a_while(tmp_path, monkeypatch, data):
@@ -161,8 +161,8 @@ def test_what_listens_and_is_no_cluster_is_told_within_a_while(tmp_path, monkeyp
 def test_what_names_files_is_kept_with_its_whole_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.toml").write_text("")
-    found = run._absolute_paths({"data": "npz:set.npz", "space": "mine.toml", "table": "by-name"})
-    assert found == {"data": f"npz:{tmp_path / 'set.npz'}", "space": str(tmp_path / "mine.toml")}
+    actual = run._absolute_paths({"data": "npz:set.npz", "space": "mine.toml", "table": "by-name"})
+    assert actual == {"data": f"npz:{tmp_path / 'set.npz'}", "space": str(tmp_path / "mine.toml")}
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_what_names_no_place_is_kept_as_it_is_spelt(spelt, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / "400").mkdir()  # a place of that name means nothing
     (kept,) = run._absolute_paths({"data": spelt}).values()
-    found = data_sets.load(Settings(data=kept), 32)
+    actual = data_sets.load(Settings(data=kept), 32)
     train, test, classes = {
         "synthetic": (10_000, 2_000, 12),
         "synthetic:400": (400, 2_000, 12),
@@ -182,8 +182,8 @@ def test_what_names_no_place_is_kept_as_it_is_spelt(spelt, tmp_path, monkeypatch
         "synthetic:train=400,test=80,classes=8": (400, 80, 8),
     }[spelt]
     assert kept == spelt
-    assert len(found.train) + len(found.validation) == train
-    assert (len(found.test), found.classes) == (test, classes)
+    assert len(actual.train) + len(actual.validation) == train
+    assert (len(actual.test), actual.classes) == (test, classes)
 
 
 def test_every_kind_of_place_is_kept_with_its_whole_path(tmp_path, monkeypatch):
@@ -251,8 +251,8 @@ def test_the_time_of_a_supernets_training_is_in_the_estimate(data):
             )
             for n in (1, 4000)
         )
-    found = [re.match(r"about (\d+) min of searching", text) for text in (few, many)]
-    minutes = [int(match[1]) for match in found if match]
+    results = [re.match(r"about (\d+) min of searching", text) for text in (few, many)]
+    minutes = [int(match[1]) for match in results if match]
     assert minutes[1] > 10 * (minutes[0] + 1)
 
 
@@ -325,9 +325,9 @@ def test_from_a_space_to_trained_exported_and_reported_networks(
     said, _ = process.communicate(timeout=500)
     assert process.returncode == 0, said
     out = tmp_path / "run"
-    made = Outcome.from_json((out / "outcome.json").read_text())
-    assert {f.role for f in made.finals} == {"finalist", "pplcnet"}
-    for final in made.finals:
+    result = Outcome.from_json((out / "outcome.json").read_text())
+    assert {f.role for f in result.finals} == {"finalist", "pplcnet"}
+    for final in result.finals:
         assert [r.seed for r in final.runs] == [0, 1]
         for one in final.runs:
             hits = np.load(out / one.hits, allow_pickle=False)
@@ -335,18 +335,18 @@ def test_from_a_space_to_trained_exported_and_reported_networks(
             assert one.test == hits.mean()
             assert (out / one.onnx).is_file()
     kept = {path.stem for path in (out / "networks").iterdir()}
-    assert kept == {final.name for final in made.finals}
-    (winner,) = (f for f in made.finals if f.winner)
+    assert kept == {final.name for final in result.finals}
+    (winner,) = (f for f in result.finals if f.winner)
     assert winner.role == "finalist"
     assert winner.measured is None  # as asked
     assert winner.predicted_ms is not None
-    assert winner.predicted_ms <= made.searched_max_ms <= made.max_latency_ms == 0.9
+    assert winner.predicted_ms <= result.searched_max_ms <= result.max_latency_ms == 0.9
     for name in ("report.md", "report.html", "front.json", "front.png", "config.json"):
         assert (out / name).stat().st_size > 0
     assert "finalist-1" in said
     assert list((out / "cache").iterdir())
     assert set(seen.read_text().split()) == {"command", "evaluates", "trains"}
-    assert json.loads((out / "table.json").read_text())["here"] == made.on_this_machine
+    assert json.loads((out / "table.json").read_text())["here"] == result.on_this_machine
     # repeated, it shows the same and trains nothing; with other settings it is refused
     monkeypatch.chdir(tmp_path)
     before = (out / "outcome.json").read_bytes()

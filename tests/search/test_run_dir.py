@@ -21,9 +21,9 @@ def trial(number, accuracy=0.5):
 
 @pytest.fixture
 def folder(tmp_path):
-    made = RunDir(tmp_path / "run")
-    made.path.mkdir()
-    return made
+    result = RunDir(tmp_path / "run")
+    result.path.mkdir()
+    return result
 
 
 def test_trials_come_back_as_they_were_added(folder):
@@ -97,22 +97,22 @@ def test_a_folder_without_a_search_cannot_be_resumed(tmp_path):
         RunDir(tmp_path / "nothing").asked()
 
 
-def _tries(path: Path, told: Any) -> None:
+def _tries(path: Path, messages: Any) -> None:
     try:
         with RunDir(path).held():
-            told.put("held")
+            messages.put("held")
     except LcnasError as error:
-        told.put(str(error))
+        messages.put(str(error))
 
 
 def test_a_second_process_in_the_same_folder_is_refused(folder):
-    told = multiprocessing.get_context("spawn").Queue()
+    messages = multiprocessing.get_context("spawn").Queue()
     with folder.held():
         other = multiprocessing.get_context("spawn").Process(
-            target=_tries, args=(folder.path, told)
+            target=_tries, args=(folder.path, messages)
         )
         other.start()
-        assert "another process searches in" in told.get(timeout=60)
+        assert "another process searches in" in messages.get(timeout=60)
         other.join()
     with folder.held():
         pass

@@ -17,24 +17,24 @@ MAY_BE_OPEN = LEFT_TO_THE_TABLE | {"remeasure", "time_budget", "score", "init"}
 def test_filled_settings_leave_nothing_open_but_what_the_table_decides(
     preset, evaluator, resolution
 ):
-    made = Settings(preset=preset, evaluator=evaluator, resolution=resolution).resolve(2)
-    still_open = {name for name, value in dataclasses.asdict(made).items() if value is None}
+    result = Settings(preset=preset, evaluator=evaluator, resolution=resolution).resolve(2)
+    still_open = {name for name, value in dataclasses.asdict(result).items() if value is None}
     limits = {"images", "final_images"}  # all of them, where a preset says nothing
     if evaluator == "proxy":
         limits.add("epochs")  # it trains nothing
     assert still_open <= MAY_BE_OPEN | limits
-    filled = dataclasses.asdict(made)
+    filled = dataclasses.asdict(result)
     assert filled["lag"] >= filled["workers"] * filled["networks_per_trial"]
     assert filled["bands"] <= filled["finalists"]
 
 
 def test_a_preset_may_differ_by_evaluator():
-    made = {
+    results = {
         e: Settings(preset="hour", evaluator=e, resolution=64).resolve(2)
         for e in ("train", "supernet")
     }
-    assert (made["train"].epochs, made["train"].trials) == (2, 72)
-    assert (made["supernet"].epochs, made["supernet"].trials) == (24, 500)
+    assert (results["train"].epochs, results["train"].trials) == (2, 72)
+    assert (results["supernet"].epochs, results["supernet"].trials) == (24, 500)
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,8 @@ def test_a_preset_may_differ_by_evaluator():
     ],
 )
 def test_the_quick_search_trains_as_its_finals_do(preset, evaluator, size, alike):
-    made = Settings(preset=preset, evaluator=evaluator, resolution=size).resolve(2)
-    assert made.trains_alike == alike
+    result = Settings(preset=preset, evaluator=evaluator, resolution=size).resolve(2)
+    assert result.trains_alike == alike
 
 
 @pytest.mark.parametrize(
@@ -64,17 +64,17 @@ def test_the_quick_search_trains_as_its_finals_do(preset, evaluator, size, alike
 def test_only_the_evaluator_looks_at_less_than_the_deployment_resolution(
     preset, resolution, looks_at
 ):
-    made = Settings(preset=preset, resolution=resolution).resolve(2)
-    assert (made.train_size, made.resolution) == (looks_at, resolution)
+    result = Settings(preset=preset, resolution=resolution).resolve(2)
+    assert (result.train_size, result.resolution) == (looks_at, resolution)
 
 
 def test_what_was_asked_for_is_kept():
     asked = Settings(
         trials=7, epochs=3, bands=1, finalists=2, lag=9, workers=3, train_size=48, resolution=64
     )
-    made = asked.resolve(2)
+    result = asked.resolve(2)
     for name in ("trials", "epochs", "bands", "finalists", "lag", "workers", "train_size"):
-        assert getattr(made, name) == getattr(asked, name)
+        assert getattr(result, name) == getattr(asked, name)
 
 
 def test_the_share_of_damaged_images_is_that_of_training_and_may_be_missing_in_old_folders():
@@ -85,9 +85,9 @@ def test_the_share_of_damaged_images_is_that_of_training_and_may_be_missing_in_o
 
 
 def test_round_trip():
-    made = Settings(resolution=(80, 160), max_latency_ms=2.0, score="zico")
-    assert Settings.from_data(made.to_data(), "there") == made
-    resolved = made.resolve(1)
+    settings = Settings(resolution=(80, 160), max_latency_ms=2.0, score="zico")
+    assert Settings.from_data(settings.to_data(), "there") == settings
+    resolved = settings.resolve(1)
     assert ResolvedSettings.from_data(resolved.to_data(), "there") == resolved
 
 
@@ -124,8 +124,8 @@ def test_random_search_is_not_screened_unless_asked_for():
 
 
 def test_differences_are_named():
-    found = Settings(trials=5, seed=1).differences(Settings(seed=2))
-    assert found == ["trials is not given there and 5 here", "seed is 2 there and 1 here"]
+    actual = Settings(trials=5, seed=1).differences(Settings(seed=2))
+    assert actual == ["trials is not given there and 5 here", "seed is 2 there and 1 here"]
 
 
 def test_settings_of_another_version_are_refused():

@@ -51,7 +51,7 @@ FEW = tables.Amount(validate=4, uniform=0, calibrate=6, seconds=1e9)
 
 @pytest.fixture
 def space():
-    return spaces.loads(SPACE, "made_up")
+    return spaces.loads(SPACE, "small")
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def find(space, classes=1000, world=None, said=None, steps=None, **more):
-    """Find a table on the made-up machine."""
+    """Find a table on the synthetic machine."""
     world = world or World()
     options = {"open_session": world.open, "clock": world.clock, "few": FEW, "whole": WHOLE, **FAST}
     lines: list[str] = [] if said is None else said
@@ -79,8 +79,8 @@ def profiled(tmp_path_factory):
     folder = tmp_path_factory.mktemp("profiled")
     said: list[str] = []
     steps: list[ProfileStep] = []
-    found = find(spaces.loads(SPACE, "made_up"), said=said, steps=steps, folder=folder)
-    return found, said, steps
+    resolved = find(spaces.loads(SPACE, "small"), said=said, steps=steps, folder=folder)
+    return resolved, said, steps
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def base(profiled, tmp_path) -> LatencyTable:
 
 
 def exact(space, classes=1000, archs=(), **changes) -> LatencyTable:
-    """Return a table that knows the truth of the made-up machine."""
+    """Return a table that knows the truth of the synthetic machine."""
     placed = dict.fromkeys(space.placed_blocks(classes)) if space else {}
     for arch in archs:
         placed.update(dict.fromkeys(walk(arch, None, classes)))
@@ -99,21 +99,21 @@ def exact(space, classes=1000, archs=(), **changes) -> LatencyTable:
         p: Entry(alone_ms(p), alone_ms(p), alone_ms(p), 6, 2, round(inside_ms(p) * 1000))
         for p in placed
     }
-    made = LatencyTable(
+    result = LatencyTable(
         this_machine(), ENGINE, rows, base=round(OVERHEAD_MS * 1000), overhead_ms=0.05
     )
-    return dataclasses.replace(made, **changes)
+    return dataclasses.replace(result, **changes)
 
 
 # -- finding and extending -------------------------------------------------------------------------
 
 
 def test_no_table_means_a_whole_profile_that_is_announced(space, profiled):
-    found, said, steps = profiled
-    assert found.on_this_machine
-    assert found.table.missing(space) == []
-    assert Path(found.table.source).name == found.table.file_name
-    roles = [n.role for n in found.table.networks]
+    actual, said, steps = profiled
+    assert actual.on_this_machine
+    assert actual.table.missing(space) == []
+    assert Path(actual.table.source).name == actual.table.file_name
+    roles = [n.role for n in actual.table.networks]
     assert 30 <= roles.count("calibration") <= 40  # of a small space, some are drawn twice
     assert roles.count("held_out") == 8
     (line,) = said
@@ -122,38 +122,38 @@ def test_no_table_means_a_whole_profile_that_is_announced(space, profiled):
     assert "up to 52 whole networks" in line
     assert "about" in line
     assert steps[-1].done == steps[-1].total
-    assert found.notes == (
-        f"{lacking} entries of made_up for 1000 classes were measured first, into {found.table.source}",
+    assert actual.notes == (
+        f"{lacking} entries of small for 1000 classes were measured first, into {actual.table.source}",
     )
     # The same again measures nothing and says nothing.
     world, said = World(), []
-    again = find(space, world=world, said=said, folder=Path(found.table.source).parent)
+    again = find(space, world=world, said=said, folder=Path(actual.table.source).parent)
     assert (again.notes, said, world.opened) == ((), [], 0)
-    assert again.table.to_data() == found.table.to_data()
+    assert again.table.to_data() == actual.table.to_data()
 
 
 def test_rows_of_other_classes_are_added_with_a_few_networks_only(space, base):
     first = base
     said: list[str] = []
     world = World(seed=3)
-    found = find(space, classes=10, world=world, said=said)
+    resolved = find(space, classes=10, world=world, said=said)
     heads = len(first.missing(space, 10))
     assert heads > tables.FEW_SHARE * len(space.placed_blocks(10))  # heads are always few
-    assert found.table.missing(space, 10) == []
-    assert all(found.table.entries[p].ms == row.ms for p, row in first.entries.items())
-    assert len(found.table.networks) == len(first.networks) + FEW.validate + FEW.calibrate
+    assert resolved.table.missing(space, 10) == []
+    assert all(resolved.table.entries[p].ms == row.ms for p, row in first.entries.items())
+    assert len(resolved.table.networks) == len(first.networks) + FEW.validate + FEW.calibrate
     assert "up to 10 whole networks are measured now" in said[0]
     assert "about a minute" in said[0]
     # Rows twice, networks twice (held-out ones four times), the reference and the two ends of the span.
-    lacking = len(found.table.entries) - len(first.entries)
+    lacking = len(resolved.table.entries) - len(first.entries)
     assert world.opened <= 2 * (lacking + 2 * FEW.validate + FEW.calibrate) + 5
-    assert set(found.table.errors) == {"made_up", "made_up 10 classes"}
-    assert set(found.table.errors["made_up"]["held_out"]) >= {"macs", "kinds"}  # kept
-    assert found.table.method["settings"] == first.method["settings"]
+    assert set(resolved.table.errors) == {"small", "small 10 classes"}
+    assert set(resolved.table.errors["small"]["held_out"]) >= {"macs", "kinds"}  # kept
+    assert resolved.table.method["settings"] == first.method["settings"]
     arch = space.decode(space.sample_codes(1, np.random.default_rng(0)))[0]
     truth = OVERHEAD_MS + sum(inside_ms(p) for p in walk(arch, None, 10))
-    assert found.table.predict(arch, 10)[0] == pytest.approx(truth, rel=0.15)
-    LatencyTable.load(found.table.source)  # a table like any other
+    assert resolved.table.predict(arch, 10)[0] == pytest.approx(truth, rel=0.15)
+    LatencyTable.load(resolved.table.source)  # a table like any other
 
 
 def test_a_kill_in_between_loses_nothing(space, base):
@@ -174,8 +174,8 @@ def test_a_kill_in_between_loses_nothing(space, base):
     before = journal.read_text()
     world = World()
     after: list[ProfileStep] = []
-    found = find(space, classes=10, world=world, steps=after)
-    assert found.table.missing(space, 10) == []
+    resolved = find(space, classes=10, world=world, steps=after)
+    assert resolved.table.missing(space, 10) == []
     assert before.count("\n") > 50
     assert 0 < steps[-1].done <= after[0].done
     assert not list(Path("latency_tables").glob(".*journal*"))
@@ -190,10 +190,10 @@ def test_the_packaged_table_is_never_written(space, profiled, monkeypatch, tmp_p
     table = profiled[0].table
     path = table.save(packaged)
     before = path.read_bytes()
-    found = find(space, classes=10)
+    resolved = find(space, classes=10)
     assert path.read_bytes() == before
-    assert Path(found.table.source) == Path("latency_tables") / table.file_name
-    assert found.table.missing(space) == found.table.missing(space, 10) == []
+    assert Path(resolved.table.source) == Path("latency_tables") / table.file_name
+    assert resolved.table.missing(space) == resolved.table.missing(space, 10) == []
     # In a checkout ./latency_tables is the packaged folder.
     monkeypatch.chdir(tmp_path / "package")
     assert tables.own_folder() == Path("runs/latency_tables")
@@ -217,16 +217,16 @@ def test_what_a_search_measured_is_in_the_table_that_the_next_one_finds(
     archs = [a for a in space.enumerate() if walk(a) not in seen][:2]
     slow = [1.2 * float(used.predict(a)[0]) for a in archs]
     new = [
-        MeasuredNetwork(walk(a), "calibration", "made_up", ms, ms, ms)
+        MeasuredNetwork(walk(a), "calibration", "small", ms, ms, ms)
         for a, ms in zip(archs, slow, strict=True)
     ]
     assert tables.learn(used, []) is None
-    made = tables.learn(used, new)
-    assert made is not None
-    assert made == Path("latency_tables") / used.file_name
+    learned = tables.learn(used, new)
+    assert learned is not None
+    assert learned == Path("latency_tables") / used.file_name
     assert path.read_bytes() == before  # the packaged one stays
     after = find(space).table
-    assert Path(after.source).resolve() == made.resolve()
+    assert Path(after.source).resolve() == learned.resolve()
     assert len(after.networks) == len(used.networks) + 2
     for arch, ms in zip(archs, slow, strict=True):  # it has learnt, if not all of it
         assert used.predict(arch)[0] < after.predict(arch)[0] <= ms * 1.001
@@ -250,10 +250,10 @@ def test_a_table_by_name_or_file_is_taken_as_it_is(space, tmp_path):
     table = exact(space)
     path = table.save(tmp_path / "latency_tables")
     for given in (path, str(path), path.stem):
-        found = find(space, table=given, engine=ENGINE)
+        resolved = find(space, table=given, engine=ENGINE)
         # The two ends of the span are rows of its own, not of the space: measured, as it is of this machine.
-        assert found.on_this_machine
-        assert found.table.missing(space) == []
+        assert resolved.on_this_machine
+        assert resolved.table.missing(space) == []
     with pytest.raises(TableError, match="there is no file or table"):
         find(space, table="no_such_table")
 
@@ -263,20 +263,20 @@ def test_a_table_of_another_machine_is_labelled_and_never_added_to(space, tmp_pa
     path = exact(space, machine=other).save(tmp_path)
     before = path.read_bytes()
     said: list[str] = []
-    found = find(space, table=path, engine=ENGINE, said=said)
-    assert not found.on_this_machine
-    assert "Other CPU (avx2)" in found.notes[0]
+    resolved = find(space, table=path, engine=ENGINE, said=said)
+    assert not resolved.on_this_machine
+    assert "Other CPU (avx2)" in resolved.notes[0]
     assert said == []
     with pytest.raises(SearchError) as caught:
         find(space, classes=10, table=path, engine=ENGINE)
     text = str(caught.value)
     assert "is of Other CPU (avx2)" in text
-    missing = found.table.missing(space, 10)
+    missing = resolved.table.missing(space, 10)
     assert (
-        f"lacks {len(missing)} of the {len(space.placed_blocks(10))} entries of made_up for 10"
+        f"lacks {len(missing)} of the {len(space.placed_blocks(10))} entries of small for 10"
         in text
     )
-    assert found.table.command_for(missing[0], space, 10) in text
+    assert resolved.table.command_for(missing[0], space, 10) in text
     assert "--classes 10" in text
     assert path.read_bytes() == before
     assert not Path("latency_tables").exists()
@@ -309,9 +309,9 @@ def test_the_table_that_lacks_fewest_is_taken(space, monkeypatch, tmp_path):
 
     path = exact(space, archs=profile.span(space)).save(whole)
     monkeypatch.setattr(lookup, "of_engine", lambda engine: [path])
-    found = find(space)
-    assert Path(found.table.source) == path
-    assert found.notes == ()
+    resolved = find(space)
+    assert Path(resolved.table.source) == path
+    assert resolved.notes == ()
 
 
 def test_a_small_table_of_ones_own_is_merged_with_the_packaged_one(
@@ -322,10 +322,10 @@ def test_a_small_table_of_ones_own_is_merged_with_the_packaged_one(
     arch = zoo.load("vgg16", 64)
     own = exact(None, archs=[arch])
     own.save(tmp_path / "latency_tables")
-    found = find(space, classes=10)
-    assert set(found.table.entries) > set(own.entries) | set(base.entries)
-    assert found.table.predict(arch)[0] > 0
-    assert len(found.table.networks) == len(base.networks) + FEW.validate + FEW.calibrate
+    resolved = find(space, classes=10)
+    assert set(resolved.table.entries) > set(own.entries) | set(base.entries)
+    assert resolved.table.predict(arch)[0] > 0
+    assert len(resolved.table.networks) == len(base.networks) + FEW.validate + FEW.calibrate
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
@@ -357,7 +357,7 @@ def test_a_quick_fit_is_the_whole_fit_with_the_same_widths(base):
         {p: r.term for p, r in table.entries.items()}, abs=1
     )
     assert whole.residuals == pytest.approx(table.residuals, abs=2e-3)
-    assert whole.errors["made_up"]["held_out"].keys() == table.errors["made_up"]["held_out"].keys()
+    assert whole.errors["small"]["held_out"].keys() == table.errors["small"]["held_out"].keys()
     # Its rows are in the file with five digits, so that terms may differ by one.
 
 
@@ -367,7 +367,7 @@ def test_a_table_without_widths_is_fitted_whole(base):
     table.errors = {}
     fitting.refit(table, keep_widths=True)
     assert table.method["settings"] == pytest.approx(base.method["settings"], rel=0.05)
-    assert set(table.errors["made_up"]["held_out"]) >= set(predict.METHODS) - {"shrunk"}
+    assert set(table.errors["small"]["held_out"]) >= set(predict.METHODS) - {"shrunk"}
 
 
 # -- what a table says of a space ------------------------------------------------------------------
@@ -380,10 +380,10 @@ def test_the_span_is_that_of_pplcnet():
     ):
         space = spaces.load(name)
         table = exact(space, classes=10)
-        found = tables.span(space, table, 10)
-        assert found.note == ""
+        span = tables.span(space, table, 10)
+        assert span.note == ""
         size = space.resolutions[0]
-        assert (found.low, found.high) == tuple(
+        assert (span.low, span.high) == tuple(
             table.predict([zoo.load(n, size) for n in (low, high)], 10)
         )
         assert tables.family(space) == low.rpartition("_")[0]
@@ -394,15 +394,15 @@ def test_without_these_rows_the_span_is_the_nearest_that_is_known(space):
     assert [a.name for a in archs[:2]] == ["pplcnet_0.25x", "pplcnet_0.35x"]
     assert {a.resolution for a in archs} == {64}
     some = exact(space, archs=archs[1:4])
-    found = tables.span(space, some)
-    assert (found.low, found.high) == tuple(some.predict([archs[1], archs[3]]))
-    assert "lacks entries of pplcnet_0.25x or pplcnet_1.0x" in found.note
-    assert "pplcnet_0.35x to pplcnet_0.75x" in found.note
+    span = tables.span(space, some)
+    assert (span.low, span.high) == tuple(some.predict([archs[1], archs[3]]))
+    assert "lacks entries of pplcnet_0.25x or pplcnet_1.0x" in span.note
+    assert "pplcnet_0.35x to pplcnet_0.75x" in span.note
     bare = exact(space)
-    found = tables.span(space, bare)
+    span = tables.span(space, bare)
     every = bare.predict(list(space.enumerate()))
-    assert (found.low, found.high) == (every.min(), every.max())
-    assert "fastest and slowest" in found.note
+    assert (span.low, span.high) == (every.min(), every.max())
+    assert "fastest and slowest" in span.note
 
 
 def test_the_margin_is_the_conformal_rank_of_what_lies_above():
@@ -412,11 +412,11 @@ def test_the_margin_is_the_conformal_rank_of_what_lies_above():
         off = np.sort(rng.normal(0.02, 0.05, n))
         table.residuals = tuple(off.tolist())
         # At least 90 % of n + 1 equally likely places of a new one lie at or below it, and no rank less does.
-        made = tables.margin(table)
-        rank = int(np.searchsorted(off, made)) + 1
+        margin = tables.margin(table)
+        rank = int(np.searchsorted(off, margin)) + 1
         assert rank / (n + 1) >= 0.9 - 1e-12 or rank == n
         assert (rank - 1) / (n + 1) < 0.9
-        assert made == max(0.0, table.bounds(0.8)[1])
+        assert margin == max(0.0, table.bounds(0.8)[1])
     assert tables.margin(table, 0.5) == pytest.approx(max(0.0, float(np.median(off))), abs=5e-3)
 
 
@@ -428,13 +428,13 @@ def test_the_margin_is_never_below_zero():
 def test_the_margin_goes_by_networks_of_the_same_size_if_there_are_enough(space):
     table = exact(space, residuals=(0.5,) * 50)
     rows = walk(space.decode(space.sample_codes(1, np.random.default_rng(0)))[0])
-    made = [
-        MeasuredNetwork(rows, "calibration", "made_up", 1.0 + i / 1000, 1.0, 1.2, predicted_ms=1.0)
+    results = [
+        MeasuredNetwork(rows, "calibration", "small", 1.0 + i / 1000, 1.0, 1.2, predicted_ms=1.0)
         for i in range(tables.OWN_NETWORKS)
     ]
-    table.networks = made[1:]
+    table.networks = results[1:]
     assert tables.margin(table, space=space) == 0.5
-    table.networks = made
+    table.networks = results
     n = tables.OWN_NETWORKS
     assert tables.margin(table, space=space) == pytest.approx((np.ceil((n + 1) * 0.9) - 1) / 1000)
     assert tables.margin(table, space=spaces.load("pplcnet_tail")) == 0.5

@@ -701,10 +701,10 @@ def test_all_operations_are_drawn_equally_often_with_both_signs():
 
 
 def test_each_operation_is_drawn_by_itself(monkeypatch):
-    def made_up(images, operation, level):
+    def shade(images, operation, level):
         return 100 * images + (operation.astype(jnp.float32) + level)[:, None, None, None]
 
-    monkeypatch.setattr(_rand, "operate", made_up)
+    monkeypatch.setattr(_rand, "operate", shade)
     results = jax.jit(lambda x: _rand.apply(jnp.ones((5, 1, 1, 3)), x, 2, 5.0, 0.0))(draws(5, 6))
     parts = [
         _rand.drawn(jnp.asarray(part), 5.0, 0.0)

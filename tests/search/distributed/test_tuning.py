@@ -10,7 +10,7 @@ from search.distributed import tuning
 from search.distributed.tuning import StopCondition, stopping_at_once
 
 
-def told(number):
+def kill_self(number):
     os.kill(os.getpid(), number)
     time.sleep(0.01)  # the handler runs between two operations
 
@@ -19,7 +19,7 @@ def told(number):
 def test_a_step_that_cannot_finish_soon_ends_at_once(number):
     def work():
         with stopping_at_once():
-            told(number)
+            kill_self(number)
             pytest.fail("it went on")
 
     before = signal.getsignal(number)
@@ -37,7 +37,7 @@ def test_a_search_finishes_what_is_in_flight_and_then_ends(number):
         stop = StopCondition()
         with stop.waiting(said.append):
             finished.append(stop())
-            told(number)
+            kill_self(number)
             finished.append(stop())
 
     with pytest.raises(KeyboardInterrupt):
@@ -50,8 +50,8 @@ def test_a_search_finishes_what_is_in_flight_and_then_ends(number):
 def test_the_second_signal_ends_it_at_once():
     def work():
         with StopCondition().waiting(lambda _: None):
-            told(signal.SIGINT)
-            told(signal.SIGINT)
+            kill_self(signal.SIGINT)
+            kill_self(signal.SIGINT)
             pytest.fail("it went on")
 
     with pytest.raises(KeyboardInterrupt):
@@ -74,19 +74,22 @@ class UnreadableError(Exception):
 
 
 def test_which_trials_were_lost_and_why_the_others_failed(tmp_path):
-    searcher = SimpleNamespace(reasons={}, lost=set())
+    failures = {}
+    searcher = SimpleNamespace(
+        note_failure=lambda trial, reason, *, lost: failures.update({trial: (reason, lost)})
+    )
     scheduler = tuning._reporting_scheduler(searcher)
 
-    def fail(error, told):
-        path = tmp_path / f"{told}.pkl"
+    def fail(error, name):
+        path = tmp_path / f"{name}.pkl"
         path.write_bytes(cloudpickle.dumps(error))
-        text = tmp_path / f"{told}.txt"
-        text.write_text(f"Traceback\n{told}\n\n")
+        text = tmp_path / f"{name}.txt"
+        text.write_text(f"Traceback\n{name}\n\n")
         scheduler.on_trial_error(
             None,
             SimpleNamespace(trial_id="t", error_file=str(text), pickled_error_file=str(path)),
         )
-        return searcher.reasons["t"], "t" in searcher.lost
+        return failures["t"]
 
     assert fail(exceptions.ActorDiedError(), "gone") == ("gone", True)
     assert fail(ValueError("no"), "ValueError: no") == ("ValueError: no", False)

@@ -9,7 +9,7 @@ from ray.cluster_utils import Cluster
 
 
 def main() -> None:
-    """Start it, and do as told."""
+    """Start it, and do as asked."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]

@@ -20,8 +20,8 @@ CLASSES = 4
 
 @pytest.fixture(scope="module")
 def images():
-    with data.load(f"synthetic:classes={CLASSES},train=100,test=8", size=16) as found:
-        return pack(found)
+    with data.load(f"synthetic:classes={CLASSES},train=100,test=8", size=16) as actual:
+        return pack(actual)
 
 
 def spec(**changes):
@@ -47,53 +47,53 @@ def test_accuracy_is_the_score_and_all_scores_are_beside(images):
 
 @pytest.mark.parametrize("score", proxies.NAMES)
 def test_scores_are_those_of_the_images_drawn(images, score):
-    made = proxy.create(spec(score=score, names=()), images)
-    (found,) = made.evaluate(candidates(arch()))
-    seen = (made.images * images.normalization.std + images.normalization.mean) * 255
+    evaluator = proxy.create(spec(score=score, names=()), images)
+    (actual,) = evaluator.evaluate(candidates(arch()))
+    seen = (evaluator.images * images.normalization.std + images.normalization.mean) * 255
     rows = [
         np.flatnonzero((np.abs(images.train_images - image) < 0.01).all(axis=(1, 2, 3)))
         for image in seen
     ]
-    assert [images.train_labels[row[0]] for row in rows] == made.labels.tolist()
+    assert [images.train_labels[row[0]] for row in rows] == evaluator.labels.tolist()
     assert len({int(row[0]) for row in rows}) == 8
-    assert made.images.dtype == np.float32
-    right = proxies.scores(arch(), made.images, made.labels, classes=CLASSES, seed=3)
-    assert found.accuracy == right[score]
-    assert set(found.details["scores"]) == {score, *proxies.TRIVIAL}
+    assert evaluator.images.dtype == np.float32
+    right = proxies.scores(arch(), evaluator.images, evaluator.labels, classes=CLASSES, seed=3)
+    assert actual.accuracy == right[score]
+    assert set(actual.details["scores"]) == {score, *proxies.TRIVIAL}
 
 
 def test_the_same_in_every_process_and_for_every_number(images):
     one = proxy.create(spec(), images).evaluate(candidates(arch()))[0]
-    made = proxy.create(spec(), images).evaluate(candidates(arch(16), arch(), arch()))
-    assert one.accuracy == made[1].accuracy == made[2].accuracy
+    result = proxy.create(spec(), images).evaluate(candidates(arch(16), arch(), arch()))
+    assert one.accuracy == result[1].accuracy == result[2].accuracy
     other = proxy.create(spec(seed=4), images).evaluate(candidates(arch()))[0]
     assert other.accuracy != one.accuracy
 
 
 def test_images_of_another_size_are_brought_to_it(images):
-    made = proxy.create(spec(train_size=8), images)
-    assert made.images.shape == (8, 8, 8, 3)
-    assert made.evaluate(candidates(arch()))[0].accuracy is not None
+    evaluator = proxy.create(spec(train_size=8), images)
+    assert evaluator.images.shape == (8, 8, 8, 3)
+    assert evaluator.evaluate(candidates(arch()))[0].accuracy is not None
 
 
 def test_images_may_be_read_only(images):
     frozen = dataclasses.replace(images, train_images=images.train_images.copy())
     frozen.train_images.setflags(write=False)
-    (found,) = proxy.create(spec(), frozen).evaluate(candidates(arch()))
-    assert found == dataclasses.replace(
-        proxy.create(spec(), images).evaluate(candidates(arch()))[0], seconds=found.seconds
+    (actual,) = proxy.create(spec(), frozen).evaluate(candidates(arch()))
+    assert actual == dataclasses.replace(
+        proxy.create(spec(), images).evaluate(candidates(arch()))[0], seconds=actual.seconds
     )
 
 
 def test_one_that_fails_does_not_keep_the_others_from_theirs(images):
     small = zoo.load("googlenet")  # its poolings do not fit 8 pixels
     headless = Arch.of({"stem": [blocks.ConvNormAct(4)]})
-    made = proxy.create(spec(train_size=8), images)
-    found = made.evaluate(candidates(small, arch(), headless))
-    assert [f.accuracy is None for f in found] == [True, False, True]
-    assert "cannot take" in found[0].reason
-    assert "gives a map" in found[2].reason
-    assert not found[1].reason
+    evaluator = proxy.create(spec(train_size=8), images)
+    actual = evaluator.evaluate(candidates(small, arch(), headless))
+    assert [f.accuracy is None for f in actual] == [True, False, True]
+    assert "cannot take" in actual[0].reason
+    assert "gives a map" in actual[2].reason
+    assert not actual[1].reason
 
 
 def test_a_score_that_is_no_number_is_a_failure(images):
@@ -101,19 +101,19 @@ def test_a_score_that_is_no_number_is_a_failure(images):
         images,
         train_images=np.broadcast_to(images.train_images[:1], images.train_images.shape),
     )
-    (found,) = proxy.create(spec(score="naswot"), same).evaluate(candidates(arch()))
-    assert found.accuracy is None
-    assert found.reason == "naswot is -inf"
-    assert "naswot" not in found.details["scores"]
-    assert all(map(math.isfinite, found.details["scores"].values()))
+    (actual,) = proxy.create(spec(score="naswot"), same).evaluate(candidates(arch()))
+    assert actual.accuracy is None
+    assert actual.reason == "naswot is -inf"
+    assert "naswot" not in actual.details["scores"]
+    assert all(map(math.isfinite, actual.details["scores"].values()))
 
 
 def test_images_without_labels_are_not_drawn(images):
     labels = images.train_labels.copy()
     labels[6:] = -1
     few = dataclasses.replace(images, train_labels=labels)
-    made = proxy.create(spec(), few)
-    assert sorted(made.labels.tolist()) == sorted(labels[:6].tolist())
+    evaluator = proxy.create(spec(), few)
+    assert sorted(evaluator.labels.tolist()) == sorted(labels[:6].tolist())
     labels[3:] = -1
     with pytest.raises(SearchError, match="3 labelled training images are too few"):
         proxy.create(spec(), few)

@@ -78,13 +78,15 @@ def candidates(space):
 
 def test_each_network_gets_an_accuracy_and_nothing_is_compiled_for_it(space, evaluator):
     given = candidates(space)
-    made = evaluator.evaluate(given)
-    assert len(made) == 8
-    assert all(e.accuracy is not None and 0 <= e.accuracy <= 1 and not e.reason for e in made)
-    assert all(e.details["bucket"] == 0 and e.details["loss"] > 0 for e in made)
-    assert len({e.details["loss"] for e in made}) == 8
+    evaluations = evaluator.evaluate(given)
+    assert len(evaluations) == 8
+    assert all(
+        e.accuracy is not None and 0 <= e.accuracy <= 1 and not e.reason for e in evaluations
+    )
+    assert all(e.details["bucket"] == 0 and e.details["loss"] > 0 for e in evaluations)
+    assert len({e.details["loss"] for e in evaluations}) == 8
     assert [part._cache_size() for parts in evaluator.scorer.programs for part in parts] == [1, 1]
-    compiling = [e.details["compile_seconds"] for e in made]
+    compiling = [e.details["compile_seconds"] for e in evaluations]
     assert compiling[0] > 0
     assert compiling[1:] == [0] * 7  # the first network's programs do for all of them
 
@@ -96,16 +98,16 @@ def test_the_same_candidate_gets_the_same_in_another_worker(space, spec, images,
     other = create(frozen, images)
     some = candidates(space)[2:4]
     for a, b in zip(evaluator.evaluate(some[::-1])[::-1], other.evaluate(some), strict=True):
-        found = [{**e.details, "compile_seconds": None, "accuracy": e.accuracy} for e in (a, b)]
-        assert found[0] == found[1]
+        results = [{**e.details, "compile_seconds": None, "accuracy": e.accuracy} for e in (a, b)]
+        assert results[0] == results[1]
 
 
 def test_one_that_fails_does_not_keep_the_others_from_theirs(space, evaluator):
     good, bad = candidates(space)[0], Candidate(9, (), zoo.load("pplcnet_0.25x"))
-    made = evaluator.evaluate([bad, good])
-    assert made[0].accuracy is None
-    assert "supernet: stages" in made[0].reason
-    assert made[1].accuracy is not None
+    evaluations = evaluator.evaluate([bad, good])
+    assert evaluations[0].accuracy is None
+    assert "supernet: stages" in evaluations[0].reason
+    assert evaluations[1].accuracy is not None
 
 
 def test_several_at_once(space, spec, images, evaluator):
@@ -126,7 +128,7 @@ def test_several_at_once(space, spec, images, evaluator):
 def test_a_spec_can_be_read_from_a_folder(spec, space, tmp_path):
     net = Supernet.of(space, 3, resolution=SIDE, buckets=1)
     TrainedSupernet(net, net.init(0), {"step": 1}).save(tmp_path)
-    found = SupernetSpec.of(tmp_path, AUGMENT, calibration=16, batch=8)
-    assert found.supernet == spec.supernet
+    actual = SupernetSpec.of(tmp_path, AUGMENT, calibration=16, batch=8)
+    assert actual.supernet == spec.supernet
     for name, value in spec.weights.items():
-        np.testing.assert_array_equal(found.weights[name], value)
+        np.testing.assert_array_equal(actual.weights[name], value)

@@ -33,10 +33,10 @@ def trained(monkeypatch):
 
     def train(net, space, data, recipe, out, **how):
         folders.append(out)
-        made = training.TrainedSupernet(net, net.init(len(folders)), {"step": 1})
+        result = training.TrainedSupernet(net, net.init(len(folders)), {"step": 1})
         (out / "checkpoints").mkdir(parents=True)
-        made.save(out)
-        return made
+        result.save(out)
+        return result
 
     monkeypatch.setattr(training, "train", train)
     monkeypatch.setattr(worker, "prepare", lambda *_: None)
@@ -64,11 +64,11 @@ def weights(spec):
 def test_a_search_within_the_limits_of_an_earlier_one_takes_its_supernet(job, images, trained):
     spec, about = supernet_training.train(job, images)
     for low, high in ((1.2, 1.9), (0.97, 2.05), (1.0, 2.0)):  # the last but one as a table learns
-        found, again = supernet_training.train(
+        actual, again = supernet_training.train(
             other(job, limits=dataclasses.replace(LIMITS, low=low, high=high)), images
         )
         assert again == {**about, REUSED: True}
-        assert weights(found) == weights(spec)
+        assert weights(actual) == weights(spec)
     _, again = supernet_training.train(job, images)
     assert again == {**about, REUSED: True}
     assert len(trained) == 1
@@ -127,7 +127,7 @@ def test_a_search_that_goes_on_reads_its_own_copy(job, images, trained, tmp_path
     kept = dataclasses.replace(job, copy=str(tmp_path / "run" / "supernet"))
     spec, about = supernet_training.train(kept, images)
     moved = dataclasses.replace(kept, folder=str(tmp_path / "nothing-here"))
-    found, again = supernet_training.train(moved, images)
+    actual, again = supernet_training.train(moved, images)
     assert len(trained) == 1
     assert again == about
-    assert weights(found) == weights(spec)
+    assert weights(actual) == weights(spec)

@@ -79,16 +79,16 @@ def trained(images):
 
 
 def test_a_training_gives_accuracy_curve_and_times(trained, images):
-    for found in trained:
-        details = found.details
-        assert found.reason == ""
-        assert found.accuracy == details["curve"][-1]
+    for actual in trained:
+        details = actual.details
+        assert actual.reason == ""
+        assert actual.accuracy == details["curve"][-1]
         held = len(images.validation_labels)
         assert all((a * held) == pytest.approx(round(a * held)) for a in details["curve"])
         assert details["epochs"] == len(details["curve"]) == 2
         assert "stopped" not in details
         parts = [details[f"{what}_seconds"] for what in ("compile", "train", "evaluate")]
-        assert 0 < sum(parts) <= found.seconds + 0.01
+        assert 0 < sum(parts) <= actual.seconds + 0.01
         assert details["images_s"] > 0
         assert json.loads(json.dumps(details)) == details
 
@@ -112,9 +112,9 @@ def test_validation_counts_as_the_trainings_own_evaluation_does(images):
     state = job.start()
     for number, batch in enumerate(data.train.batches(16, seed=3, epoch=0)):
         state, _ = job.step(state, number, batch)
-        found = state_accuracy(job, state)
-        assert found == pytest.approx(job.scores(state, data.validation).accuracy, abs=1e-12)
-    assert 0 < found < 1
+        actual = state_accuracy(job, state)
+        assert actual == pytest.approx(job.scores(state, data.validation).accuracy, abs=1e-12)
+    assert 0 < actual < 1
 
 
 def test_images_of_another_size_are_resized_for_both(images):
@@ -137,11 +137,11 @@ def test_one_that_fails_leaves_the_others_alone(images, trained):
 
 
 def test_a_loss_that_is_no_number_is_a_failure(images):
-    (found,) = create(spec(learning_rate=1e30, warmup_epochs=0), images).evaluate([candidate()])
-    assert found.accuracy is None
-    assert found.reason.startswith("the loss is ")
-    assert found.reason.endswith(" in epoch 1")
-    assert found.seconds > 0
+    (actual,) = create(spec(learning_rate=1e30, warmup_epochs=0), images).evaluate([candidate()])
+    assert actual.accuracy is None
+    assert actual.reason.startswith("the loss is ")
+    assert actual.reason.endswith(" in epoch 1")
+    assert actual.seconds > 0
 
 
 class _Failing(train._ShortTraining):
@@ -161,9 +161,9 @@ class _Failing(train._ShortTraining):
 def test_a_lack_of_memory_is_tried_again_once(images, monkeypatch, times, accuracy):
     monkeypatch.setattr(train, "_ShortTraining", _Failing)
     monkeypatch.setattr(_Failing, "left", times)
-    (found,) = create(spec(), images).evaluate([candidate()])
-    assert found.accuracy == accuracy
-    assert found.reason == ("" if accuracy else "out of memory, twice")
+    (actual,) = create(spec(), images).evaluate([candidate()])
+    assert actual.accuracy == accuracy
+    assert actual.reason == ("" if accuracy else "out of memory, twice")
 
 
 def test_other_faults_of_jax_are_told_in_a_line(images, monkeypatch):
@@ -171,8 +171,8 @@ def test_other_faults_of_jax_are_told_in_a_line(images, monkeypatch):
         raise jax.errors.JaxRuntimeError("INTERNAL: no such thing\nand more")
 
     monkeypatch.setattr(train._ShortTraining, "run", run)
-    (found,) = create(spec(), images).evaluate([candidate()])
-    assert found.reason == "JAX: 'INTERNAL: no such thing'"
+    (actual,) = create(spec(), images).evaluate([candidate()])
+    assert actual.reason == "JAX: 'INTERNAL: no such thing'"
 
 
 def test_what_never_can_work_is_refused_at_once(images):
@@ -202,10 +202,10 @@ def test_a_network_below_the_threshold_is_given_up(monkeypatch, stop_below, epoc
     job: Any = SimpleNamespace(start=lambda: None, recipe=recipe(epochs=4))
     course = train._ShortTraining()
     course.run(job, stop_below)
-    found = course.evaluation(1.0)
-    assert found.details["curve"] == [0.4] * epochs
-    assert found.details["epochs"] == epochs
-    assert found.details.get("stopped") == (epochs if epochs < 4 else None)
+    actual = course.evaluation(1.0)
+    assert actual.details["curve"] == [0.4] * epochs
+    assert actual.details["epochs"] == epochs
+    assert actual.details.get("stopped") == (epochs if epochs < 4 else None)
 
 
 EDGES = (1.0, 2.0, 4.0)
@@ -222,9 +222,9 @@ def test_thresholds_are_medians_of_mean_accuracies_in_the_band():
     band = [trial(i, 1 + i / 8, curve) for i, curve in enumerate(curves)]
     slow = [trial(10 + i, 3.0, [0.9, 0.9, 0.9, 0.9]) for i in range(9)]
     given_up = [trial(30, 1.5, [0.0, 0.0], stopped=2), trial(31, 1.5, [], accuracy=None)]
-    found = early_stopping.limits([*slow, *band, *given_up], EDGES, 1.2)
+    limits = early_stopping.limits([*slow, *band, *given_up], EDGES, 1.2)
     wanted = [np.median([np.mean(c[: e + 1]) for c in curves]) for e in range(4)]
-    assert found == pytest.approx((0.0, wanted[1], wanted[2], 0.0))
+    assert limits == pytest.approx((0.0, wanted[1], wanted[2], 0.0))
     low = early_stopping.limits([*slow, *band], EDGES, 1.9, quantile=0.25)
     assert low[1] == pytest.approx(np.quantile([np.mean(c[:2]) for c in curves], 0.25))
     assert early_stopping.limits([*slow, *band], EDGES, 2.0)[1:3] == pytest.approx((0.9, 0.9))
@@ -295,8 +295,8 @@ def test_finals_that_train_as_long_take_up_the_step_of_the_search(cache, images,
         recipes_.final_recipe(images, 1).override({"evaluate_epochs": 1}),
     ]
     search = create(TrainSpec(tiny.SIDE, recipes[0], 7, str(cache)), images)
-    (found,) = search.evaluate([candidate()])
-    assert found.accuracy is not None
+    (actual,) = search.evaluate([candidate()])
+    assert actual.accuracy is not None
 
     def steps():
         return {path.name for path in cache.rglob("jit_whole*-cache")}

@@ -46,8 +46,8 @@ def main(folder: Path) -> None:
     ]
     images: Any = "images"
     with cluster.started(None, 2):
-        for i, made in training._results(tasks, images):
-            print("trained", i, made, flush=True)
+        for i, result in training._results(tasks, images):
+            print("trained", i, result, flush=True)
 
 
 if __name__ == "__main__":

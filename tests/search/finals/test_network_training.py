@@ -80,28 +80,32 @@ def unable(monkeypatch):
 
 
 def test_the_last_network_is_validated_and_exported(trained, data):
-    found, out = trained
+    actual, out = trained
     result = training.Result.load(out)
-    assert found.curve[-1] == result.epochs[-1]["validation_accuracy"]
-    assert abs(found.validation - found.curve[-1]) <= 2 / 18
-    assert found.images == len(data.validation) == 18
-    assert (found.seed, found.size, found.is_deployed) == (3, DEPLOYED, True)
-    assert len(found.curve) == 2
+    assert actual.curve[-1] == result.epochs[-1]["validation_accuracy"]
+    assert abs(actual.validation - actual.curve[-1]) <= 2 / 18
+    assert actual.images == len(data.validation) == 18
+    assert (actual.seed, actual.size, actual.is_deployed) == (3, DEPLOYED, True)
+    assert len(actual.curve) == 2
     assert (result.tested, result.test) == ("", None)
-    assert (found.seconds, found.compile_seconds) == (result.seconds, result.compile_seconds)
-    assert found.images_s > 0
+    assert (actual.seconds, actual.compile_seconds) == (result.seconds, result.compile_seconds)
+    assert actual.images_s > 0
     assert not [p.name for p in out.iterdir() if p.name.startswith(("checkpoints", "best"))]
 
 
 def test_the_deployed_file_is_of_the_deployment_resolution(trained, data):
-    found, out = trained
-    model = onnx_export.read(out / found.onnx)
-    told = onnx_export.interface(model)
-    assert (told.size, told.batch, told.class_names) == ((16, 16), 1, data.class_names)
+    actual, out = trained
+    model = onnx_export.read(out / actual.onnx)
+    interface = onnx_export.interface(model)
+    assert (interface.size, interface.batch, interface.class_names) == (
+        (16, 16),
+        1,
+        data.class_names,
+    )
     about = {p.key: p.value for p in model.metadata_props}
     assert Arch.from_json(about["lcnas.arch"]) == arch()
     assert json.loads(about["lcnas.validation"]) == {
-        "accuracy": found.validation,
+        "accuracy": actual.validation,
         "precision": "fp32",
         "pictures": 18,
         "resolution": DEPLOYED,
@@ -112,36 +116,36 @@ def test_the_deployed_file_is_of_the_deployment_resolution(trained, data):
 
 
 def test_the_deployed_file_computes_what_the_trained_weights_do(trained):
-    found, out = trained
+    actual, out = trained
     weights = pretrained.read(out / "last.safetensors").weights
     model = models.build(arch(), 3)
     model.set_weights(weights)
     model.eval()
     x = np.random.default_rng(0).normal(size=(3, DEPLOYED, DEPLOYED, 3)).astype(np.float32)
     wanted = np.asarray(model(jnp.asarray(x)))
-    given = onnx_export.Classifier.of(out / found.onnx).logits(x)
+    given = onnx_export.Classifier.of(out / actual.onnx).logits(x)
     np.testing.assert_allclose(given, wanted, atol=1e-4 * np.abs(wanted).max())
 
 
 def test_what_is_finished_is_read_back(trained, data, unable):
-    found, out = trained
+    actual, out = trained
     again = run(data, out)
-    assert again == dataclasses.replace(found, files={})
+    assert again == dataclasses.replace(actual, files={})
 
 
 def test_a_kill_before_the_export_costs_no_training(trained, data, unable, tmp_path):
-    found, _ = trained
-    files = {name: content for name, content in found.files.items() if name != run_dir.NETWORK}
+    actual, _ = trained
+    files = {name: content for name, content in actual.files.items() if name != run_dir.NETWORK}
     network_training.write_files(tmp_path / "run", files)
     again = run(data, tmp_path / "run", with_files=True)
-    assert again.files == found.files  # the file is the same to the byte
+    assert again.files == actual.files  # the file is the same to the byte
 
 
 def test_files_that_were_brought_are_a_finished_training(trained, data, unable, tmp_path):
-    found, out = trained
+    actual, out = trained
     there = tmp_path / "deep" / "run"
-    network_training.write_files(there, found.files)
-    assert run(data, there) == dataclasses.replace(found, files={})
+    network_training.write_files(there, actual.files)
+    assert run(data, there) == dataclasses.replace(actual, files={})
     file = {"there": there / run_dir.NETWORK, "here": out / run_dir.NETWORK}
     hits = deployed.hits(file, data, engine=MLAS)
     np.testing.assert_array_equal(hits["there"].correct, hits["here"].correct)
@@ -175,7 +179,7 @@ def test_a_head_that_needs_its_own_size_is_refused_before_anything(data, tmp_pat
 
 def test_an_interrupted_training_goes_on(trained, data, tmp_path):
     """Stopped in the second epoch and repeated, it ends as one that was not stopped."""
-    found, _ = trained
+    actual, _ = trained
     packed = pack(data)
 
     def stop(number):
@@ -187,8 +191,8 @@ def test_an_interrupted_training_goes_on(trained, data, tmp_path):
         network_training.train(arch(), watched, recipe(), tmp_path / "run", 3)
     again = network_training.train(arch(), packed, recipe(), tmp_path / "run", 3, with_files=True)
     for name in ("last.safetensors", "last.onnx", run_dir.NETWORK):
-        assert again.files[name] == found.files[name]
-    assert again.curve == found.curve
+        assert again.files[name] == actual.files[name]
+    assert again.curve == actual.curve
 
 
 # -- the delivered file ----------------------------------------------------------------------------
@@ -199,24 +203,28 @@ def about(out):
 
 
 def test_what_is_known_of_the_file_is_the_files(trained, data):
-    found, out = trained
-    told = about(out)
-    assert told["validation"] == told["fp32"] == found.validation
-    assert (told["images"], told["resolution"], told["precision"]) == (18, DEPLOYED, "fp32")
+    actual, out = trained
+    messages = about(out)
+    assert messages["validation"] == messages["fp32"] == actual.validation
+    assert (messages["images"], messages["resolution"], messages["precision"]) == (
+        18,
+        DEPLOYED,
+        "fp32",
+    )
     view = (recipe().augment, data.normalization)
-    classifier = onnx_export.Classifier.of(out / found.onnx)
-    assert correct(classifier, *view, data.validation).mean() == found.validation
+    classifier = onnx_export.Classifier.of(out / actual.onnx)
+    assert correct(classifier, *view, data.validation).mean() == actual.validation
 
 
 def test_a_file_that_does_not_compute_what_its_network_does_ends_the_run(
     trained, data, monkeypatch, tmp_path
 ):
     """Files are kept, and nothing is tried again or left out."""
-    found, _ = trained
+    actual, _ = trained
     out = tmp_path / "run"
-    kept = {n: c for n, c in found.files.items() if n not in (run_dir.NETWORK, run_dir.DEPLOYED)}
+    kept = {n: c for n, c in actual.files.items() if n not in (run_dir.NETWORK, run_dir.DEPLOYED)}
     network_training.write_files(out, kept)
-    model = onnx_export.read(found.files[run_dir.NETWORK])
+    model = onnx_export.read(actual.files[run_dir.NETWORK])
     images = next(data.validation.batches(18)).images
     prepared = onnx_export.interface(model).preprocessing()(images)
     said = onnx_export.Classifier.of(model).logits(prepared).argmax(axis=1)
@@ -270,8 +278,8 @@ def negated(model):
 def test_half_a_point_or_two_images_are_allowed(
     trained, data, monkeypatch, tmp_path, network, file, n, apart
 ):
-    found, _ = trained
-    kept = {n: c for n, c in found.files.items() if n != run_dir.DEPLOYED}
+    actual, _ = trained
+    kept = {n: c for n, c in actual.files.items() if n != run_dir.DEPLOYED}
     network_training.write_files(tmp_path / "run", kept)
     monkeypatch.setattr(deployment, "_compare", lambda *_: (network, file))
     rows = np.resize(data.validation.rows, n)
@@ -287,25 +295,25 @@ def test_half_a_point_or_two_images_are_allowed(
 
 
 def test_int8_is_delivered_where_it_is_asked_for(trained, data, unable, tmp_path):
-    found, _ = trained
-    kept = {n: c for n, c in found.files.items() if n not in (run_dir.NETWORK, run_dir.DEPLOYED)}
+    actual, _ = trained
+    kept = {n: c for n, c in actual.files.items() if n not in (run_dir.NETWORK, run_dir.DEPLOYED)}
     out = tmp_path / "run"
     network_training.write_files(out, kept)
-    made = run(data, out, engine=dataclasses.replace(MLAS, precision="int8"), with_files=True)
-    told = about(out)
-    assert told["precision"] == "int8"
+    result = run(data, out, engine=dataclasses.replace(MLAS, precision="int8"), with_files=True)
+    messages = about(out)
+    assert messages["precision"] == "int8"
     assert onnx_export.is_quantised(onnx_export.read(out / run_dir.NETWORK))
     assert not onnx_export.is_quantised(onnx_export.read(out / run_dir.NETWORK_FP32))
-    assert run_dir.NETWORK_FP32 in made.files
+    assert run_dir.NETWORK_FP32 in result.files
     view = (recipe().augment, data.normalization)
     for name, key in ((run_dir.NETWORK, "validation"), (run_dir.NETWORK_FP32, "fp32")):
         hits = correct(onnx_export.Classifier.of(out / name), *view, data.validation)
-        assert hits.mean() == told[key]
-    assert made.validation == told["validation"]
+        assert hits.mean() == messages[key]
+    assert result.validation == messages["validation"]
     recorded = onnx_export.interface(onnx_export.read(out / run_dir.NETWORK))
     assert recorded.precision == "int8"
     measured = json.loads(recorded.metadata["lcnas.validation"])
-    assert (measured["accuracy"], measured["precision"]) == (told["validation"], "int8")
+    assert (measured["accuracy"], measured["precision"]) == (messages["validation"], "int8")
 
 
 class Kept:
@@ -334,31 +342,31 @@ def end_of(folder: Any, data, precision, runs):
 
 def test_the_printed_accuracy_is_the_delivered_files(trained, data, unable, tmp_path):
     """Over originals, prepared as for deployment; of int8 the fp32 twin's stands beside it."""
-    found, _ = trained
+    actual, _ = trained
     folder: Any = Kept(tmp_path)
     out = tmp_path / "finals" / "finalist-1" / "seed-3"
-    kept = {n: c for n, c in found.files.items() if n not in (run_dir.NETWORK, run_dir.DEPLOYED)}
+    kept = {n: c for n, c in actual.files.items() if n not in (run_dir.NETWORK, run_dir.DEPLOYED)}
     network_training.write_files(out, kept)
     one = run(data, out, engine=deployed.with_precision(MLAS, "int8"))
-    made, notes = end_of(folder, data, "int8", [one])
-    (kept_run,) = made.runs
+    result, notes = end_of(folder, data, "int8", [one])
+    (kept_run,) = result.runs
     for name, value in (
         (run_dir.NETWORK, kept_run.test),
         (run_dir.NETWORK_FP32, kept_run.test_fp32),
     ):
-        told = onnx_export.interface(onnx_export.read(out / name))
+        interface = onnx_export.interface(onnx_export.read(out / name))
         batch = next(data.test.batches(20))
-        x = told.preprocessing()(batch.images)
+        x = interface.preprocessing()(batch.images)
         right_ = onnx_export.Classifier.of(out / name).logits(x).argmax(axis=1) == batch.labels
         assert right_.mean() == value
     assert (kept_run.precision, kept_run.resolution, notes) == ("int8", DEPLOYED, ())
-    assert made.winner
+    assert result.winner
     assert (tmp_path / "networks" / "finalist-1.onnx").read_bytes() == (
         out / run_dir.NETWORK
     ).read_bytes()
     # What has been read is not read again.
     (out / run_dir.NETWORK).write_bytes(b"")
-    again = testing._run(training_.FinalEntry(made, out.parent), one, MLAS, folder)
+    again = testing._run(training_.FinalEntry(result, out.parent), one, MLAS, folder)
     assert again.test == kept_run.test
 
 
@@ -366,14 +374,14 @@ def test_the_printed_accuracy_is_the_delivered_files(trained, data, unable, tmp_
 
 
 def test_an_older_run_goes_on_at_its_training_size(older, data, unable):
-    found, out = older
-    assert (found.size, found.is_deployed) == (tiny.SIDE, False)
-    assert found.validation == found.curve[-1]
-    told = onnx_export.interface(onnx_export.read(out / found.onnx))
-    assert told.size == (DEPLOYED, DEPLOYED)
-    assert json.loads(told.metadata["lcnas.validation"])["resolution"] == tiny.SIDE
+    actual, out = older
+    assert (actual.size, actual.is_deployed) == (tiny.SIDE, False)
+    assert actual.validation == actual.curve[-1]
+    interface = onnx_export.interface(onnx_export.read(out / actual.onnx))
+    assert interface.size == (DEPLOYED, DEPLOYED)
+    assert json.loads(interface.metadata["lcnas.validation"])["resolution"] == tiny.SIDE
     assert not (out / run_dir.DEPLOYED).exists()
-    assert run(data, out, train_size=tiny.SIDE) == found
+    assert run(data, out, train_size=tiny.SIDE) == actual
 
 
 def test_hits_are_those_of_the_trainings_own_evaluation(older, data):
@@ -438,7 +446,7 @@ def test_hits_are_kept_as_bools(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["hits.npy"]
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path):
+def test_a_place_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SearchFailedError, match="cannot be written"):
         testing.save_hits(tmp_path / "file" / "hits.npy", np.ones(2, bool))
@@ -464,15 +472,15 @@ def shown(n, spec="synthetic:12", side=64) -> PackedImages:
     ("n", "epochs", "batch"),
     [(3000, 2, 16), (4000, 4, 32), (8000, 4, 64), (20_000, 8, 128), (100, 1, 16), (10, 1, 10)],
 )
-@pytest.mark.parametrize("made", [recipes.search_recipe, recipes.final_recipe])
-def test_the_batch_is_the_largest_that_leaves_enough_steps(made, n, epochs, batch):
-    found = made(shown(n), epochs)
-    assert (found.epochs, found.batch) == (epochs, batch)
-    assert n // found.batch >= 1
-    assert found.warmup_epochs <= 0.1 * epochs
-    assert found.final_learning_rate == 0
-    assert not found.needs_teacher
-    assert (found.resolution, found.train_resolution) in ((None, None), (32, None), (128, None))
+@pytest.mark.parametrize("recipe_of", [recipes.search_recipe, recipes.final_recipe])
+def test_the_batch_is_the_largest_that_leaves_enough_steps(recipe_of, n, epochs, batch):
+    actual = recipe_of(shown(n), epochs)
+    assert (actual.epochs, actual.batch) == (epochs, batch)
+    assert n // actual.batch >= 1
+    assert actual.warmup_epochs <= 0.1 * epochs
+    assert actual.final_learning_rate == 0
+    assert not actual.needs_teacher
+    assert (actual.resolution, actual.train_resolution) in ((None, None), (32, None), (128, None))
 
 
 @pytest.mark.parametrize(
@@ -486,13 +494,13 @@ def test_the_batch_is_the_largest_that_leaves_enough_steps(made, n, epochs, batc
     ],
 )
 def test_the_kind_of_data_decides_on_the_preset(spec, side, crop, weight_decay):
-    found = recipes.search_recipe(shown(1000, spec, side), 3)
-    assert (found.augment.crop, found.weight_decay) == (crop, weight_decay)
+    actual = recipes.search_recipe(shown(1000, spec, side), 3)
+    assert (actual.augment.crop, actual.weight_decay) == (crop, weight_decay)
 
 
 def test_a_long_training_is_as_its_preset_says():
-    found = recipes.final_recipe(shown(40_000, "cifar10:DIR", 32), 30)
+    actual = recipes.final_recipe(shown(40_000, "cifar10:DIR", 32), 30)
     preset = training.recipes.load("cifar10")
-    assert found.differences(preset) == ["evaluate_epochs is 1 there and 3 here"]
+    assert actual.differences(preset) == ["evaluate_epochs is 1 there and 3 here"]
     short = recipes.search_recipe(shown(3000, "synthetic"), 2)
     assert (short.dropout, short.ema) == (0.0, 0.0)

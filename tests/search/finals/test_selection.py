@@ -29,7 +29,7 @@ ROUGH = TimingPlan(sessions=1, rounds=1, most_rounds=1, visit_ms=1.0, least_runs
 
 @dataclass
 class Machine:
-    """A made-up machine on which some networks are slower than the sum of their blocks, by their ids."""
+    """A synthetic machine on which some networks are slower than the sum of their blocks, by their ids."""
 
     slower: dict[str, float] = field(default_factory=dict)
     noise: float = 0.002
@@ -69,7 +69,7 @@ def bench_of(machine: Machine, path: Path, **more) -> FinalMeasurements:
 
 @pytest.fixture(scope="module")
 def space():
-    return spaces.loads(SPACE, "made_up")
+    return spaces.loads(SPACE, "small")
 
 
 def trials_of(space, accuracy=None):
@@ -85,7 +85,7 @@ def trials_of(space, accuracy=None):
     ]
 
 
-def made(number, ms, accuracy, arch=None) -> Trial:
+def build(number, ms, accuracy, arch=None) -> Trial:
     reason = "" if accuracy is not None else "no"
     return Trial(number, (number,), arch or f"n{number}", ms, accuracy, reason)
 
@@ -99,9 +99,9 @@ def numbers(queues):
 
 def test_bands_are_equal_parts_of_log_latency_and_the_front_comes_first():
     trials = [
-        made(0, 1.0, 0.5), made(1, 1.9, 0.6), made(2, 1.95, 0.7),  # 1 to 2 ms
-        made(3, 2.0, 0.55), made(4, 3.9, 0.9), made(5, 3.0, 0.8),  # 2 to 4 ms
-        made(6, 8.0, 0.85), made(7, 5.0, None),  # 4 to 8 ms
+        build(0, 1.0, 0.5), build(1, 1.9, 0.6), build(2, 1.95, 0.7),  # 1 to 2 ms
+        build(3, 2.0, 0.55), build(4, 3.9, 0.9), build(5, 3.0, 0.8),  # 2 to 4 ms
+        build(6, 8.0, 0.85), build(7, 5.0, None),  # 4 to 8 ms
     ]  # fmt: skip
     queues = choose(trials, {0, 4, 5}, 1.0, 8.0, bands=3, n=3)
     assert numbers(queues) == {0: [0, 2, 1], 1: [4, 5, 3], 2: [6]}
@@ -111,17 +111,17 @@ def test_bands_are_equal_parts_of_log_latency_and_the_front_comes_first():
 
 
 def test_latencies_beyond_the_ends_belong_to_the_last_bands():
-    queues = choose([made(0, 0.9, 0.5), made(1, 8.1, 0.5)], (), 1.0, 8.0, bands=3, n=2)
+    queues = choose([build(0, 0.9, 0.5), build(1, 8.1, 0.5)], (), 1.0, 8.0, bands=3, n=2)
     assert numbers(queues) == {0: [0], 2: [1]}
 
 
 def test_ties_go_to_the_faster_then_to_the_earlier():
-    trials = [made(3, 1.2, 0.5), made(2, 1.1, 0.5), made(1, 1.2, 0.5)]
+    trials = [build(3, 1.2, 0.5), build(2, 1.1, 0.5), build(1, 1.2, 0.5)]
     assert numbers(choose(trials, (), 1.0, 2.0, bands=1, n=1)) == {0: [2, 1, 3]}
 
 
 def test_a_network_that_was_proposed_twice_has_one_place():
-    trials = [made(0, 1.2, 0.5, "a"), made(1, 1.2, 0.6, "a"), made(2, 1.2, None, "a")]
+    trials = [build(0, 1.2, 0.5, "a"), build(1, 1.2, 0.6, "a"), build(2, 1.2, None, "a")]
     (queue,) = choose(trials, (), 1.0, 2.0, bands=1, n=2)
     assert ([t.number for t in queue.trials], queue.places) == ([1], 1)
 
@@ -141,11 +141,11 @@ def test_a_network_that_was_proposed_twice_has_one_place():
 def test_places_are_dealt_out_from_the_slowest_band_on(sizes, n, places):
     middles = (1.5, 3.0, 6.0)
     trials = [
-        made(100 * band + i, middles[band], 0.5) for band, k in enumerate(sizes) for i in range(k)
+        build(100 * band + i, middles[band], 0.5) for band, k in enumerate(sizes) for i in range(k)
     ]
     queues = choose(trials, (), 1.0, 8.0, bands=3, n=n, spare=2)
-    found = {q.band: q.places for q in queues}
-    assert tuple(found.get(band, 0) for band in range(3)) == places
+    results = {q.band: q.places for q in queues}
+    assert tuple(results.get(band, 0) for band in range(3)) == places
     for q in queues:
         assert len(q.trials) == min(q.places + 2, sizes[q.band])
 
@@ -156,7 +156,9 @@ def test_places_are_dealt_out_from_the_slowest_band_on(sizes, n, places):
 def test_what_makes_no_sense_is_refused(wrong):
     args = {"low": 1.0, "high": 2.0, "bands": 1, "n": 1} | wrong
     with pytest.raises(SearchError, match="finalists:"):
-        choose([made(0, 1.2, 0.5)], (), args["low"], args["high"], bands=args["bands"], n=args["n"])
+        choose(
+            [build(0, 1.2, 0.5)], (), args["low"], args["high"], bands=args["bands"], n=args["n"]
+        )
 
 
 # -- the bench -------------------------------------------------------------------------------------
@@ -173,9 +175,9 @@ def test_the_bench_finds_what_is_true_up_to_one_pace(some, tmp_path):
     assert bench.latency(some[0]) is None
     assert bench.reference_ms() is None
     bench.measure(some)
-    found = np.array([bench.latency(a).ms for a in some])  # type: ignore[union-attr]
+    actual = np.array([bench.latency(a).ms for a in some])  # type: ignore[union-attr]
     truth = np.array([machine.truth(a) for a in some])
-    assert found / found.mean() == pytest.approx(truth / truth.mean(), rel=0.02)
+    assert actual / actual.mean() == pytest.approx(truth / truth.mean(), rel=0.02)
     mark = World().truth(zoo.load("pplcnet_0.5x"))
     assert bench.reference_ms() == pytest.approx(mark, rel=0.1)
     table = exact(None, archs=[zoo.load("pplcnet_0.5x")])
@@ -266,19 +268,19 @@ def whole_band(space, n=2, **more):
 def test_heads_that_hold_the_budget_are_the_finalists(space, tmp_path):
     queues, max_ms = whole_band(space)
     machine = Machine()
-    found = select(queues, space, max_ms, bench_of(machine, tmp_path / "m.json"))
-    assert {f.trial.number for f in found.finalists} == {t.number for t in queues[0].trials[:2]}
-    assert [f.name for f in found.finalists] == ["finalist-1", "finalist-2"]
-    assert found.notes == ()
+    selection = select(queues, space, max_ms, bench_of(machine, tmp_path / "m.json"))
+    assert {f.trial.number for f in selection.finalists} == {t.number for t in queues[0].trials[:2]}
+    assert [f.name for f in selection.finalists] == ["finalist-1", "finalist-2"]
+    assert selection.notes == ()
     assert len(machine.calls) == 1
-    one, two = found.finalists
+    one, two = selection.finalists
     assert one.ms <= two.ms <= max_ms
-    for f in found.finalists:
+    for f in selection.finalists:
         assert f.arch.id == f.trial.arch
         assert f.measured is not None
         assert f.measured.low <= f.measured.ms <= f.measured.high <= max_ms
         assert f.ms == pytest.approx(machine.truth(f.arch), rel=0.1)
-    assert {a.id for a in found.measured} == {f.arch.id for f in found.finalists}
+    assert {a.id for a in selection.measured} == {f.arch.id for f in selection.finalists}
 
 
 def test_one_beyond_the_budget_makes_room_for_the_next(space, tmp_path):
@@ -286,14 +288,14 @@ def test_one_beyond_the_budget_makes_room_for_the_next(space, tmp_path):
     order = queues[0].trials
     machine = Machine(slower={order[0].arch: 2.0, order[2].arch: 2.0})
     path = tmp_path / "m.json"
-    found = select(queues, space, max_ms, bench_of(machine, path))
-    assert {f.trial.number for f in found.finalists} == {order[1].number, order[3].number}
-    assert len(found.notes) == 2
-    assert f"trial {order[0].number} (predicted {order[0].latency_ms:.3f} ms)" in found.notes[0]
-    assert f"beyond the budget of {max_ms:.3f} ms" in found.notes[0]
-    assert found.notes[0].endswith(f"replaced by trial {order[2].number}")
-    assert found.notes[1].endswith(f"replaced by trial {order[3].number}")
-    assert {a.id for a in found.measured} == {t.arch for t in order[:4]}
+    selection = select(queues, space, max_ms, bench_of(machine, path))
+    assert {f.trial.number for f in selection.finalists} == {order[1].number, order[3].number}
+    assert len(selection.notes) == 2
+    assert f"trial {order[0].number} (predicted {order[0].latency_ms:.3f} ms)" in selection.notes[0]
+    assert f"beyond the budget of {max_ms:.3f} ms" in selection.notes[0]
+    assert selection.notes[0].endswith(f"replaced by trial {order[2].number}")
+    assert selection.notes[1].endswith(f"replaced by trial {order[3].number}")
+    assert {a.id for a in selection.measured} == {t.arch for t in order[:4]}
     # Each batch has all heads of its time, so that they are interleaved.
     assert [set(call) for call in machine.calls] == [
         {order[0].arch, order[1].arch},
@@ -302,7 +304,7 @@ def test_one_beyond_the_budget_makes_room_for_the_next(space, tmp_path):
     ]
     # The same again measures nothing.
     again = Machine(seed=5)
-    assert select(queues, space, max_ms, bench_of(again, path)) == found
+    assert select(queues, space, max_ms, bench_of(again, path)) == selection
     assert again.calls == []
 
 
@@ -317,8 +319,8 @@ def test_it_is_the_interval_that_has_to_hold(space, tmp_path):
     assert known is not None
     assert known.ms < known.high
     between = (known.ms + known.high) / 2
-    found = select(queues, space, between, bench_of(noisy, tmp_path / "a.json"))
-    assert first.number not in {f.trial.number for f in found.finalists}
+    selection = select(queues, space, between, bench_of(noisy, tmp_path / "a.json"))
+    assert first.number not in {f.trial.number for f in selection.finalists}
     held = select(queues, space, known.high, bench_of(noisy, tmp_path / "b.json"))
     assert [f.trial.number for f in held.finalists] == [first.number]
     assert held.finalists[0].measured == known  # the same seed, the same batch
@@ -329,19 +331,19 @@ def test_a_short_queue_leaves_fewer_finalists(space, tmp_path):
     order = queues[0].trials
     assert len(order) == 3
     machine = Machine(slower={t.arch: 2.0 for t in order[:2]})
-    found = select(queues, space, max_ms, bench_of(machine, tmp_path / "m.json"))
-    assert [f.trial.number for f in found.finalists] == [order[2].number]
-    assert found.notes[1].endswith("no other network of band 1 is left to replace it")
+    selection = select(queues, space, max_ms, bench_of(machine, tmp_path / "m.json"))
+    assert [f.trial.number for f in selection.finalists] == [order[2].number]
+    assert selection.notes[1].endswith("no other network of band 1 is left to replace it")
 
 
 def test_nothing_that_fits_is_said(space, tmp_path):
     queues, max_ms = whole_band(space, spare=1)
     machine = Machine(slower={t.arch: 2.0 for t in queues[0].trials})
-    found = select(queues, space, max_ms, bench_of(machine, tmp_path / "m.json"))
-    assert found.finalists == ()
-    assert found.notes[-1] == f"no network was measured within {max_ms:.3f} ms: no finalists"
-    assert len(found.notes) == 4
-    assert len(found.measured) == 3
+    selection = select(queues, space, max_ms, bench_of(machine, tmp_path / "m.json"))
+    assert selection.finalists == ()
+    assert selection.notes[-1] == f"no network was measured within {max_ms:.3f} ms: no finalists"
+    assert len(selection.notes) == 4
+    assert len(selection.measured) == 3
 
 
 def test_bands_do_not_help_each_other_out(space, tmp_path):
@@ -350,8 +352,8 @@ def test_bands_do_not_help_each_other_out(space, tmp_path):
     queues = choose(trials, (), low, high, bands=2, n=2, spare=1)
     slow = queues[1].trials
     machine = Machine(slower={slow[0].arch: 3.0})
-    found = select(queues, space, high * 1.2, bench_of(machine, tmp_path / "m.json"))
-    assert [(f.band, f.trial.number) for f in found.finalists] == [
+    selection = select(queues, space, high * 1.2, bench_of(machine, tmp_path / "m.json"))
+    assert [(f.band, f.trial.number) for f in selection.finalists] == [
         (0, queues[0].trials[0].number),
         (1, slow[1].number),
     ]
@@ -359,16 +361,16 @@ def test_bands_do_not_help_each_other_out(space, tmp_path):
 
 def test_without_a_bench_the_heads_are_the_finalists(space):
     queues, max_ms = whole_band(space)
-    found = select(queues, space, max_ms, None)
-    assert {f.trial.number for f in found.finalists} == {t.number for t in queues[0].trials[:2]}
-    assert all(f.measured is None and f.ms == f.trial.latency_ms for f in found.finalists)
-    assert (found.notes, found.measured) == ((), ())
+    selection = select(queues, space, max_ms, None)
+    assert {f.trial.number for f in selection.finalists} == {t.number for t in queues[0].trials[:2]}
+    assert all(f.measured is None and f.ms == f.trial.latency_ms for f in selection.finalists)
+    assert (selection.notes, selection.measured) == ((), ())
 
 
 def test_no_queue_is_no_finalist(space, tmp_path):
     machine = Machine()
-    found = select([], space, 1.0, bench_of(machine, tmp_path / "m.json"))
-    assert found.finalists == ()
+    selection = select([], space, 1.0, bench_of(machine, tmp_path / "m.json"))
+    assert selection.finalists == ()
     assert machine.calls == []
 
 
@@ -383,13 +385,13 @@ def test_rivals_are_measured_beside_the_heads(space, tmp_path):
 
     seen: list[list[float]] = []
     machine = Machine()
-    found = select(queues, space, max_ms, bench_of(machine, tmp_path / "m.json"), Some())
+    selection = select(queues, space, max_ms, bench_of(machine, tmp_path / "m.json"), Some())
     head = queues[0].trials[0]
     assert machine.calls == [(head.arch, others[0].id), (head.arch, others[1].id)]
     assert seen[0] == [head.latency_ms]  # by the table at first,
     assert seen[1] != seen[0]  # then as it was measured
     assert len(seen) == 3
-    assert found.measured[0].id == head.arch
+    assert selection.measured[0].id == head.arch
 
 
 # -- what the table learns -------------------------------------------------------------------------
@@ -398,23 +400,23 @@ def test_rivals_are_measured_beside_the_heads(space, tmp_path):
 def test_measured_networks_are_put_up_to_teach_the_table(space, tmp_path):
     queues, max_ms = whole_band(space, n=3)
     bench = bench_of(Machine(), tmp_path / "m.json")
-    found = select(queues, space, max_ms, bench)
+    selection = select(queues, space, max_ms, bench)
     table = exact(space)
     # One of the three is held out by the table: it stays so.
-    held = MeasuredNetwork(walk(found.measured[0]), "held_out", "made_up", 1.0, 1.0, 1.0, 1.0)
-    old = MeasuredNetwork(walk(found.measured[1]), "calibration", "made_up", 9.0, 9.0, 9.0)
+    held = MeasuredNetwork(walk(selection.measured[0]), "held_out", "small", 1.0, 1.0, 1.0, 1.0)
+    old = MeasuredNetwork(walk(selection.measured[1]), "calibration", "small", 9.0, 9.0, 9.0)
     table.networks = [held, old]
     before = table.to_data()
     outside = zoo.load("vgg16", 64)
     bench.measure([outside])
     never = next(a for a in space.enumerate() if bench.latency(a) is None)
-    made = measurement.for_table(table, bench, [*found.measured, outside, never], space)
-    assert {n.role for n in made} == {"calibration"}
+    entries = measurement.for_table(table, bench, [*selection.measured, outside, never], space)
+    assert {n.role for n in entries} == {"calibration"}
     assert (
-        {n.placed: n.ms for n in made}
+        {n.placed: n.ms for n in entries}
         == {
             walk(a): bench.latency(a).ms  # type: ignore[union-attr]
-            for a in found.measured[1:]
+            for a in selection.measured[1:]
         }
     )
     assert table.to_data() == before  # untouched
@@ -423,8 +425,8 @@ def test_measured_networks_are_put_up_to_teach_the_table(space, tmp_path):
 def test_a_machine_of_another_pace_teaches_nothing(space, tmp_path, monkeypatch):
     queues, max_ms = whole_band(space, n=3)
     bench = bench_of(Machine(), tmp_path / "m.json")
-    found = select(queues, space, max_ms, bench)
+    selection = select(queues, space, max_ms, bench)
     for slow, some in ((None, True), (1.1, True), (0.9, True), (1.2, False), (0.8, False)):
         monkeypatch.setattr(measurement, "pace_of", lambda _bench, _table, slow=slow: slow)
-        made = measurement.for_table(exact(space), bench, found.measured, space)
-        assert bool(made) is some
+        entries = measurement.for_table(exact(space), bench, selection.measured, space)
+        assert bool(entries) is some

@@ -40,11 +40,11 @@ from tests.search.test_tables import SPACE, exact
 
 @pytest.fixture
 def space():
-    return spaces.loads(SPACE, "made_up")
+    return spaces.loads(SPACE, "small")
 
 
 def chosen(space, tmp_path, monkeypatch, said, **asked):
-    """Choose and measure finalists on the made-up machine."""
+    """Choose and measure finalists on the synthetic machine."""
     monkeypatch.chdir(tmp_path)
     machine = Machine()
     measurements = functools.partial(
@@ -74,16 +74,16 @@ def chosen(space, tmp_path, monkeypatch, said, **asked):
 
 def test_measured_finalists_join_the_table_that_the_next_search_finds(space, tmp_path, monkeypatch):
     said: list[str] = []
-    made = chosen(space, tmp_path, monkeypatch, said)
+    choice = chosen(space, tmp_path, monkeypatch, said)
     table = exact(space)
     path = Path("latency_tables") / table.file_name
     known = {n.placed: n.ms for n in LatencyTable.load(path).networks}
-    assert known == {walk(f.arch): pytest.approx(f.measured.ms, rel=1e-4) for f in made.finalists}
+    assert known == {walk(f.arch): pytest.approx(f.measured.ms, rel=1e-4) for f in choice.finalists}
     assert len(known) == 2
     assert any(line.startswith(f"table: the measurements were added to {path}") for line in said)
     # A resumed search reads what it has measured, and adds nothing.
     before = path.read_bytes()
-    assert chosen(space, tmp_path, monkeypatch, said) == made
+    assert chosen(space, tmp_path, monkeypatch, said) == choice
     assert path.read_bytes() == before
     assert sum(line.startswith("table: ") for line in said) == 1
 
@@ -91,8 +91,8 @@ def test_measured_finalists_join_the_table_that_the_next_search_finds(space, tmp
 def test_a_table_that_cannot_be_written_is_no_reason_to_stop(space, tmp_path, monkeypatch):
     said: list[str] = []
     (tmp_path / "latency_tables").write_text("a file stands in the way")
-    made = chosen(space, tmp_path, monkeypatch, said)
-    assert all(f.measured is not None for f in made.finalists)
+    choice = chosen(space, tmp_path, monkeypatch, said)
+    assert all(f.measured is not None for f in choice.finalists)
     assert sum("table: the measurements were not added: " in line for line in said) == 1
 
 
@@ -102,8 +102,8 @@ def test_a_table_that_was_given_or_is_of_another_machine_stays_as_it_was(
 ):
     said: list[str] = []
     monkeypatch.setattr(SearchProblem, "local_engine", ENGINE)
-    made = chosen(space, tmp_path, monkeypatch, said, **asked)
-    assert all(f.measured is not None for f in made.finalists)
+    choice = chosen(space, tmp_path, monkeypatch, said, **asked)
+    assert all(f.measured is not None for f in choice.finalists)
     assert not Path("latency_tables").exists()
     assert not any(line.startswith("table: ") for line in said)
 
@@ -133,7 +133,7 @@ IMAGES: Any = None  # nothing here looks at them
 
 
 def task(arch, outs, **changes):
-    made = training._Task(
+    result = training._Task(
         arch=arch,
         recipe=recipes.load("proxy"),
         outs=tuple(map(str, outs)),
@@ -144,7 +144,7 @@ def task(arch, outs, **changes):
         setup=WorkerSetup(),
         remote=False,
     )
-    return dataclasses.replace(made, **changes)
+    return dataclasses.replace(result, **changes)
 
 
 def test_a_worker_far_away_has_what_was_finished_before(space, tmp_path, monkeypatch):
@@ -227,20 +227,20 @@ def test_files_that_do_not_agree_are_kept_in_the_folder_of_the_run(
 
 
 def trained(validation, fp32, engine):
-    made: Any = SimpleNamespace(validation=validation, fp32=fp32, engine=engine)
-    return made
+    result: Any = SimpleNamespace(validation=validation, fp32=fp32, engine=engine)
+    return result
 
 
 def test_validation_by_two_engines_is_not_compared(space):
     """A worker without the engine validates by another one: then fp32 decides, which all have."""
     first, second = (entry(space, f"finalist-{n}", "finalist") for n in (1, 2))
-    made = [
+    results = [
         training.TrainedEntry(first, (trained(0.8, 0.7, "a"),)),
         training.TrainedEntry(second, (trained(0.7, 0.75, "a"),)),
     ]
-    assert testing._winners(made) == {"finalist-1"}
-    made[1] = training.TrainedEntry(second, (trained(0.7, 0.75, "mlas"),))
-    assert testing._winners(made) == {"finalist-2"}
+    assert testing._winners(results) == {"finalist-1"}
+    results[1] = training.TrainedEntry(second, (trained(0.7, 0.75, "mlas"),))
+    assert testing._winners(results) == {"finalist-2"}
 
 
 def entry(space, name, role, beside=()):
@@ -266,17 +266,17 @@ def test_networks_that_could_not_be_trained_are_left_out_and_named(space):
         entry(space, "mobilenet_v3_small_1.0x", "shelf", ("finalist-1",)),
     ]
     runs: list[Any] = [[i] for i in range(5)]
-    made, notes = training._complete(entries, runs, {})
-    assert [t.entry for t in made] == entries
-    assert [list(t.trainings) for t in made] == runs
+    result, notes = training._complete(entries, runs, {})
+    assert [t.entry for t in result] == entries
+    assert [list(t.trainings) for t in result] == runs
     assert notes == []
     failed = {"finalist-2": "the loss is nan", "mobilenet_v3_small_1.0x": "no memory"}
-    made, notes = training._complete(entries, runs, failed)
-    assert [(t.entry.name, t.entry.network.beside) for t in made] == [
+    result, notes = training._complete(entries, runs, failed)
+    assert [(t.entry.name, t.entry.network.beside) for t in result] == [
         ("finalist-1", ()),
         ("pplcnet_0.5x", ("finalist-1",)),
     ]
-    assert [list(t.trainings) for t in made] == [runs[0], runs[2]]
+    assert [list(t.trainings) for t in result] == [runs[0], runs[2]]
     assert len(notes) == 2
     assert "finalist-2" in notes[0]
     assert "the loss is nan" in notes[0]
@@ -295,8 +295,8 @@ def test_networks_that_could_not_be_trained_are_left_out_and_named(space):
 
 
 def test_a_signal_of_a_training_can_be_sent_from_process_to_process():
-    made = pickle.loads(pickle.dumps(Stopped(15, 7)))
-    assert (made.signal, made.step, str(made)) == (15, 7, str(Stopped(15, 7)))
+    copy = pickle.loads(pickle.dumps(Stopped(15, 7)))
+    assert (copy.signal, copy.step, str(copy)) == (15, 7, str(Stopped(15, 7)))
 
 
 def test_what_ended_a_task_is_told_in_a_line():

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from search.reporting import content, figure
-from tests.search.reporting import made_up
+from tests.search.reporting import sample_run
 
 
 def material(outcome, trials):
@@ -29,18 +29,18 @@ def size(png):
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory):
-    return made_up.outcome(tmp_path_factory.mktemp("run"), n=60)
+    return sample_run.outcome(tmp_path_factory.mktemp("run"), n=60)
 
 
 def test_search_and_trained_networks_stand_side_by_side(outcome):
-    png = figure.draw(material(outcome, made_up.trials(60)))
+    png = figure.draw(material(outcome, sample_run.trials(60)))
     assert size(png) == (1980, 780)
-    assert png == figure.draw(material(outcome, made_up.trials(60)))
+    assert png == figure.draw(material(outcome, sample_run.trials(60)))
 
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_hardly_any_trials_and_nothing_trained(outcome, n):
-    trials = made_up.trials(n, failed=()) if n else []
+    trials = sample_run.trials(n, failed=()) if n else []
     front = tuple(range(n))
     bare = dataclasses.replace(outcome, finals=(), front=front)
     assert size(figure.draw(material(bare, trials))) == (1200, 780)
@@ -49,12 +49,12 @@ def test_hardly_any_trials_and_nothing_trained(outcome, n):
 def test_scores_are_drawn_as_they_are(outcome):
     trials = [
         dataclasses.replace(t, accuracy=None if t.failed else 700 * t.accuracy)
-        for t in made_up.trials(60)
+        for t in sample_run.trials(60)
     ]
-    made = material(outcome, trials)
-    assert made.is_score
-    assert made.unit == "score"
-    assert size(figure.draw(made)) == (1980, 780)
+    result = material(outcome, trials)
+    assert result.is_score
+    assert result.unit == "score"
+    assert size(figure.draw(result)) == (1980, 780)
     assert material(dataclasses.replace(outcome, evaluator="proxy: swap", settings={}), []).is_score
 
 
@@ -76,11 +76,11 @@ def test_there_are_always_a_few_ticks():
     for _ in range(60):
         low = 10 ** rng.uniform(-2, 2)
         high = low * 10 ** rng.uniform(0.1, 2.5)
-        found = figure.ticks(low, high)
-        assert 3 <= len(found) <= 9
-        assert found == sorted(set(found))
-        assert low <= found[0] < found[-1] <= high
-        gaps = np.diff(np.log(found)) / np.log(high / low)
+        actual = figure.ticks(low, high)
+        assert 3 <= len(actual) <= 9
+        assert actual == sorted(set(actual))
+        assert low <= actual[0] < actual[-1] <= high
+        gaps = np.diff(np.log(actual)) / np.log(high / low)
         assert gaps.min() > 0.05, "labels that lie on one another"
 
 

@@ -12,7 +12,7 @@ from lcnas.latency import Engine, TimingPlan, timing
 from search.errors import SearchError
 from search.outcome import MeasuredLatency
 from search.reporting import measurements
-from tests.search.reporting import made_up
+from tests.search.reporting import sample_run
 
 MACHINE = {"cpu": "Other CPU", "isa": "avx512", "cores": 8, "system": "Linux x86_64"}
 ENGINE = Engine("mlas", "1.24", "avx512", threads=2)
@@ -36,7 +36,7 @@ def file(path, *networks, **changes):
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory):
-    return made_up.outcome(tmp_path_factory.mktemp("run"), n=30)
+    return sample_run.outcome(tmp_path_factory.mktemp("run"), n=30)
 
 
 @pytest.fixture
@@ -44,9 +44,9 @@ def applied(tmp_path, outcome):
     """Return a function that gives the latencies which an outcome has by some measurements."""
 
     def apply(*networks):
-        found = measurements.read(file(tmp_path / "there.json", *networks))
-        made = measurements.apply(outcome, found)
-        return {f.name: f.measured.ms for f in made.finals if f.measured is not None}
+        records = measurements.read(file(tmp_path / "there.json", *networks))
+        replaced = measurements.apply(outcome, records)
+        return {f.name: f.measured.ms for f in replaced.finals if f.measured is not None}
 
     return apply
 
@@ -73,21 +73,21 @@ def test_networks_are_found(applied, outcome, name, by_id, final):
 
 def test_latencies_of_another_precision_than_the_accuracies_are_refused(tmp_path, outcome):
     int8 = dataclasses.asdict(dataclasses.replace(ENGINE, precision="int8"))
-    found = measurements.read(file(tmp_path / "there.json", network("finalist-1"), engine=int8))
+    records = measurements.read(file(tmp_path / "there.json", network("finalist-1"), engine=int8))
     with pytest.raises(
         SearchError, match=r"is of int8, accuracies are of fp32; .*--precision fp32$"
     ):
-        measurements.apply(outcome, found)
+        measurements.apply(outcome, records)
 
 
 @pytest.mark.parametrize("own", [True, False])
 def test_latencies_of_another_engine_than_the_accuracies_are_told(tmp_path, outcome, own):
-    found = measurements.read(file(tmp_path / "there.json", network("finalist-1")))
+    records = measurements.read(file(tmp_path / "there.json", network("finalist-1")))
     tested_by = ENGINE.label if own else "openvino 1.0, fp32"
-    made = measurements.apply(dataclasses.replace(outcome, tested_by=tested_by), found)
-    told = f"Accuracies are of the files run by {tested_by}, latencies of {ENGINE.label}."
-    assert (told in made.notes) != own
-    assert made.measured_by == ENGINE.label
+    replaced = measurements.apply(dataclasses.replace(outcome, tested_by=tested_by), records)
+    messages = f"Accuracies are of the files run by {tested_by}, latencies of {ENGINE.label}."
+    assert (messages in replaced.notes) != own
+    assert replaced.measured_by == ENGINE.label
 
 
 def test_files_in_a_folder_a_network(outcome, tmp_path, monkeypatch):
@@ -128,13 +128,13 @@ def test_of_several_measurements_of_a_network_the_middle_one_counts(applied):
 
 
 def test_what_was_measured_before_is_gone_and_the_notes_say_whose_the_rest_is(tmp_path, outcome):
-    found = measurements.read(file(tmp_path / "there.json", network("finalist-1")))
-    made = measurements.apply(outcome, found)
-    assert made.finals[0].measured == MeasuredLatency(1.0, 0.9, 1.2)
-    assert all(final.measured is None for final in made.finals[1:])
-    assert found.machine == WHOSE
-    assert made.notes[-2] == f"Measured latencies are those of {WHOSE} (there.json)."
-    assert made.notes[-1].startswith(
+    records = measurements.read(file(tmp_path / "there.json", network("finalist-1")))
+    replaced = measurements.apply(outcome, records)
+    assert replaced.finals[0].measured == MeasuredLatency(1.0, 0.9, 1.2)
+    assert all(final.measured is None for final in replaced.finals[1:])
+    assert records.machine == WHOSE
+    assert replaced.notes[-2] == f"Measured latencies are those of {WHOSE} (there.json)."
+    assert replaced.notes[-1].startswith(
         "Not among these measurements: finalist-2, finalist-3, pplcnet_0.35x"
     )
 
@@ -160,11 +160,11 @@ def test_a_name_that_fits_more_than_one(tmp_path, outcome):
         dataclasses.replace(f, runs=(dataclasses.replace(f.runs[0], onnx=f"{f.name}/last.onnx"),))
         for f in outcome.finals
     ]
-    found = measurements.read(file(tmp_path / "there.json", network("last")))
+    records = measurements.read(file(tmp_path / "there.json", network("last")))
     with pytest.raises(
         SearchError, match=r"more than one network fits last \(finalist-1 or finalist-2"
     ):
-        measurements.apply(dataclasses.replace(outcome, finals=tuple(finals)), found)
+        measurements.apply(dataclasses.replace(outcome, finals=tuple(finals)), records)
 
 
 def test_a_network_under_two_names_has_one_latency(tmp_path, outcome):
@@ -172,15 +172,15 @@ def test_a_network_under_two_names_has_one_latency(tmp_path, outcome):
     first, *rest = outcome.finals
     twin = dataclasses.replace(rest[2], arch=first.arch)
     both = dataclasses.replace(outcome, finals=(first, twin))
-    found = measurements.read(file(tmp_path / "a.json", network("it", 0.5, first.arch.id)))
-    made = measurements.apply(both, found)
-    assert [final.latency_ms for final in made.finals] == [0.5, 0.5]
+    records = measurements.read(file(tmp_path / "a.json", network("it", 0.5, first.arch.id)))
+    replaced = measurements.apply(both, records)
+    assert [final.latency_ms for final in replaced.finals] == [0.5, 0.5]
 
 
 def test_a_search_without_finalists(tmp_path, outcome):
-    found = measurements.read(file(tmp_path / "there.json", network("x")))
+    records = measurements.read(file(tmp_path / "there.json", network("x")))
     with pytest.raises(SearchError, match="no finalists that could be measured"):
-        measurements.apply(dataclasses.replace(outcome, finals=()), found)
+        measurements.apply(dataclasses.replace(outcome, finals=()), records)
 
 
 @pytest.mark.parametrize(
@@ -224,11 +224,11 @@ def test_what_the_measure_command_writes_is_read(tmp_path):
         for n in range(3)
     ]
     sources = {"pplcnet_0.35x": zoo.load("pplcnet_0.35x", 64)}
-    made = measure.NetworkMeasurements(ENGINE, sources, TimingPlan(), 0, visits)
+    result = measure.NetworkMeasurements(ENGINE, sources, TimingPlan(), 0, visits)
     path = tmp_path / "here.json"
-    path.write_text(json.dumps(measure.to_data(made)))
+    path.write_text(json.dumps(measure.to_data(result)))
     (entry,) = measurements.read(path).entries
-    measured = made.measured["pplcnet_0.35x"]
+    measured = result.measured["pplcnet_0.35x"]
     assert entry.id == sources["pplcnet_0.35x"].id
     assert (entry.timed.ms, entry.timed.low, entry.timed.high) == (
         measured.ms,

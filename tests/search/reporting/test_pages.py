@@ -19,7 +19,7 @@ from search.reporting import content, figure, html, markdown
 from search.reporting.page import Bullets, Code, Figure, Heading, Link, Part, Rows, Text
 from search.run_dir import RunDir
 from search.settings import Settings
-from tests.search.reporting import made_up
+from tests.search.reporting import sample_run
 
 NASTY = 'a|b <i>*x*</i> [y](z) `c`\n"d" & \\e'
 PAGE: list[Part] = [
@@ -88,7 +88,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def outcome(folder):
-    return made_up.outcome(folder)
+    return sample_run.outcome(folder)
 
 
 @pytest.fixture(scope="module")
@@ -164,12 +164,12 @@ def test_the_same_again(written, outcome, folder):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Figures take half a second each: for tests that look at the text."""
-    monkeypatch.setattr(figure, "draw", lambda made: b"a figure")
+    monkeypatch.setattr(figure, "draw", lambda result: b"a figure")
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_demonstration_calls_itself_one(tmp_path):
-    outcome = made_up.outcome(tmp_path, n=30, synthetic=True, names=("finalist-1",))
+    outcome = sample_run.outcome(tmp_path, n=30, synthetic=True, names=("finalist-1",))
     reporting.write(outcome, tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert text.startswith("# Search in pplcnet_tail (demonstration)\n")
@@ -178,7 +178,7 @@ def test_a_demonstration_calls_itself_one(tmp_path):
 
 
 def test_hardly_anything(tmp_path):
-    outcome = made_up.outcome(tmp_path, n=1, names=())
+    outcome = sample_run.outcome(tmp_path, n=1, names=())
     bare = dataclasses.replace(
         outcome, times={}, evaluation={}, notes=(), front=(), on_this_machine=False
     )
@@ -198,7 +198,7 @@ def test_hardly_anything(tmp_path):
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_last_line_that_was_cut_off_is_no_trial(tmp_path):
-    outcome = made_up.outcome(tmp_path, n=20, names=())
+    outcome = sample_run.outcome(tmp_path, n=20, names=())
     trials = tmp_path / "trials.jsonl"
     trials.write_text(trials.read_text()[:-30])
     reporting.write(outcome, tmp_path)
@@ -210,9 +210,9 @@ def test_a_last_line_that_was_cut_off_is_no_trial(tmp_path):
 def test_many_reasons_are_cut(tmp_path):
     trials = [
         dataclasses.replace(t, accuracy=None, reason=f"reason {t.number % 12}")
-        for t in made_up.trials(30)
+        for t in sample_run.trials(30)
     ]
-    outcome = made_up.outcome(tmp_path, n=30, names=())
+    outcome = sample_run.outcome(tmp_path, n=30, names=())
     page = content.page(content.Material(outcome, tuple(trials), ()))
     (table,) = [p for p in page if isinstance(p, Rows) and p.head == ("trials", "reason")]
     assert len(table.rows) == 11
@@ -248,7 +248,7 @@ def test_the_share_within_the_budget(ms, high, said):
 
 def test_the_share_within_the_budget_counts_those_that_made_room():
     kept = [MeasuredLatency(1, 0.9, 1.1), MeasuredLatency(2, 1.9, 2.1)]
-    said = "2 of 5 networks put up as finalists (40%) within the budget of 2.50 ms"
+    said = "2 of 5 candidates (40%) within the budget of 2.50 ms"
     assert content.within_budget(kept, 2.5, candidates=5).startswith(said)
     assert content.within_budget(kept, 2.5, candidates=2).startswith(
         "2 of 2 measured finalists (100%)"
@@ -266,7 +266,7 @@ def test_baselines_stand_behind_the_last_finalist_that_they_are_beside(outcome):
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_search_is_repeated_by_what_was_asked_for(tmp_path):
-    outcome = made_up.outcome(tmp_path, n=20, names=())
+    outcome = sample_run.outcome(tmp_path, n=20, names=())
     asked = Settings(
         resolution=(80, 160),
         max_latency_ms=2.5,
@@ -288,7 +288,7 @@ def test_a_search_is_repeated_by_what_was_asked_for(tmp_path):
 
 def test_the_front_holds_its_networks(written, outcome, folder):
     data = json.loads(written["front.json"].read_text())
-    trials = {trial.number: trial for trial in made_up.trials()}
+    trials = {trial.number: trial for trial in sample_run.trials()}
     assert [item["number"] for item in data["front"]] == list(outcome.front)
     for item in data["front"]:
         trial = trials[item["number"]]
@@ -305,10 +305,10 @@ def test_the_front_holds_its_networks(written, outcome, folder):
 def test_networks_of_a_space_that_is_not_at_hand(tmp_path):
     """The codes are those of a restricted space: given to write, then read back from front.json."""
     space = spaces.load("pplcnet_tail", 64).restrict(stem_width=[16])
-    outcome = made_up.outcome(tmp_path, n=1, names=())
+    outcome = sample_run.outcome(tmp_path, n=1, names=())
     arch = space.decode(space.canonical(space.encode([zoo.load("pplcnet_1.0x", 64)])))[0]
     trial = dataclasses.replace(
-        made_up.trials(1)[0], arch=arch.id, codes=tuple(map(int, space.encode([arch])[0]))
+        sample_run.trials(1)[0], arch=arch.id, codes=tuple(map(int, space.encode([arch])[0]))
     )
     (tmp_path / "trials.jsonl").write_text(json.dumps(trial.to_data()) + "\n")
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from search import reporting
-from tests.search.reporting import made_up
+from tests.search.reporting import sample_run
 
 
 def shown(outcome, folder=None, width=80, **more):
@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def outcome(folder):
-    return made_up.outcome(folder, n=30)
+    return sample_run.outcome(folder, n=30)
 
 
 def test_finalists_stand_beside_their_baselines(outcome, folder):
@@ -68,16 +68,16 @@ def test_the_accuracy_of_the_fp32_twins_stands_below(outcome, folder):
 
 
 @pytest.mark.parametrize(
-    ("measured_by", "told"),
+    ("measured_by", "expected"),
     [
         ("a", "accuracy and latency of the exported files at 64 px, run by a"),
         ("b", "accuracy of the exported files at 64 px, run by a; latencies measured by b"),
         ("", "accuracy of the exported files at 64 px, run by a"),
     ],
 )
-def test_what_ran_the_files_is_told(outcome, folder, measured_by, told):
-    made = dataclasses.replace(outcome, tested_by="a", measured_by=measured_by)
-    assert f"  {told}\n" in shown(made, folder, width=200)
+def test_what_ran_the_files_is_printed(outcome, folder, measured_by, expected):
+    result = dataclasses.replace(outcome, tested_by="a", measured_by=measured_by)
+    assert f"  {expected}\n" in shown(result, folder, width=200)
 
 
 @pytest.mark.parametrize("soft", [False, True])
@@ -106,7 +106,7 @@ def test_nothing_to_show(outcome):
 
 
 def test_what_was_not_measured_is_left_empty(tmp_path):
-    outcome = made_up.outcome(tmp_path, n=30, measured=False, test=False, names=("finalist-1",))
+    outcome = sample_run.outcome(tmp_path, n=30, measured=False, test=False, names=("finalist-1",))
     rows = shown(outcome, width=120).splitlines()
     assert rows[1].split()[0] == "validation"
     row = next(row for row in rows if "finalist-1" in row)

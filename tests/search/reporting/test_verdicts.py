@@ -10,7 +10,7 @@ import pytest
 from search.comparison import compare, compare_accuracies
 from search.outcome import FinalRun, MeasuredLatency
 from search.reporting import verdicts
-from tests.search.reporting import made_up
+from tests.search.reporting import sample_run
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def outcome(folder):
-    return made_up.outcome(folder, n=30)
+    return sample_run.outcome(folder, n=30)
 
 
 def by_name(outcome, name):
@@ -56,7 +56,7 @@ def test_without_the_hits_the_accuracies_of_seeds_decide(outcome):
 
 @pytest.mark.parametrize("damage", ["missing", "garbage", "pickle", "other", "ints", "outside"])
 def test_hits_that_cannot_be_trusted_are_not_used(tmp_path, damage):
-    outcome = made_up.outcome(tmp_path, n=30, names=("finalist-1", "pplcnet_0.35x"))
+    outcome = sample_run.outcome(tmp_path, n=30, names=("finalist-1", "pplcnet_0.35x"))
     path = tmp_path / outcome.finals[0].runs[1].hits
     good = np.load(path)
     if damage == "missing":
@@ -81,10 +81,10 @@ def test_seeds_are_paired_by_their_numbers(outcome, folder):
     """A baseline whose seed 0 is not there, and whose others come in another order."""
     runs = by_name(outcome, "pplcnet_0.35x").runs
     fewer = changed(outcome, "pplcnet_0.35x", runs=(runs[2], runs[1]))
-    found = verdicts.bands(fewer, folder)[0].duels[0].comparison
+    actual = verdicts.bands(fewer, folder)[0].duels[0].comparison
     ours = by_name(outcome, "finalist-1").runs
     first, second = (np.stack([np.load(folder / r.hits) for r in rs[1:3]]) for rs in (ours, runs))
-    assert found == compare(first, second)
+    assert actual == compare(first, second)
     none = changed(outcome, "pplcnet_0.35x", runs=(FinalRun(9, 0.5, 0.5, ""),))
     assert verdicts.bands(none, folder)[0].duels == ()
 
@@ -123,7 +123,7 @@ def test_better_than_some(outcome, folder):
 
 
 def test_nothing_better(tmp_path):
-    outcome = made_up.outcome(tmp_path, n=30, shift=-0.2)
+    outcome = sample_run.outcome(tmp_path, n=30, shift=-0.2)
     bands = verdicts.bands(outcome, tmp_path)
     assert not any(band.better for band in bands)
     text = verdicts.sentence(bands[0])
@@ -164,18 +164,18 @@ def test_the_headline(outcome, folder):
 
 
 def test_what_a_reader_has_to_know(tmp_path, outcome, folder):
-    told = verdicts.caveats(verdicts.bands(outcome, folder))
-    assert told[0] == "Intervals are of 95 %, over seeds and test images."
-    assert told[1].startswith("There are 6 comparisons")
+    messages = verdicts.caveats(verdicts.bands(outcome, folder))
+    assert messages[0] == "Intervals are of 95 %, over seeds and test images."
+    assert messages[1].startswith("There are 6 comparisons")
     assert "over the seeds alone" in verdicts.caveats(verdicts.bands(outcome))[0]
-    one = made_up.outcome(tmp_path, n=30, seeds=1, names=("finalist-1", "pplcnet_0.35x"))
+    one = sample_run.outcome(tmp_path, n=30, seeds=1, names=("finalist-1", "pplcnet_0.35x"))
     (told_once,) = verdicts.caveats(verdicts.bands(one, tmp_path))
     assert told_once.startswith(
         "There is one seed: intervals are of 95 % over the test images alone;"
     )
     assert "nothing is called better" in verdicts.caveats(verdicts.bands(one))[0]
-    unread = made_up.outcome(tmp_path, n=30, test=False, names=("finalist-1", "pplcnet_0.35x"))
-    found = verdicts.bands(unread, tmp_path)
-    assert found[0].duels[0].split == "validation"
-    assert "The test images were not read" in verdicts.caveats(found)[1]
+    unread = sample_run.outcome(tmp_path, n=30, test=False, names=("finalist-1", "pplcnet_0.35x"))
+    actual = verdicts.bands(unread, tmp_path)
+    assert actual[0].duels[0].split == "validation"
+    assert "The test images were not read" in verdicts.caveats(actual)[1]
     assert verdicts.caveats([]) == []

@@ -8,7 +8,7 @@ import pytest
 
 from search.outcome import FinalRun
 from search.reporting import words
-from tests.search.reporting import made_up
+from tests.search.reporting import sample_run
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_one_and_many():
 
 
 def test_accuracy_is_that_of_the_test_images_if_all_seeds_read_them(tmp_path):
-    final = made_up.outcome(tmp_path, n=30).finals[0]
+    final = sample_run.outcome(tmp_path, n=30).finals[0]
     runs = (FinalRun(0, 0.5, 0.71, "a.onnx"), FinalRun(1, 0.6, 0.73, "b.onnx"))
     final = dataclasses.replace(final, runs=runs)
     assert words.accuracy(final) == "72.0 ± 1.4"  # sqrt(2) times 1

@@ -26,9 +26,9 @@ def fresh(name, known=(), lag=LAG, seed=2):
 
 def taken(proposals):
     """Return the next proposal, which there is."""
-    made = proposals.next()
-    assert made is not None
-    return made
+    proposal = proposals.next()
+    assert proposal is not None
+    return proposal
 
 
 def finish(proposals, rng=None, until=TRIALS):
@@ -40,10 +40,10 @@ def finish(proposals, rng=None, until=TRIALS):
     finished: list[Trial] = []
     while len(finished) < until:
         while proposals.asked < TRIALS or proposals.pending:
-            made = proposals.next()
-            if made is None:
+            proposal = proposals.next()
+            if proposal is None:
                 break
-            running.append(made)
+            running.append(proposal)
         if not running:
             break
         number, codes = running.pop(0 if rng is None else int(rng.integers(len(running))))
@@ -55,12 +55,12 @@ def finish(proposals, rng=None, until=TRIALS):
 @pytest.fixture(scope="module")
 def whole():
     """Return the trials of the uninterrupted search of a strategy."""
-    made = {}
+    results = {}
 
     def of(name):
-        if name not in made:
-            made[name] = finish(fresh(name))
-        return made[name]
+        if name not in results:
+            results[name] = finish(fresh(name))
+        return results[name]
 
     return of
 
@@ -118,25 +118,25 @@ def test_exactly_the_results_before_the_lag_have_been_told():
     class Watching(searchers.Random):
         def __init__(self):
             super().__init__(limits, 0, trials=TRIALS)
-            self.told = []
+            self.reported = []
             self.at_ask = []
 
         def ask(self, rng):
-            self.at_ask.append(list(self.told))
+            self.at_ask.append(list(self.reported))
             return super().ask(rng)
 
         def tell(self, number, codes, accuracy, latency_ms):
-            self.told.append((number, accuracy, latency_ms))
+            self.reported.append((number, accuracy, latency_ms))
 
     watching = Watching()
     proposals = searchers.Proposals(watching, limits, 0, lag)
-    made = [taken(proposals) for _ in range(lag + 1)]
-    for number, codes in reversed(made):
+    result = [taken(proposals) for _ in range(lag + 1)]
+    for number, codes in reversed(result):
         proposals.record(trial(limits, number, codes))
-    made += [taken(proposals) for _ in range(3)]
-    for number, told in enumerate(watching.at_ask):
-        results = [trial(limits, n, c) for n, c in made[: max(0, number - lag)]]
-        assert told == [(t.number, t.accuracy, t.latency_ms) for t in results]
+    result += [taken(proposals) for _ in range(3)]
+    for number, messages in enumerate(watching.at_ask):
+        results = [trial(limits, n, c) for n, c in result[: max(0, number - lag)]]
+        assert messages == [(t.number, t.accuracy, t.latency_ms) for t in results]
 
 
 def test_the_draws_of_a_proposal_come_from_the_seed_and_its_number():
@@ -158,15 +158,15 @@ def test_a_small_budget_is_proposed_whole_and_then_it_is_exhausted(name):
     limits = budget("network_wide", 0.15 if name == "tpe" else 0.5)
     strategy = searchers.create(name, limits, 0, trials=1000)
     proposals = searchers.Proposals(strategy, limits, 0, 2)
-    found = []
+    results = []
     while not proposals.exhausted:
-        found.append(taken(proposals))
-        proposals.record(trial(limits, *found[-1]))
+        results.append(taken(proposals))
+        proposals.record(trial(limits, *results[-1]))
     assert proposals.next() is None
-    codes = {tuple(c.tolist()) for _, c in found}
+    codes = {tuple(c.tolist()) for _, c in results}
     everything = limits.space.encode(list(limits.space.enumerate()))
     expected = everything[limits.inside(everything)]
-    assert len(found) == len(codes) == limits.count()
+    assert len(results) == len(codes) == limits.count()
     assert codes == {tuple(c) for c in expected.tolist()}
 
 
@@ -178,8 +178,8 @@ def test_a_strategy_that_repeats_itself_is_helped_out():
             return limits.space.encode(limits.fastest())[0]
 
     proposals = searchers.Proposals(Stuck(limits, 0, trials=9), limits, 0, 9)
-    made = [tuple(taken(proposals)[1].tolist()) for _ in range(9)]
-    assert len(set(made)) == 9
+    results = [tuple(taken(proposals)[1].tolist()) for _ in range(9)]
+    assert len(set(results)) == 9
 
 
 def test_trials_of_another_search_are_refused(whole):

@@ -24,7 +24,7 @@ def search(name, limits, seed, trials, evaluate, lag=3, **options):
     """Return the trials of a search whose accuracies are those of ``evaluate``."""
     strategy = searchers.create(name, limits, seed, trials=trials, **options)
     proposals = searchers.Proposals(strategy, limits, seed, lag)
-    made = []
+    results = []
     for number in range(trials):
         proposed = proposals.next()
         assert proposed is not None
@@ -32,8 +32,8 @@ def search(name, limits, seed, trials, evaluate, lag=3, **options):
         assert at == number
         result = dataclasses.replace(trial(limits, at, codes), accuracy=evaluate(codes))
         proposals.record(result)
-        made.append(result)
-    return made
+        results.append(result)
+    return results
 
 
 @pytest.mark.parametrize("name", searchers.NAMES)
@@ -41,11 +41,11 @@ def search(name, limits, seed, trials, evaluate, lag=3, **options):
 def test_all_proposals_are_inside_canonical_and_different(name, space):
     limits = budget(space, 0.6)
     trials = min(60, limits.count())
-    made = search(name, limits, 0, trials, accuracy)
-    codes = np.array([t.codes for t in made])
+    outcome = search(name, limits, 0, trials, accuracy)
+    codes = np.array([t.codes for t in outcome])
     assert limits.inside(codes).all()
     assert (limits.space.canonical(codes) == codes).all()
-    assert len({t.codes for t in made}) == trials
+    assert len({t.codes for t in outcome}) == trials
 
 
 @pytest.mark.parametrize("name", searchers.NAMES)
@@ -59,8 +59,8 @@ def test_the_seed_decides(name):
 @pytest.mark.parametrize("name", searchers.NAMES)
 def test_a_search_in_which_nearly_everything_fails_goes_on(name):
     limits = budget()
-    made = search(name, limits, 0, 40, lambda codes: accuracy(codes) if codes[0] else None)
-    assert any(t.failed for t in made)
+    outcome = search(name, limits, 0, 40, lambda codes: accuracy(codes) if codes[0] else None)
+    assert any(t.failed for t in outcome)
     nothing = search(name, limits, 0, 40, lambda codes: None)
     assert all(t.failed for t in nothing)
 
@@ -68,10 +68,10 @@ def test_a_search_in_which_nearly_everything_fails_goes_on(name):
 @pytest.mark.parametrize("name", LEARNING)
 def test_results_matter_beyond_the_initial_draws(name):
     limits = budget()
-    made = search(name, limits, 0, 40, accuracy)
+    outcome = search(name, limits, 0, 40, accuracy)
     turned = search(name, limits, 0, 40, lambda codes: -accuracy(codes))
-    assert [t.codes for t in made[:10]] == [t.codes for t in turned[:10]]
-    assert [t.codes for t in made] != [t.codes for t in turned]
+    assert [t.codes for t in outcome[:10]] == [t.codes for t in turned[:10]]
+    assert [t.codes for t in outcome] != [t.codes for t in turned]
 
 
 @functools.cache
@@ -81,11 +81,13 @@ def nearest_found(name):
     Accuracy falls with each gene that differs from the planted network, the only best one.
     """
     limits = budget()
-    found = []
+    results = []
     for seed, planted in enumerate(limits.sample_codes(4, np.random.default_rng(7))):
-        made = search(name, limits, seed, 150, lambda codes, p=planted: -float((codes != p).sum()))
-        found.append(-max(t.accuracy for t in made))
-    return found
+        outcome = search(
+            name, limits, seed, 150, lambda codes, p=planted: -float((codes != p).sum())
+        )
+        results.append(-max(t.accuracy for t in outcome))
+    return results
 
 
 @pytest.mark.parametrize("name", ["nsga2", "evolution", "local", "tpe"])
@@ -96,8 +98,8 @@ def test_a_planted_optimum_is_found(name):
 
 def test_tpe_goes_where_both_objectives_are_best():
     limits = budget()
-    made = search("tpe", limits, 0, 40, lambda codes: -float(limits.costs(codes[None])[0]))
-    times = np.array([t.latency_ms for t in made])
+    outcome = search("tpe", limits, 0, 40, lambda codes: -float(limits.costs(codes[None])[0]))
+    times = np.array([t.latency_ms for t in outcome])
     assert times[10:].mean() < 0.85 * times[:10].mean()
 
 
@@ -111,9 +113,9 @@ def test_the_whole_front_of_a_small_space_is_found(name):
     whole = pareto.hypervolume(points, reference)
 
     def share(searcher):
-        made = search(searcher, limits, 0, 150, accuracy)
-        found = pareto.points(made) * [1, 1000]
-        return pareto.hypervolume(found, reference) / whole
+        outcome = search(searcher, limits, 0, 150, accuracy)
+        actual = pareto.points(outcome) * [1, 1000]
+        return pareto.hypervolume(actual, reference) / whole
 
     assert 1 - share(name) < 0.6 * (1 - share("random"))
 
@@ -133,8 +135,8 @@ def test_a_budget_of_one_latency_or_of_empty_bands_is_no_fault():
     limits = budget()
     cost = int(limits.costs(limits.sample_codes(1, np.random.default_rng(0)))[0])
     one = budgets.macs(limits.space, max_macs=cost, min_macs=cost)
-    made = search("nsga2", one, 0, one.count(), accuracy)
-    assert {t.latency_ms for t in made} == {cost / 1000}
+    outcome = search("nsga2", one, 0, one.count(), accuracy)
+    assert {t.latency_ms for t in outcome} == {cost / 1000}
     many = searchers.create("random", limits, 0, trials=10, bands=1000)
     assert limits.inside(many.ask(np.random.default_rng(0))).all()
 
@@ -152,8 +154,8 @@ def test_nsga2_lets_the_dominated_and_then_the_crowded_go():
     limits = budget()
     strategy = searchers.NSGA2(limits, 0, trials=100, population=3)
     codes = limits.sample_codes(5, np.random.default_rng(0))
-    told = [(0.5, 2.0), (0.6, 1.0), (0.8, 4.0), (0.61, 1.05), (0.9, 8.0)]
-    for number, (row, (value, ms)) in enumerate(zip(codes, told, strict=True)):
+    results = [(0.5, 2.0), (0.6, 1.0), (0.8, 4.0), (0.61, 1.05), (0.9, 8.0)]
+    for number, (row, (value, ms)) in enumerate(zip(codes, results, strict=True)):
         strategy.tell(number, row, value, ms)
     kept = sorted(strategy._points[:, 0].tolist())
     assert kept == [0.6, 0.8, 0.9]  # 0.5 is dominated by 0.6; 0.61 is nearest to its neighbours
@@ -166,8 +168,8 @@ def test_local_proposes_unseen_neighbors_of_the_front():
     start = strategy.ask(rng)
     strategy.tell(0, start, 0.5, 1.0)
     around = limits.neighbors(limits.space.decode(start)[0])
-    found = [tuple(strategy.ask(rng).tolist()) for _ in around]
-    assert sorted(found) == sorted(tuple(c) for c in limits.space.encode(around).tolist())
+    results = [tuple(strategy.ask(rng).tolist()) for _ in around]
+    assert sorted(results) == sorted(tuple(c) for c in limits.space.encode(around).tolist())
     beyond = tuple(strategy.ask(rng).tolist())  # nothing left there: drawn at random
     assert limits.inside(np.array([beyond])).all()
 
@@ -185,17 +187,17 @@ def test_tpe_is_told_the_repaired_point(monkeypatch):
     repaired = strategy.ask(rng)
     assert repaired.tolist() == limits.repair(outside)[0].tolist()
     strategy.tell(4, repaired, 0.5, 2.0)
-    told = strategy._study(0.5).get_trials()[-1]
+    messages = strategy._study(0.5).get_trials()[-1]
     names = [g.name for g in limits.space.genes]
-    assert [told.params[n] for n in names if n in told.params] == [
-        c for n, c in zip(names, repaired.tolist(), strict=True) if n in told.params
+    assert [messages.params[n] for n in names if n in messages.params] == [
+        c for n, c in zip(names, repaired.tolist(), strict=True) if n in messages.params
     ]
 
 
 def test_tpe_forgets_old_results_but_the_best():
-    made = [tpe._Result(np.array([i]), 1.0 if i == 3 else 0.0, float(-i)) for i in range(41)]
-    made[0] = dataclasses.replace(made[0], minus_log_ms=-100.0)
-    kept = [int(t.codes[0]) for t in tpe._remembered(made, 20)]
+    results = [tpe._Result(np.array([i]), 1.0 if i == 3 else 0.0, float(-i)) for i in range(41)]
+    results[0] = dataclasses.replace(results[0], minus_log_ms=-100.0)
+    kept = [int(t.codes[0]) for t in tpe._remembered(results, 20)]
     assert len(kept) == 20
     assert 3 in kept
     assert kept[-18:] == list(range(23, 41))
@@ -244,6 +246,6 @@ def test_strategies_need_neither_ray_nor_jax(checkout):
     assert done.stdout == "[]\n", done.stderr
 
 
-def test_an_unknown_attribute_is_told():
+def test_an_unknown_attribute_is_reported():
     with pytest.raises(AttributeError, match="has no attribute 'Serchers'"):
         searchers.Serchers  # noqa: B018

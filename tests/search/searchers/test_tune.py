@@ -22,7 +22,7 @@ from .small import accuracy, budget
 TRIALS = 23
 
 
-def made(**named):
+def build(**named):
     return Searcher("nsga2", budget(), **{"trials": TRIALS, "seed": 1, **named})
 
 
@@ -34,8 +34,8 @@ def report(config):
     """Return what a trainable reports about a config, as Tune hands it over: nested results are flat."""
     if "networks" in config:
         return {"evaluations": [evaluation(item) for item in config["networks"]], "done": True}
-    told = evaluation(config)
-    return {"accuracy": told["accuracy"], "seconds": 0.5, "details/epochs": 3, "done": True}
+    messages = evaluation(config)
+    return {"accuracy": messages["accuracy"], "seconds": 0.5, "details/epochs": 3, "done": True}
 
 
 def drive(searcher, workers=2, rng=None, until=math.inf):
@@ -62,7 +62,7 @@ def drive(searcher, workers=2, rng=None, until=math.inf):
 
 def test_trials_are_recorded_as_they_are():
     kept: list[Trial] = []
-    searcher = made(record=kept.append)
+    searcher = build(record=kept.append)
     drive(searcher)
     assert [t.number for t in kept] == list(range(TRIALS))
     assert searcher.results == kept
@@ -75,7 +75,7 @@ def test_trials_are_recorded_as_they_are():
 
 
 def test_a_config_holds_the_network():
-    config = made().suggest("t")
+    config = build().suggest("t")
     arch = Arch.from_data(json.loads(config["arch"]), "config")
     assert budget().space.encode(arch)[0].tolist() == config["codes"]
     assert config["number"] == 0
@@ -84,15 +84,15 @@ def test_a_config_holds_the_network():
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_batches_order_and_kills_change_nothing(batch):
     lag = 12
-    whole = made(lag=lag)
+    whole = build(lag=lag)
     drive(whole)
-    shuffled = made(batch=batch, lag=lag)
+    shuffled = build(batch=batch, lag=lag)
     drive(shuffled, 3, np.random.default_rng(0))
     assert shuffled.results == whole.results
     kept: list[Trial] = []
     rng = np.random.default_rng(1)
     for _ in range(100):
-        killed = made(batch=batch, lag=lag, known=list(kept), record=kept.append)
+        killed = build(batch=batch, lag=lag, known=list(kept), record=kept.append)
         if not drive(killed, 2, rng, until=int(rng.integers(1, 4))):
             break
     assert sorted(kept, key=lambda t: t.number) == whole.results
@@ -100,7 +100,7 @@ def test_batches_order_and_kills_change_nothing(batch):
 
 def test_the_last_batch_holds_what_is_left():
     sizes: list[int] = []
-    searcher = made(batch=5)
+    searcher = build(batch=5)
     while (config := searcher.suggest(f"t{len(sizes)}")) != Searcher.FINISHED:
         sizes.append(len(config["networks"]))
         searcher.on_trial_complete(f"t{len(sizes) - 1}", report(config))
@@ -108,7 +108,7 @@ def test_the_last_batch_holds_what_is_left():
 
 
 def test_it_waits_for_results():
-    searcher = made(lag=1)
+    searcher = build(lag=1)
     first, second = searcher.suggest("a"), searcher.suggest("b")
     assert searcher.suggest("c") is None
     searcher.on_trial_complete("b", report(second))
@@ -117,10 +117,10 @@ def test_it_waits_for_results():
     assert searcher.suggest("c")["number"] == 2
 
 
-def test_it_is_recorded_before_it_is_told():
+def test_it_is_recorded_before_it_is_reported():
     class Order(searchers.Random):
         def tell(self, number, codes, accuracy, latency_ms):
-            order.append(("told", number))
+            order.append(("reported", number))
 
     order: list[tuple[str, int]] = []
     strategy = Order(budget(), 0, trials=9)
@@ -133,7 +133,7 @@ def test_it_is_recorded_before_it_is_told():
 
 
 def test_a_lost_worker_fails_all_its_networks():
-    searcher = made(batch=3, lag=6)
+    searcher = build(batch=3, lag=6)
     searcher.suggest("a")
     searcher.suggest("b")
     searcher.note_failure("b", "no memory")
@@ -147,9 +147,9 @@ def test_a_lost_worker_fails_all_its_networks():
 
 
 def test_what_is_lost_is_given_out_again_but_not_for_ever():
-    whole = made(batch=3, lag=6, trials=6)
+    whole = build(batch=3, lag=6, trials=6)
     drive(whole)
-    searcher = made(batch=3, lag=6, trials=6)
+    searcher = build(batch=3, lag=6, trials=6)
     first, second = searcher.suggest("a"), searcher.suggest("b")
     searcher.on_trial_complete("b", report(second))
     assert searcher.suggest("c") is None  # not finished: "a" may be lost yet
@@ -161,7 +161,7 @@ def test_what_is_lost_is_given_out_again_but_not_for_ever():
     assert searcher.suggest("d") == Searcher.FINISHED
     assert searcher.results == whole.results
     # One that is lost time and again is recorded as failed.
-    unlucky = made(batch=3, lag=6, trials=3)
+    unlucky = build(batch=3, lag=6, trials=3)
     for i in range(1 + AGAIN):
         assert unlucky.suggest(f"t{i}") is not None
         assert unlucky.results == []
@@ -173,7 +173,7 @@ def test_what_is_lost_is_given_out_again_but_not_for_ever():
 
 def test_what_was_lost_is_given_out_again_when_nothing_new_is_proposed_any_more():
     over: list[bool] = []
-    searcher = made(batch=2, lag=6, stop=lambda: bool(over))
+    searcher = build(batch=2, lag=6, stop=lambda: bool(over))
     first, second = searcher.suggest("a"), searcher.suggest("b")
     over.append(True)
     assert searcher.suggest("c") is None  # "a" may be lost yet
@@ -186,7 +186,7 @@ def test_what_was_lost_is_given_out_again_when_nothing_new_is_proposed_any_more(
     assert [t.number for t in searcher.results] == [0, 1, 2, 3]
 
 
-def test_a_result_that_cannot_be_kept_is_told_to_no_strategy_and_ends_the_search():
+def test_a_result_that_cannot_be_kept_is_reported_to_no_strategy_and_ends_the_search():
     """Tune takes no notice of what is raised where a trial ends."""
 
     def record(trial):
@@ -195,19 +195,19 @@ def test_a_result_that_cannot_be_kept_is_told_to_no_strategy_and_ends_the_search
         kept.append(trial)
 
     kept: list[Any] = []
-    searcher = made(record=record, lag=4)
+    searcher = build(record=record, lag=4)
     with pytest.raises(OSError, match="no space"):
         drive(searcher)
     assert [t.number for t in searcher.results] == [t.number for t in kept] == [0, 1]
-    whole = made(lag=4)
+    whole = build(lag=4)
     drive(whole)
-    resumed = made(lag=4, known=kept)
+    resumed = build(lag=4, known=kept)
     drive(resumed)
     assert resumed.results == whole.results
 
 
 @pytest.mark.parametrize(
-    ("told", "reason"),
+    ("reported", "reason"),
     [
         ({"accuracy": None, "reason": "diverged"}, "diverged"),
         ({"accuracy": math.nan}, "the accuracy is nan"),
@@ -215,29 +215,29 @@ def test_a_result_that_cannot_be_kept_is_told_to_no_strategy_and_ends_the_search
         ({"accuracy": None}, "no accuracy was reported"),
     ],
 )
-def test_what_is_no_accuracy_is_a_failure(told, reason):
-    searcher = made()
+def test_what_is_no_accuracy_is_a_failure(reported, reason):
+    searcher = build()
     searcher.suggest("a")
-    searcher.on_trial_complete("a", told)
+    searcher.on_trial_complete("a", reported)
     (trial,) = searcher.results
     assert (trial.accuracy, trial.reason) == (None, reason)
 
 
 def test_a_stopped_trial_stays_unfinished():
     kept: list[Trial] = []
-    searcher = made(record=kept.append)
+    searcher = build(record=kept.append)
     searcher.suggest("a")
     config = searcher.suggest("b")
     searcher.on_trial_complete("a")  # as Tune ends a pending one
     searcher.on_trial_complete("b", {"trial_id": "b"})  # and one that has not reported yet
     assert not kept
-    assert made(known=kept).suggest("c")["number"] == 0
+    assert build(known=kept).suggest("c")["number"] == 0
     assert config["number"] == 1
 
 
-def test_it_finishes_when_it_is_told_to_stop():
+def test_it_finishes_when_it_is_asked_to_stop():
     ended: list[bool] = []
-    searcher = made(stop=lambda: bool(ended))
+    searcher = build(stop=lambda: bool(ended))
     config = searcher.suggest("a")
     ended.append(True)
     assert searcher.suggest("b") is None  # "a" may be lost yet
@@ -254,15 +254,15 @@ def test_a_budget_with_fewer_networks_than_trials():
 
 
 def test_known_trials_alone_are_enough():
-    whole = made()
+    whole = build()
     drive(whole)
-    again = made(known=whole.results, record=lambda t: pytest.fail("recorded again"))
+    again = build(known=whole.results, record=lambda t: pytest.fail("recorded again"))
     assert again.suggest("a") == Searcher.FINISHED
     assert again.results == whole.results
 
 
 def test_its_state_is_neither_saved_nor_restored(tmp_path):
-    searcher = made()
+    searcher = build()
     for refused in (searcher.save, searcher.restore, searcher.restore_from_dir):
         with pytest.raises(SearchError, match="as known="):
             refused(str(tmp_path / "state.pkl"))
@@ -284,7 +284,7 @@ def test_its_state_is_neither_saved_nor_restored(tmp_path):
 )
 def test_wrong_values(named, message):
     with pytest.raises(SearchError, match=message):
-        made(**named)
+        build(**named)
 
 
 def test_options_of_a_made_strategy_are_refused():
@@ -293,8 +293,8 @@ def test_options_of_a_made_strategy_are_refused():
         Searcher(strategy, budget(), trials=5, bands=3)
 
 
-def test_a_wrong_number_of_evaluations_is_told():
-    searcher = made(batch=2)
+def test_a_wrong_number_of_evaluations_is_reported():
+    searcher = build(batch=2)
     searcher.suggest("a")
     searcher.on_trial_complete("a", {"evaluations": [{"accuracy": 0.5}]})
     with pytest.raises(SearchError, match="trial a: 1 evaluations for 2 networks"):

@@ -1,4 +1,4 @@
-"""A realistic made-up outcome with its folder: trials, hits, finalists and baselines."""
+"""A realistic synthetic outcome with its folder: trials, hits, finalists and baselines."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ NETWORKS = (
 
 
 def trials(n=200, seed=0, failed=(7, 70)):
-    """Return trials of `pplcnet_tail` whose accuracy grows with made-up latency."""
+    """Return trials of `pplcnet_tail` whose accuracy grows with synthetic latency."""
     rng = np.random.default_rng(seed)
     space = spaces.load("pplcnet_tail", 64)
     codes = space.canonical(space.sample_codes(n, rng))
-    made = []
+    results = []
     for i, (row, arch) in enumerate(zip(codes, space.decode(codes), strict=True)):
         ms = float(np.exp(rng.uniform(np.log(0.8), np.log(2.8))))
         accuracy = None if i in failed else float(0.3 + 0.12 * np.log(ms) + 0.03 * rng.normal())
         reason = "the loss is no number" if accuracy is None else ""
-        made.append(Trial(i, tuple(map(int, row)), arch.id, ms, accuracy, reason, 12.5))
-    return made
+        results.append(Trial(i, tuple(map(int, row)), arch.id, ms, accuracy, reason, 12.5))
+    return results
 
 
-def front_of(made):
+def front_of(result):
     """Return the numbers of the trials that none dominates, by latency."""
-    done = sorted((t.latency_ms, -t.accuracy, t.number) for t in made if not t.failed)
+    done = sorted((t.latency_ms, -t.accuracy, t.number) for t in result if not t.failed)
     best, kept = 1.0, []
     for _, negative, number in done:
         if negative < best:
@@ -73,10 +73,10 @@ def outcome(
         test: whether the test images were read.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    found = trials(n)
-    lines = [json.dumps(trial.to_data()) for trial in found]
+    actual = trials(n)
+    lines = [json.dumps(trial.to_data()) for trial in actual]
     (folder / "trials.jsonl").write_text("\n".join(lines) + "\n")
-    front = front_of(found)
+    front = front_of(actual)
     rng = np.random.default_rng(5)
     hard = rng.normal(size=IMAGES)
     finals = []
@@ -85,14 +85,14 @@ def outcome(
             continue
         ours = role == "finalist"
         number = front[(i + 1) * len(front) // 4] if ours else None
-        at = spaces.load("pplcnet_tail", 64).decode(np.array([found[number or 0].codes]))[0]
+        at = spaces.load("pplcnet_tail", 64).decode(np.array([actual[number or 0].codes]))[0]
         arch = at if ours else zoo.load(name, 64)
         finals.append(
             FinalNetwork(
                 name, role, arch, band, beside, cost.params(arch, 10), cost.macs(arch, classes=10),
                 predicted, predicted and predicted * 0.95, predicted and predicted * 1.06,
                 MeasuredLatency(ms, ms * 0.985, ms * 1.02) if measured else None,
-                found[number].accuracy if number is not None else None, number, top1,
+                actual[number].accuracy if number is not None else None, number, top1,
                 tuple(_run(folder, rng, hard, name, s, share + ours * shift, test) for s in range(seeds)),
                 winner=ours,
             )
@@ -115,7 +115,7 @@ def outcome(
         networks=123_456_789_012,
         synthetic=synthetic,
         trials=n,
-        failed=sum(t.failed for t in found),
+        failed=sum(t.failed for t in actual),
         evaluator="train: from scratch, 2 epochs",
         searcher="nsga2",
         front=front,
@@ -144,7 +144,7 @@ def _run(folder, rng, hard, name, seed, share, test):
     )
 
 
-def save(folder: Path, made: Outcome) -> Path:
+def save(folder: Path, result: Outcome) -> Path:
     """Write outcome.json; returns the folder."""
-    (folder / "outcome.json").write_text(made.to_json())
+    (folder / "outcome.json").write_text(result.to_json())
     return folder
