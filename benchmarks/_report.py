@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from lcnas import files
+
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 PACKAGES = ("numpy", "jax", "flax", "onnx", "onnxruntime-openvino", "onnxruntime", "torch")
 
@@ -52,9 +54,7 @@ def write(name: str, data: dict[str, Any]) -> Path:
     """Write a result file beside its final place, then rename it."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    beside = path.with_suffix(".json.tmp")
-    beside.write_text(json.dumps(data, indent=1) + "\n")
-    beside.replace(path)
+    files.write(path, json.dumps(data, indent=1) + "\n")
     return path
 
 
@@ -68,8 +68,7 @@ def lines(path: Path) -> list[Any]:
 
 def append(path: Path, entry: Any) -> None:
     """Add a line to such a file."""
-    with path.open("a") as file:
-        file.write(json.dumps(entry) + "\n")
+    files.append_line(path, entry)
 
 
 def on_each_core(cores: int = 2) -> None:

@@ -6,8 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
+from lcnas.budgets import bands
 from search.evaluators import early_stopping
 from search.predictor import Screened
 from search.problem import SearchProblem
@@ -72,5 +71,5 @@ def _stop_below(
     settings: ResolvedSettings, problem: SearchProblem, latency_ms: float, trials: Sequence[Trial]
 ) -> dict[str, Any]:
     """Return the rest of a candidate's config: when its training is stopped early."""
-    edges = np.geomspace(problem.min_ms, problem.searched_max_ms, settings.bands + 1)
+    edges = bands.edges(problem.min_ms, problem.searched_max_ms, settings.bands)
     return {"stop_below": early_stopping.limits(trials, edges.tolist(), latency_ms)}

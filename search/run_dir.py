@@ -7,20 +7,23 @@ what is in flight. A search resumes by reading them again. All file names of a r
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lcnas import environment, files, latency
 from lcnas.arch import Resolution
 from lcnas.errors import LcnasError, shorten
-from lcnas.training import run as files
+from lcnas.training import run as training_run
 from search.errors import SearchError
 from search.settings import ResolvedSettings, Settings
 from search.trials import Trial
+
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "onnx", "ray", "optuna")
 
 # Version 1 trained and tested finalists at the training size, whatever resolution they were exported for.
 VERSION, _VERSIONS = 2, (1, 2)
@@ -121,7 +124,7 @@ class RunDir:
             raise SearchError(f"out: {self.shown} is not a folder")
         if not self.begun:
             others = [p.name for p in self.path.iterdir()] if self.path.is_dir() else []
-            if [name for name in others if name != files.LOCK]:
+            if [name for name in others if name != training_run.LOCK]:
                 raise SearchError(
                     f"out: {self.shown} holds files and no search ({others[0]}, ...); "
                     "give an empty or a new folder"
@@ -141,11 +144,13 @@ class RunDir:
             "version": VERSION,
             "asked": asked.to_data(),
             "settings": settings.to_data(),
-            "surroundings": surroundings(),
-            "git": git_state(),
+            "surroundings": environment.record(
+                _LIBRARIES, dataclasses.asdict(latency.this_machine())
+            ),
+            "git": environment.git_state(),
             "begun": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
-        files.write(self.path / CONFIG, json.dumps(config, indent=1) + "\n")
+        training_run.write(self.path / CONFIG, json.dumps(config, indent=1) + "\n")
         for step, seconds in self._times.items():
             self.add_time(step, seconds)
 
@@ -153,13 +158,13 @@ class RunDir:
         """Remove the folder if it holds no search, so that another command may use its name."""
         if not self.begun and self.path.is_dir():
             with contextlib.suppress(OSError):  # files of others
-                (self.path / files.LOCK).unlink(missing_ok=True)
+                (self.path / training_run.LOCK).unlink(missing_ok=True)
                 self.path.rmdir()
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Lock the folder; refused while another process works in it."""
-        with files.locked(self.path, "searches"):
+        with training_run.locked(self.path, "searches"):
             yield
 
     # -- trials --
@@ -172,7 +177,7 @@ class RunDir:
         """
         path = self.path / TRIALS
         trials: dict[int, Trial] = {}
-        for i, line in enumerate(_complete_lines(path)):
+        for i, line in enumerate(files.complete_lines(path)):
             source = f"{path}, line {i + 1}"
             try:
                 trial = Trial.from_data(json.loads(line), source)
@@ -199,7 +204,7 @@ class RunDir:
         """Append a finished trial: all of it is on the disk when this returns, or nothing."""
         left = memoryview(f"{json.dumps(trial.to_data())}\n".encode())
         path = self.path / TRIALS
-        with files.unwritable(self.path), path.open("ab", buffering=0) as file:
+        with training_run.unwritable(self.path), path.open("ab", buffering=0) as file:
             before = file.seek(0, os.SEEK_END)
             try:
                 while left:  # a full disk accepts a part first
@@ -227,7 +232,7 @@ class RunDir:
 
     def write(self, name: str, text: str) -> None:
         """Write a text file."""
-        files.write(self.path / name, text)
+        training_run.write(self.path / name, text)
 
     def times(self) -> dict[str, float]:
         """Return the seconds of each step, over all sessions."""
@@ -242,45 +247,3 @@ class RunDir:
         times = self.times()
         times[step] = round(times.get(step, 0.0) + seconds, 2)
         self.save(TIMES, times)
-
-
-def _complete_lines(path: Path) -> list[str]:
-    if not path.is_file():
-        return []
-    complete, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-    return [line for line in complete.splitlines() if line]
-
-
-def surroundings() -> dict[str, Any]:
-    """Return versions of libraries and the machine, without starting JAX."""
-    import dataclasses
-    import platform
-    from importlib import metadata
-
-    import lcnas
-    from lcnas import latency
-
-    names = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "onnx", "ray", "optuna")
-    return {
-        "lcnas": lcnas.__version__,
-        "python": platform.python_version(),
-        "libraries": {name: metadata.version(name) for name in names},
-        "machine": dataclasses.asdict(latency.this_machine()),
-    }
-
-
-def git_state() -> str:
-    """Return the commit of the checkout, with "+" if files have changed; "" outside a checkout."""
-    checkout = Path(__file__).resolve().parent.parent
-    if not (checkout / ".git").exists():
-        return ""
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(checkout), *words]
-        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
-        return result.stdout.strip() if result.returncode == 0 else ""
-
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        commit = git("rev-parse", "HEAD")
-        return commit + ("+" if commit and git("status", "--porcelain", "-uno") else "")
-    return ""

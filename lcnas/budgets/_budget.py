@@ -17,6 +17,7 @@ from lcnas.budgets._scores import EdgeScores, whole_scores
 from lcnas.budgets._table import DENSE
 from lcnas.budgets._terms import Terms
 from lcnas.budgets._walk import Sampler, Window, best_codes
+from lcnas.budgets.bands import edges as edges_of
 from lcnas.errors import BudgetError, EmptyBandWarning, shorten
 from lcnas.spaces import Space
 
@@ -243,7 +244,7 @@ class Budget:
             raise BudgetError(
                 f"budget: bands are equal parts of log cost, but costs begin at {self.show(self.min_cost)}"
             )
-        return np.geomspace(self.min_cost, self.max_cost, bands + 1)
+        return edges_of(self.min_cost, self.max_cost, bands)
 
     def _bands(self, bands: int) -> list[Window]:
         """Return the windows of the bands that are not empty."""

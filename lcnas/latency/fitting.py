@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcnas import spaces
+from lcnas.budgets import bands
 from lcnas.latency import predict
 from lcnas.latency.table import TICK_MS, LatencyTable, MeasuredNetwork, conformal
 
@@ -243,7 +244,7 @@ def _coverage_by_others(residuals: Sequence[float], own: Sequence[float]) -> flo
 
 def _bands(predicted: Floats, measured: Floats) -> list[dict[str, Any]]:
     """Return the errors in equal parts of log latency."""
-    edges = np.geomspace(measured.min(), measured.max() * 1.0001, BANDS + 1)
+    edges = bands.edges(measured.min(), measured.max() * 1.0001, BANDS)
     out = []
     for low, high in itertools.pairwise(edges.tolist()):
         inside = (measured >= low) & (measured < high)

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lcnas import files
 from lcnas.errors import TableError, TableWriteError
 from lcnas.latency.table import ROLES
 from lcnas.latency.timing import Visit
@@ -133,7 +134,7 @@ def _open_alone(path: Path) -> int:
         while True:
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             with contextlib.suppress(FileNotFoundError):
-                if not _locked(file):
+                if not files.try_lock(file):
                     os.close(file)
                     raise TableError(
                         f"{path}: another process is at work with the same settings; wait for it, or stop it"
@@ -143,21 +144,6 @@ def _open_alone(path: Path) -> int:
             os.close(file)  # its owner had just deleted it
     except OSError as error:
         raise TableWriteError(f"{path}: cannot be written: {error.strerror}") from None
-
-
-def _locked(file: int) -> bool:
-    """Lock an open file; returns whether it is locked, or cannot be (Windows)."""
-    try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True
 
 
 def _parsed(line: bytes) -> Any:

@@ -14,7 +14,7 @@ import math
 import os
 import stat
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lcnas import _renamed, paths
+from lcnas import _renamed, files, paths
 from lcnas import blocks as vocabulary
 from lcnas.arch import Arch, PlacedBlock, Resolution, place, walk
 from lcnas.blocks import Block
@@ -490,32 +490,11 @@ def write_text(path: Path, text: str) -> None:
         TableError: no file may be written there (see :func:`destination`).
     """
     target = destination(path)
-    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(target)
+        files.write(target, text, sync=True)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
         raise TableWriteError(f"{path}: cannot be written: {error.strerror}") from None
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a file while a process reads, changes and writes it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: renaming keeps the file whole, but the last writer wins
-        yield
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def update(folder: Path, fresh: LatencyTable, change: Callable[[LatencyTable], None]) -> Path:
@@ -527,7 +506,7 @@ def update(folder: Path, fresh: LatencyTable, change: Callable[[LatencyTable], N
         change: is called with the table, and changes it.
     """
     path = destination(folder / fresh.file_name)
-    with locked(path):
+    with files.locked(path):
         table = LatencyTable.load(path) if path.is_file() else fresh
         change(table)
         return table.save(folder)

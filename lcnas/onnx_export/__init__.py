@@ -19,7 +19,6 @@ Example:
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -29,7 +28,7 @@ import onnx
 from onnx import helper
 
 import lcnas
-from lcnas import _renamed
+from lcnas import _renamed, files
 from lcnas import blocks as vocabulary
 from lcnas.arch import Arch, PlacedBlock, Resolution, check_resolution
 from lcnas.errors import ExportError, ExportWriteError, ImageError, not_among, shorten
@@ -283,14 +282,8 @@ def save(model: onnx.ModelProto, path: str | Path) -> None:
     Raises:
         ExportError: the file cannot be written.
     """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        try:
-            temporary.write_bytes(to_bytes(model))
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        files.write(Path(path), to_bytes(model))
     except OSError as error:
         raise ExportWriteError(f"{path}: cannot be written: {error.strerror}") from None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import logging
 import sys
@@ -18,6 +17,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
+from lcnas import files
 from lcnas.errors import TrainingError, TrainingFailedError, shorten
 from lcnas.training.step import State
 
@@ -227,21 +227,13 @@ def _is_of_closed_loop(error: BaseException | None, trace: TracebackType | None)
     return inside and str(error) == "Event loop is closed"
 
 
-def is_full(error: BaseException) -> bool:
-    """Return whether an error reports a full disk or quota, in the wording of any library used here."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    known = ("No space left", "Disk quota exceeded", "the disk is full")
-    return any(words in str(error) for words in known)
-
-
 @contextlib.contextmanager
 def _writing(folder: Path) -> Iterator[None]:
     """Raise TrainingFailedError for a failed write."""
     try:
         yield
     except Exception as error:
-        if is_full(error):
+        if files.is_full(error):
             raise full(folder) from error
         if isinstance(error, OSError):
             raise TrainingFailedError(f"{folder}: cannot be written: {error.strerror}") from error

@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
+from lcnas import files
 from lcnas.errors import TrainingFailedError
 from lcnas.training import run
-from lcnas.training.checkpoints import full, is_full
+from lcnas.training.checkpoints import full
 
 FILE = "metrics.jsonl"
 
@@ -99,7 +100,7 @@ class Log:
 
 
 def _unwritable(path: Path, error: OSError) -> TrainingFailedError:
-    if is_full(error):
+    if files.is_full(error):
         return full(path.parent)
     return TrainingFailedError(f"{path}: cannot be written: {error.strerror}")
 

@@ -6,21 +6,16 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
-import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import lcnas
-from lcnas import latency
+from lcnas import environment, files, latency
 from lcnas.arch import Arch
 from lcnas.errors import LcnasError, TrainingError, TrainingFailedError, shorten
-from lcnas.training.checkpoints import is_full
 from lcnas.training.evaluation import Scores
 from lcnas.training.recipes import Recipe
 
@@ -168,42 +163,35 @@ def locked(out: Path, work: str = "trains") -> Iterator[None]:
     """
     with unwritable(out):
         out.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # Windows has no fcntl
-        yield
-        return
     with (out / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise TrainingError(f"out: another process {work} in {out} right now") from None
+        if not files.try_lock(file):
+            raise TrainingError(f"out: another process {work} in {out} right now")
         yield
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file atomically: under a temporary name, then renamed."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write a file atomically.
+
+    Raises:
+        TrainingFailedError: the file cannot be written.
+    """
     with unwritable(path.parent):
-        try:
-            beside.write_text(text, encoding="utf-8")
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        files.write(path, text)
 
 
 def append(path: Path, data: Mapping[str, Any]) -> None:
-    """Append a line of JSON."""
-    with unwritable(path.parent), path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(data) + "\n")
+    """Append a line of JSON.
+
+    Raises:
+        TrainingFailedError: the file cannot be written.
+    """
+    with unwritable(path.parent):
+        files.append_line(path, data)
 
 
 def entries(path: Path) -> list[dict[str, Any]]:
     """Return the complete lines of a JSON Lines file; none if there is no file."""
-    if not path.is_file():
-        return []
-    whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-    return [json.loads(line) for line in whole.splitlines() if line]
+    return [json.loads(line) for line in files.complete_lines(path)]
 
 
 @contextlib.contextmanager
@@ -212,7 +200,7 @@ def unwritable(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if is_full(error):
+        if files.is_full(error):
             raise TrainingFailedError(
                 f"{folder}: the disk is full; free some space and repeat the command, which resumes there"
             ) from error
@@ -227,11 +215,9 @@ def surroundings() -> dict[str, Any]:
     import jax
 
     devices = jax.devices()
+    machine = dataclasses.asdict(latency.this_machine(capped=False))
     return {
-        "lcnas": lcnas.__version__,
-        "python": platform.python_version(),
-        "libraries": {name: metadata.version(name) for name in _LIBRARIES},
-        "machine": dataclasses.asdict(latency.this_machine(capped=False)),
+        **environment.record(_LIBRARIES, machine),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
     }
 

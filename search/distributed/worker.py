@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
+from lcnas import files
+
 
 @dataclass(frozen=True)
 class WorkerSetup:
@@ -63,17 +65,13 @@ def take_cores(most: int = 1) -> set[int]:
 
 def _locked(most: int) -> set[int]:
     """Return cores whose locks are free, and hold these locks."""
-    import fcntl
-
     taken: set[int] = set()
     for core in sorted(os.sched_getaffinity(0)):
         if len(taken) == most:
             break
         path = Path(tempfile.gettempdir()) / f"lcnas-core-{os.getuid()}-{core}.lock"
         file = path.open("w")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not files.try_lock(file):
             file.close()
             continue
         _held.append(file)  # held until the process ends

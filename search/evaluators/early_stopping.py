@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lcnas.budgets import bands
 from search.trials import Trial
 
 
@@ -31,8 +32,12 @@ def limits(
         quantile: quantile in place of the median; lower ones stop fewer networks.
         least: finished trainings in the band before any network is stopped.
     """
-    band = _band(edges, latency_ms)
-    curves = [c for t in trials if _band(edges, t.latency_ms) == band and (c := _full_curve(t))]
+    band = int(bands.band_of(edges, latency_ms))
+    curves = [
+        c
+        for t in trials
+        if int(bands.band_of(edges, t.latency_ms)) == band and (c := _full_curve(t))
+    ]
     length = max(map(len, curves), default=0)
     full = [c for c in curves if len(c) == length]
     if len(full) < least or length < 3:
@@ -40,11 +45,6 @@ def limits(
     means = np.cumsum(full, axis=1) / np.arange(1, length + 1)
     lowest = np.quantile(means, quantile, axis=0)
     return (0.0, *map(float, lowest[1:-1]), 0.0)
-
-
-def _band(edges: Sequence[float], latency_ms: float) -> int:
-    """Return the band of a latency; latencies outside belong to the nearest band."""
-    return int(np.searchsorted(np.asarray(edges)[1:-1], latency_ms, side="right"))
 
 
 def _full_curve(trial: Trial) -> list[float]:

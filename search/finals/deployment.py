@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lcnas import files
 from lcnas.arch import Arch
 from lcnas.latency.engines import Engine
 from lcnas.training.onnx_validation import correct, views
-from search import files
 from search.errors import SearchFailedError
 from search.run_dir import DEPLOYED, LAST_WEIGHTS, NETWORK, NETWORK_FP32
 

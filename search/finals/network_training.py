@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lcnas import files
 from lcnas.arch import Arch, Resolution, height_width
 from lcnas.latency import engines
 from lcnas.latency.engines import Engine
 from lcnas.training.compilation import keep_programs
 from lcnas.training.onnx_validation import check_size
 from lcnas.training.recipes import Recipe
-from search import files
 from search.errors import SearchFailedError
 from search.finals import deployment
 from search.packed import PackedImages, unpack

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from lcnas.arch import Arch
+from lcnas.budgets import bands as latency_bands
 from lcnas.spaces import Space
 from search.errors import SearchError
 from search.finals.measurement import FinalMeasurements
@@ -69,10 +70,10 @@ def choose(
         raise SearchError(f"finalists: {n} in {bands} bands; both must be at least 1")
     if not 0 < low <= high < float("inf"):
         raise SearchError(f"finalists: {low:g} to {high:g} ms is not a range of latencies")
-    edges = np.geomspace(low, high, bands + 1)
+    edges = latency_bands.edges(low, high, bands)
     members: list[list[Trial]] = [[] for _ in range(bands)]
     for trial in _best_per_network(trials):
-        band = int(np.searchsorted(edges[1:-1], trial.latency_ms, side="right"))
+        band = int(latency_bands.band_of(edges, trial.latency_ms))
         members[band].append(trial)
     ordered = [sorted(band, key=lambda t: _rank(t, front)) for band in members]
     places = _places([len(band) for band in ordered], n)

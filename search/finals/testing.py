@@ -9,7 +9,6 @@ tested.
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +17,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from lcnas import files
 from lcnas.latency.engines import Engine
 from lcnas.training import deployed
 from lcnas.training import run as run_files
 from lcnas.training.data import Test, require
 from lcnas.training.onnx_validation import correct
-from search import files
 from search.context import SearchContext
 from search.errors import SearchFailedError
 from search.finals.network_training import TrainedNetwork
@@ -129,9 +128,7 @@ def _copy_network(entry: FinalEntry, best: TrainedNetwork, run_dir: RunDir) -> N
     target = run_dir / NETWORKS / f"{entry.name}.onnx"
     with run_files.unwritable(target.parent):
         target.parent.mkdir(exist_ok=True)
-        temporary = target.with_name(f".{target.name}.tmp")
-        shutil.copyfile(entry.out(best.seed) / best.onnx, temporary)
-        temporary.replace(target)
+        files.copy(entry.out(best.seed) / best.onnx, target)
 
 
 def _winners(trained: Sequence[TrainedEntry]) -> set[str]:

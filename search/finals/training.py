@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 from lcnas import cost
 from lcnas.arch import Arch, Resolution
 from lcnas.errors import LcnasError, TableError
+from lcnas.files import is_full
 from lcnas.latency.engines import Engine
-from lcnas.training.checkpoints import is_full
 from lcnas.training.recipes import Recipe
 from search.context import SearchContext
 from search.distributed import cluster, tasks, worker

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
+from lcnas import files
 from lcnas.errors import LcnasError, spelt
 from lcnas.spaces import Space
 from search.outcome import Outcome
@@ -46,28 +46,18 @@ def write(
     )
     page = content.page(material)
     png = figure.draw(material)
-    files: Mapping[str, bytes] = {
+    contents: Mapping[str, bytes] = {
         content.FIGURE: png,
         front.NAME: front.to_json(material, front.networks(material, path, space)).encode(),
         "report.html": spelt(html.render(page, {content.FIGURE: png})).encode(),
         "report.md": spelt(markdown.render(page)).encode(),
     }
-    for name, data in files.items():
-        _write(path / name, data)
-    return [path / name for name in NAMES]
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file beside its place, then rename it."""
     from lcnas.training.run import unwritable
 
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with unwritable(path.parent):
-        try:
-            beside.write_bytes(data)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+    with unwritable(path):
+        for name, data in contents.items():
+            files.write(path / name, data)
+    return [path / name for name in NAMES]
 
 
 def _shown(path: Path) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcnas.arch import Arch
-from lcnas.budgets import Budget
+from lcnas.budgets import Budget, bands
 from lcnas.errors import BudgetError, EmptyBandWarning, not_among, shorten
 from search.errors import SearchError
 
@@ -99,7 +99,7 @@ class BandedDraws:
 
     def band_of(self, codes: Codes) -> NDArray[np.intp]:
         """Return the number of the band of each row of codes (n, genes)."""
-        return np.searchsorted(self.edges[1:-1], self.budget.costs(codes), side="right")
+        return bands.band_of(self.edges, self.budget.costs(codes))
 
 
 def draw(budget: Budget, n: int, rng: np.random.Generator, bands: int = 1) -> Codes:

@@ -122,7 +122,7 @@ def test_help_and_errors_from_a_shell(checkout, tmp_path):
 
     done = run("--help")
     assert done.returncode == 0
-    for word in ("FOLDER", "--measurements FILE", "outcome.json stays as it is"):
+    for word in ("FOLDER", "--measurements FILE", "outcome.json does not change"):
         assert word in done.stdout
     done = run(str(tmp_path / "nowhere"))
     assert (done.returncode, done.stdout) == (2, "")

@@ -19,10 +19,10 @@ ROOT = Path(lcnas.__file__).parents[1]
 # With a limit on the size of files the system says "File too large" where a full disk has no space left.
 LIMITED = """
 import functools, resource, sys
-from lcnas import _cli, train
+from lcnas import _cli, files, train
 from lcnas.training import checkpoints, exporting, run
 
-checkpoints.is_full = run.is_full = lambda error: True
+files.is_full = lambda error: True
 limit = {limit}
 
 def limited(function):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lcnas import files
 from lcnas.arch import Arch
 from lcnas.errors import LcnasError, PretrainedError, PretrainedWriteError, shorten
 from lcnas.models.pretrained._fit import check_class_names, classes_of, fit
@@ -69,13 +69,8 @@ def save(
 
 
 def _write(path: Path, data: bytes) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        try:
-            beside.write_bytes(data)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        files.write(path, data)
     except OSError as error:
         raise PretrainedWriteError(f"{path}: cannot be written: {error.strerror}") from None
 

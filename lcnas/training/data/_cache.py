@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lcnas import files
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -72,14 +73,8 @@ def _read(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Arrays | None:
 
 def _write(path: Path, contents: Arrays) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **contents)  # type: ignore[arg-type]
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
+    with files.replacing(path) as file:
+        np.savez(file, **contents)  # type: ignore[arg-type]
 
 
 def _prune(base: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import lcnas
-from lcnas import blocks
+from lcnas import blocks, files
 from lcnas.errors import TrainingError, shorten
 from lcnas.models.supernet import Supernet
 from lcnas.spaces import Space
@@ -108,13 +107,11 @@ class TrainedSupernet:
     about: Mapping[str, Any]  # steps, seconds, compile_seconds, images_s, loss, accuracy, init, ...
 
     def save(self, folder: Path) -> None:
-        """Write both files, each under a temporary name and then renamed."""
+        """Write both files, each atomically."""
         from safetensors.numpy import save
 
         arrays = {name: np.ascontiguousarray(w) for name, w in self.weights.items()}
-        beside = folder / f".{WEIGHTS}.{os.getpid()}.tmp"
-        beside.write_bytes(save(arrays))
-        beside.replace(folder / WEIGHTS)
+        files.write(folder / WEIGHTS, save(arrays))
         about = {"format": "lcnas-supernet", "version": VERSION, "about": dict(self.about)}
         text = json.dumps({**about, "supernet": self.supernet.to_data()}, indent=1)
         run.write(folder / ABOUT, text + "\n")

@@ -97,4 +97,4 @@ def test_which_trials_were_lost_and_why_the_others_failed(tmp_path):
     assert fail(UnreadableError(1, 2), "odd") == ("odd", False)
     nothing = SimpleNamespace(trial_id="t", error_file=None, pickled_error_file=None)
     scheduler.on_trial_error(None, nothing)
-    assert searcher.reasons["t"] == "the worker was lost"
+    assert failures["t"] == ("the worker was lost", False)

@@ -13,6 +13,7 @@ import onnx
 import pytest
 
 from lcnas import blocks, models, onnx_export, training
+from lcnas import files as files_
 from lcnas.arch import Arch
 from lcnas.blocks import Block
 from lcnas.errors import DataError, LcnasError, TrainingError, TrainingFailedError
@@ -20,7 +21,6 @@ from lcnas.latency import engines
 from lcnas.models import pretrained
 from lcnas.training import Augment, deployed
 from lcnas.training.onnx_validation import correct
-from search import files as files_
 from search import recipes, run_dir
 from search.errors import SearchFailedError
 from search.finals import deployment, network_training, testing
