@@ -25,7 +25,7 @@ from flax import nnx
 from benchmarks import _report
 from lcnas import cost, models, onnx_export, spaces, zoo
 from lcnas.arch import Arch, height_width
-from lcnas.models import network
+from lcnas.models import units
 from tests.onnx_export import engines
 
 CLASSES, SEED, PER_SPACE, LIMIT = 10, 0, 30, 1e-4
@@ -83,7 +83,7 @@ def _take_statistics(model: models.Network) -> None:
         return nnx.state(net, nnx.BatchStat)
 
     moved = jax.jit(seen)(params, stats, jnp.asarray(noise))
-    share = network.MOMENTUM  # of the old in the running ones
+    share = units.MOMENTUM  # of the old in the running ones
     batch = jax.tree.map(lambda new, old: (new - share * old) / (1 - share), moved, stats)
     nnx.update(model, batch)
     weights = model.weights()

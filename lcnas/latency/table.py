@@ -11,10 +11,7 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
-import stat
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,30 +21,38 @@ from numpy.typing import NDArray
 
 from lcnas import _renamed, files, paths
 from lcnas import blocks as vocabulary
-from lcnas.arch import Arch, PlacedBlock, Resolution, place, walk
-from lcnas.blocks import Block
+from lcnas.arch import Arch, PlacedBlock, Resolution, walk
 from lcnas.budgets import Terms
 from lcnas.errors import (
-    BlockError,
     EngineError,
     LcnasError,
-    ShapeError,
     TableError,
-    TableWriteError,
     ZooError,
-    nearest,
     shorten,
 )
 from lcnas.latency import engines, validation
 from lcnas.latency.engines import Engine
 from lcnas.latency.machine import Machine
+from lcnas.latency.table_data import (
+    ROLES,
+    Entry,
+    MeasuredNetwork,
+    block_of,
+    entry_data,
+    entry_of,
+    machine_of,
+    network_data,
+    network_of,
+    rounded,
+    ticks,
+)
+from lcnas.latency.table_files import available, destination, find, write_text
 
 VERSION = 2
 READABLE_VERSIONS = (1, 2)  # 1 had no times in context
 TICK_MS = 0.001  # terms are whole microseconds
 TICKS_PER_MS = 1000  # divide by it: 1126 / 1000 is 1.126, 1126 * 0.001 is slightly more
 _PLACEHOLDER = "NETWORK.json"  # stands for a file in commands
-_MAX_TICKS = 10**12  # of a term; more is a mistake
 Floats = NDArray[np.float64]
 
 
@@ -57,48 +62,6 @@ class BlockSpace(Protocol):
     name: str
 
     def placed_blocks(self, classes: int = 1000) -> Sequence[PlacedBlock]: ...
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One placed block: its time alone, and its term in the sum."""
-
-    ms: float  # alone, the session's overhead included
-    low: float  # 90 % interval
-    high: float
-    rounds: int
-    sessions: int
-    term: int | None = None  # ticks; None: not fitted yet
-    context_ms: float | None = None  # added to a chain of two; int8 only (lcnas.latency.chains)
-
-    def inside_ms(self, overhead_ms: float) -> float:
-        """Return what it should add to a network before any fit, ms: in context, or alone less overhead."""
-        return self.ms - overhead_ms if self.context_ms is None else self.context_ms
-
-
-@dataclass(frozen=True)
-class MeasuredNetwork:
-    """A whole network that was measured on the table's machine."""
-
-    placed: tuple[PlacedBlock, ...]  # its blocks, in order
-    role: str  # "calibration", "held_out" or "uniform"
-    space: str  # name of the space that it was drawn from
-    ms: float
-    low: float  # 90 % interval
-    high: float
-    again_ms: float | None = None  # a second, independent measurement
-    predicted_ms: float | None = (
-        None  # by the fit; of calibration networks by one that has not seen them
-    )
-
-    @property
-    def rows(self) -> tuple[PlacedBlock, ...]:
-        """The former name of :attr:`placed`; deprecated."""
-        _deprecated("MeasuredNetwork.rows", "placed")
-        return self.placed
-
-
-ROLES = ("calibration", "held_out", "uniform")
 
 
 @dataclass
@@ -139,18 +102,18 @@ class LatencyTable:
     @property
     def whose(self) -> str:
         """The former name of :attr:`machine_label`; deprecated."""
-        _deprecated("LatencyTable.whose", "machine_label")
+        _renamed.warn("LatencyTable.whose", "machine_label")
         return self.machine_label
 
     @property
     def rows(self) -> dict[PlacedBlock, Entry]:
         """The former name of :attr:`entries`; deprecated."""
-        _deprecated("LatencyTable.rows", "entries")
+        _renamed.warn("LatencyTable.rows", "entries")
         return self.entries
 
     @rows.setter
     def rows(self, entries: dict[PlacedBlock, Entry]) -> None:
-        _deprecated("LatencyTable.rows", "entries")
+        _renamed.warn("LatencyTable.rows", "entries")
         self.entries = entries
 
     @classmethod
@@ -160,7 +123,7 @@ class LatencyTable:
         Raises:
             TableError: there is no such table, or its file is truncated, invalid or of another version.
         """
-        path = _find(path_or_name)
+        path = find(path_or_name)
         try:
             raw = path.read_bytes()
         except OSError as error:
@@ -191,11 +154,11 @@ class LatencyTable:
             "method": self.method,
             "errors": self.errors,
             "base_us": self.base,
-            "overhead_ms": _rounded(self.overhead_ms),
+            "overhead_ms": rounded(self.overhead_ms),
             "residuals": [round(r, 5) for r in self.residuals],
-            "networks": [_network_data(n, numbers) for n in self.networks],
+            "networks": [network_data(n, numbers) for n in self.networks],
             "blocks": [vocabulary.to_data(block) for block in blocks],
-            "rows": [_entry_data(placed, entry, blocks) for placed, entry in self.entries.items()],
+            "rows": [entry_data(placed, entry, blocks) for placed, entry in self.entries.items()],
         }
 
     @classmethod
@@ -214,16 +177,16 @@ class LatencyTable:
                 f"'lcnas-latency-table' version {' or '.join(map(str, READABLE_VERSIONS))}"
             )
         try:
-            machine = _machine(table["machine"], f"{source}: machine")
+            machine = machine_of(table["machine"], f"{source}: machine")
             engine = engines.from_data(table["engine"])
         except (EngineError, TypeError) as error:
             raise TableError(f"{source}: {error}") from None
         blocks = [
-            _block(item, f"{source}: blocks[{i}]")
+            block_of(item, f"{source}: blocks[{i}]")
             for i, item in enumerate(validation.json_list(table["blocks"], f"{source}: blocks"))
         ]
         pairs = [
-            _entry(item, blocks, f"{source}: rows[{i}]")
+            entry_of(item, blocks, f"{source}: rows[{i}]")
             for i, item in enumerate(validation.json_list(table["rows"], f"{source}: rows"))
         ]
         entries = dict(pairs)
@@ -235,12 +198,12 @@ class LatencyTable:
             engine=engine,
             entries=entries,
             networks=[
-                _network(item, order, f"{source}: networks[{i}]")
+                network_of(item, order, f"{source}: networks[{i}]")
                 for i, item in enumerate(
                     validation.json_list(table["networks"], f"{source}: networks")
                 )
             ],
-            base=_ticks(table["base_us"], f"{source}: base_us"),
+            base=ticks(table["base_us"], f"{source}: base_us"),
             overhead_ms=validation.number(
                 table["overhead_ms"], f"{source}: overhead_ms", zero=True
             ),
@@ -365,11 +328,6 @@ class LatencyTable:
         return self.machine.same_kind(engines.machine_of(self.engine.name))
 
 
-def _deprecated(old: str, new: str) -> None:
-    """Warn that an attribute was used under its former name."""
-    warnings.warn(f"{old} is deprecated: use {new}", DeprecationWarning, stacklevel=3)
-
-
 def _network_options(arch: Arch | None) -> str:
     """Return the options that name a network: its name in the zoo, else a file to be written first."""
     from lcnas import zoo
@@ -404,27 +362,6 @@ def _resolution(size: Resolution) -> str:
 # -- finding and writing files ---------------------------------------------------------------------
 
 
-def available(explicit: Path | None = None) -> dict[str, Path]:
-    """Return the tables in all folders that are searched, by name; the first folder wins."""
-    out: dict[str, Path] = {}
-    for folder in paths.table_dirs(explicit):
-        for path in sorted(folder.glob("*.json")):
-            out.setdefault(path.stem, path)
-    return out
-
-
-def _find(path_or_name: str | Path) -> Path:
-    text = str(path_or_name)
-    with contextlib.suppress(OSError, ValueError):  # a name too long for a file, a zero in it
-        if Path(text).is_file():
-            return Path(text)
-    known = available()
-    name = text.removesuffix(".json")
-    if name in known:
-        return known[name]
-    raise TableError(f"table: there is no file or table {shorten(text)}{nearest(name, known)}")
-
-
 def default(engine: Engine) -> Path | None:
     """Return the table of this machine and engine, or None."""
     name = LatencyTable(engines.machine_of(engine.name), engine).file_name
@@ -443,58 +380,6 @@ def of_engine(engine: Engine) -> list[Path]:
     stem = LatencyTable(engines.machine_of(engine.name), engine).file_name.removesuffix(".json")
     files = (path for folder in paths.table_dirs() for path in sorted(folder.glob("*.json")))
     return [path for path in files if path.stem == stem or path.stem.startswith(f"{stem}-")]
-
-
-def destination(path: Path) -> Path:
-    """Return the file to write under a name: the path itself, or the target of a symbolic link.
-
-    Raises:
-        TableError: the path is something that must not be replaced by a file: a device, a pipe, a folder, or
-            what this process prints to.
-    """
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return path.resolve()  # a new file, or a link to one
-    except OSError as error:
-        raise TableError(f"{path}: cannot be written: {error.strerror}") from None
-    except ValueError:  # a zero in the name
-        raise TableError(f"{shorten(str(path))} is not the name of a file") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise TableError(f"{path}: is {_kind(status.st_mode)}, not a file; it stays as it is")
-    if _is_printed_to(status):
-        raise TableError(f"{path}: is where this command prints; give another file")
-    return path.resolve()
-
-
-def _kind(mode: int) -> str:
-    if stat.S_ISDIR(mode):
-        return "a folder"
-    return "a pipe" if stat.S_ISFIFO(mode) else "a device or a socket"
-
-
-def _is_printed_to(status: os.stat_result) -> bool:
-    """Return whether a file is the standard output or error, as /dev/stdout is in ``command > file``."""
-    for number in (1, 2):
-        with contextlib.suppress(OSError):
-            if os.path.samestat(status, os.fstat(number)):
-                return True
-    return False
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file beside its place, then rename it, so that nobody ever sees half of it.
-
-    Raises:
-        TableWriteError: the file cannot be written.
-        TableError: no file may be written there (see :func:`destination`).
-    """
-    target = destination(path)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        files.write(target, text, sync=True)
-    except OSError as error:
-        raise TableWriteError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def update(folder: Path, fresh: LatencyTable, change: Callable[[LatencyTable], None]) -> Path:
@@ -526,128 +411,11 @@ def conformal(residuals: Sequence[float], level: float) -> tuple[float, float]:
     return residuals[low], residuals[high]
 
 
-# -- plain data ------------------------------------------------------------------------------------
-
-
-def _rounded(ms: float) -> float:
-    return float(f"{ms:.5g}")
-
-
-def _entry_data(placed: PlacedBlock, entry: Entry, blocks: Mapping[Block, int]) -> dict[str, Any]:
-    out: dict[str, Any] = {"block": blocks[placed.block], "in": list(placed.in_shape)}
-    if placed.depends_on_classes:
-        out["classes"] = placed.out_shape[0]
-    out |= {"ms": _rounded(entry.ms), "interval": [_rounded(entry.low), _rounded(entry.high)]}
-    if entry.context_ms is not None:
-        out["context_ms"] = _rounded(entry.context_ms)
-    out |= {"rounds": entry.rounds, "sessions": entry.sessions, "term_us": entry.term}
-    return out
-
-
-def _block(data: object, what: str) -> Block:
-    try:
-        return vocabulary.from_data(data)
-    except BlockError as error:
-        raise TableError(f"{what}: {error}") from None
-
-
-def _entry(data: object, blocks: Sequence[Block], what: str) -> tuple[PlacedBlock, Entry]:
-    keys = (
-        "block",
-        "in",
-        "classes",
-        "ms",
-        "interval",
-        "context_ms",
-        "rounds",
-        "sessions",
-        "term_us",
-    )
-    item = validation.json_object(data, keys, what, optional=("classes", "context_ms"))
-    number = validation.integer(item["block"], f"{what}.block", 0)
-    if number >= len(blocks):
-        raise TableError(f"{what}.block: {number} is not one of the table's {len(blocks)} blocks")
-    sides = validation.json_list(item["in"], f"{what}.in")
-    shape = tuple(validation.integer(n, f"{what}.in", 1) for n in sides)
-    classes = (
-        validation.integer(item["classes"], f"{what}.classes", 1) if "classes" in item else 1000
-    )
-    try:
-        placed = place(blocks[number], shape, classes)
-    except ShapeError as error:
-        raise TableError(f"{what}: {error}") from None
-    ms, low, high = validation.time_and_interval(item, what)
-    term = None if item["term_us"] is None else _ticks(item["term_us"], f"{what}.term_us")
-    return placed, Entry(
-        ms,
-        low,
-        high,
-        validation.integer(item["rounds"], f"{what}.rounds", 1),
-        validation.integer(item["sessions"], f"{what}.sessions", 1),
-        term,
-        validation.number(item["context_ms"], f"{what}.context_ms")
-        if "context_ms" in item
-        else None,
-    )
-
-
-def _network_data(network: MeasuredNetwork, numbers: Mapping[PlacedBlock, int]) -> dict[str, Any]:
-    out: dict[str, Any] = {"role": network.role, "space": network.space}
-    out["rows"] = [numbers[p] for p in network.placed]
-    out |= {"ms": _rounded(network.ms), "interval": [_rounded(network.low), _rounded(network.high)]}
-    for key, value in (("again_ms", network.again_ms), ("predicted_ms", network.predicted_ms)):
-        if value is not None:
-            out[key] = _rounded(value)
-    return out
-
-
-def _network(data: object, order: Sequence[PlacedBlock], what: str) -> MeasuredNetwork:
-    keys = ("role", "space", "rows", "ms", "interval", "again_ms", "predicted_ms")
-    item = validation.json_object(data, keys, what, optional=("again_ms", "predicted_ms"))
-    if item["role"] not in ROLES:
-        raise TableError(f"{what}.role: {shorten(item['role'])} is not among {', '.join(ROLES)}")
-    numbers = validation.json_list(item["rows"], f"{what}.rows")
-    ids = [validation.integer(n, f"{what}.rows", 0) for n in numbers]
-    if any(n >= len(order) for n in ids):
-        raise TableError(f"{what}.rows: {max(ids)} is not one of the table's {len(order)} entries")
-    if not ids:
-        raise TableError(f"{what}.rows: is empty; a network has blocks")
-    ms, low, high = validation.time_and_interval(item, what)
-    optional = {
-        key: validation.number(item[key], f"{what}.{key}")
-        for key in ("again_ms", "predicted_ms")
-        if key in item
-    }
-    if not isinstance(item["space"], str):
-        raise TableError(f"{what}.space: {shorten(item['space'])} is not a text")
-    placed = tuple(order[n] for n in ids)
-    return MeasuredNetwork(placed, item["role"], item["space"], ms, low, high, **optional)
-
-
-def _ticks(data: object, what: str) -> int:
-    value = validation.integer(data, what)
-    if abs(value) > _MAX_TICKS:
-        raise TableError(f"{what}: {shorten(value)} is beyond {_MAX_TICKS}")
-    return value
-
-
-def _machine(data: object, what: str) -> Machine:
-    item = validation.json_object(data, ("cpu", "isa", "cores", "system"), what)
-    for key in ("cpu", "isa", "system"):
-        if not isinstance(item[key], str):
-            raise TableError(f"{what}.{key}: {shorten(item[key])} is not a text")
-    return Machine(
-        item["cpu"],
-        item["isa"],
-        validation.integer(item["cores"], f"{what}.cores", 1),
-        item["system"],
-    )
-
-
 __getattr__ = _renamed.in_module(__name__, {"Network": "MeasuredNetwork", "Row": "Entry"})
 
 __all__ = [
     "Entry",
+    "ROLES",
     "LatencyTable",
     "LcnasError",
     "MeasuredNetwork",

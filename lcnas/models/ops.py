@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -22,53 +21,15 @@ from jax import lax
 
 from lcnas import layers
 from lcnas.layers import Padding, Pair
-
-Array = jax.Array
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The order of a map's axes."""
-
-    name: str
-    channel: int
-    height: int
-    width: int
-    batch: int
-
-    @property
-    def spatial(self) -> tuple[int, int]:
-        return (self.height, self.width)
-
-    def enter(self, x: Array) -> Array:
-        """Return images (batch, height, width, channels) in this layout."""
-        return x if self.name == "NHWC" else x.transpose(3, 1, 2, 0)
-
-    def leave(self, x: Array) -> Array:
-        """Return a map of this layout as (batch, height, width, channels)."""
-        return x if self.name == "NHWC" else x.transpose(3, 1, 2, 0)
-
-    def per_channel(self, v: Array, ndim: int = 4) -> Array:
-        """Return (channels,) values in a shape that broadcasts to a map."""
-        shape = [1] * ndim
-        shape[self.channel] = v.shape[0]
-        return v.reshape(shape)
-
-    def others(self) -> tuple[int, ...]:
-        """Return the axes that are not channels."""
-        return tuple(axis for axis in range(4) if axis != self.channel)
-
-
-LAYOUTS = {
-    "CHWN": Layout("CHWN", channel=0, height=1, width=2, batch=3),
-    "NHWC": Layout("NHWC", channel=3, height=1, width=2, batch=0),
-}
-
-
-def default_layout() -> str:
-    """Return the layout that is fastest on JAX's default backend."""
-    return "CHWN" if jax.default_backend() == "cpu" else "NHWC"
-
+from lcnas.models.depthwise import depthwise
+from lcnas.models.layouts import (
+    LAYOUTS,
+    Array,
+    Layout,
+    channel_sum,
+    out_size,
+    widened,
+)
 
 # -- activations -----------------------------------------------------------------------------------
 
@@ -209,8 +170,8 @@ def _stem(x: Array, kernel: Array, stride: Pair, padding: Padding) -> Array:
     """
     kh, kw, channels, width = kernel.shape
     (sh, sw), (top, bottom, left, right) = stride, padding
-    oh = _out(x.shape[1] + top + bottom, kh, sh)
-    ow = _out(x.shape[2] + left + right, kw, sw)
+    oh = out_size(x.shape[1] + top + bottom, kh, sh)
+    ow = out_size(x.shape[2] + left + right, kw, sw)
     rows, columns = oh + (kh - 1) // sh, ow + (kw - 1) // sw  # of each phase
     ends = (rows * sh - x.shape[1] - top, columns * sw - x.shape[2] - left)
     pads = ((0, 0, 0), (top, ends[0], 0), (left, ends[1], 0), (0, 0, 0))
@@ -224,206 +185,6 @@ def _stem(x: Array, kernel: Array, stride: Pair, padding: Padding) -> Array:
     seen = jnp.concatenate(windows)  # (kh * kw * channels, out height, out width, batch)
     w = kernel.reshape(1, 1, kh * kw * channels, width)
     return pointwise(seen, w, LAYOUTS["CHWN"])
-
-
-def _padded(x: Array, padding: Padding, layout: Layout) -> Array:
-    if not any(padding):
-        return x
-    pads = [(0, 0, 0)] * 4
-    pads[layout.height], pads[layout.width] = (*padding[:2], 0), (*padding[2:], 0)
-    return lax.pad(x, jnp.zeros((), x.dtype), pads)
-
-
-def _out(size: int, kernel: int, stride: int) -> int:
-    """Return the number of window positions along a padded side."""
-    return (size - kernel) // stride + 1
-
-
-def _taps(xp: Array, kernel: Pair, stride: Pair, layout: Layout) -> list[Array]:
-    """Return the part of a padded map that each tap of the kernel meets, row by row of the kernel."""
-    h = _out(xp.shape[layout.height], kernel[0], stride[0])
-    w = _out(xp.shape[layout.width], kernel[1], stride[1])
-    taps = []
-    for i in range(kernel[0]):
-        for j in range(kernel[1]):
-            index: list[Any] = [slice(None)] * 4
-            index[layout.height] = slice(i, i + (h - 1) * stride[0] + 1, stride[0])
-            index[layout.width] = slice(j, j + (w - 1) * stride[1] + 1, stride[1])
-            taps.append(xp[tuple(index)])
-    return taps
-
-
-# -- depthwise convolution -------------------------------------------------------------------------
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def depthwise(x: Array, kernel: Array, stride: Pair, padding: Padding, layout: Layout) -> Array:
-    """Return a depthwise convolution, as a sum of shifted maps; ``kernel`` is (k, k, 1, channels)."""
-    return _shifted_sum(_padded(x, padding, layout), kernel, stride, layout)
-
-
-@jax.named_scope("depthwise")
-def _shifted_sum(xp: Array, kernel: Array, stride: Pair, layout: Layout) -> Array:
-    kh, kw = kernel.shape[:2]
-    weights = kernel.reshape(kh * kw, -1)
-    taps = _taps(xp, (kh, kw), stride, layout)
-    total = taps[0] * layout.per_channel(weights[0])
-    for tap, w in zip(taps[1:], weights[1:], strict=True):
-        total = total + tap * layout.per_channel(w)
-    return total
-
-
-def _depthwise_forward(
-    x: Array, kernel: Array, stride: Pair, padding: Padding, layout: Layout
-) -> tuple[Array, tuple[Array, Array]]:
-    padded = _padded(x, padding, layout)
-    return _shifted_sum(padded, kernel, stride, layout), (padded, kernel)
-
-
-def _depthwise_backward(
-    stride: Pair, padding: Padding, layout: Layout, saved: tuple[Array, Array], dy: Array
-) -> tuple[Array, Array]:
-    padded, kernel = saved
-    size = list(padded.shape)
-    size[layout.height] -= padding[0] + padding[1]
-    size[layout.width] -= padding[2] + padding[3]
-    dx = _input_gradient(dy, kernel, tuple(size), stride, padding, layout)
-    return dx, _kernel_gradient(padded, dy, kernel.shape, stride, layout)
-
-
-depthwise.defvjp(_depthwise_forward, _depthwise_backward)
-
-
-@jax.named_scope("depthwise_input_gradient")
-def _input_gradient(
-    dy: Array, kernel: Array, size: tuple[int, ...], stride: Pair, padding: Padding, layout: Layout
-) -> Array:
-    """Return the gradient of a depthwise convolution's input.
-
-    Input rows of one phase (their number modulo the stride) meet the same taps of the kernel: each phase is
-    a sum of shifted maps, and the phases are interleaved at the end.
-    """
-    rows = _phases(size[layout.height], kernel.shape[0], stride[0], padding[0])
-    columns = _phases(size[layout.width], kernel.shape[1], stride[1], padding[2])
-    phases = [[_phase(dy, kernel, r, c, layout) for c in columns] for r in rows]
-    joined = [_interleaved(line, layout.width) for line in phases]
-    whole = _interleaved(joined, layout.height)
-    return lax.slice(whole, (0,) * 4, size)
-
-
-@dataclass(frozen=True)
-class _Phase:
-    """The rows (or columns) first, first + stride, ... of an input, and the taps that they meet."""
-
-    count: int  # number of rows
-    taps: range  # of the kernel
-    start: int  # output row of row 0 of the phase at the first tap; one less for each further tap
-
-
-def _phases(size: int, kernel: int, stride: int, before: int) -> list[_Phase]:
-    count = -(-size // stride)
-    phases = []
-    for first in range(min(stride, size)):
-        tap = (first + before) % stride
-        phases.append(_Phase(count, range(tap, kernel, stride), (first + before - tap) // stride))
-    return phases
-
-
-def _phase(dy: Array, kernel: Array, rows: _Phase, columns: _Phase, layout: Layout) -> Array:
-    """Return the gradient of the inputs of one phase."""
-    ends: dict[int, tuple[_Phase, int]] = {
-        layout.height: (rows, len(rows.taps)),
-        layout.width: (columns, len(columns.taps)),
-    }
-    pads, shape = [(0, 0, 0)] * 4, list(dy.shape)
-    for axis, (phase, taps) in ends.items():
-        # Output rows start - (taps - 1) ... start + count - 1; those outside are zeros.
-        before = taps - 1 - phase.start
-        pads[axis] = (before, phase.start + phase.count - dy.shape[axis], 0)
-        shape[axis] = phase.count
-    if not rows.taps or not columns.taps:
-        return jnp.zeros(shape, dy.dtype)
-    padded = lax.pad(dy, jnp.zeros((), dy.dtype), pads)
-    (i, down), (j, right) = ((t.start, t.step) for t in (rows.taps, columns.taps))
-    seen = kernel[i::down, j::right][::-1, ::-1]
-    return _shifted_sum(padded, seen, (1, 1), layout)
-
-
-def _interleaved(parts: list[Array], axis: int) -> Array:
-    """Return the parts' rows in turn: first of each, second of each, ..."""
-    if len(parts) == 1:
-        return parts[0]
-    stacked = jnp.stack(parts, axis=axis + 1)
-    shape = list(parts[0].shape)
-    shape[axis] *= len(parts)
-    return stacked.reshape(shape)
-
-
-@jax.named_scope("depthwise_kernel_gradient")
-def _kernel_gradient(
-    padded: Array, dy: Array, shape: tuple[int, ...], stride: Pair, layout: Layout
-) -> Array:
-    """Return the gradient of a depthwise convolution's kernel."""
-    if layout.name == "CHWN":
-        return _kernel_gradient_by_rows(padded, dy, shape, stride)
-    taps = _taps(padded, (shape[0], shape[1]), stride, layout)
-    sums = jnp.stack([_channel_sum(tap * dy, layout) for tap in taps])
-    return sums.reshape(shape).astype(padded.dtype)
-
-
-_TERMS = 10  # products per loop; with more, XLA compiles longer and the step is not faster
-
-
-def _kernel_gradient_by_rows(
-    padded: Array, dy: Array, shape: tuple[int, ...], stride: Pair
-) -> Array:
-    """Return the kernel's gradient for CHWN: loops over the kernel's rows and a few rows of the map.
-
-    XLA reduces over leading axes slowly, but adds (channels, 1, width, batch) slices fast. These are loops
-    and not unrolled sums, because a longer program takes longer to compile.
-    """
-    kh, kw = shape[:2]
-    rows = dy.shape[1]
-    most = max(1, _TERMS // kw)
-    together = max(n for n in range(1, min(most, rows) + 1) if rows % n == 0)
-    width = (dy.shape[2] - 1) * stride[1] + 1
-
-    def of_kernel_row(i: Array) -> Array:
-        def more(step: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
-            at = [step * together + r for r in range(together)]
-            seen = [lax.dynamic_slice_in_dim(padded, r * stride[0] + i, 1, axis=1) for r in at]
-            gradients = [lax.dynamic_slice_in_dim(dy, r, 1, axis=1) for r in at]
-            return tuple(
-                functools.reduce(
-                    jnp.add,
-                    (
-                        s[:, :, j : j + width : stride[1]] * g
-                        for s, g in zip(seen, gradients, strict=True)
-                    ),
-                    total,
-                )
-                for j, total in enumerate(sums)
-            )
-
-        none = jnp.zeros((dy.shape[0], 1, *dy.shape[2:]), dy.dtype)
-        sums = lax.fori_loop(0, rows // together, more, (none,) * kw)
-        return jnp.stack([_channel_sum(s, LAYOUTS["CHWN"]) for s in sums])
-
-    gradient: Array = lax.map(of_kernel_row, jnp.arange(kh))
-    return gradient.reshape(shape).astype(padded.dtype)
-
-
-def _wide(x: Array) -> Array:
-    """Return x in the type of sums: float32, or float64 if x is float64."""
-    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
-
-
-def _channel_sum(x: Array, layout: Layout) -> Array:
-    """Return the sum of each channel, at least in float32, in an order that vectorises."""
-    x = _wide(x)
-    if layout.name == "NHWC":
-        return x.reshape(-1, x.shape[3]).sum(axis=0)
-    return x.sum(axis=(1, 2)).sum(axis=1)
 
 
 # -- batch norm and activation ---------------------------------------------------------------------
@@ -483,8 +244,8 @@ def _moments(x: Array, layout: Layout) -> tuple[Array, Array]:
     pivot = lax.stop_gradient(x[:, 0, 0, 0] if layout.name == "CHWN" else x[0, 0, 0, :])
     around = x - at(pivot)
     count = math.prod(x.shape) // x.shape[layout.channel]
-    first = _channel_sum(around, layout) / count
-    second = _channel_sum(around * around, layout) / count
+    first = channel_sum(around, layout) / count
+    second = channel_sum(around * around, layout) / count
     return pivot + first, jnp.maximum(second - first * first, 0.0)
 
 
@@ -498,7 +259,7 @@ def _norm_act(
     epsilon: float,
     axis_name: str | None,
 ) -> tuple[Array, Array, Array, Array]:
-    wide = _wide(x)
+    wide = widened(x)
     mean, var = _moments(wide, layout)
     if axis_name is not None:
         own, mean = mean, _mean_over(mean, axis_name)
@@ -527,10 +288,10 @@ def _norm_act_backward(
 ) -> tuple[Array, Array, Array]:
     x, scale, shift, mean, rstd = saved
     at = layout.per_channel
-    dy = _wide(gradients[0])
-    normal = (_wide(x) - at(mean)) * at(rstd)
+    dy = widened(gradients[0])
+    normal = (widened(x) - at(mean)) * at(rstd)
     g = dy * _SLOPES[name](normal * at(scale) + at(shift))
-    own = jnp.stack([_channel_sum(g, layout), _channel_sum(g * normal, layout)])
+    own = jnp.stack([channel_sum(g, layout), channel_sum(g * normal, layout)])
     d_shift, d_scale = own
     s1, s2 = _total(own, axis_name) / _count(x, layout, axis_name)
     dx = at(rstd * scale) * (g - at(s1) - normal * at(s2))
@@ -554,7 +315,7 @@ def affine_act(
     factor = scale * lax.rsqrt(var + epsilon)
     offset = shift - mean * factor
     at = layout.per_channel
-    return act(_wide(x) * at(factor) + at(offset), name).astype(x.dtype)
+    return act(widened(x) * at(factor) + at(offset), name).astype(x.dtype)
 
 
 # -- the rest --------------------------------------------------------------------------------------
@@ -563,7 +324,7 @@ def affine_act(
 def spatial_mean(x: Array, layout: Layout) -> Array:
     """Return the mean over height and width; both axes are kept, with size 1."""
     count = x.shape[layout.height] * x.shape[layout.width]
-    total = _wide(x).sum(axis=layout.spatial, keepdims=True)
+    total = widened(x).sum(axis=layout.spatial, keepdims=True)
     return (total / count).astype(x.dtype)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from lcnas import paths
 from lcnas.arch import Resolution, check_resolution
 from lcnas.errors import ArchError, SpaceError, not_among, shorten
-from lcnas.spaces import _spec
+from lcnas.spaces import _read
 from lcnas.spaces._element import Gene
 from lcnas.spaces._space import Space
 
@@ -41,7 +41,7 @@ def load(name: str | Path, resolution: Resolution | list[Resolution] | None = No
         SpaceError: unknown name, or an error in the file; names the file, the key, the value and
             the allowed ones.
     """
-    space_spec = _spec.read(_find(name))
+    space_spec = _read.read(_find(name))
     if resolution is not None:
         space_spec = dataclasses.replace(space_spec, resolutions=_resolutions(resolution))
     return Space(space_spec)
@@ -56,7 +56,7 @@ def loads(text: str, name: str = "space") -> Space:
     """
     if not isinstance(text, str):
         raise SpaceError(f"{name}: {shorten(text)} is not the text of a space file")
-    return Space(_spec.parse(text, name, name))
+    return Space(_read.parse(text, name, name))
 
 
 def _find(name: str | Path) -> Path:

@@ -12,17 +12,17 @@ from flax import nnx
 from lcnas import blocks, cost, layers, models, onnx_export, spaces, zoo
 from lcnas.arch import Arch, place, walk
 from lcnas.errors import ArchError, ModelError
-from lcnas.models import network, ops
+from lcnas.models import layouts, network, units
 from tests.onnx_export import engines
 from tests.onnx_export.cases import BLOCKS, SHAPE
 from tests.onnx_export.reference import Reference
 
-LAYOUTS = sorted(ops.LAYOUTS)
+LAYOUTS = sorted(layouts.LAYOUTS)
 TOLERANCE = 1e-4  # of the largest value
 
 
 def options(layout="CHWN", dtype=jnp.float32, axis_name=None):
-    return network.NetworkOptions(ops.LAYOUTS[layout], dtype, axis_name)
+    return units.NetworkOptions(layouts.LAYOUTS[layout], dtype, axis_name)
 
 
 def images(shape, batch=2, seed=1):
@@ -54,13 +54,13 @@ def fill(module, weights, prefix="0"):
 def test_a_block_computes_what_numpy_computes(block, layout):
     placed = place(block, SHAPE, 7)
     weights = onnx_export.init(placed, np.random.default_rng(3))
-    module = network.unit(placed.layer, placed.in_shape, options(layout), nnx.Rngs(0))
+    module = units.unit(placed.layer, placed.in_shape, options(layout), nnx.Rngs(0))
     assert fill(module, weights) == set(weights)
     module.eval()
     x = images(SHAPE)
     right = np.stack([Reference(weights).run(placed.layer, p.astype(np.float64), "0") for p in x])
-    y = run(module, ops.LAYOUTS[layout].enter(jnp.asarray(x)))
-    close(y if y.ndim == 2 else ops.LAYOUTS[layout].leave(y), right)
+    y = run(module, layouts.LAYOUTS[layout].enter(jnp.asarray(x)))
+    close(y if y.ndim == 2 else layouts.LAYOUTS[layout].leave(y), right)
 
 
 TINY = Arch.of(
@@ -152,7 +152,7 @@ def test_dropout_needs_a_key_and_uses_it():
 
 
 def test_dropout_keeps_the_mean():
-    drop = network.Dropout(layers.Dropout(0.2), options())
+    drop = units.Dropout(layers.Dropout(0.2), options())
     y = drop(jnp.ones((200, 500)), nnx.Rngs(dropout=0))
     assert set(np.unique(np.asarray(y))) == {0.0, np.float32(1.25)}
     assert abs(float(y.mean()) - 1) < 0.01

@@ -10,9 +10,10 @@ import pytest
 from jax import lax
 
 from lcnas import layers
-from lcnas.models import ops
+from lcnas.models import layouts, ops
+from lcnas.models.depthwise import depthwise
 
-LAYOUTS = sorted(ops.LAYOUTS)
+LAYOUTS = sorted(layouts.LAYOUTS)
 EPS = 1e-5
 
 
@@ -105,7 +106,7 @@ def test_convolutions_are_xlas(case, layout):
     kernel, stride, padding, kind = case
     side = (9, 8)
     into, out, groups = CHANNELS[kind]
-    axes = ops.LAYOUTS[layout]
+    axes = layouts.LAYOUTS[layout]
     x, w = draw((3, *side, into)), draw((*kernel, into // groups, out), 1)
 
     def ours(x, w):
@@ -124,13 +125,13 @@ def test_convolutions_are_xlas(case, layout):
     ("size", "kernel", "stride"), list(itertools.product((4, 7), (3, 5), (1, 2))), ids=str
 )
 def test_the_depthwise_gradient_is_right_to_the_last_digits(size, kernel, stride, layout):
-    axes, pad = ops.LAYOUTS[layout], kernel // 2
+    axes, pad = layouts.LAYOUTS[layout], kernel // 2
     x = draw((2, size, size + 1, 3), dtype=np.float64)
     w = draw((kernel, kernel, 1, 3), 1, np.float64)
     strides, padding = (stride, stride), (pad, pad, pad, pad)
 
     def ours(x, w):
-        return axes.leave(ops.depthwise(axes.enter(x), w, strides, padding, axes))
+        return axes.leave(depthwise(axes.enter(x), w, strides, padding, axes))
 
     value, (dx, dw) = with_gradients(ours, x, w)
     right = by_hand(np.asarray(x), np.asarray(w), stride, pad, weight)
@@ -191,7 +192,7 @@ def norm_inputs(dtype: Any = np.float32, shape: Any = (4, 5, 6, 3)) -> tuple[Any
 
 
 def ours_norm_act(name, layout, axis_name=None):
-    axes = ops.LAYOUTS[layout]
+    axes = layouts.LAYOUTS[layout]
 
     def run(x, scale, shift):
         y, mean, var = ops.norm_act(axes.enter(x), scale, shift, name, axes, EPS, axis_name)
@@ -238,7 +239,7 @@ def test_a_channel_of_one_value_stays_finite(layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_running_statistics_take_part_in_evaluation(layout):
-    axes = ops.LAYOUTS[layout]
+    axes = layouts.LAYOUTS[layout]
     x, scale, shift = norm_inputs()
     mean, var = draw((3,), 7), jnp.abs(draw((3,), 8)) + 0.1
     y = ops.affine_act(axes.enter(x), scale, shift, mean, var, "hard_swish", axes, EPS)
@@ -254,7 +255,7 @@ def test_the_running_statistics_take_part_in_evaluation(layout):
 
 def block(layout):
     """Depthwise, norm, activation, pointwise, norm, activation: a network in small."""
-    axes = ops.LAYOUTS[layout]
+    axes = layouts.LAYOUTS[layout]
 
     def run(weights, x, mask=None):
         z = axes.enter(x)
@@ -380,7 +381,7 @@ def test_activations_keep_bfloat16(name):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_bfloat16_comes_out_as_it_went_in(layout):
-    axes = ops.LAYOUTS[layout]
+    axes = layouts.LAYOUTS[layout]
     x, scale, shift = norm_inputs()
     z = axes.enter(x.astype(jnp.bfloat16))
     y, mean, _ = ops.norm_act(z, scale, shift, "hard_swish", axes, EPS, None)
@@ -395,7 +396,7 @@ def test_bfloat16_comes_out_as_it_went_in(layout):
 def test_an_unknown_shape_of_pooling_counts_only_the_inside():
     layer = layers.Pool("avg", (3, 3), (2, 2), (1, 1, 1, 1), ceil=True)
     x = jnp.ones((1, 6, 7, 2))
-    for layout in map(ops.LAYOUTS.get, LAYOUTS):
+    for layout in map(layouts.LAYOUTS.get, LAYOUTS):
         assert layout is not None
         y = layout.leave(ops.pool(layout.enter(x), layer, layout))
         assert y.shape[1:] == layer.out_shape((6, 7, 2))

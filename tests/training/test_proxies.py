@@ -12,7 +12,7 @@ from flax import nnx
 from lcnas import blocks, cost, models, onnx_export, zoo
 from lcnas.arch import Arch, place
 from lcnas.errors import TrainingError
-from lcnas.models import network, ops
+from lcnas.models import layouts, units
 from lcnas.training import losses, proxies
 from lcnas.training.functional import Functional
 from lcnas.training.proxies import _formulas, _network
@@ -91,8 +91,8 @@ def test_a_block_computes_what_jax_computes_in_training(block):
     placed = place(block, SHAPE, 7)
     weights = onnx_export.init(placed, np.random.default_rng(3))
     x = np.random.default_rng(1).standard_normal((3, *SHAPE), np.float32)
-    options = network.NetworkOptions(ops.LAYOUTS["NHWC"], jnp.float32, None)
-    unit = network.unit(placed.layer, SHAPE, options, nnx.Rngs(0))
+    options = units.NetworkOptions(layouts.LAYOUTS["NHWC"], jnp.float32, None)
+    unit = units.unit(placed.layer, SHAPE, options, nnx.Rngs(0))
     state = nnx.to_flat_state(nnx.state(unit, (nnx.Param, nnx.BatchStat)))
     for path, variable in state:
         variable[...] = jnp.asarray(weights[f"0/{models.weight_name(path)}"])

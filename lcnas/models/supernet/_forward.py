@@ -22,11 +22,12 @@ from lcnas import layers
 from lcnas.blocks import Classifier, ConvNormAct, pair
 from lcnas.layers import same_padding
 from lcnas.models import ops
-from lcnas.models.network import EPSILON
-from lcnas.models.ops import Layout
+from lcnas.models.depthwise import depthwise
+from lcnas.models.layouts import Layout
 from lcnas.models.supernet._active import Active
 from lcnas.models.supernet._plan import BlockChoices, Roles, SupernetPlan
 from lcnas.models.supernet._switch import norm_switch
+from lcnas.models.units import EPSILON
 
 Array = jax.Array
 Weights = Mapping[str, Array]
@@ -189,7 +190,7 @@ class _Block:
         network, place = self.network, self.place
         side, stride = place.kernels[-1], pair(place.stride)
         kernel = p["depthwise/kernel"] * _window(place.kernels, chosen.kernel)
-        z = ops.depthwise(x, kernel, stride, same_padding((side, side)), network.layout)
+        z = depthwise(x, kernel, stride, same_padding((side, side)), network.layout)
         acts = (place.acts, chosen.act)
         y, moments = _normed(network, p, s, "depthwise", z, self.mask_in, *acts)
         if place.se[-1]:

@@ -17,7 +17,7 @@ from lcnas.arch import Arch, Resolution, check_classes, check_resolution
 from lcnas.blocks import Classifier
 from lcnas.errors import ModelError, shorten
 from lcnas.layers import Shape
-from lcnas.models import ops
+from lcnas.models import layouts
 from lcnas.models.supernet import _active, _buckets, _plan
 from lcnas.models.supernet._active import Active
 from lcnas.models.supernet._buckets import Widths
@@ -68,7 +68,7 @@ class Supernet:
     resolution: Resolution  # of training and evaluation, pixels
     bucket_widths: tuple[Widths, ...]  # cheapest first; the last holds every network
     dropout: float | None = None  # rate; None: the head's own
-    layout: str = field(default_factory=ops.default_layout)
+    layout: str = field(default_factory=layouts.default_layout)
 
     @classmethod
     def of(
@@ -131,7 +131,7 @@ class Supernet:
         assert isinstance(head, Classifier)
         own = head.dropout if head.width else 0.0
         rate = own if self.dropout is None else self.dropout
-        network = BucketNetwork(self.plan, widths, tuple(roles), ops.LAYOUTS[self.layout], rate)
+        network = BucketNetwork(self.plan, widths, tuple(roles), layouts.LAYOUTS[self.layout], rate)
         return Bucket(number, widths, shapes, network)
 
     @functools.cached_property

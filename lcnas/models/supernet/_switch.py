@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lcnas.models import ops
-from lcnas.models.ops import Layout
+from lcnas.models import layouts, ops
+from lcnas.models.layouts import Layout
 
 Array = jax.Array
 Names = tuple[str, ...]
@@ -94,7 +94,7 @@ def _backward(
     u = normal * at(scale) + at(shift)
     slope = _chosen([ops._SLOPES[name](u) for name in names], numbers, act)
     g = gradients[0] * slope
-    d_shift, d_scale = ops._channel_sum(g, layout), ops._channel_sum(g * normal, layout)
+    d_shift, d_scale = layouts.channel_sum(g, layout), layouts.channel_sum(g * normal, layout)
     count = x.size // x.shape[layout.channel]
     dx = at(rstd * scale) * (g - at(d_shift / count) - normal * at(d_scale / count))
     return dx, d_scale, d_shift, np.zeros(act.shape, jax.dtypes.float0)
