@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lcnas.training.augment import _colour, _crop, _mix, _rand
+from lcnas.training.augment._fields import AugmentFields, MeanStd
 from lcnas.training.augment._materialize import blank, materialized
-
-if TYPE_CHECKING:
-    from lcnas.training.augment import Augment, MeanStd
 
 Array = jax.Array
 Shape = tuple[int, int]  # height, width
 
 
 def train(
-    augment: Augment,
+    augment: AugmentFields,
     images: Any,
     labels: Any,
     key: Array,
@@ -47,7 +45,7 @@ def train(
 
 
 def evaluate(
-    augment: Augment, images: Any, shape: Shape, normalization: MeanStd, aspect: Any
+    augment: AugmentFields, images: Any, shape: Shape, normalization: MeanStd, aspect: Any
 ) -> Array:
     """Return images as an evaluation sees them; see :meth:`Augment.evaluate`."""
     images = jnp.asarray(images)
@@ -79,7 +77,7 @@ class _Draws:
     Those of an image depend only on the key and on its index.
     """
 
-    def __init__(self, augment: Augment, key: Array, n: int, first: Any) -> None:
+    def __init__(self, augment: AugmentFields, key: Array, n: int, first: Any) -> None:
         counts = {
             "flip": 1 if augment.flip else 0,
             "crop": {"none": 0, "resized": _crop.DRAWS, "shift": 2}[augment.crop],
@@ -116,7 +114,7 @@ def _aspects(images: Array, aspect: Any) -> Array:
 
 
 def _placing(
-    augment: Augment, images: Array, draws: _Draws, shape: Shape, aspect: Array, cropped: bool
+    augment: AugmentFields, images: Array, draws: _Draws, shape: Shape, aspect: Array, cropped: bool
 ) -> Callable[[], Array]:
     """Return a function that crops, resizes and mirrors the images."""
     mirrored = draws["flip"][:, 0] < augment.flip if augment.flip else None
@@ -151,7 +149,7 @@ def _resampling(
     return lambda: _crop.resample(images, plan)
 
 
-def _coloured(augment: Augment, x: Array, draws: _Draws, normalization: MeanStd) -> Array:
+def _coloured(augment: AugmentFields, x: Array, draws: _Draws, normalization: MeanStd) -> Array:
     """Return images with colour operations, normalisation and erasing applied."""
     if augment.jitter or augment.hue:
         x = _colour.jitter(x, draws["jitter"], augment.jitter, augment.hue)
@@ -165,7 +163,7 @@ def _coloured(augment: Augment, x: Array, draws: _Draws, normalization: MeanStd)
     return _colour.erase(x, draws["erase"], augment.erase, augment.erase_area, augment.erase_ratio)
 
 
-def _mixed(augment: Augment, x: Array, targets: Array, draws: _Draws) -> tuple[Array, Array]:
+def _mixed(augment: AugmentFields, x: Array, targets: Array, draws: _Draws) -> tuple[Array, Array]:
     if not augment.mixes:
         return x, targets
     return _mix.mix(x, targets, draws["mix"], augment.mixup, augment.cutmix, augment.mix_share)

@@ -196,20 +196,11 @@ def _unused(root: Path, names: Sequence[str]) -> tuple[str, ...]:
     """Return a note on the folders outside all splits."""
     if not names:
         return ()
-    counts = [count(root, name) for name in names]
+    counts = [_layout.count(root, name) for name in names]
     parts = [
         f"{spelt(n)} ({c:,} {_plural('image', c)})" for n, c in zip(names, counts, strict=True)
     ]
     return (f"{_plural('folder', len(names))} left out: {listing(parts)}",)
-
-
-def count(root: Path, folder: str) -> int:
-    """Return the number of files below a folder with the suffix of an image."""
-    return sum(
-        name.lower().endswith(tuple(images.suffixes()))
-        for _, _, names in os.walk(root / folder)
-        for name in names
-    )
 
 
 def walk(root: Path, folder: str, left: LeftOut) -> list[str]:

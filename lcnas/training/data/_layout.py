@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from lcnas import images
 from lcnas.errors import DataError, listing, spelt
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
@@ -75,6 +76,15 @@ def is_folder(entry: os.DirEntry[str], *, follow: bool = True) -> bool:
         return entry.is_dir(follow_symlinks=follow)
     except OSError:
         return False
+
+
+def count(root: Path, folder: str) -> int:
+    """Return the number of files below a folder with the suffix of an image."""
+    return sum(
+        name.lower().endswith(tuple(images.suffixes()))
+        for _, _, names in os.walk(root / folder)
+        for name in names
+    )
 
 
 def find(root: Path) -> FolderLayout:
@@ -169,9 +179,7 @@ def _only(root: Path, splits: Mapping[str, str]) -> list[str]:
 
 
 def _hold_images(root: Path, names: Collection[str]) -> bool:
-    from lcnas.training.data import _folder
-
-    return any(_folder.count(root, name) for name in names)
+    return any(count(root, name) for name in names)
 
 
 def _unclear(root: Path, names: str, classes: list[str]) -> str:
