@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lcnas import _cli, _image_files, _renamed, onnx_export
+from lcnas import _image_files, commandline, onnx_export, renamed
 from lcnas._image_files import ImageFile
-from lcnas._terminal import columns, printable
 from lcnas.arch import check_resolution, height_width
 from lcnas.errors import EngineError, ImageError, LcnasError, OnnxError, shorten_path
 from lcnas.latency import engines
 from lcnas.latency.engines import Engine
 from lcnas.onnx_export import Classifier, Interface, Preprocessing
+from lcnas.terminal import columns, printable
 
 PROG = "lcnas.classify"
 DEFAULT_SIZE = (224, 224)  # (height, width) in pixels of files that leave them open, without --size
@@ -75,11 +75,11 @@ def main(argv: list[str]) -> int:
         print(json.dumps(to_data(args.model, engine, preprocess, classifications), indent=1))
     else:
         print_table(classifications)
-    return _cli.BAD_ARGUMENT if any(a.problem for a in classifications) else 0
+    return commandline.BAD_ARGUMENT if any(a.problem for a in classifications) else 0
 
 
-def _parser() -> _cli.Parser:
-    parser = _cli.Parser(
+def _parser() -> commandline.Parser:
+    parser = commandline.Parser(
         PROG,
         "Classify images with an ONNX classifier. Files of ours record preprocessing and class names; for\n"
         "other files pass them as options (default: preprocessing of ImageNet, and indices of classes).",
@@ -186,7 +186,7 @@ def _precision(engine: str, file_interface: Interface) -> str:
 
 
 def _parse_size(text: str) -> tuple[int, int]:
-    return height_width(check_resolution(_cli.resolution(text), "--size"))
+    return height_width(check_resolution(commandline.resolution(text), "--size"))
 
 
 def _size_text(size: tuple[int, int]) -> str:
@@ -373,7 +373,7 @@ def to_data(
     }
 
 
-__getattr__ = _renamed.in_module(__name__, {"Answer": "Classification", "Guess": "Prediction"})
+__getattr__ = renamed.in_module(__name__, {"Answer": "Classification", "Guess": "Prediction"})
 
 if __name__ == "__main__":
-    _cli.run(PROG, main)
+    commandline.run(PROG, main)

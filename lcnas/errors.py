@@ -9,7 +9,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
-from lcnas import _renamed
+from lcnas import renamed
 
 
 class LcnasError(ValueError):
@@ -172,7 +172,7 @@ def _escaped(match: re.Match[str]) -> str:
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
 
-__getattr__ = _renamed.in_module(__name__, {"PictureError": "ImageError"})
+__getattr__ = renamed.in_module(__name__, {"PictureError": "ImageError"})
 
 # onnxruntime's prefix of a reason: the error's number, and a line in its own source.
 _PLACE = re.compile(r"^(\[ONNXRuntimeError\] : \d+ : \w+ : )?(/\S+:\d+ .*?\) (?=[A-Z]))?")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lcnas import _cli, onnx_export
+from lcnas import commandline, onnx_export
 from lcnas.arch import check_resolution, height_width
 from lcnas.errors import LcnasError, shorten_path
 from lcnas.latency import engines
@@ -85,8 +85,8 @@ def _print_warnings(path: Path, engine: engines.Engine) -> None:
             print(f"python -m {PROG}: {text}", file=sys.stderr)
 
 
-def _parser() -> _cli.Parser:
-    parser = _cli.Parser(
+def _parser() -> commandline.Parser:
+    parser = commandline.Parser(
         PROG,
         "Evaluate ONNX classifiers on labelled images. Each image is read from its file, preprocessed as\n"
         "the ONNX file records (default: as for ImageNet), and run by the engine. Files may be of any\n"
@@ -101,7 +101,11 @@ def _parser() -> _cli.Parser:
     )
     parser.add_argument("--split", choices=SPLITS, default="test", help="split of the data set")
     parser.add_argument(
-        "--seed", type=_cli.integer(0, 2**31 - 1), default=0, metavar="N", help="seed of the splits"
+        "--seed",
+        type=commandline.integer(0, 2**31 - 1),
+        default=0,
+        metavar="N",
+        help="seed of the splits",
     )
     names = ", ".join(engines.names())
     parser.add_argument(
@@ -122,7 +126,7 @@ def _parser() -> _cli.Parser:
     )
     parser.add_argument(
         "--max-bad",
-        type=_cli.number(0, 1),
+        type=commandline.number(0, 1),
         default=0.01,
         metavar="S",
         help="maximum share of damaged images, 0 to 1",
@@ -153,7 +157,7 @@ def short_names(paths: Sequence[str]) -> dict[str, Path]:
 
 
 def _parse_size(text: str) -> tuple[int, int]:
-    return height_width(check_resolution(_cli.resolution(text), "--size"))
+    return height_width(check_resolution(commandline.resolution(text), "--size"))
 
 
 def _input_size(files: Mapping[str, Path], size: tuple[int, int] | None) -> tuple[int, int]:
@@ -267,4 +271,4 @@ def to_data(args: argparse.Namespace, results: Mapping[str, Hits], data: Data) -
 
 
 if __name__ == "__main__":
-    _cli.run(PROG, main)
+    commandline.run(PROG, main)

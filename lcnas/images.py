@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lcnas import _renamed
+from lcnas import renamed
 from lcnas.errors import ImageError, shorten
 
 if TYPE_CHECKING:
@@ -314,4 +314,4 @@ def shorten_text(text: str, limit: int = 120) -> str:
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
-__getattr__ = _renamed.in_module(__name__, {"Source": "ImageSource", "opened": "open_image"})
+__getattr__ = renamed.in_module(__name__, {"Source": "ImageSource", "opened": "open_image"})

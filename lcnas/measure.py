@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lcnas import _cli, _renamed, _terminal, blocks, latency, onnx_export
+from lcnas import blocks, commandline, latency, onnx_export, renamed, terminal
 from lcnas.arch import Arch, check_resolution, height_width
 from lcnas.errors import LcnasError, OnnxError, TableError, listing, shorten, shorten_path
 from lcnas.latency import Engine, Measurement, TimingPlan, engines, timing
@@ -37,7 +37,7 @@ Ratio = tuple[float, float, float]  # ratio, and its 90 % interval
 
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit code."""
-    parser = _cli.Parser(
+    parser = commandline.Parser(
         PROG,
         "Measure the latency of whole networks on this machine. The networks are visited in turn, many\n"
         "times, in random order, each in several fresh sessions, so that their ratios hold on a noisy\n"
@@ -66,19 +66,19 @@ def main(argv: list[str]) -> int:
     _add_plan_options(parser)
     parser.add_argument(
         "--seed",
-        type=_cli.integer(0, 2**32 - 1),
+        type=commandline.integer(0, 2**32 - 1),
         metavar="N",
         default=0,
         help="seed of the order of visits",
     )
     parser.add_argument("--json", metavar="FILE", help="output file of all measurements")
-    _cli.add_blocks_option(parser)
+    commandline.add_blocks_option(parser)
     args = parser.parse_args(argv)
     blocks.load_files(args.blocks)
     json_path = None if args.json is None else _json_path(args.json)
     engine = engine_of(args)
-    size = None if args.resolution is None else _cli.resolution(args.resolution)
-    classes = _cli.classes(args.classes)
+    size = None if args.resolution is None else commandline.resolution(args.resolution)
+    classes = commandline.classes(args.classes)
     sources = find(args.networks, size)
     plan = _plan(args)
     if size is not None:
@@ -99,7 +99,7 @@ def main(argv: list[str]) -> int:
         )
     ]
     measurements = NetworkMeasurements(engine, sources, plan, args.seed, visits)
-    print(report(measurements, _terminal.columns()))
+    print(report(measurements, terminal.columns()))
     if json_path is not None:
         write_text(json_path, json.dumps(to_data(measurements), indent=1) + "\n")
         print(f"written: {args.json}")
@@ -144,38 +144,38 @@ def _warn_of_overflows(sources: Mapping[str, Source], engine: Engine, classes: i
                 print(f"python -m {PROG}: {shorten_path(str(path))}: {warning}", file=sys.stderr)
 
 
-def _add_plan_options(parser: _cli.Parser) -> None:
+def _add_plan_options(parser: commandline.Parser) -> None:
     """Add the options of the :class:`TimingPlan`."""
     parser.add_argument(
         "--sessions",
-        type=_cli.integer(1, 1000),
+        type=commandline.integer(1, 1000),
         metavar="N",
         default=2,
         help="fresh sessions of each network, in each of the two measurements",
     )
     parser.add_argument(
         "--rounds",
-        type=_cli.integer(1, 10_000),
+        type=commandline.integer(1, 10_000),
         metavar="N",
         default=8,
         help="minimum visits in each session",
     )
     parser.add_argument(
         "--most-rounds",
-        type=_cli.integer(1, 10_000),
+        type=commandline.integer(1, 10_000),
         metavar="N",
         help="maximum visits in each session, where the target is missed (default: twice --rounds)",
     )
     parser.add_argument(
         "--target",
-        type=_cli.number(0, 100),
+        type=commandline.number(0, 100),
         metavar="PERCENT",
         default=1.0,
         help="half-width of a session's 90 %% interval at which its visits end, percent",
     )
     parser.add_argument(
         "--time-budget",
-        type=_cli.number(0, 1e6),
+        type=commandline.number(0, 1e6),
         metavar="S",
         default=math.inf,
         help="time after which no visit begins, once every network was visited in both measurements, seconds",
@@ -202,12 +202,12 @@ def _json_path(text: str) -> Path:
         raise LcnasError(
             f"json: {shorten(text)} is not the name of a file of 1 to {MAX_NAME_BYTES} characters"
         )
-    _cli.check_folder(str(path.parent), "json")
+    commandline.check_folder(str(path.parent), "json")
     try:
         target = destination(path)
     except TableError as error:
         raise LcnasError(f"json: {error}") from None
-    _cli.check_folder(str(target.parent), "json")  # that of a link's end
+    commandline.check_folder(str(target.parent), "json")  # that of a link's end
     return path
 
 
@@ -282,7 +282,7 @@ class _NamedSource(NamedTuple):
 
 def _sources(text: str) -> list[_NamedSource]:
     path = Path(text)
-    if not _cli.is_file(text) and _is_folder(path):
+    if not commandline.is_file(text) and _is_folder(path):
         files = sorted(p for p in path.iterdir() if p.suffix in (".json", ".onnx"))
         if not files:
             raise LcnasError(
@@ -290,12 +290,12 @@ def _sources(text: str) -> list[_NamedSource]:
             )
         return [named for file in files for named in _sources(str(file))]
     if path.suffix == ".onnx":
-        if not _cli.is_file(text):
+        if not commandline.is_file(text):
             raise LcnasError(f"network: there is no file {shorten_path(text)}")
         return [_NamedSource(path.stem, path, path)]
     if path.suffix == ".json":
-        return [_NamedSource(path.stem, _cli.network(text), path)]
-    return [_NamedSource(text, _cli.network(text))]
+        return [_NamedSource(path.stem, commandline.network(text), path)]
+    return [_NamedSource(text, commandline.network(text))]
 
 
 def _is_folder(path: Path) -> bool:
@@ -355,8 +355,8 @@ def _rows(measurements: NetworkMeasurements, columns: int | None) -> list[str]:
         values = (f"{m.ms:.3f}", f"{m.low:.3f} - {m.high:.3f}", str(m.rounds), f"{ratio:.3f}")
         rows.append((name, *values, ratio_interval))
     width = max(7, *(len(name) for name in measurements.sources))
-    if columns is not None and columns < min(width + _VALUE_COLUMNS, _terminal.NARROW):
-        return _terminal.stacked(rows, columns, head)
+    if columns is not None and columns < min(width + _VALUE_COLUMNS, terminal.NARROW):
+        return terminal.stacked(rows, columns, head)
     return [_row(width, row) for row in (head, *rows)]
 
 
@@ -409,7 +409,7 @@ def to_data(measurements: NetworkMeasurements) -> dict[str, Any]:
     }
 
 
-__getattr__ = _renamed.in_module(__name__, {"Result": "NetworkMeasurements"})
+__getattr__ = renamed.in_module(__name__, {"Result": "NetworkMeasurements"})
 
 if __name__ == "__main__":
-    _cli.run(PROG, main)
+    commandline.run(PROG, main)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
-from lcnas import _cli, _renamed, blocks, spaces
+from lcnas import blocks, commandline, renamed, spaces
 from lcnas.latency.commandline import add_engine_options, engine_of
 from lcnas.latency.fitting import MIN_NETWORKS
 from lcnas.latency.profile import Builder, ProfileSettings, ProfileStep
@@ -27,7 +27,7 @@ MIN_INTERVAL = 19  # networks, of which the outermost bound an interval of 90 %
 
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit code."""
-    parser = _cli.Parser(
+    parser = commandline.Parser(
         PROG,
         "Build a latency table for this machine: measure every distinct placed block of a space, then whole\n"
         "networks, fit one to the other, and print the error on networks that were used for nothing else.\n"
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--out", default="latency_tables", metavar="FOLDER", help="output folder of the table"
     )
-    _cli.add_blocks_option(parser)
+    commandline.add_blocks_option(parser)
     args = parser.parse_args(argv)
     blocks.load_files(args.blocks)
     builder = _builder(args)
@@ -75,32 +75,32 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _add_amount_options(parser: _cli.Parser) -> None:
+def _add_amount_options(parser: commandline.Parser) -> None:
     """Add the options for the amount of measurements."""
     parser.add_argument(
         "--validate",
-        type=_cli.integer(0, MAX_NETWORKS),
+        type=commandline.integer(0, MAX_NETWORKS),
         default=40,
         metavar="N",
         help="held-out networks per space",
     )
     parser.add_argument(
         "--calibrate",
-        type=_cli.integer(0, MAX_NETWORKS),
+        type=commandline.integer(0, MAX_NETWORKS),
         default=240,
         metavar="N",
         help="maximum networks to fit per space",
     )
     parser.add_argument(
         "--time-budget",
-        type=_cli.number(0, MAX_SECONDS),
+        type=commandline.number(0, MAX_SECONDS),
         default=270.0,
         metavar="S",
         help="time after which no more networks to fit are begun, seconds",
     )
     parser.add_argument(
         "--seed",
-        type=_cli.integer(0, 2**32 - 1),
+        type=commandline.integer(0, 2**32 - 1),
         default=0,
         metavar="N",
         help="seed of draws and of the order of visits",
@@ -108,15 +108,15 @@ def _add_amount_options(parser: _cli.Parser) -> None:
 
 
 def _builder(args: Any) -> Builder:
-    folder = _cli.check_folder(args.out, "out")
-    size = None if args.resolution is None else _cli.resolution(args.resolution)
+    folder = commandline.check_folder(args.out, "out")
+    size = None if args.resolution is None else commandline.resolution(args.resolution)
     names = list(dict.fromkeys(args.space or []))
     names = names or ([] if args.blocks_from else ["pplcnet_tail"])
-    archs = [_cli.network(name) for name in args.blocks_from]
+    archs = [commandline.network(name) for name in args.blocks_from]
     settings = ProfileSettings(
         spaces=tuple(spaces.load(name, size) for name in names),
         archs=tuple(arch if size is None else arch.at(size) for arch in archs),
-        classes=_cli.classes(args.classes),
+        classes=commandline.classes(args.classes),
         validate=args.validate,
         calibrate=args.calibrate,
         time_budget=args.time_budget,
@@ -251,7 +251,7 @@ def _error_lines(errors: Mapping[str, Any], where: str) -> list[str]:
     return out
 
 
-__getattr__ = _renamed.in_module(__name__, {"Progress": "ProfileProgress"})
+__getattr__ = renamed.in_module(__name__, {"Progress": "ProfileProgress"})
 
 if __name__ == "__main__":
-    _cli.run(PROG, main)
+    commandline.run(PROG, main)

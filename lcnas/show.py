@@ -13,7 +13,7 @@ from dataclasses import fields
 from decimal import Decimal
 from pathlib import Path
 
-from lcnas import _cli, _terminal, blocks, cost, spaces, zoo
+from lcnas import blocks, commandline, cost, spaces, terminal, zoo
 from lcnas.arch import Arch, Resolution, height_width, labels, walk
 from lcnas.blocks import Block
 from lcnas.errors import LcnasError, ZooError
@@ -25,7 +25,7 @@ PROG = "lcnas.show"
 
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit code."""
-    parser = _cli.Parser(
+    parser = commandline.Parser(
         PROG,
         "Print a network block by block with shapes, MACs and params; what a space may vary, its rules,\n"
         "size and extremes; or where two networks differ.",
@@ -56,16 +56,16 @@ def main(argv: list[str]) -> int:
     if not args.what and not args.diff and not args.list:
         parser.error("name a network or a space, or give --diff A B or --list")
     blocks.load_files(args.blocks)
-    size = None if args.resolution is None else _cli.resolution(args.resolution)
-    classes = _cli.classes(args.classes)
+    size = None if args.resolution is None else commandline.resolution(args.resolution)
+    classes = commandline.classes(args.classes)
     parts = [listing()] if args.list else []
-    wide = _terminal.columns()
+    wide = terminal.columns()
     parts += [describe(find(name, size), size, classes, wide) for name in args.what]
     if args.diff:
         for name in args.diff:
             if name in spaces.available():
                 raise LcnasError(f"--diff: {name!r} is a space; it compares two networks")
-        a, b = (_cli.network(name) for name in args.diff)
+        a, b = (commandline.network(name) for name in args.diff)
         parts.append(difference(a, b, size, classes, wide))
     print("\n\n".join(parts))
     return 0
@@ -76,7 +76,7 @@ def find(name: str, resolution: Resolution | None = None) -> Arch | Space:
     if name.endswith(".toml") or name in spaces.available():
         return spaces.load(name, resolution)
     if name.endswith(".json"):
-        return _cli.network(name)
+        return commandline.network(name)
     if Path(name).suffix and Path(name).is_file():
         raise LcnasError(f"{name}: a network is a .json file, a space a .toml file")
     try:
@@ -84,7 +84,7 @@ def find(name: str, resolution: Resolution | None = None) -> Arch | Space:
     except ZooError as error:
         if "is not among" not in str(error):
             raise
-        raise _cli.unknown(name, (*spaces.available(), *zoo.names())) from None
+        raise commandline.unknown(name, (*spaces.available(), *zoo.names())) from None
 
 
 def listing() -> str:
@@ -135,7 +135,7 @@ def describe_arch(arch: Arch, classes: int = 1000, columns: int | None = None) -
     size = format_shape(height_width(arch.resolution))
     lines = [f"{arch.name or 'network'}  id {arch.id}  input {size}x3  {classes} classes", ""]
     rules = (1, len(rows) - 1)
-    lines += _terminal.table(rows, right=(4, 5, 6, 7), rule_before=rules, columns=columns)
+    lines += terminal.table(rows, right=(4, 5, 6, 7), rule_before=rules, columns=columns)
     memory = f"{total.peak_memory / 2**20:.2f} MiB (float32, batch 1)"
     lines += [
         "",
@@ -187,7 +187,7 @@ def describe_space(space: Space, classes: int = 1000, columns: int | None = None
     sizes = ", ".join(format_shape(height_width(r)) for r in space.resolutions)
     lines += [f"input {sizes}   {classes} classes", "", f"what may vary ({len(space.genes)} genes)"]
     rows = [(f"  {names}", choices) for names, choices in _grouped(space)]
-    lines += _terminal.table(rows, columns=columns, head=False) if rows else ["  nothing"]
+    lines += terminal.table(rows, columns=columns, head=False) if rows else ["  nothing"]
     if space.block_texts:
         lines += ["", "kinds of block", *(f"  {text}" for text in space.block_texts)]
     lines += ["", "rules"]
@@ -272,7 +272,7 @@ def difference(
         costs = [getattr(cost.total(arch, None, classes), figure) for arch in (a, b)]
         rows.append((title, f"{costs[0]:,}", f"{costs[1]:,}"))
     rules = (1, len(rows) - 2)
-    return "\n".join(_terminal.table(rows, rule_before=rules, columns=columns))
+    return "\n".join(terminal.table(rows, rule_before=rules, columns=columns))
 
 
 def _block_rows(a: Arch, b: Arch) -> list[tuple[str, str, str]]:
@@ -304,4 +304,4 @@ def _whole(block: Block | None) -> str:
 
 
 if __name__ == "__main__":
-    _cli.run(PROG, main)
+    commandline.run(PROG, main)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lcnas import _cli, blocks, cost
+from lcnas import blocks, commandline, cost
 from lcnas.arch import Arch, height_width
 from lcnas.errors import TrainingError, TrainingFailedError, shorten_path, spelt
 from lcnas.latency.machine import pinned, usable_cores
@@ -59,7 +59,7 @@ def _run(args: argparse.Namespace, keep_memory: bool) -> int:
 
         memory.keep_freed_memory()
     recipe = recipes.load(args.recipe, **_changes(args))
-    arch = _cli.network(args.arch)
+    arch = commandline.network(args.arch)
     arch = arch if recipe.resolution is None else arch.at(recipe.resolution)
     out = Path(args.out or f"runs/{arch.name or arch.id[:8]}-{recipe.name}-s{args.seed}")
     with _threads(args.threads):
@@ -72,7 +72,7 @@ def _trained(args: argparse.Namespace, arch: Arch, recipe: Recipe, out: Path) ->
     from lcnas.training.functional import blocks_of
 
     # Arguments that need no images are checked before images are read.
-    _cli.check_folder(str(out), "out")
+    commandline.check_folder(str(out), "out")
     teacher = _teacher(args)
     freeze = [name.strip() for name in args.freeze.split(",") if name.strip()]
     blocks_of(arch, freeze)
@@ -104,7 +104,7 @@ def _trained(args: argparse.Namespace, arch: Arch, recipe: Recipe, out: Path) ->
             return 128 + stop.signal
         except TrainingFailedError as failure:
             print(f"python -m {PROG}: {failure}", file=sys.stderr)
-            return _cli.FAILURE
+            return commandline.FAILURE
     print(summary(result))
     return 0
 
@@ -146,8 +146,8 @@ def _teacher(args: argparse.Namespace) -> TeacherFile | None:
     if options["mean"] is not None:
         mean, std = (_constants(options[name], f"--teacher-{name}") for name in ("mean", "std"))
         normalization = Normalization(mean, std)
-    size = None if options["size"] is None else _cli.resolution(options["size"])
-    if not _cli.is_file(args.teacher):
+    size = None if options["size"] is None else commandline.resolution(options["size"])
+    if not commandline.is_file(args.teacher):
         raise TrainingError(f"teacher: there is no file {shorten_path(args.teacher)}")
     return TeacherFile(args.teacher, normalization, size)
 
@@ -180,8 +180,8 @@ class _ReadingProgress:
 # -- options ---------------------------------------------------------------------------------------
 
 
-def _parser(argv: list[str]) -> _cli.Parser:
-    parser = _cli.Parser(
+def _parser(argv: list[str]) -> commandline.Parser:
+    parser = commandline.Parser(
         PROG,
         "Train a network. The run directory then holds the best and the last model (ONNX, safetensors),\n"
         "metrics (JSON Lines, TensorBoard), checkpoints and result.json. You can stop it at any time\n"
@@ -207,7 +207,7 @@ def _parser(argv: list[str]) -> _cli.Parser:
         help=f"recipe: {', '.join(recipes.names())}, or a .json file",
     )
     add("--out", metavar="FOLDER", help="run directory (default: runs/ARCH-RECIPE-sSEED)")
-    seeds = _cli.integer(0, (1 << 31) - 1)
+    seeds = commandline.integer(0, (1 << 31) - 1)
     add(
         "--seed",
         type=seeds,
@@ -246,12 +246,12 @@ def _parser(argv: list[str]) -> _cli.Parser:
     )
     add(
         "--keep",
-        type=_cli.integer(1, 10**6),
+        type=commandline.integer(1, 10**6),
         default=2,
         metavar="N",
         help="number of newest checkpoints to keep, beside the best",
     )
-    minutes = _cli.number(0, 10**6)
+    minutes = commandline.number(0, 10**6)
     add(
         "--save-minutes",
         type=minutes,
@@ -259,7 +259,7 @@ def _parser(argv: list[str]) -> _cli.Parser:
         metavar="M",
         help="minutes between checkpoints, beside those at the end of each epoch",
     )
-    cores = _cli.integer(1, len(usable_cores()))
+    cores = commandline.integer(1, len(usable_cores()))
     add("--threads", type=cores, metavar="N", help="number of cores (default: all)")
     add(
         "--workers",
@@ -269,14 +269,14 @@ def _parser(argv: list[str]) -> _cli.Parser:
     )
     add(
         "--memory-mb",
-        type=_cli.number(0, 10**9),
+        type=commandline.number(0, 10**9),
         metavar="M",
         help="maximum memory of decoded images, MiB; larger sets are read from their files in each epoch "
         "(default: 2048)",
     )
     add(
         "--max-bad",
-        type=_cli.number(0, 1),
+        type=commandline.number(0, 1),
         metavar="SHARE",
         help="maximum share of damaged images, which are left out (default: 0.01)",
     )
@@ -294,10 +294,16 @@ def _parser(argv: list[str]) -> _cli.Parser:
         "cache",
     )
     add("--coordinator", metavar="ADDRESS:PORT", help="address of the first of several hosts")
-    add("--hosts", type=_cli.integer(1, 10**6), default=1, metavar="N", help="number of hosts")
+    add(
+        "--hosts",
+        type=commandline.integer(1, 10**6),
+        default=1,
+        metavar="N",
+        help="number of hosts",
+    )
     add(
         "--host",
-        type=_cli.integer(0, 10**6),
+        type=commandline.integer(0, 10**6),
         default=0,
         metavar="I",
         help="index of this host, from 0",
@@ -314,7 +320,7 @@ def _parser(argv: list[str]) -> _cli.Parser:
     return parser
 
 
-def _add_settings(parser: _cli.Parser, argv: list[str]) -> None:
+def _add_settings(parser: commandline.Parser, argv: list[str]) -> None:
     """Add an option for each field of a recipe; the help shows the values of the chosen recipe."""
     name = _option(argv, "--recipe", "proxy")
     known = name in recipes.names()
@@ -431,4 +437,4 @@ def summary(result: Result) -> str:
 
 
 if __name__ == "__main__":
-    _cli.run(PROG, functools.partial(main, keep_memory=True))
+    commandline.run(PROG, functools.partial(main, keep_memory=True))

@@ -1,5 +1,5 @@
 """The search itself: `python -m search.run`. What needs Ray lies here; `lcnas` knows none of it."""
 
-from lcnas import _home
+from lcnas import home
 
-_home.ensure_user()  # Ray Tune looks for a home as soon as it is imported
+home.ensure_user()  # Ray Tune looks for a home as soon as it is imported

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lcnas import _renamed
+from lcnas import renamed
 from lcnas.arch import Arch, Resolution, height_width
 from lcnas.errors import shorten
 from search.errors import SearchError
@@ -197,6 +197,6 @@ def _resolution(data: Any) -> Resolution | None:
     return resolution
 
 
-__getattr__ = _renamed.in_module(
+__getattr__ = renamed.in_module(
     __name__, {"Timed": "MeasuredLatency", "Run": "FinalRun", "Final": "FinalNetwork"}
 )

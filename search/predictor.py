@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lcnas import _renamed, cost
+from lcnas import cost, renamed
 from lcnas.budgets import Budget
 from lcnas.spaces import Gene
 from search.errors import SearchError
@@ -456,7 +456,7 @@ class Screened:
         return np.r_[-np.inf, costs[rises]], np.r_[reached.min(), tops[rises]]
 
 
-__getattr__ = _renamed.in_module(__name__, {"Options": "ScreeningOptions"})
+__getattr__ = renamed.in_module(__name__, {"Options": "ScreeningOptions"})
 
 
 def gains(

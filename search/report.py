@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lcnas import _cli
+from lcnas import commandline
 from lcnas.errors import TrainingFailedError, shorten, shorten_path
 from search.errors import SearchError
 
@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
         paths = reporting.write(outcome, folder, measured_on=measured_on)
     except TrainingFailedError as failure:
         print(f"python -m {PROG}: {failure}", file=sys.stderr)
-        return _cli.FAILURE
+        return commandline.FAILURE
     from rich.console import Console
 
     Console(highlight=False).print(reporting.table(outcome, folder))
@@ -45,8 +45,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> _cli.Parser:
-    parser = _cli.Parser(
+def _parser() -> commandline.Parser:
+    parser = commandline.Parser(
         PROG,
         "Write the report of a finished search again: report.md, report.html (one file, with its figures),\n"
         "front.json and front.png, in the run directory. Nothing is searched, trained or measured, and\n"
@@ -75,7 +75,7 @@ def load(folder: Path) -> Outcome:
 
     shown = shorten_path(str(folder))
     path = folder / OUTCOME
-    if not _cli.is_file(str(path)):
+    if not commandline.is_file(str(path)):
         if not _is_folder(folder):
             raise SearchError(f"folder: {shown} is not a folder")
         if not (folder / CONFIG).is_file():
@@ -99,4 +99,4 @@ def _is_folder(path: Path) -> bool:
 
 
 if __name__ == "__main__":
-    _cli.run(PROG, main)
+    commandline.run(PROG, main)

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lcnas import _cli, _renamed, blocks
+from lcnas import blocks, commandline, renamed
 from lcnas.errors import LcnasError, TrainingFailedError, WriteError, shorten
 from search.errors import SearchError, SearchFailedError
 from search.registry import EVALUATORS, SEARCHERS
@@ -76,7 +76,7 @@ def _search(run_dir: RunDir, asked: Settings, execution: ExecutionOptions) -> in
     except (SearchFailedError, TrainingFailedError, WriteError, OSError) as failure:
         print(f"python -m {PROG}: {failure}", file=sys.stderr)
         print(_resume_hint(run_dir), file=sys.stderr)
-        return _cli.FAILURE
+        return commandline.FAILURE
     return 0
 
 
@@ -132,7 +132,7 @@ def _run_dir_and_settings(
         return run_dir, asked
     asked = Settings(**options)
     if args.out is not None:
-        _cli.check_folder(args.out, "out")
+        commandline.check_folder(args.out, "out")
     run_dir = RunDir(Path(args.out) if args.out is not None else new_path(asked.space))
     run_dir.check(asked)
     return run_dir, asked
@@ -141,8 +141,8 @@ def _run_dir_and_settings(
 # -- options ---------------------------------------------------------------------------------------
 
 
-def _parser() -> _cli.Parser:
-    parser = _cli.Parser(
+def _parser() -> commandline.Parser:
+    parser = commandline.Parser(
         PROG,
         "Search a space for networks that are accurate within a latency budget on this machine's CPU. The\n"
         "best are measured as whole networks, trained from scratch together with PP-LCNet and the best\n"
@@ -155,7 +155,7 @@ def _parser() -> _cli.Parser:
     _add_search(parser)
     _add_folder(parser)
     for old, new in (("--pictures", "--images"), ("--final-pictures", "--final-images")):
-        _renamed.option(parser, old, new)
+        renamed.option(parser, old, new)
     return parser
 
 
@@ -176,7 +176,7 @@ def _add_space(parser: argparse.ArgumentParser) -> None:
     from lcnas.latency import engines
 
     add = _SettingOptions(parser, "space and latency")
-    count = _cli.integer(1, _MOST)
+    count = commandline.integer(1, _MOST)
     add("--space", "name of a space, or .toml file (default: pplcnet_tail)", metavar="NAME")
     add(
         "--resolution",
@@ -185,7 +185,7 @@ def _add_space(parser: argparse.ArgumentParser) -> None:
         metavar="R",
         type=_resolution,
     )
-    ms = _cli.number(1e-6, 1e6)
+    ms = commandline.number(1e-6, 1e6)
     add(
         "--max-latency-ms",
         "maximum measured latency, ms (default: that of PP-LCNet 1.0x)",
@@ -235,7 +235,7 @@ def _by_preset(name: str) -> str:
 
 def _add_learning(parser: argparse.ArgumentParser) -> None:
     add = _SettingOptions(parser, "data and training")
-    count = _cli.integer(1, _MOST)
+    count = commandline.integer(1, _MOST)
     caps = "; ".join(f"{name} {values['evaluator_pixels']}" for name, values in PRESETS.items())
     add(
         "--data",
@@ -246,7 +246,7 @@ def _add_learning(parser: argparse.ArgumentParser) -> None:
         "--max-bad",
         "maximum share of damaged images, which are left out (default: 0.01)",
         metavar="SHARE",
-        type=_cli.number(0, 1),
+        type=commandline.number(0, 1),
     )
     add(
         "--train-size",
@@ -302,7 +302,7 @@ def _add_learning(parser: argparse.ArgumentParser) -> None:
 
 def _add_search(parser: argparse.ArgumentParser) -> None:
     add = _SettingOptions(parser, "search")
-    count = _cli.integer(1, _MOST)
+    count = commandline.integer(1, _MOST)
     add(
         "--searcher",
         f"search algorithm: {', '.join(SEARCHERS.names)}, or FILE.py:NAME (default: nsga2)",
@@ -313,7 +313,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         "--time-budget",
         "time limit of proposals, s (default: no limit)",
         metavar="S",
-        type=_cli.number(1, 1e9),
+        type=commandline.number(1, 1e9),
     )
     add(
         "--networks-per-trial",
@@ -337,7 +337,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     )
     add("--bands", f"number of latency bands, each with a winner {_by_preset('bands')}", type=count)
     add("--workers", "number of worker processes of one thread (default: one per core)", type=count)
-    add("--seed", "seed of all draws (default: 0)", type=_cli.integer(0, 2**31 - 1))
+    add("--seed", "seed of all draws (default: 0)", type=commandline.integer(0, 2**31 - 1))
     add(
         "--preset",
         f"preset of all settings: {', '.join(PRESETS)}; minutes or an hour on two cores, or a night "
@@ -376,15 +376,15 @@ def _add_folder(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print the plan, the number of networks and an estimate of the time; do nothing",
     )
-    _cli.add_blocks_option(parser)
+    commandline.add_blocks_option(parser)
 
 
 def _resolution(text: str) -> Any:
     try:
-        return _cli.resolution(text)
+        return commandline.resolution(text)
     except LcnasError as error:
         raise argparse.ArgumentTypeError(str(error).partition(": ")[2]) from None
 
 
 if __name__ == "__main__":
-    _cli.run(PROG, main)
+    commandline.run(PROG, main)

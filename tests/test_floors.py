@@ -3,29 +3,50 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
+HOUSE = ("lcnas", "search")
+
 # From the ground up. A module may import those of lower floors and itself, not its neighbours.
 FLOORS = (
-    ("_home", "_renamed", "_terminal", "paths"),
+    ("environment", "files", "home", "paths", "renamed", "terminal"),
     ("errors",),
     ("images", "layers"),
     ("blocks",),
     ("arch",),
     ("cost", "onnx_export", "spaces", "zoo"),
-    ("_cli", "budgets"),  # _cli: what the command lines share
+    ("commandline", "budgets"),
     ("_image_files", "latency", "models"),
     ("measure", "profile_blocks", "show", "training"),
     ("classify", "evaluate", "train"),
 )
 FLOOR_OF = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
 
+SEARCH_FLOORS = (
+    ("console", "errors", "evaluation", "packed"),
+    ("comparison", "outcome", "recipes", "registry", "tables", "trials"),
+    ("distributed", "pareto", "settings"),
+    ("data_sets", "problem", "resolution", "run_dir", "searchers"),
+    ("context", "predictor", "reporting"),
+    ("evaluator_report", "finals", "report"),
+    ("evaluators",),
+    ("preflight", "proposing"),
+    ("pipeline",),
+    ("run",),
+)
+SEARCH_FLOOR_OF = {
+    module: floor for floor, modules in enumerate(SEARCH_FLOORS) for module in modules
+}
+RAY = ("search.distributed.", "search.searchers.tune")  # modules that may import Ray
+
 # So that describing, counting and sampling networks needs nothing heavy.
 ONLY_NUMPY = {"layers", "blocks", "arch", "spaces", "zoo", "cost", "budgets"}
-ONLY_STANDARD_LIBRARY = {"_home", "_renamed", "_terminal", "errors", "paths"}
+ONLY_STANDARD_LIBRARY = {
+    "environment", "errors", "files", "home", "paths", "renamed", "terminal",
+}  # fmt: skip
 
 
 def _imports(source: str, package: tuple[str, ...]) -> Iterator[tuple[int, str]]:
@@ -43,39 +64,96 @@ def _imports(source: str, package: tuple[str, ...]) -> Iterator[tuple[int, str]]
             yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
 
 
-def _module_of(dotted: str) -> str | None:
-    """The module of lcnas that a dotted name lies in: `spaces` for `lcnas.spaces.load`."""
-    package, _, rest = dotted.partition(".")
-    return rest.partition(".")[0] if package == "lcnas" and rest else None
+def _module_of(dotted: str, package: str = "lcnas") -> str | None:
+    """The module of a package that a dotted name lies in: `spaces` for `lcnas.spaces.load`."""
+    first, _, rest = dotted.partition(".")
+    return rest.partition(".")[0] if first == package and rest else None
 
 
 def _broken_rules(path: Path, source: str) -> list[str]:
     """What a file, given relative to the root of the checkout, imports against the rules."""
-    package = path.parts[:-1]
-    imports = list(_imports(source, package))
-    if path.parts[0] == "search":
-        return []
+    imports = list(_imports(source, path.parts[:-1]))
+    rules = _broken_in_search if path.parts[0] == "search" else _broken_in_lcnas
+    return [*rules(path, imports), *_private(path, imports)]
+
+
+def _broken_in_lcnas(path: Path, imports: Sequence[tuple[int, str]]) -> Iterator[str]:
     module = path.parts[1].removesuffix(".py")
     if module == "__init__":
-        return [f"{path}:{line}: imports {n}" for line, n in imports if _module_of(n)]
+        yield from (f"{path}:{line}: imports {n}" for line, n in imports if _module_of(n))
+        return
     if module not in FLOOR_OF:
-        return [f"{path}: has no floor: add {module!r} to FLOORS in {Path(__file__).name}"]
-    broken = []
+        yield f"{path}: has no floor: add {module!r} to FLOORS in {Path(__file__).name}"
+        return
     for line, name in imports:
         top, target = name.partition(".")[0], _module_of(name)
         if top in ("search", "ray"):
-            broken.append(
-                f"{path}:{line}: imports {name}: lcnas knows nothing of the search or Ray"
-            )
+            yield f"{path}:{line}: imports {name}: lcnas knows nothing of the search or Ray"
         elif target in FLOOR_OF and target != module and FLOOR_OF[target] >= FLOOR_OF[module]:
-            broken.append(
-                f"{path}:{line}: imports {name}, which is not on a lower floor than {module}"
-            )
+            yield f"{path}:{line}: imports {name}, which is not on a lower floor than {module}"
         elif top not in ("lcnas", *sys.stdlib_module_names, *_allowed(module, top)):
-            broken.append(
-                f"{path}:{line}: imports {name}, a library that {module} has to do without"
-            )
-    return broken
+            yield f"{path}:{line}: imports {name}, a library that {module} has to do without"
+
+
+def _broken_in_search(path: Path, imports: Sequence[tuple[int, str]]) -> Iterator[str]:
+    module = path.parts[1].removesuffix(".py")
+    if module != "__init__" and module not in SEARCH_FLOOR_OF:
+        yield f"{path}: has no floor: add {module!r} to SEARCH_FLOORS in {Path(__file__).name}"
+        return
+    dotted = ".".join(path.with_suffix("").parts)
+    floor = SEARCH_FLOOR_OF.get(module, 0)
+    for line, name in imports:
+        target = _module_of(name, "search")
+        if target in SEARCH_FLOOR_OF and target != module and SEARCH_FLOOR_OF[target] >= floor:
+            yield f"{path}:{line}: imports {name}, which is not on a lower floor than {module}"
+        elif name.partition(".")[0] == "ray" and not dotted.startswith(RAY):
+            yield f"{path}:{line}: imports {name}: Ray is imported in search.distributed only"
+
+
+def _private(path: Path, imports: Sequence[tuple[int, str]]) -> Iterator[str]:
+    """What a file imports from a private module of a package that it is not part of."""
+    own = ".".join(path.parts[:-1])
+    for line, name in imports:
+        parts = name.split(".")
+        for i, part in enumerate(parts):
+            owner = ".".join(parts[:i])
+            private = part.startswith("_") and not part.startswith("__") and parts[0] in HOUSE
+            if private and own != owner and not own.startswith(f"{owner}."):
+                yield f"{path}:{line}: imports {name}, private to {owner}"
+
+
+def _graph(checkout: Path) -> dict[str, set[str]]:
+    """The modules of both packages, and which of them each one imports, anywhere in its file."""
+    files = {}
+    for package in HOUSE:
+        for path in (checkout / package).rglob("*.py"):
+            parts = path.relative_to(checkout).with_suffix("").parts
+            files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+
+    def target(name: str) -> str:
+        while name and name not in files:
+            name = name.rpartition(".")[0]
+        return name
+
+    return {
+        module: {
+            target(name)
+            for _, name in _imports(path.read_text(), path.relative_to(checkout).parts[:-1])
+        }
+        - {"", module}
+        for module, path in files.items()
+    }
+
+
+def _circle(graph: Mapping[str, set[str]]) -> list[str]:
+    """Modules that import each other in a circle; [] if there is none."""
+    order: list[str] = []  # modules all of whose imports come earlier
+    left = dict(graph)
+    while ready := [m for m, targets in left.items() if targets <= set(order)]:
+        order += ready
+        for module in ready:
+            del left[module]
+    return sorted(m for m in left if any(m in targets for targets in left.values()))
 
 
 def _allowed(module: str, library: str) -> tuple[str, ...]:
@@ -95,6 +173,18 @@ def test_imports_go_down(checkout):
         for rule in _broken_rules(path.relative_to(checkout), path.read_text())
     ]
     assert not broken, "\n".join(broken)
+
+
+def test_no_modules_import_each_other_in_a_circle(checkout):
+    graph = _graph(checkout)
+    assert len(graph) > 150
+    assert "lcnas.budgets.bands" in graph["search.finals.selection"]
+    assert not _circle(graph)
+
+
+def test_a_circle_is_found():
+    assert _circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": set()}) == ["a", "b", "c"]
+    assert _circle({"a": {"b"}, "b": {"c"}, "c": set()}) == []
 
 
 @pytest.mark.parametrize(
@@ -119,6 +209,20 @@ def test_imports_go_down(checkout):
         ("lcnas/training/loop.py", "import search.run", "nothing of the search"),
         ("lcnas/novelty.py", "import json", "add 'novelty' to FLOORS"),
         ("lcnas/__init__.py", "from lcnas import spaces", "imports lcnas.spaces"),
+        ("lcnas/training/loop.py", "from lcnas.spaces import _space", "private to lcnas.spaces"),
+        (
+            "search/run.py",
+            "from lcnas.training.data._cache import arrays",
+            "private to lcnas.training.data",
+        ),
+        ("search/pareto.py", "def f():\n    import search.pipeline", "not on a lower floor"),
+        (
+            "search/problem.py",
+            "if TYPE_CHECKING:\n    from search.run import main",
+            "not on a lower floor",
+        ),
+        ("search/finals/training.py", "import ray", "in search.distributed only"),
+        ("search/novelty.py", "import json", "add 'novelty' to SEARCH_FLOORS"),
     ],
 )
 def test_a_broken_rule_is_found(path, source, complaint):
@@ -138,7 +242,11 @@ def test_a_broken_rule_is_found(path, source, complaint):
             "from . import _base\nfrom ..layers import Conv\nimport lcnas.errors",
         ),
         ("lcnas/show.py", "import rich\nfrom lcnas import budgets, cost, latency, spaces, zoo"),
-        ("search/run.py", "import ray\nfrom lcnas import spaces, training\nfrom . import report"),
+        (
+            "search/run.py",
+            "import rich\nfrom lcnas import spaces, training\nfrom . import settings",
+        ),
+        ("search/distributed/tasks.py", "import ray\nfrom search.distributed import cluster"),
     ],
 )
 def test_what_is_allowed_is_not_complained_about(path, source):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import lcnas
-from lcnas import _home
+from lcnas import home as home_module
 from tests.training import tiny
 
 STRANGER = 12345
@@ -44,9 +44,9 @@ def system(monkeypatch, tmp_path):
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(os, "access", lambda path, mode: _writable_for_others(path))
-    _home._temporary_home.cache_clear()
+    home_module._temporary_home.cache_clear()
     yield surrounded
-    _home._temporary_home.cache_clear()
+    home_module._temporary_home.cache_clear()
 
 
 def _writable_for_others(path):
@@ -60,18 +60,18 @@ def _temporary_home(tmp_path):
 
 def test_without_name_and_home_the_user_gets_both(system, tmp_path):
     environment = system()
-    _home.ensure_user()
+    home_module.ensure_user()
     temporary_home = _temporary_home(tmp_path)
     assert environment == {"USER": f"uid{os.geteuid()}", "HOME": str(temporary_home)}
     assert temporary_home.stat().st_mode & 0o777 == 0o700
-    _home.ensure_user()  # the next command
+    home_module.ensure_user()  # the next command
     assert environment["HOME"] == str(temporary_home)
 
 
 def test_variables_that_the_user_has_set_are_kept(system, tmp_path):
     before = {"LOGNAME": "me", "HOME": str(tmp_path / "home")}
     environment = system(**before)
-    _home.ensure_user()
+    home_module.ensure_user()
     assert environment == before
     assert not _temporary_home(tmp_path).exists()
 
@@ -81,7 +81,7 @@ def test_a_read_only_home_is_kept_but_for_the_caches(system, tmp_path):
     home = tmp_path / "home"
     home.mkdir(mode=0o500)
     environment = system(USER="me", HOME=str(home))
-    _home.ensure_user()
+    home_module.ensure_user()
     temporary_home = _temporary_home(tmp_path)
     assert environment == {
         "USER": "me",
@@ -90,7 +90,7 @@ def test_a_read_only_home_is_kept_but_for_the_caches(system, tmp_path):
         "MPLCONFIGDIR": str(temporary_home / "matplotlib"),
     }
     environment = system(USER="me", HOME=str(home), XDG_CACHE_HOME="/kept", MPLCONFIGDIR="/too")
-    _home.ensure_user()
+    home_module.ensure_user()
     assert (environment["XDG_CACHE_HOME"], environment["MPLCONFIGDIR"]) == ("/kept", "/too")
 
 
@@ -107,7 +107,7 @@ def test_a_folder_that_others_may_have_created_is_not_used(system, tmp_path, kin
     else:
         temporary_home.write_text("")
     environment = system()
-    _home.ensure_user()
+    home_module.ensure_user()
     fallback = Path(environment["HOME"])
     assert fallback.parent == tmp_path
     assert fallback.name not in (temporary_home.name, "theirs")
@@ -120,7 +120,7 @@ def test_without_any_place_for_temporary_files_the_root_is_the_home(system, monk
 
     monkeypatch.setattr(tempfile, "gettempdir", none)
     environment = system(USER="me")
-    _home.ensure_user()
+    home_module.ensure_user()
     assert environment == {"USER": "me", "HOME": "/"}
 
 

@@ -15,7 +15,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from lcnas import _cli, measure, onnx_export, profile_blocks, zoo
+from lcnas import commandline, measure, onnx_export, profile_blocks, zoo
 from lcnas.errors import LcnasError
 from lcnas.latency import engines
 from lcnas.latency.sources import OnnxFile
@@ -187,7 +187,7 @@ def test_a_pipe_is_refused_with_code_2_and_a_link_is_followed(tmp_path, monkeypa
     os.mkfifo(pipe)
     monkeypatch.setattr("sys.argv", ["measure", "pplcnet_0.25x", "--json", str(pipe)])
     with pytest.raises(SystemExit) as caught:
-        _cli.run(measure.PROG, measure.main)
+        commandline.run(measure.PROG, measure.main)
     assert caught.value.code == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
@@ -204,7 +204,7 @@ def test_a_file_that_cannot_be_run_leaves_with_code_2_and_one_line(tmp_path, mon
     path = failing(tmp_path / "theirs.onnx")
     monkeypatch.setattr("sys.argv", ["measure", "--engine", "mlas", str(path)])
     with pytest.raises(SystemExit) as caught:
-        _cli.run(measure.PROG, measure.main)
+        commandline.run(measure.PROG, measure.main)
     assert caught.value.code == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
@@ -268,7 +268,7 @@ def test_bad_arguments_leave_with_code_2_and_one_line(argv, capsys):
 def test_a_name_that_no_file_can_have_leaves_with_code_2(name, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["measure", name])
     with pytest.raises(SystemExit) as caught:
-        _cli.run(measure.PROG, measure.main)
+        commandline.run(measure.PROG, measure.main)
     assert caught.value.code == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
@@ -281,7 +281,7 @@ def test_exit_codes_of_the_system_s_errors(number, code, capsys):
         raise OSError(number, "reported by the system")
 
     with pytest.raises(SystemExit) as caught:
-        _cli.run("lcnas.something", main)
+        commandline.run("lcnas.something", main)
     assert caught.value.code == code
     assert capsys.readouterr().err.endswith("reported by the system\n")
 
@@ -338,7 +338,7 @@ def test_files_that_are_no_model_leave_with_one_line(tmp_path, capsys, monkeypat
     (tmp_path / "net.onnx").write_bytes(b"nothing")
     monkeypatch.setattr("sys.argv", ["measure", *QUICK, str(tmp_path / "net.onnx")])
     with pytest.raises(SystemExit) as caught:
-        _cli.run(measure.PROG, measure.main)
+        commandline.run(measure.PROG, measure.main)
     assert caught.value.code == 2
     err = capsys.readouterr().err.splitlines()
     assert "net.onnx: is not an ONNX model" in err[-1]

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from lcnas import _cli, blocks, cost, show, spaces, zoo
+from lcnas import blocks, commandline, cost, show, spaces, zoo
 from lcnas.arch import Arch, labels, walk
 from lcnas.errors import LcnasError
 
@@ -232,7 +232,7 @@ def broken_files(tmp_path, monkeypatch):
 def test_bad_input_is_one_line_and_exit_code_2(argv, words, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["show", *argv])
     with pytest.raises(SystemExit) as left:
-        _cli.run(show.PROG, show.main)
+        commandline.run(show.PROG, show.main)
     out, err = capsys.readouterr()
     assert left.value.code == 2
     assert out == ""

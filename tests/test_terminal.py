@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from lcnas import _terminal, show, zoo
+from lcnas import show, terminal, zoo
 from lcnas.arch import Arch
 
 COMMANDS = (
@@ -88,7 +88,7 @@ def test_work_continues_when_the_output_is_closed(shell, flag, tmp_path):
 JOB = """
 import sys, time
 from pathlib import Path
-from lcnas import _cli
+from lcnas import commandline
 from lcnas.errors import LcnasError
 
 def main(argv):
@@ -100,7 +100,7 @@ def main(argv):
         file.write("done")
     raise LcnasError("in the end")
 
-_cli.run("job", main)
+commandline.run("job", main)
 """
 
 
@@ -145,7 +145,7 @@ WORDS = """
 import sys
 from rich.console import Console
 from rich.table import Table
-from lcnas import _cli
+from lcnas import commandline
 
 def main(argv):
     print(argv[0])
@@ -156,17 +156,17 @@ def main(argv):
     Console().print(table)
     return 0
 
-_cli.run("job", main)
+commandline.run("job", main)
 """
 
 
 def test_printable_text_has_no_control_characters():
     assert (
-        _terminal.printable("a\x1b[2J\nb\u202e", io.TextIOWrapper(io.BytesIO(), "utf-8"))
+        terminal.printable("a\x1b[2J\nb\u202e", io.TextIOWrapper(io.BytesIO(), "utf-8"))
         == "a?[2J?b?"
     )
     texts = {
-        encoding: _terminal.printable("é蓝\udce9", io.TextIOWrapper(io.BytesIO(), encoding))
+        encoding: terminal.printable("é蓝\udce9", io.TextIOWrapper(io.BytesIO(), encoding))
         for encoding in ("utf-8", "latin-1", "ascii")
     }
     assert texts == {
@@ -181,12 +181,12 @@ def test_printable_text_has_no_control_characters():
 
 def test_columns_are_those_of_the_environment(monkeypatch):
     monkeypatch.setenv("COLUMNS", "20")
-    assert _terminal.columns() == 20
+    assert terminal.columns() == 20
 
 
 @posix
 def test_without_a_terminal_any_number_of_columns_fits(shell, tmp_path):
-    code = "from lcnas import _terminal; print(_terminal.columns())"
+    code = "from lcnas import terminal; print(terminal.columns())"
     assert shell(f"\"$PY\" -c '{code}' </dev/null 2>{tmp_path / 'err'} | cat")[1] == b"None\n"
 
 
@@ -205,8 +205,8 @@ def test_a_table_is_stacked_where_it_does_not_fit():
         "total         1,234",
     ]
     for columns in (None, 200, 24):
-        assert _terminal.table(ROWS, (2, 3), (1,), columns=columns) == wide
-    assert _terminal.table(ROWS, (2, 3), (1,), columns=23) == [
+        assert terminal.table(ROWS, (2, 3), (1,), columns=columns) == wide
+    assert terminal.table(ROWS, (2, 3), (1,), columns=23) == [
         "stem",
         "  type: conv",
         "  params: 232 (0.1%)",
@@ -214,8 +214,8 @@ def test_a_table_is_stacked_where_it_does_not_fit():
         "  params: 1,234",
     ]
     long = [("name", "value"), ("a", "b" * 100)]
-    assert len(_terminal.table(long, columns=80)) == 2  # a terminal of a usual width wraps it
-    assert _terminal.table(long, columns=59)[0] == "a"
+    assert len(terminal.table(long, columns=80)) == 2  # a terminal of a usual width wraps it
+    assert terminal.table(long, columns=59)[0] == "a"
 
 
 def words_of(text):

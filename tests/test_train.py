@@ -140,12 +140,12 @@ def test_unknown_options_and_values_exit_with_code_2_and_one_line(argv, message,
 def test_what_does_not_fit_is_one_line_and_code_2(
     argv, message, network, tmp_path, capsys, monkeypatch
 ):
-    from lcnas import _cli
+    from lcnas import commandline
 
     options = [*DATA, *QUICK, "--arch", network, "--out", str(tmp_path / "r"), *argv]
     monkeypatch.setattr(sys, "argv", ["train", *options])
     with pytest.raises(SystemExit) as caught:
-        _cli.run(train.PROG, train.main)
+        commandline.run(train.PROG, train.main)
     assert caught.value.code == 2
     stderr = capsys.readouterr().err
     assert stderr.count("\n") == 1

@@ -3,7 +3,7 @@
 To add a block, write one file: see ``docs/blocks.md``.
 """
 
-from lcnas import _renamed
+from lcnas import renamed
 from lcnas.blocks._base import (
     FIELD_TYPES,
     Activation,
@@ -107,4 +107,4 @@ __all__ = [
     "with_shortcut",
 ]
 
-__getattr__ = _renamed.in_module(__name__, {"Row": "WholeNumbers"})
+__getattr__ = renamed.in_module(__name__, {"Row": "WholeNumbers"})

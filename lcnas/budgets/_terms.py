@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lcnas import _renamed
+from lcnas import renamed
 from lcnas.budgets._cost import CostTables
 from lcnas.budgets._graph import Graph, GraphBuilder
 from lcnas.budgets._passes import Bounds
@@ -19,7 +19,7 @@ Ints = NDArray[np.int64]
 LARGEST = 1 << 52  # |ticks| of one term: sums stay far below 2**62
 
 
-@_renamed.keyword("rows", "entries")
+@renamed.keyword("rows", "entries")
 @dataclass(frozen=True, eq=False)
 class Terms:
     """Additive costs of a space's networks, in whole ticks of any unit; they may be negative.
@@ -64,7 +64,7 @@ class Terms:
     @property
     def rows(self) -> Ints:
         """Deprecated name of :attr:`entries`."""
-        _renamed.warn("Terms.rows", "Terms.entries")
+        renamed.warn("Terms.rows", "Terms.entries")
         return self.entries
 
     def __reduce__(

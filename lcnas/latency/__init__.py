@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lcnas import _renamed, budgets, zoo
+from lcnas import budgets, renamed, zoo
 from lcnas.arch import Arch
 from lcnas.errors import BudgetError, shorten
 from lcnas.latency import engines, machine, timing
@@ -173,7 +173,7 @@ def _engine(engine: str | Engine | None, threads: int, precision: str, batch: in
     return engines.engine(engine, threads=threads, precision=precision, batch=batch)
 
 
-__getattr__ = _renamed.in_module(__name__, {"Plan": "TimingPlan"})
+__getattr__ = renamed.in_module(__name__, {"Plan": "TimingPlan"})
 
 __all__: Sequence[str] = [
     "Budget",

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lcnas import _renamed, zoo
+from lcnas import renamed, zoo
 from lcnas.arch import Arch, PlacedBlock, walk
 from lcnas.blocks import to_data
 from lcnas.budgets import Budget, Terms
@@ -472,7 +472,7 @@ def build(settings: ProfileSettings, engine: Engine, folder: Path, **options: An
     return Builder(settings, engine, folder, **options).run()
 
 
-__getattr__ = _renamed.in_module(
+__getattr__ = renamed.in_module(
     __name__, {"Settings": "ProfileSettings", "Step": "ProfileStep", "row_key": "entry_key"}
 )
 

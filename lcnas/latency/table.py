@@ -19,8 +19,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lcnas import _renamed, files, paths
 from lcnas import blocks as vocabulary
+from lcnas import files, paths, renamed
 from lcnas.arch import Arch, PlacedBlock, Resolution, walk
 from lcnas.budgets import Terms
 from lcnas.errors import (
@@ -102,18 +102,18 @@ class LatencyTable:
     @property
     def whose(self) -> str:
         """The former name of :attr:`machine_label`; deprecated."""
-        _renamed.warn("LatencyTable.whose", "machine_label")
+        renamed.warn("LatencyTable.whose", "machine_label")
         return self.machine_label
 
     @property
     def rows(self) -> dict[PlacedBlock, Entry]:
         """The former name of :attr:`entries`; deprecated."""
-        _renamed.warn("LatencyTable.rows", "entries")
+        renamed.warn("LatencyTable.rows", "entries")
         return self.entries
 
     @rows.setter
     def rows(self, entries: dict[PlacedBlock, Entry]) -> None:
-        _renamed.warn("LatencyTable.rows", "entries")
+        renamed.warn("LatencyTable.rows", "entries")
         self.entries = entries
 
     @classmethod
@@ -411,7 +411,7 @@ def conformal(residuals: Sequence[float], level: float) -> tuple[float, float]:
     return residuals[low], residuals[high]
 
 
-__getattr__ = _renamed.in_module(__name__, {"Network": "MeasuredNetwork", "Row": "Entry"})
+__getattr__ = renamed.in_module(__name__, {"Network": "MeasuredNetwork", "Row": "Entry"})
 
 __all__ = [
     "Entry",

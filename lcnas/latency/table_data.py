@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lcnas import _renamed
 from lcnas import blocks as vocabulary
+from lcnas import renamed
 from lcnas.arch import PlacedBlock, place
 from lcnas.blocks import Block
 from lcnas.errors import BlockError, ShapeError, TableError, shorten
@@ -53,7 +53,7 @@ class MeasuredNetwork:
     @property
     def rows(self) -> tuple[PlacedBlock, ...]:
         """The former name of :attr:`placed`; deprecated."""
-        _renamed.warn("MeasuredNetwork.rows", "placed")
+        renamed.warn("MeasuredNetwork.rows", "placed")
         return self.placed
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from lcnas import _renamed
+from lcnas import renamed
 from lcnas.errors import EngineError
 from lcnas.latency.engines import Session
 
@@ -307,6 +307,6 @@ def estimates(
     return {key: estimate(group) for key, group in groups.items()}
 
 
-__getattr__ = _renamed.in_module(
+__getattr__ = renamed.in_module(
     __name__, {"Plan": "TimingPlan", "steadied": "drift_corrected", "visit": "run_visit"}
 )

@@ -28,8 +28,8 @@ import onnx
 from onnx import helper
 
 import lcnas
-from lcnas import _renamed, files
 from lcnas import blocks as vocabulary
+from lcnas import files, renamed
 from lcnas.arch import Arch, PlacedBlock, Resolution, check_resolution
 from lcnas.errors import ExportError, ExportWriteError, ImageError, not_among, shorten
 from lcnas.onnx_export._accuracy import Accuracy, accuracy, compare
@@ -385,7 +385,7 @@ def _constants(normalization: Normalization) -> dict[str, Sequence[float]]:
     return {key: constants(channel_values[key], f"normalization: {key}") for key in ("mean", "std")}
 
 
-__getattr__ = _renamed.in_module(
+__getattr__ = renamed.in_module(
     __name__,
     {
         "Run": "ModelRunner",

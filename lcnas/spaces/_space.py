@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lcnas import _renamed
+from lcnas import renamed
 from lcnas.arch import Arch, PlacedBlock, Resolution, Stage
 from lcnas.blocks import Block
 from lcnas.errors import CodesError, SpaceError, listing, not_among, shorten
@@ -590,12 +590,12 @@ class Space:
 
     def rows(self, classes: int = 1000) -> tuple[PlacedBlock, ...]:
         """Deprecated name of :meth:`placed_blocks`."""
-        _renamed.warn("Space.rows", "Space.placed_blocks")
+        renamed.warn("Space.rows", "Space.placed_blocks")
         return self.placed_blocks(classes)
 
     def row_ids(self, codes: ArrayLike) -> NDArray[np.int32]:
         """Deprecated name of :meth:`block_ids`."""
-        _renamed.warn("Space.row_ids", "Space.block_ids")
+        renamed.warn("Space.row_ids", "Space.block_ids")
         return self.block_ids(codes)
 
     def layout(self, classes: int = 1000) -> PlacedBlocks:

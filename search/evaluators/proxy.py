@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lcnas import _renamed
+from lcnas import renamed
 from lcnas.arch import Resolution, check_resolution, height_width
 from lcnas.errors import LcnasError, not_among, shorten
 from lcnas.training import proxies
@@ -143,4 +143,4 @@ def _inputs(images: PackedImages, rows: NDArray[np.intp], size: Resolution) -> N
     return normalized
 
 
-__getattr__ = _renamed.in_module(__name__, {"Spec": "ProxySpec"})
+__getattr__ = renamed.in_module(__name__, {"Spec": "ProxySpec"})

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lcnas import _renamed
+from lcnas import renamed
 from lcnas.errors import LcnasError, shorten
 from lcnas.training.compilation import compile_clock, keep_programs
 from search.evaluation import Candidate, Evaluation
@@ -132,6 +132,6 @@ def _evaluation(score: Score, seconds: float, compiling: float) -> Evaluation:
     return Evaluation(score.accuracy, seconds=seconds, details=details)
 
 
-__getattr__ = _renamed.in_module(
+__getattr__ = renamed.in_module(
     __name__, {"Spec": "SupernetSpec", "Evaluator": "SupernetEvaluator"}
 )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lcnas import _renamed
+from lcnas import renamed
 from lcnas.arch import Arch, Resolution
 from lcnas.errors import EmptyBandWarning, TrainingError
 from lcnas.spaces import Space
@@ -277,4 +277,4 @@ def _initial_weights(job: SupernetJob, net: Any) -> tuple[Any, str]:
     return weights, note
 
 
-__getattr__ = _renamed.in_module(__name__, {"Job": "SupernetJob", "Limits": "LatencyLimits"})
+__getattr__ = renamed.in_module(__name__, {"Job": "SupernetJob", "Limits": "LatencyLimits"})

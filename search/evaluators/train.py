@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lcnas import _renamed
+from lcnas import renamed
 from lcnas.arch import Resolution
 from lcnas.errors import LcnasError, TrainingFailedError, shorten
 from lcnas.training.compilation import forget_programs, keep_programs
@@ -220,4 +220,4 @@ def _is_hopeless(accuracy: float, stop_below: Sequence[float], epoch: int) -> bo
     return epoch < len(stop_below) and accuracy < stop_below[epoch]
 
 
-__getattr__ = _renamed.in_module(__name__, {"Spec": "TrainSpec", "Evaluator": "TrainEvaluator"})
+__getattr__ = renamed.in_module(__name__, {"Spec": "TrainSpec", "Evaluator": "TrainEvaluator"})

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import lcnas
-from lcnas import _cli, errors, onnx_export, zoo
+from lcnas import commandline, errors, onnx_export, zoo
 from lcnas.training import checkpoints, metrics
 from tests.training import tiny
 
@@ -19,7 +19,7 @@ ROOT = Path(lcnas.__file__).parents[1]
 # With a limit on the size of files the system says "File too large" where a full disk has no space left.
 LIMITED = """
 import functools, resource, sys
-from lcnas import _cli, files, train
+from lcnas import commandline, files, train
 from lcnas.training import checkpoints, exporting, run
 
 files.is_full = lambda error: True
@@ -32,7 +32,7 @@ def limited(function):
     return call
 
 {place} = limited({place})
-_cli.run(train.PROG, train.main)
+commandline.run(train.PROG, train.main)
 """
 
 
@@ -94,7 +94,7 @@ def test_what_cannot_be_written_is_no_bad_argument(monkeypatch, capsys, tmp_path
             raise kind("it is so")
 
         with pytest.raises(SystemExit) as caught:
-            _cli.run("some.command", main)
+            commandline.run("some.command", main)
         assert (caught.value.code, kind) == (code, kind)
         assert capsys.readouterr().err == "python -m some.command: it is so\n"
 

@@ -9,7 +9,7 @@ weights = supernet.init(seed=0)
 logits, moments = supernet.apply(weights, None, supernet.active(arch), images)
 """
 
-from lcnas import _renamed
+from lcnas import renamed
 from lcnas.models.supernet._active import Active, largest, smallest, stacked
 from lcnas.models.supernet._forward import Drop
 from lcnas.models.supernet._narrow import narrowed
@@ -30,4 +30,4 @@ __all__ = [
     "stacked",
 ]
 
-__getattr__ = _renamed.in_module(__name__, {"Plan": "SupernetPlan"})
+__getattr__ = renamed.in_module(__name__, {"Plan": "SupernetPlan"})

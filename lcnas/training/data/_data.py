@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from lcnas import _renamed
+from lcnas import renamed
 from lcnas.errors import DataError, listing, spelt
 from lcnas.training.data import _folder, _order
 from lcnas.training.data._decode import Cut, Decoders, Faults, Pair, Shape
@@ -82,7 +82,7 @@ class Data:
         """The damaged images found so far, name -> reason; of streamed images only those already read."""
         return dict(self.faults.reasons)
 
-    @_renamed.parameter("preparation", "preprocessing")
+    @renamed.parameter("preparation", "preprocessing")
     def prepared(
         self, split: Train | Validation | Test, preprocessing: ImagePreprocessing, batch: int = 64
     ) -> Iterator[Batch]:

@@ -10,7 +10,7 @@ Programs are compiled once per width bucket: the gradient of a network in it, it
 predictions. A few integers, which are arguments of the program, describe each network.
 """
 
-from lcnas import _renamed
+from lcnas import renamed
 from lcnas.training.supernet.identity import (
     ABOUT,
     LABELS,
@@ -47,7 +47,7 @@ __all__ = [
     "WEIGHTS",
 ]
 
-__getattr__ = _renamed.in_module(
+__getattr__ = renamed.in_module(
     __name__,
     {
         "Trained": "TrainedSupernet",

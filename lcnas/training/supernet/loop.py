@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from lcnas import _renamed
+from lcnas import renamed
 from lcnas.errors import TrainingError
 from lcnas.models.supernet import Active, Supernet
 from lcnas.spaces import Space
@@ -57,7 +57,7 @@ class SupernetProgress:
         )
 
 
-@_renamed.parameter("told", "init_note")
+@renamed.parameter("told", "init_note")
 def train(
     supernet: Supernet,
     space: Space,

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from lcnas import _renamed
+from lcnas import renamed
 from lcnas.arch import Arch
 from lcnas.models.supernet import Active, Bucket, Supernet, stacked
 from lcnas.training import losses, views
@@ -90,7 +90,7 @@ class Scorer:
 
     def hold(self, weights: Mapping[str, Any]) -> None:
         """Deprecated name of :meth:`set_weights`."""
-        _renamed.warn("Scorer.hold", "Scorer.set_weights")
+        renamed.warn("Scorer.hold", "Scorer.set_weights")
         self.set_weights(weights)
 
     def _programs(self, bucket: Bucket) -> tuple[Callable[..., Any], Callable[..., Any]]:

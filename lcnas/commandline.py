@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lcnas import _home, _terminal, zoo
+from lcnas import home, terminal, zoo
 from lcnas.arch import Arch, Resolution
 from lcnas.errors import (
     LcnasError,
@@ -69,11 +69,11 @@ def run(prog: str, main: Callable[[list[str]], int]) -> None:
     """Run a command on ``sys.argv`` and exit with its code: 0, 2 for bad arguments, 1 for failures.
 
     stdout and stderr accept any text in any encoding, and may be closed; see
-    :func:`lcnas._terminal.prepare_streams`.
+    :func:`lcnas.terminal.prepare_streams`.
     """
-    _terminal.prepare_streams()
+    terminal.prepare_streams()
     try:
-        _home.ensure_user()
+        home.ensure_user()
         code = _code(main)
         sys.stdout.flush()
     except LcnasError as error:
@@ -88,7 +88,7 @@ def run(prog: str, main: Callable[[list[str]], int]) -> None:
     except KeyboardInterrupt:
         print(f"python -m {prog}: stopped", file=sys.stderr)
         code = 130
-    _terminal.flush_stdout()
+    terminal.flush_stdout()
     raise SystemExit(code)
 
 
