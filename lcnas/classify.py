@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import codecs
 import dataclasses
-import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lcnas import _image_files, commandline, onnx_export, renamed
+from lcnas import _image_files, commandline, onnx_export, outputs, renamed
 from lcnas._image_files import ImageFile
 from lcnas.arch import check_resolution, height_width
 from lcnas.errors import EngineError, ImageError, LcnasError, OnnxError, shorten_path
@@ -53,7 +52,7 @@ class Classification:
 
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit code: 2 if an image could not be read."""
-    parser = _parser()
+    parser = make_parser()
     args = parser.parse_args(argv)
     if args.top < 1:
         parser.error("--top must be at least 1")
@@ -64,21 +63,23 @@ def main(argv: list[str]) -> int:
     warning = onnx_export.int8_warning(Path(args.model), engine.isa)
     if warning is not None:
         _log(f"{args.model}: {warning}")
-    for note in (*notes, *files.notes):
+    for note in () if outputs.is_quiet() else (*notes, *files.notes):
         _log(note)
     classifications = []
     for item in _with_progress(files.files):
         classifications.append(_classify_item(classifier, preprocess, names, item, args.top))
         if classifications[-1].problem:
             _log(classifications[-1].problem)
-    if args.json:
-        print(json.dumps(to_data(args.model, engine, preprocess, classifications), indent=1))
-    else:
-        print_table(classifications)
+    commandline.show_result(
+        args,
+        lambda: print_table(classifications),
+        lambda: to_data(args.model, engine, preprocess, classifications),
+    )
     return commandline.BAD_ARGUMENT if any(a.problem for a in classifications) else 0
 
 
-def _parser() -> commandline.Parser:
+def make_parser() -> commandline.Parser:
+    """Return the parser of the command."""
     parser = commandline.Parser(
         PROG,
         "Classify images with an ONNX classifier. Files of ours record preprocessing and class names; for\n"
@@ -94,7 +95,6 @@ def _parser() -> commandline.Parser:
     parser.add_argument(
         "--top", type=int, metavar="K", default=5, help="number of classes to show for each image"
     )
-    parser.add_argument("--json", action="store_true", help="JSON output instead of a table")
     names = ", ".join(engines.names())
     parser.add_argument(
         "--engine", metavar="E", default=engines.default(), help=f"inference engine: {names}"
@@ -136,16 +136,15 @@ def _parser() -> commandline.Parser:
 
 def _log(text: str) -> None:
     # Names come from untrusted files and must not send control characters to the terminal.
-    print(f"python -m {PROG}: {printable(text, sys.stderr)}", file=sys.stderr)
+    print(f"{commandline.spelling(PROG)}: {printable(text, sys.stderr)}", file=sys.stderr)
 
 
 def _with_progress(files: Sequence[ImageFile]) -> Iterator[ImageFile]:
     """Yield the files; if they are many, with progress on a terminal."""
-    from rich.console import Console
     from rich.progress import track
 
-    console = Console(stderr=True)
-    quiet = len(files) < _PROGRESS_FROM or not console.is_terminal
+    console = outputs.console(stderr=True)
+    quiet = outputs.is_quiet() or len(files) < _PROGRESS_FROM or not console.is_terminal
     yield from track(files, "images", console=console, transient=True, disable=quiet)
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import errno
+import json
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from lcnas import home, terminal, zoo
+from lcnas import home, outputs, terminal, zoo
 from lcnas.arch import Arch, Resolution
 from lcnas.errors import (
     LcnasError,
+    TableError,
     TrainingFailedError,
     WriteError,
     ZooError,
@@ -24,6 +27,7 @@ from lcnas.errors import (
 )
 
 BAD_ARGUMENT = 2
+STDOUT = "-"  # of --json: the standard output
 FAILURE = 1
 MAX_NAME_BYTES = 255  # of a file or folder name, on all common systems
 MAX_PATH_LENGTH = 2048
@@ -34,26 +38,111 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, description: str) -> None:
         super().__init__(
-            prog=f"python -m {prog}",
+            prog=spelling(prog),
             description=description,
             formatter_class=_Help,
             allow_abbrev=False,
+        )
+        self._output = group = self.add_argument_group("output")
+        group.add_argument(
+            "-q",
+            "--quiet",
+            action="store_true",
+            help="no messages and no progress, only the result",
+        )
+        group.add_argument(
+            "--json",
+            nargs="?",
+            const=STDOUT,
+            metavar="FILE",
+            help="result as JSON, to stdout or to a .json file",
         )
 
     def parse_args(  # type: ignore[override]
         self, args: list[str], namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
         """Return the arguments; the error of an unknown option names the nearest one."""
-        parsed, unknown = self.parse_known_args(args, namespace)
+        parsed, unknown = self.parse_known_args(_separated(args), namespace)
         if unknown:
             options = [text for action in self._actions for text in action.option_strings]
             self.error(f"unknown argument {shorten(unknown[0])}{nearest(unknown[0], options)}")
+        if parsed.json not in (None, STDOUT):
+            _check_json_file(parsed.json)
+        outputs.configure(quiet=parsed.quiet, json_to_stdout=parsed.json == STDOUT)
         return parsed
+
+    def format_help(self) -> str:
+        """Return the help: a short usage, and the options that all commands share at the end."""
+        places = [action for action in self._actions if not action.option_strings]
+        names = [f"{a.metavar or a.dest}{' ...' if a.nargs in ('*', '+') else ''}" for a in places]
+        self.usage = " ".join([self.prog, "[OPTIONS]", *names])
+        self._action_groups.sort(key=lambda group: group is self._output)
+        return super().format_help()
 
     def error(self, message: str) -> None:  # type: ignore[override]
         """Print the error and exit with code 2."""
         print(f"{self.prog}: {message} (--help lists the options)", file=sys.stderr)
         raise SystemExit(BAD_ARGUMENT)
+
+
+def _separated(args: Sequence[str]) -> list[str]:
+    """Return arguments in which a --json without a file takes none: not the image or network that follows."""
+    out = []
+    for i, text in enumerate(args):
+        following = args[i + 1] if i + 1 < len(args) else ""
+        takes_file = following == STDOUT or following.endswith(".json")
+        out.append(f"--json={STDOUT}" if text == "--json" and not takes_file else text)
+    return out
+
+
+def _check_json_file(text: str) -> None:
+    """Refuse a file that cannot be written, before any work is done."""
+    path = Path(text)
+    if not path.name or len(path.name.encode(errors="replace")) > MAX_NAME_BYTES:
+        raise LcnasError(
+            f"json: {shorten(text)} is not the name of a file of 1 to {MAX_NAME_BYTES} characters"
+        )
+    check_folder(str(path.parent), "json")
+    try:
+        target = outputs.destination(path)
+    except TableError as error:
+        raise LcnasError(f"json: {error}") from None
+    check_folder(str(target.parent), "json")  # that of a link's end
+
+
+def show_result(
+    args: argparse.Namespace, text: str | Callable[[], None], data: Callable[[], Mapping[str, Any]]
+) -> None:
+    """Show a command's result: as text, and as JSON if --json is given.
+
+    Args:
+        args: parsed arguments.
+        text: the text, or a function that prints it; JSON to stdout takes its place.
+        data: function that returns the result as plain data.
+    """
+    if args.json == STDOUT:
+        print(json.dumps(data(), indent=1))
+        return
+    if callable(text):
+        text()
+    else:
+        print(text)
+    if args.json is not None:
+        outputs.write_text(Path(args.json), json.dumps(data(), indent=1) + "\n")
+        outputs.message(f"written: {args.json}")
+
+
+_spellings: dict[str, str] = {}  # module -> how the user calls it, if not by python -m
+
+
+def spell(commands: Mapping[str, str]) -> None:
+    """Set how commands are called in help and messages, by module: as by the console script."""
+    _spellings.update(commands)
+
+
+def spelling(prog: str) -> str:
+    """Return how the user calls the command of a module: "python -m lcnas.show" or "lcnas show"."""
+    return _spellings.get(prog, f"python -m {prog}")
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -65,8 +154,8 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
         return super()._get_help_string(action)
 
 
-def run(prog: str, main: Callable[[list[str]], int]) -> None:
-    """Run a command on ``sys.argv`` and exit with its code: 0, 2 for bad arguments, 1 for failures.
+def run(prog: str, main: Callable[[list[str]], int], argv: list[str] | None = None) -> None:
+    """Run a command and exit with its code: 0, 2 for bad arguments, 1 for failures.
 
     stdout and stderr accept any text in any encoding, and may be closed; see
     :func:`lcnas.terminal.prepare_streams`.
@@ -74,28 +163,28 @@ def run(prog: str, main: Callable[[list[str]], int]) -> None:
     terminal.prepare_streams()
     try:
         home.ensure_user()
-        code = _code(main)
+        code = _code(main, sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except LcnasError as error:
-        print(f"python -m {prog}: {error}", file=sys.stderr)
+        print(f"{spelling(prog)}: {error}", file=sys.stderr)
         failed = isinstance(error, WriteError | TrainingFailedError)
         code = FAILURE if failed else BAD_ARGUMENT
     except BrokenPipeError:  # of another pipe than stdout, whose errors are ignored
         code = 0
     except OSError as error:  # a full disk, or a name too long for the file system
-        print(f"python -m {prog}: {error}", file=sys.stderr)
+        print(f"{spelling(prog)}: {error}", file=sys.stderr)
         code = BAD_ARGUMENT if error.errno == errno.ENAMETOOLONG else FAILURE
     except KeyboardInterrupt:
-        print(f"python -m {prog}: stopped", file=sys.stderr)
+        print(f"{spelling(prog)}: stopped", file=sys.stderr)
         code = 130
     terminal.flush_stdout()
     raise SystemExit(code)
 
 
-def _code(main: Callable[[list[str]], int]) -> int:
+def _code(main: Callable[[list[str]], int], argv: list[str]) -> int:
     """Return the exit code of a command or of its parser, whose --help is not yet flushed."""
     try:
-        return main(sys.argv[1:])
+        return main(argv)
     except SystemExit as error:
         if not isinstance(error.code, int):
             raise

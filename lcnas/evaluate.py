@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -45,7 +44,7 @@ class Interval:
 
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit code."""
-    args = _parser().parse_args(argv)
+    args = make_parser().parse_args(argv)
     from lcnas.training import deployed
     from lcnas.training.data import load
 
@@ -67,10 +66,11 @@ def main(argv: list[str]) -> int:
         results = deployed.hits(files, data, split, engine=engine, size=size or _DEFAULT_SIZE)
         for name, path in files.items():
             _print_warnings(path, results[name].engine)
-        if args.json:
-            print(json.dumps(to_data(args, results, data), indent=1))
-        else:
-            print_table(args, results, data)
+        commandline.show_result(
+            args,
+            lambda: print_table(args, results, data),
+            lambda: to_data(args, results, data),
+        )
     return 0
 
 
@@ -82,10 +82,11 @@ def _print_warnings(path: Path, engine: engines.Engine) -> None:
         onnx_export.precision_warning(path, engine.precision),
     ):
         if text is not None:
-            print(f"python -m {PROG}: {text}", file=sys.stderr)
+            print(f"{commandline.spelling(PROG)}: {text}", file=sys.stderr)
 
 
-def _parser() -> commandline.Parser:
+def make_parser() -> commandline.Parser:
+    """Return the parser of the command."""
     parser = commandline.Parser(
         PROG,
         "Evaluate ONNX classifiers on labelled images. Each image is read from its file, preprocessed as\n"
@@ -131,7 +132,6 @@ def _parser() -> commandline.Parser:
         metavar="S",
         help="maximum share of damaged images, 0 to 1",
     )
-    parser.add_argument("--json", action="store_true", help="JSON output instead of a table")
     return parser
 
 

@@ -10,7 +10,6 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,11 +21,11 @@ import numpy as np
 
 from lcnas import blocks, commandline, latency, onnx_export, renamed, terminal
 from lcnas.arch import Arch, check_resolution, height_width
-from lcnas.errors import LcnasError, OnnxError, TableError, listing, shorten, shorten_path
+from lcnas.errors import LcnasError, OnnxError, listing, shorten_path
 from lcnas.latency import Engine, Measurement, TimingPlan, engines, timing
 from lcnas.latency.commandline import add_engine_options, engine_of
 from lcnas.latency.sources import OnnxFile, Source, onnx_bytes
-from lcnas.latency.table import LatencyTable, destination, write_text
+from lcnas.latency.table import LatencyTable
 
 PROG = "lcnas.measure"
 VERSION = 2  # of the file that --json writes; 1 had no noise floor
@@ -37,6 +36,40 @@ Ratio = tuple[float, float, float]  # ratio, and its 90 % interval
 
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit code."""
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    blocks.load_files(args.blocks)
+    engine = engine_of(args)
+    size = None if args.resolution is None else commandline.resolution(args.resolution)
+    classes = commandline.classes(args.classes)
+    sources = find(args.networks, size)
+    plan = _plan(args)
+    if size is not None:
+        _warn_of_fixed_resolutions(sources)
+    _warn_of_other_tests(sources, engine)
+    _warn_of_overflows(sources, engine, classes)
+    visits = [
+        visit
+        for run in range(RUNS)
+        for visit in latency.visits_of(
+            sources,
+            engine,
+            classes=classes,
+            plan=plan,
+            seed=args.seed + run,
+            run=run,
+            time_budget=args.time_budget / RUNS,
+        )
+    ]
+    measurements = NetworkMeasurements(engine, sources, plan, args.seed, visits)
+    commandline.show_result(
+        args, report(measurements, terminal.columns()), lambda: to_data(measurements)
+    )
+    return 0
+
+
+def make_parser() -> commandline.Parser:
+    """Return the parser of the command."""
     parser = commandline.Parser(
         PROG,
         "Measure the latency of whole networks on this machine. The networks are visited in turn, many\n"
@@ -71,39 +104,8 @@ def main(argv: list[str]) -> int:
         default=0,
         help="seed of the order of visits",
     )
-    parser.add_argument("--json", metavar="FILE", help="output file of all measurements")
     commandline.add_blocks_option(parser)
-    args = parser.parse_args(argv)
-    blocks.load_files(args.blocks)
-    json_path = None if args.json is None else _json_path(args.json)
-    engine = engine_of(args)
-    size = None if args.resolution is None else commandline.resolution(args.resolution)
-    classes = commandline.classes(args.classes)
-    sources = find(args.networks, size)
-    plan = _plan(args)
-    if size is not None:
-        _warn_of_fixed_resolutions(sources)
-    _warn_of_other_tests(sources, engine)
-    _warn_of_overflows(sources, engine, classes)
-    visits = [
-        visit
-        for run in range(RUNS)
-        for visit in latency.visits_of(
-            sources,
-            engine,
-            classes=classes,
-            plan=plan,
-            seed=args.seed + run,
-            run=run,
-            time_budget=args.time_budget / RUNS,
-        )
-    ]
-    measurements = NetworkMeasurements(engine, sources, plan, args.seed, visits)
-    print(report(measurements, terminal.columns()))
-    if json_path is not None:
-        write_text(json_path, json.dumps(to_data(measurements), indent=1) + "\n")
-        print(f"written: {args.json}")
-    return 0
+    return parser
 
 
 def _warn_of_fixed_resolutions(sources: Mapping[str, Source]) -> None:
@@ -115,7 +117,7 @@ def _warn_of_fixed_resolutions(sources: Mapping[str, Source]) -> None:
     ]
     if files:
         message = f"resolution: an ONNX file keeps its own; not changed: {listing(files)}"
-        print(f"python -m {PROG}: {message}", file=sys.stderr)
+        print(f"{commandline.spelling(PROG)}: {message}", file=sys.stderr)
 
 
 def _warn_of_other_tests(sources: Mapping[str, Source], engine: Engine) -> None:
@@ -129,7 +131,7 @@ def _warn_of_other_tests(sources: Mapping[str, Source], engine: Engine) -> None:
             onnx_export.precision_warning(file.path, engine.precision),
         ):
             if warning is not None:
-                print(f"python -m {PROG}: {warning}", file=sys.stderr)
+                print(f"{commandline.spelling(PROG)}: {warning}", file=sys.stderr)
 
 
 def _warn_of_overflows(sources: Mapping[str, Source], engine: Engine, classes: int) -> None:
@@ -141,7 +143,10 @@ def _warn_of_overflows(sources: Mapping[str, Source], engine: Engine, classes: i
         with contextlib.suppress(OnnxError):  # no ONNX model: the engine reports it
             warning = onnx_export.int8_warning(onnx_bytes(source, engine, classes), engine.isa)
             if warning is not None:
-                print(f"python -m {PROG}: {shorten_path(str(path))}: {warning}", file=sys.stderr)
+                print(
+                    f"{commandline.spelling(PROG)}: {shorten_path(str(path))}: {warning}",
+                    file=sys.stderr,
+                )
 
 
 def _add_plan_options(parser: commandline.Parser) -> None:
@@ -193,22 +198,6 @@ def _plan(args: argparse.Namespace) -> TimingPlan:
         target=args.target / 100,
         visit_ms=8.0,
     )
-
-
-def _json_path(text: str) -> Path:
-    """Return the file to write; refuse it before anything is measured."""
-    path = Path(text)
-    if not path.name or len(path.name.encode(errors="replace")) > MAX_NAME_BYTES:
-        raise LcnasError(
-            f"json: {shorten(text)} is not the name of a file of 1 to {MAX_NAME_BYTES} characters"
-        )
-    commandline.check_folder(str(path.parent), "json")
-    try:
-        target = destination(path)
-    except TableError as error:
-        raise LcnasError(f"json: {error}") from None
-    commandline.check_folder(str(target.parent), "json")  # that of a link's end
-    return path
 
 
 @dataclass(frozen=True)

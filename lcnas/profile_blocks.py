@@ -7,12 +7,13 @@ python -m lcnas.profile_blocks --blocks-from mobilenet_v3_small my_network.json
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
-from lcnas import blocks, commandline, renamed, spaces
+from lcnas import blocks, commandline, outputs, renamed, spaces
 from lcnas.latency.commandline import add_engine_options, engine_of
 from lcnas.latency.fitting import MIN_NETWORKS
 from lcnas.latency.profile import Builder, ProfileSettings, ProfileStep
@@ -27,6 +28,26 @@ MIN_INTERVAL = 19  # networks, of which the outermost bound an interval of 90 %
 
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit code."""
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    blocks.load_files(args.blocks)
+    builder = _builder(args)
+    started = time.monotonic()
+    try:
+        with ProfileProgress() as progress:
+            builder.on_progress = progress
+            path = builder.run()
+    except KeyboardInterrupt:
+        print("stopped; all measurements are kept: the same command resumes", file=sys.stderr)
+        return 130
+    table = LatencyTable.load(path)
+    text = f"{summary(table, builder.settings)}\n\nwritten: {path}   ({time.monotonic() - started:.0f} s)"
+    commandline.show_result(args, text, lambda: to_data(table))
+    return 0
+
+
+def make_parser() -> commandline.Parser:
+    """Return the parser of the command."""
     parser = commandline.Parser(
         PROG,
         "Build a latency table for this machine: measure every distinct placed block of a space, then whole\n"
@@ -59,20 +80,7 @@ def main(argv: list[str]) -> int:
         "--out", default="latency_tables", metavar="FOLDER", help="output folder of the table"
     )
     commandline.add_blocks_option(parser)
-    args = parser.parse_args(argv)
-    blocks.load_files(args.blocks)
-    builder = _builder(args)
-    started = time.monotonic()
-    try:
-        with ProfileProgress() as progress:
-            builder.on_progress = progress
-            path = builder.run()
-    except KeyboardInterrupt:
-        print("stopped; all measurements are kept: the same command resumes", file=sys.stderr)
-        return 130
-    print(summary(LatencyTable.load(path), builder.settings))
-    print(f"\nwritten: {path}   ({time.monotonic() - started:.0f} s)")
-    return 0
+    return parser
 
 
 def _add_amount_options(parser: commandline.Parser) -> None:
@@ -129,7 +137,6 @@ class ProfileProgress:
     """A progress bar with the time left, or simple lines where the output is no terminal."""
 
     def __init__(self) -> None:
-        from rich.console import Console
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -139,7 +146,7 @@ class ProfileProgress:
             TimeRemainingColumn,
         )
 
-        console = Console(stderr=True)
+        console = outputs.console(stderr=True)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -170,6 +177,18 @@ class ProfileProgress:
             if self._print_line is not None:
                 self._print_line(f"{step.title} ({step.total} visits)")
         self._bar.update(self._tasks[step.title], completed=step.done, total=step.total)
+
+
+def to_data(table: LatencyTable) -> dict[str, Any]:
+    """Return what a table is of, its size and its errors, as plain data; the rest stands in its file."""
+    return {
+        "table": table.source,
+        "machine": dataclasses.asdict(table.machine),
+        "engine": dataclasses.asdict(table.engine),
+        "entries": len(table.entries),
+        "networks": len(table.networks),
+        "errors": table.errors,
+    }
 
 
 def summary(table: LatencyTable, settings: ProfileSettings | None = None) -> str:

@@ -7,11 +7,14 @@ python -m lcnas.show --diff pplcnet_0.5x my_network.json
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
 from collections.abc import Sequence
 from dataclasses import fields
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from lcnas import blocks, commandline, cost, spaces, terminal, zoo
 from lcnas.arch import Arch, Resolution, height_width, labels, walk
@@ -25,6 +28,36 @@ PROG = "lcnas.show"
 
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit code."""
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    if not args.what and not args.diff and not args.list:
+        parser.error("name a network or a space, or give --diff A B or --list")
+    blocks.load_files(args.blocks)
+    size = None if args.resolution is None else commandline.resolution(args.resolution)
+    classes = commandline.classes(args.classes)
+    wide = terminal.columns()
+    parts: list[str] = []
+    data: dict[str, Any] = {}
+    if args.list:
+        parts.append(listing())
+        data["spaces"], data["networks"] = spaces.available(), list(zoo.names())
+    shown = [find(name, size) for name in args.what]
+    parts += [describe(what, size, classes, wide) for what in shown]
+    if shown:
+        data["shown"] = [to_data(what, size, classes) for what in shown]
+    if args.diff:
+        for name in args.diff:
+            if name in spaces.available():
+                raise LcnasError(f"--diff: {name!r} is a space; it compares two networks")
+        a, b = (commandline.network(name) for name in args.diff)
+        parts.append(difference(a, b, size, classes, wide))
+        data["compared"] = [to_data(arch, size, classes) for arch in (a, b)]
+    commandline.show_result(args, "\n\n".join(parts), lambda: data)
+    return 0
+
+
+def make_parser() -> commandline.Parser:
+    """Return the parser of the command."""
     parser = commandline.Parser(
         PROG,
         "Print a network block by block with shapes, MACs and params; what a space may vary, its rules,\n"
@@ -52,23 +85,7 @@ def main(argv: list[str]) -> int:
         default=[],
         help="Python file with additional blocks; repeatable",
     )
-    args = parser.parse_args(argv)
-    if not args.what and not args.diff and not args.list:
-        parser.error("name a network or a space, or give --diff A B or --list")
-    blocks.load_files(args.blocks)
-    size = None if args.resolution is None else commandline.resolution(args.resolution)
-    classes = commandline.classes(args.classes)
-    parts = [listing()] if args.list else []
-    wide = terminal.columns()
-    parts += [describe(find(name, size), size, classes, wide) for name in args.what]
-    if args.diff:
-        for name in args.diff:
-            if name in spaces.available():
-                raise LcnasError(f"--diff: {name!r} is a space; it compares two networks")
-        a, b = (commandline.network(name) for name in args.diff)
-        parts.append(difference(a, b, size, classes, wide))
-    print("\n\n".join(parts))
-    return 0
+    return parser
 
 
 def find(name: str, resolution: Resolution | None = None) -> Arch | Space:
@@ -106,6 +123,43 @@ def describe(
     if isinstance(what, Space):
         return describe_space(what, classes, columns)
     return describe_arch(what if resolution is None else what.at(resolution), classes, columns)
+
+
+def to_data(
+    what: Arch | Space, resolution: Resolution | None = None, classes: int = 1000
+) -> dict[str, Any]:
+    """Return a network (with its arch, costs and blocks) or a space (with its genes) as plain data."""
+    if isinstance(what, Space):
+        return {
+            "space": what.name,
+            "summary": what.summary,
+            "resolutions": list(what.resolutions),
+            "genes": [{"name": g.name, "choices": list(g.choices)} for g in what.genes],
+            "rules": list(what.rule_texts),
+            "size": what.size,
+            "placed_blocks": len(what.placed_blocks(classes)),
+        }
+    arch = what if resolution is None else what.at(resolution)
+    costs = cost.per_block(arch, None, classes)
+    placed = zip(labels(arch), walk(arch, None, classes), costs, strict=True)
+    return {
+        "network": arch.name,
+        "id": arch.id,
+        "classes": classes,
+        **dataclasses.asdict(cost.total(arch, None, classes)),
+        "blocks": [
+            {
+                "name": name,
+                "type": p.block.type,
+                "settings": blocks.settings(p.block),
+                "out_shape": list(p.out_shape),
+                "params": c.params,
+                "macs": c.macs,
+            }
+            for name, p, c in placed
+        ],
+        "arch": json.loads(arch.to_json()),
+    }
 
 
 # -- a network -------------------------------------------------------------------------------------

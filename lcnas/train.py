@@ -13,11 +13,11 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lcnas import blocks, commandline, cost
+from lcnas import blocks, commandline, cost, outputs
 from lcnas.arch import Arch, height_width
 from lcnas.errors import TrainingError, TrainingFailedError, shorten_path, spelt
 from lcnas.latency.machine import pinned, usable_cores
@@ -41,14 +41,17 @@ def main(argv: list[str], keep_memory: bool = False) -> int:
         argv: the arguments.
         keep_memory: whether the process is used for training only and may keep memory that it frees.
     """
-    args = _parser(argv).parse_args(argv)
+    args = make_parser(argv).parse_args(argv)
     with interrupts.SignalListener() as listener:  # before JAX is imported
         try:
             return _run(args, keep_memory)
         except KeyboardInterrupt:
             if listener.received is None:
                 raise
-            print(f"python -m {PROG}: stopped; repeat the command to resume", file=sys.stderr)
+            print(
+                f"{commandline.spelling(PROG)}: stopped; repeat the command to resume",
+                file=sys.stderr,
+            )
             return 128 + listener.received
 
 
@@ -84,7 +87,8 @@ def _trained(args: argparse.Namespace, arch: Arch, recipe: Recipe, out: Path) ->
         )
     devices = training.find_devices(args.devices)
     with _data(args, arch, recipe) as data:
-        print(plan(arch, recipe, data, out), flush=True)
+        planned = plan(arch, recipe, data, out)
+        outputs.message(planned)
         settings: dict[str, Any] = {
             "seed": args.seed,
             "init": args.init,
@@ -94,7 +98,8 @@ def _trained(args: argparse.Namespace, arch: Arch, recipe: Recipe, out: Path) ->
         }
         if args.dry_run:
             training.check(arch, data, recipe, out, **settings)
-            print("all checks passed; nothing was trained or written")
+            done = "all checks passed; nothing was trained or written"
+            commandline.show_result(args, done, lambda: {"plan": planned.splitlines()})
             return 0
         limits = {"test": args.test, "keep": args.keep, "save_minutes": args.save_minutes}
         try:
@@ -103,9 +108,9 @@ def _trained(args: argparse.Namespace, arch: Arch, recipe: Recipe, out: Path) ->
             print(f"{stop}; repeat the command to resume", file=sys.stderr)
             return 128 + stop.signal
         except TrainingFailedError as failure:
-            print(f"python -m {PROG}: {failure}", file=sys.stderr)
+            print(f"{commandline.spelling(PROG)}: {failure}", file=sys.stderr)
             return commandline.FAILURE
-    print(summary(result))
+    commandline.show_result(args, summary(result), lambda: {"run": str(out), **result.to_data()})
     return 0
 
 
@@ -174,13 +179,15 @@ class _ReadingProgress:
     def __call__(self, done: int, total: int) -> None:
         if time.monotonic() > self._next:
             self._next = time.monotonic() + _INTERVAL
-            print(f"reading images: {done:,}/{total:,}", file=sys.stderr, flush=True)
+            if not outputs.is_quiet():
+                print(f"reading images: {done:,}/{total:,}", file=sys.stderr, flush=True)
 
 
 # -- options ---------------------------------------------------------------------------------------
 
 
-def _parser(argv: list[str]) -> commandline.Parser:
+def make_parser(argv: Sequence[str] = ()) -> commandline.Parser:
+    """Return the parser of the command, whose defaults are those of the recipe in ``argv``."""
     parser = commandline.Parser(
         PROG,
         "Train a network. The run directory then holds the best and the last model (ONNX, safetensors),\n"
@@ -320,7 +327,7 @@ def _parser(argv: list[str]) -> commandline.Parser:
     return parser
 
 
-def _add_settings(parser: commandline.Parser, argv: list[str]) -> None:
+def _add_settings(parser: commandline.Parser, argv: Sequence[str]) -> None:
     """Add an option for each field of a recipe; the help shows the values of the chosen recipe."""
     name = _option(argv, "--recipe", "proxy")
     known = name in recipes.names()
@@ -340,7 +347,7 @@ def _add_settings(parser: commandline.Parser, argv: list[str]) -> None:
         )
 
 
-def _option(argv: list[str], name: str, default: str) -> str:
+def _option(argv: Sequence[str], name: str, default: str) -> str:
     for i, word in enumerate(argv):
         if word.startswith(f"{name}="):
             return word.partition("=")[2]
@@ -436,5 +443,7 @@ def summary(result: Result) -> str:
     return "\n".join(lines)
 
 
+main_alone = functools.partial(main, keep_memory=True)  # in a process that does nothing else
+
 if __name__ == "__main__":
-    commandline.run(PROG, functools.partial(main, keep_memory=True))
+    commandline.run(PROG, main_alone)

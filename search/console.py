@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from lcnas import outputs
+
 
 class Progress(Protocol):
     """Reports progress: a bar on a terminal, else a line now and then."""
@@ -15,12 +17,10 @@ class Progress(Protocol):
 
 
 class Console:
-    """Prints the messages of a search to stdout."""
+    """Prints the messages of a search to stdout, or to stderr if JSON goes there."""
 
     def __init__(self) -> None:
-        from rich.console import Console as RichConsole
-
-        self._console = RichConsole(highlight=False, soft_wrap=True)
+        self._console = outputs.console(highlight=False, soft_wrap=True)
 
     def print(self, text: str, style: str = "") -> None:
         """Print a line."""
@@ -30,9 +30,11 @@ class Console:
         """Print an indented line, below the title of a step."""
         self.print(f"  {text}")
 
-    def table(self, table: Any) -> None:
-        """Print a table of rich."""
-        self._console.print(table)
+    def result(self, table: Any) -> None:
+        """Print the result, a table of rich, to stdout; also if this process is quiet."""
+        from rich.console import Console as RichConsole
+
+        RichConsole(highlight=False, soft_wrap=True).print(table)
 
     @contextmanager
     def progress(self, title: str, total: int, done: int = 0) -> Iterator[Progress]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from lcnas import commandline
 from lcnas.arch import height_width
 from lcnas.latency.machine import usable_cores
 from lcnas.latency.table import LatencyTable
@@ -41,7 +42,7 @@ STEPS = (
 
 
 class SearchPipeline:
-    """Executes the remaining steps of a search in its run directory, and shows the result.
+    """Executes the remaining steps of a search in its run directory, and writes the report.
 
     :func:`search.preflight.check_start` comes first.
 
@@ -73,16 +74,10 @@ class SearchPipeline:
             with tuning.stopping_at_once():
                 outcome = self._steps()
         if outcome is not None:
-            self._show(outcome)
+            from search import reporting
+
+            reporting.write(outcome, self.run_dir.path)
         return outcome
-
-    def _show(self, outcome: Outcome) -> None:
-        from search import reporting
-
-        reporting.write(outcome, self.run_dir.path)
-        self.console.table(reporting.table(outcome, self.run_dir.shown))
-        names = "report.md, report.html, front.json, front.png"
-        self.console.print(f"written: {self.run_dir.shown}/{names}")
 
     # -- older runs --
 
@@ -286,7 +281,9 @@ class SearchPipeline:
         for number in front:
             t = by_number[number]
             self.console.detail(f"trial {number}: {t.accuracy:.5g} at {t.latency_ms:.3f} ms")
-        self.console.print(f"to go on: python -m search.run --resume {self.run_dir.shown}")
+        self.console.print(
+            f"to go on: {commandline.spelling('search.run')} --resume {self.run_dir.shown}"
+        )
 
     # -- the final evaluation --
 

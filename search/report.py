@@ -7,13 +7,15 @@ python -m search.report runs/NAME --measurements there.json
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lcnas import commandline
+from lcnas import commandline, outputs
 from lcnas.errors import TrainingFailedError, shorten, shorten_path
+from search.console import Console
 from search.errors import SearchError
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ PROG = "search.report"
 
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit code."""
-    args = _parser().parse_args(argv)
+    args = make_parser().parse_args(argv)
     from search import reporting
     from search.reporting import measurements
 
@@ -36,16 +38,21 @@ def main(argv: list[str]) -> int:
     try:
         paths = reporting.write(outcome, folder, measured_on=measured_on)
     except TrainingFailedError as failure:
-        print(f"python -m {PROG}: {failure}", file=sys.stderr)
+        print(f"{commandline.spelling(PROG)}: {failure}", file=sys.stderr)
         return commandline.FAILURE
-    from rich.console import Console
 
-    Console(highlight=False).print(reporting.table(outcome, folder))
-    print(f"written: {args.folder}: {', '.join(path.name for path in paths)}")
+    def show() -> None:
+        Console().result(reporting.table(outcome, folder))
+        outputs.message(f"written: {args.folder}: {', '.join(path.name for path in paths)}")
+
+    commandline.show_result(
+        args, show, lambda: {"run": args.folder, **json.loads(outcome.to_json())}
+    )
     return 0
 
 
-def _parser() -> commandline.Parser:
+def make_parser() -> commandline.Parser:
+    """Return the parser of the command."""
     parser = commandline.Parser(
         PROG,
         "Write the report of a finished search again: report.md, report.html (one file, with its figures),\n"

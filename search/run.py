@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lcnas import blocks, commandline, renamed
+from lcnas import blocks, commandline, outputs, renamed
 from lcnas.errors import LcnasError, TrainingFailedError, WriteError, shorten
+from search.console import Console
 from search.errors import SearchError, SearchFailedError
+from search.outcome import Outcome
 from search.registry import EVALUATORS, SEARCHERS
 from search.run_dir import RunDir, new_path
 from search.settings import DEFAULT_EVALUATOR, PRESETS, SCORES, ExecutionOptions, Settings
@@ -29,7 +32,7 @@ _MOST = 10**7
 
 def main(argv: list[str]) -> int:
     """Run the command; returns the exit code."""
-    args = _parser().parse_args(argv)
+    args = make_parser().parse_args(argv)
     options: dict[str, Any] = {
         key.removeprefix(_SETTINGS): value
         for key, value in vars(args).items()
@@ -43,29 +46,32 @@ def main(argv: list[str]) -> int:
     _warn_of_ray_address(args.address)
     execution = ExecutionOptions(args.address, args.storage_path, args.until)
     if args.dry_run:
-        return _dry_run(run_dir, asked, execution)
-    return _search(run_dir, asked, execution)
+        plan = _dry_run(run_dir, asked, execution)
+        commandline.show_result(args, plan, lambda: {"plan": plan.splitlines()})
+        return 0
+    return _search(args, run_dir, asked, execution)
 
 
-def _dry_run(run_dir: RunDir, asked: Settings, execution: ExecutionOptions) -> int:
+def _dry_run(run_dir: RunDir, asked: Settings, execution: ExecutionOptions) -> str:
     from search import preflight
 
     if run_dir.begun:  # its resolution is decided
         asked = dataclasses.replace(asked, resolution=run_dir.settings().resolution)
-    print(preflight.dry_run(asked, execution.address))
-    return 0
+    return preflight.dry_run(asked, execution.address)
 
 
-def _search(run_dir: RunDir, asked: Settings, execution: ExecutionOptions) -> int:
+def _search(
+    args: argparse.Namespace, run_dir: RunDir, asked: Settings, execution: ExecutionOptions
+) -> int:
     from search import preflight
     from search.pipeline import SearchPipeline
 
     preflight.check_start(run_dir, asked, execution)
-    print(f"run: {run_dir.shown}", flush=True)
+    outputs.message(f"run: {run_dir.shown}")
     try:
         with run_dir.held():
             try:
-                SearchPipeline(run_dir, asked, execution).run()
+                outcome = SearchPipeline(run_dir, asked, execution).run()
             finally:
                 run_dir.forget()
     except KeyboardInterrupt:
@@ -74,16 +80,35 @@ def _search(run_dir: RunDir, asked: Settings, execution: ExecutionOptions) -> in
     except BrokenPipeError:
         raise  # the reader has seen enough
     except (SearchFailedError, TrainingFailedError, WriteError, OSError) as failure:
-        print(f"python -m {PROG}: {failure}", file=sys.stderr)
+        print(f"{commandline.spelling(PROG)}: {failure}", file=sys.stderr)
         print(_resume_hint(run_dir), file=sys.stderr)
         return commandline.FAILURE
+    commandline.show_result(
+        args, lambda: _print_result(outcome, run_dir), lambda: _to_data(outcome, run_dir)
+    )
     return 0
+
+
+def _print_result(outcome: Outcome | None, run_dir: RunDir) -> None:
+    """Print the table of the finalists, if the search has come so far."""
+    if outcome is None:
+        return
+    from search import reporting
+
+    Console().result(reporting.table(outcome, run_dir.shown))
+    outputs.message(f"written: {run_dir.shown}/{', '.join(reporting.NAMES)}")
+
+
+def _to_data(outcome: Outcome | None, run_dir: RunDir) -> dict[str, Any]:
+    """Return the run directory and, once the search is finished, all of ``outcome.json``."""
+    data = {} if outcome is None else json.loads(outcome.to_json())
+    return {"run": str(run_dir.shown), **data}
 
 
 def _resume_hint(run_dir: RunDir) -> str:
     """Return how to resume, as text."""
     if run_dir.begun:
-        return f"python -m {PROG} --resume {run_dir.shown} resumes from there"
+        return f"{commandline.spelling(PROG)} --resume {run_dir.shown} resumes from there"
     return "the same command resumes from there"  # with the entries that are measured already
 
 
@@ -141,7 +166,8 @@ def _run_dir_and_settings(
 # -- options ---------------------------------------------------------------------------------------
 
 
-def _parser() -> commandline.Parser:
+def make_parser() -> commandline.Parser:
+    """Return the parser of the command."""
     parser = commandline.Parser(
         PROG,
         "Search a space for networks that are accurate within a latency budget on this machine's CPU. The\n"

@@ -14,7 +14,7 @@ HOUSE = ("lcnas", "search")
 FLOORS = (
     ("environment", "files", "home", "paths", "renamed", "terminal"),
     ("errors",),
-    ("images", "layers"),
+    ("images", "layers", "outputs"),
     ("blocks",),
     ("arch",),
     ("cost", "onnx_export", "spaces", "zoo"),
@@ -36,6 +36,7 @@ SEARCH_FLOORS = (
     ("preflight", "proposing"),
     ("pipeline",),
     ("run",),
+    ("command",),
 )
 SEARCH_FLOOR_OF = {
     module: floor for floor, modules in enumerate(SEARCH_FLOORS) for module in modules

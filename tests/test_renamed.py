@@ -118,7 +118,7 @@ def test_old_names_of_terms_warn_where_they_are_used():
 
 
 def test_old_options_are_taken_with_a_line(capsys):
-    parser = run._parser()
+    parser = run.make_parser()
     given = parser.parse_args(["--pictures", "100", "--final-pictures=200"])
     assert (given.setting_images, given.setting_final_images) == (100, 200)
     lines = capsys.readouterr().err.splitlines()

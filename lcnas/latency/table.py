@@ -46,7 +46,8 @@ from lcnas.latency.table_data import (
     rounded,
     ticks,
 )
-from lcnas.latency.table_files import available, destination, find, write_text
+from lcnas.latency.table_files import available, find
+from lcnas.outputs import destination, write_text
 
 VERSION = 2
 READABLE_VERSIONS = (1, 2)  # 1 had no times in context

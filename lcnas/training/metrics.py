@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
-from lcnas import files
+from lcnas import files, outputs
 from lcnas.errors import TrainingFailedError
 from lcnas.training import run
 from lcnas.training.checkpoints import full
@@ -192,7 +192,7 @@ class ProgressBar:
             active: whether to print anything.
         """
         self._total, self._done = total, done
-        self._active = active
+        self._active = active and not outputs.is_quiet()
         self._bar: Any = None
         self._task: Any = None
         self._started = time.monotonic()

@@ -40,7 +40,7 @@ def test_the_option_that_the_message_names_is_there_and_helps(root):
     asked = Settings(data=f"imagefolder:{root}")
     with pytest.raises(DataError, match=r"1 of 20 images .* 1 % allowed: a/3.png .*\(--max-bad\)"):
         data_sets.load(asked, 32)
-    given = run._parser().parse_args(["--max-bad", "0.1"])
+    given = run.make_parser().parse_args(["--max-bad", "0.1"])
     assert given.setting_max_bad == 0.1
     with data_sets.load(Settings(data=asked.data, max_bad=0.1), 32) as data:
         assert data_sets.describe(data)[1:] == [
