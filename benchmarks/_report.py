@@ -72,7 +72,7 @@ def append(path: Path, entry: Any) -> None:
 
 
 def on_each_core(cores: int = 2) -> None:
-    """Run the command that runs now once a core, each told its number by ``--core``, to their end.
+    """Run the command that runs now once per core, each with its number as ``--core``, to their end.
 
     Raises:
         SystemExit: one of them failed.

@@ -1,8 +1,8 @@
-"""Budgets' speed: costs, counting, drawing and searching under a latency budget, each beside a plain way.
+"""Budgets' speed: costs, counting, drawing and searching under a latency budget, each beside a simple way.
 
     python -m benchmarks.budgets
 
-Terms are made up, of the size of a CPU's latencies: a microsecond for each 50,000 MACs and 20 more a
+Terms are synthetic, of the size of a CPU's latencies: a microsecond for each 50,000 MACs and 20 more a
 block, and pairs of neighbours of six by seven kinds; ticks are microseconds and the budget is 5 ms.
 Peers: for costs a loop over dictionaries, rows already looked up; for counting the same dynamic program
 over dictionaries; for drawing from the fastest hundredth rejection, by the same fast costs; for the best
@@ -29,7 +29,7 @@ from lcnas.spaces import Space
 ROUNDS = 5
 SEED = 0
 NETWORKS = 1_000_000
-LOOPED = 5_000  # networks that the plain loop does; its time is scaled up
+LOOPED = 5_000  # networks that the simple loop does; its time is scaled up
 DRAWS = 10_000
 TRIED = 100_000  # draws among which the peer takes the best
 LIMIT = 5_000  # ticks

@@ -1,4 +1,4 @@
-"""The core's speed: importing, loading, counting and drawing, each in a ratio to a plain way.
+"""The core's speed: importing, loading, counting and drawing, each in a ratio to a simple way.
 
     python -m benchmarks.core
 
@@ -26,7 +26,7 @@ from lcnas.spaces import Space
 ROUNDS = 7
 SEED = 0
 NETWORKS = 100_000
-LOOPED = 2_000  # networks that the plain loops do; their time is scaled up
+LOOPED = 2_000  # networks that the simple loop do; their time is scaled up
 
 
 def timed(function: Callable[[], Any]) -> float:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.latency
 
-Takes the first table under latency_tables/ that has pplcnet_tail's rows; the peer is the plain way of other
+Takes the first table under latency_tables/ that has pplcnet_tail's rows; the peer is the usual way of other
 packages, a dictionary from block to milliseconds added up in a loop, with the look-up of rows already done.
 Both run on one core in turn; the median of the ratios counts. Writes results/latency-speed.json.
 """
@@ -20,7 +20,7 @@ from lcnas import latency, spaces
 from lcnas.latency.table import LatencyTable
 
 NETWORKS = 1_000_000
-LOOPED = 5_000  # networks that the plain loop does; its time is scaled up
+LOOPED = 5_000  # networks that the simple loop does; its time is scaled up
 SEED = 0
 
 

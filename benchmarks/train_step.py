@@ -144,7 +144,7 @@ def _keep_memory() -> None:
 
 
 def _use_xla() -> None:
-    """Put XLA's own convolution and a plain batch norm in the place of our operations."""
+    """Put XLA's own convolution and a standard batch norm in the place of our operations."""
     from jax import lax
 
     from lcnas.models import ops

@@ -353,7 +353,7 @@ def _lines(classifications: Sequence[Classification]) -> Iterator[str]:
 def to_data(
     model: str, engine: Engine, preprocess: Preprocessing, classifications: Sequence[Classification]
 ) -> dict[str, Any]:
-    """Return all results as plain data."""
+    """Return all results as JSON data."""
     return {
         "model": model,
         "engine": dataclasses.asdict(engine),

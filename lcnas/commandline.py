@@ -118,7 +118,7 @@ def show_result(
     Args:
         args: parsed arguments.
         text: the text, or a function that prints it; JSON to stdout takes its place.
-        data: function that returns the result as plain data.
+        data: function that returns the result as JSON data.
     """
     if args.json == STDOUT:
         print(json.dumps(data(), indent=1))

@@ -18,7 +18,7 @@ def record(libraries: Iterable[str], machine: Mapping[str, Any]) -> dict[str, An
 
     Args:
         libraries: names of distributions; all have to be installed.
-        machine: the machine, as plain data.
+        machine: the machine, as JSON data.
     """
     return {
         "lcnas": lcnas.__version__,

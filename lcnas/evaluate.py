@@ -244,7 +244,7 @@ def _differences(results: Mapping[str, Hits]) -> dict[str, str]:
 
 
 def to_data(args: argparse.Namespace, results: Mapping[str, Hits], data: Data) -> dict[str, Any]:
-    """Return all results as plain data."""
+    """Return all results as JSON data."""
     names = list(results)
     return {
         "data": data.spec,

@@ -371,7 +371,7 @@ def _id(source: Source) -> str | None:
 
 
 def to_data(measurements: NetworkMeasurements) -> dict[str, Any]:
-    """Return all measurements as plain data, which another machine can read."""
+    """Return all measurements as JSON data, which another machine can read."""
     first, again = measurements.by_run
     errors = np.abs(measurements.repeat_errors)
     return {

@@ -180,7 +180,7 @@ class ProfileProgress:
 
 
 def to_data(table: LatencyTable) -> dict[str, Any]:
-    """Return what a table is of, its size and its errors, as plain data; the rest stands in its file."""
+    """Return what a table is of, its size and its errors, as JSON data; the rest stands in its file."""
     return {
         "table": table.source,
         "machine": dataclasses.asdict(table.machine),

@@ -128,7 +128,7 @@ def describe(
 def to_data(
     what: Arch | Space, resolution: Resolution | None = None, classes: int = 1000
 ) -> dict[str, Any]:
-    """Return a network (with its arch, costs and blocks) or a space (with its genes) as plain data."""
+    """Return a network (with its arch, costs and blocks) or a space (with its genes) as JSON data."""
     if isinstance(what, Space):
         return {
             "space": what.name,

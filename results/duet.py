@@ -37,7 +37,7 @@ PLAN = TimingPlan(sessions=2, rounds=8, most_rounds=8, visit_ms=10.0)
 
 
 def partner(pipe: Connection, core: int) -> None:
-    """Run the reference whenever told to; answer with its 20 % quantile."""
+    """Run the reference on request; answer with its 20 % quantile."""
     os.sched_setaffinity(0, {core})
     session = sources.open_fresh(zoo.load("pplcnet_0.5x"), engines.engine("openvino"))
     for _ in range(10):

@@ -9,13 +9,13 @@ Draws networks uniformly within a narrow latency band from a space that is cut, 
 the widths of the largest PP-LCNet scale in it, trains each from scratch (the truth: accuracy of
 the last network on the test images), and asks every evaluator of a search about them: short trainings of several
 lengths, supernets, the zero-cost scores, params and MACs. Reports Kendall's tau to the truth with a 90 % interval
-(bootstrap over networks) and the seconds per network on one core; a supernet's training is told apart.
+(bootstrap over networks) and the seconds per network on one core; a supernet's training is reported separately.
 "supernet 0" is one whose networks learn from what the largest says alone, as searches have it, "supernet 1" from
 labels alone; a space that masks cannot run has none.
 Every answer is appended to results/evaluators-NAME.jsonl at once and not asked again; two processes share the work.
 The networks stand there first, so that a table that has learnt since does not draw others.
 
-How well an evaluator ranks per second is told by what the network is worth that it would rank first among as many
+How well an evaluator ranks per second is measured by the worth of the network that it would rank first among as many
 as it has time for (:func:`worth`). ``--pool`` sums up all experiments in results/evaluators.json.
 """
 
@@ -98,7 +98,7 @@ def questions(args: argparse.Namespace) -> Iterator[tuple[str, int]]:
 
 
 def work(args: argparse.Namespace) -> None:
-    """Answer what is not answered yet: core 0 the cheap questions first, core 1 the dear ones."""
+    """Answer what is not answered yet: core 0 the cheap questions first, core 1 the expensive ones."""
     os.sched_setaffinity(0, {args.core})
     from lcnas.models import memory
 

@@ -78,7 +78,7 @@ def read() -> dict[tuple[int, ...], float]:
 
 
 def supernet(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
-    """Return (evaluator's spec, images, what is told of the training); trains where it was not."""
+    """Return (evaluator's spec, images, a report on the training); trains where it was not."""
     from lcnas import training
     from search import packed
     from search.evaluators import supernet_training

@@ -6,8 +6,8 @@
 Every searcher has the same budget, the same number of evaluations, the same seeds and the same lag as a search with
 two workers. With --recorded, an evaluation is what a supernet said of the network once (``results/recorded.py``): the
 accuracies are real, the space is small enough to be known as a whole (1,920 networks), and it costs nothing to repeat.
-Without, the space is pplcnet_tail between PP-LCNet 0.25x and 1.0x by the committed table, and an evaluation is a made-up
-accuracy, from the codes alone. Both are about searchers; they say nothing about networks. What is made up:
+Without, the space is pplcnet_tail between PP-LCNet 0.25x and 1.0x by the committed table, and an evaluation is a synthetic
+accuracy, from the codes alone. Both are about searchers; they say nothing about networks. The synthetic accuracy:
 
 - each stage adds accuracy that saturates in its MACs: a (1 - exp(-MACs / what it needs));
 - each step of width from stage to stage has a best size; other ones cost accuracy, by the square of the octaves;
@@ -75,7 +75,7 @@ Floats = NDArray[np.float64]
 
 
 class MadeUp:
-    """A made-up accuracy over the codes of pplcnet_tail."""
+    """A synthetic accuracy over the codes of pplcnet_tail."""
 
     def __init__(self, space: spaces.Space) -> None:
         self.space = space
@@ -213,7 +213,7 @@ def limits(table: LatencyTable) -> Any:
 
 
 def compare(budget: Budget, evaluate: Any, slowest: float, floor: float) -> dict[str, Any]:
-    """Run all searchers with all seeds; return what is told of each."""
+    """Run all searchers with all seeds; return the results of each."""
     runs = {name: [run(name, budget, evaluate, seed) for seed in SEEDS] for name in searchers.NAMES}
     if isinstance(evaluate, Recorded):
         everything = evaluate.trials(budget)
@@ -241,7 +241,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--recorded", action="store_true", help="on recorded evaluations, not on made-up ones"
+        "--recorded", action="store_true", help="on recorded evaluations, not on synthetic ones"
     )
     args = parser.parse_args()
     space = recorded.space() if args.recorded else spaces.load(SPACE)

@@ -53,7 +53,7 @@ def hidden(text: str, place: str) -> str:
 
 
 def within(outcome: Any) -> dict[str, Any]:
-    """Return how many of the networks that were put up as finalists kept to the budget when they were measured.
+    """Return how many of the candidates for finalists kept to the budget when they were measured.
 
     Those whose interval reached beyond it made room for the next; the notes tell of them.
     """

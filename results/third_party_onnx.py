@@ -1,4 +1,4 @@
-"""Three ONNX files that lcnas did not make: lcnas.measure beside a plain loop of onnxruntime's session.run.
+"""Three ONNX files that lcnas did not make: lcnas.measure beside a simple loop of onnxruntime's session.run.
 
     python -m results.third_party_onnx
 
@@ -33,7 +33,7 @@ PLAN = TimingPlan(sessions=1, rounds=3, most_rounds=3, visit_ms=60.0, least_runs
 TURNS = 12
 SEED = 0
 ENGINES = ("mlas", "openvino")
-PEER = "a plain loop of session.run"
+PEER = "a simple loop of session.run"
 
 
 def open_plainly(path: Path, engine: latency.Engine) -> onnxruntime.InferenceSession:

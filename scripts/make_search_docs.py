@@ -117,13 +117,13 @@ def _search(name: str) -> Iterator[str]:
     yield f"### {name}\n"
     yield _source(f"searches/{name}", data)
     if outcome["settings"]["permute_labels"]:
-        yield "A control: the labels were dealt out at random, so that nothing can be better than anything.\n"
+        yield "A control: the labels were permuted, so that nothing can be better than anything else.\n"
     put, kept = data["finalists"]["put_up"], data["finalists"]["within"]
     minutes = sum(outcome["times"].values()) / 60
     yield (
         f"{outcome['trials']} networks of {outcome['networks']:,} within {outcome['min_latency_ms']:.2f} to "
         f"{outcome['max_latency_ms']:.2f} ms at {_pixels(data)} pixels, evaluator `{outcome['evaluator']}`, {minutes:.0f} minutes in all "
-        f"([report](../results/searches/{name}.md)). Of {put} networks put up as finalists {kept} kept to the budget with "
+        f"([report](../results/searches/{name}.md)). Of {put} candidates for finalists {kept} kept to the budget with "
         f"their whole 90 % interval when they were measured.{_checked(data)}\n"
     )
     yield table(
@@ -192,11 +192,11 @@ def evaluators() -> Iterator[str]:
         "learn from what the largest says alone, those of `supernet 1` from labels alone, of `supernet 0.5` from both.\n"
     )
     yield (
-        "How well an evaluator ranks per second is told by its worth: by how many standard deviations of the truth the network "
+        "How well an evaluator ranks per second is measured by its worth: by how many standard deviations of the truth the network "
         "that it ranks first among as many as it has time for is better than the average one, if both are normal (below, for "
         "5 minutes, an hour and 8 hours of one core; a supernet's training is in its time, and 0 means that there is no "
         "time for it). It says little where the interval of tau holds 0. The last column is tau between what is said and the "
-        "number of blocks: on Imagenette supernets like deep networks (on CIFAR-10 that cannot be told), and trainings from scratch of these "
+        "number of blocks: on Imagenette supernets like deep networks (on CIFAR-10 that is undecided), and trainings from scratch of these "
         "lengths like them in none.\n"
     )
     for name in names:
@@ -282,7 +282,7 @@ def searchers() -> Iterator[str]:
     results = {
         "searchers-recorded": "the accuracies are what a supernet said of each network of a small space "
         "(`results/recorded.json`), and 1 is the front of all of them",
-        "searchers": "the accuracies are made up by a formula of the codes, and 1 is the front of all that was found",
+        "searchers": "the accuracies are synthetic, a formula of the codes, and 1 is the front of all results",
     }
     if not any(result(name) for name in results):
         return

@@ -51,7 +51,7 @@ def speed() -> Iterator[str]:
     yield _source("train-step", data)
     yield (
         "Images/s, the median over rounds in which the columns took turns, and the median of the rounds' ratios to "
-        "PyTorch (channels_last). `xla` is lcnas with XLA's own convolution and a plain batch norm, `torch-kept` PyTorch in "
+        "PyTorch (channels_last). `xla` is lcnas with XLA's own convolution and a standard batch norm, `torch-kept` PyTorch in "
         "a process that keeps its memory in large pages, as lcnas's commands do. Seconds: building, compiling and the first "
         "step.\n"
     )

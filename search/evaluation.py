@@ -27,7 +27,7 @@ class Evaluation:
     accuracy: float | None  # on validation images, or a score, larger is better; None: it failed
     reason: str = ""  # why it failed, one line
     seconds: float = 0.0  # compilation included
-    details: Mapping[str, Any] = field(default_factory=dict)  # plain data for trials.jsonl
+    details: Mapping[str, Any] = field(default_factory=dict)  # JSON data for trials.jsonl
 
 
 class Evaluator(Protocol):

@@ -18,7 +18,7 @@ REUSED = (
 
 
 def build(context: SearchContext, trials: Sequence[Trial]) -> dict[str, Any]:
-    """Return the report as plain data, for ``outcome.json``."""
+    """Return the report as JSON data, for ``outcome.json``."""
     settings, validation = context.settings, context.data.validation
     good = [t for t in trials if not t.failed]
     rates = [float(t.details["images_s"]) for t in good if "images_s" in t.details]

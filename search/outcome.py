@@ -1,4 +1,4 @@
-"""The outcome of a search: all that its report shows, as plain data in ``outcome.json``."""
+"""The outcome of a search: all that its report shows, as JSON data in ``outcome.json``."""
 
 from __future__ import annotations
 

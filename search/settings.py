@@ -141,13 +141,13 @@ class Settings:
         return ResolvedSettings(**values)
 
     def to_data(self) -> dict[str, Any]:
-        """Return the settings as plain data."""
+        """Return the settings as JSON data."""
         data = dataclasses.asdict(self)
         return {k: list(v) if isinstance(v, tuple) else v for k, v in data.items()}
 
     @classmethod
     def from_data(cls, data: Any, source: str) -> Self:
-        """Return the settings of plain data.
+        """Return the settings of JSON data.
 
         Raises:
             SearchError: they are of another version, or damaged; names the source.

@@ -22,7 +22,7 @@ class Trial:
     accuracy: float | None  # on validation images (or a score, larger is better); None: it failed
     reason: str = ""  # why it failed
     seconds: float = 0.0  # of evaluating it, compilation included
-    details: Mapping[str, Any] = field(default_factory=dict)  # the evaluator's own, plain data
+    details: Mapping[str, Any] = field(default_factory=dict)  # the evaluator's own, JSON data
 
     @property
     def failed(self) -> bool:
@@ -30,7 +30,7 @@ class Trial:
         return self.accuracy is None
 
     def to_data(self) -> dict[str, Any]:
-        """Return it as plain data, for a line of JSON."""
+        """Return it as JSON data, for a line of JSON."""
         data: dict[str, Any] = {
             "number": self.number,
             "arch": self.arch,

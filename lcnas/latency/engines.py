@@ -477,7 +477,7 @@ _ENGINES: Mapping[str, _Kind] = {
 
 
 def from_data(data: Mapping[str, Any]) -> Engine:
-    """Return the engine of plain data, whether it is installed or not."""
+    """Return the engine of JSON data, whether it is installed or not."""
     keys = {field.name: field.type for field in dataclasses.fields(Engine)}
     if set(data) != set(keys):
         raise EngineError(f"engine: keys {sorted(data)} are not {sorted(keys)}")

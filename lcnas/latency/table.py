@@ -144,7 +144,7 @@ class LatencyTable:
         return target
 
     def to_data(self) -> dict[str, Any]:
-        """Return the table as plain data."""
+        """Return the table as JSON data."""
         numbers = {placed: i for i, placed in enumerate(self.entries)}
         blocks = {b: i for i, b in enumerate(dict.fromkeys(p.block for p in self.entries))}
         return {
@@ -164,7 +164,7 @@ class LatencyTable:
 
     @classmethod
     def from_data(cls, data: object, source: str = "table") -> LatencyTable:
-        """Return the table of plain data.
+        """Return the table of JSON data.
 
         Raises:
             TableError: the data are invalid; names the place.

@@ -1,4 +1,4 @@
-"""The parts of a latency table, and their plain data in its file."""
+"""The parts of a latency table, and their JSON data in its file."""
 
 from __future__ import annotations
 

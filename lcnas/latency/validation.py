@@ -1,4 +1,4 @@
-"""Validation of a table's plain data, which may have been edited: each error names its place in the file."""
+"""Validation of a table's JSON data, which may have been edited: each error names its place in the file."""
 
 from __future__ import annotations
 

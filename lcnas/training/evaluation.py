@@ -37,7 +37,7 @@ class Scores:
     images: int  # number of labelled images
 
     def to_data(self) -> dict[str, float | None]:
-        """Return plain data for JSON; numbers that are not finite become None."""
+        """Return JSON data for JSON; numbers that are not finite become None."""
         values = dataclasses.asdict(self)
         return {name: v if math.isfinite(v) else None for name, v in values.items()}
 

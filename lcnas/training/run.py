@@ -44,7 +44,7 @@ class RunIdentity:
     teacher: str = ""  # fingerprint of the teacher's file; "": none
 
     def to_data(self) -> dict[str, Any]:
-        """Return the identity as plain data, for JSON."""
+        """Return the identity as JSON data, for JSON."""
         return {
             "arch": json.loads(self.arch.to_json()),
             "arch_id": self.arch.id,
@@ -243,7 +243,7 @@ class Result:
     surroundings: dict[str, Any]
 
     def to_data(self) -> dict[str, Any]:
-        """Return the result as plain data, without the folder."""
+        """Return the result as JSON data, without the folder."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         del values["out"]
         scores = {

@@ -80,7 +80,7 @@ def networks(config: Mapping[str, Any]) -> list[Candidate]:
 
 
 def to_data(evaluation: Evaluation) -> dict[str, Any]:
-    """Return an evaluation as plain data."""
+    """Return an evaluation as JSON data."""
     return {
         "accuracy": evaluation.accuracy,
         "reason": evaluation.reason,

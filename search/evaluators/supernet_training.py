@@ -141,7 +141,7 @@ def _shown(value: object) -> str:
 def train(
     job: SupernetJob, images: PackedImages, report: Callable[[str], None] | None = None
 ) -> tuple[Any, dict[str, Any]]:
-    """Train the supernet, or read an earlier one; return the evaluator's spec, and a report as plain data.
+    """Train the supernet, or read an earlier one; return the evaluator's spec, and a report as JSON data.
 
     Args:
         job: the training.

@@ -203,13 +203,13 @@ class _Batch:
         return self.rough == rough and set(self.ids) == set(ids)
 
     def to_data(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return it as JSON data."""
         visits = [[v.key, v.session, v.at, v.ms] for v in self.visits]
         return {"networks": list(self.ids), "rough": self.rough, "visits": visits}
 
     @classmethod
     def from_data(cls, data: Any, number: int) -> _Batch:
-        """Return the batch of plain data."""
+        """Return the batch of JSON data."""
         visits = []
         for key, session, at, ms in data["visits"]:
             if not 0 < float(ms) < 1e9:

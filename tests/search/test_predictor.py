@@ -229,11 +229,11 @@ def smooth(budget, seed):
 
 
 def test_screening_finds_better_networks_with_as_many_evaluations(budget):
-    plain = [volume(a_search(budget, seed, 80)[0]) for seed in range(4)]
+    unscreened = [volume(a_search(budget, seed, 80)[0]) for seed in range(4)]
     screened, strategies = zip(
         *(a_search(budget, seed, 80, ScreeningOptions()) for seed in range(4)), strict=True
     )
-    better = np.array([volume(trials) for trials in screened]) / np.array(plain)
+    better = np.array([volume(trials) for trials in screened]) / np.array(unscreened)
     assert better.min() > 1
     assert better.mean() > 1.05
     assert all(20 < s.screened < 50 for s in strategies)
@@ -244,19 +244,19 @@ def test_without_knowledge_nothing_is_screened(budget):
     def noise(codes):
         return np.array([np.random.default_rng(row).normal() for row in codes.tolist()])
 
-    plain, _ = a_search(budget, 0, 60, truth=noise)
+    unscreened, _ = a_search(budget, 0, 60, truth=noise)
     screened, strategy = a_search(budget, 0, 60, ScreeningOptions(threshold=0.4), truth=noise)
     assert strategy.predictor is not None
     assert strategy.screened == 0
-    assert [t.codes for t in screened] == [t.codes for t in plain]
+    assert [t.codes for t in screened] == [t.codes for t in unscreened]
     assert "not used below 0.4" in strategy.describe()
 
 
 def test_nothing_changes_before_there_are_results_enough(budget):
     options = ScreeningOptions(start=30)
-    plain, _ = a_search(budget, 1, 50)
+    unscreened, _ = a_search(budget, 1, 50)
     screened, strategy = a_search(budget, 1, 50, options)
-    same = [a.codes == b.codes for a, b in zip(plain, screened, strict=True)]
+    same = [a.codes == b.codes for a, b in zip(unscreened, screened, strict=True)]
     assert all(same[:30])
     assert not all(same[32:])
     fresh = Screened(strategy, budget, options)

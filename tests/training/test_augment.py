@@ -18,7 +18,7 @@ from lcnas.training.augment import Augment, _colour, _crop, _mix, _rand
 from lcnas.training.data import Normalization
 from lcnas.training.data._decode import random_box
 
-PLAIN = Normalization((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))  # leaves pixels from 0 to 255
+UNIT = Normalization((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255))  # leaves pixels from 0 to 255
 NOTHING = Augment(crop="none", flip=0.0)
 WHOLE = Augment(crop="resized", scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=0.0)
 
@@ -65,7 +65,7 @@ def apply(
     aspect=None,
     cropped=False,
     first=0,
-    of=PLAIN,
+    of=UNIT,
 ):
     """Images and targets, as NumPy arrays."""
     labels = np.arange(len(images), dtype=np.int32) % classes if labels is None else labels
@@ -117,7 +117,7 @@ def test_images_are_normalised():
 
 def test_what_is_not_asked_for_is_not_in_the_program():
     def primitives(augment):
-        run = program(augment, (16, 16), 3, PLAIN, False)
+        run = program(augment, (16, 16), 3, UNIT, False)
         text = str(run.trace(noise(2), np.zeros(2, np.int32), jax.random.key(0), None, 0).jaxpr)
         words = ("gather", "random_bits", "scan", "sqrt", "exp")
         return {word for word in words if f" {word}" in text or f"{word}[" in text}
@@ -150,7 +150,7 @@ def test_parts_of_a_batch_are_what_the_whole_gives():
 
 
 def test_devices_can_share_a_batch_with_checked_axes():
-    run = functools.partial(NOTHING.apply, size=8, classes=3, normalization=PLAIN)
+    run = functools.partial(NOTHING.apply, size=8, classes=3, normalization=UNIT)
     mesh = Mesh(np.array(jax.devices()[:1]), ("devices",))
     specs = (P("devices"), P("devices"), P())
     shared = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=specs[:2], check_vma=True)
@@ -373,7 +373,7 @@ def test_a_shift_may_exceed_the_image():
 
 
 def evaluate(crop, images, size, aspect=None):
-    run = functools.partial(Augment(evaluate_crop=crop).evaluate, size=size, normalization=PLAIN)
+    run = functools.partial(Augment(evaluate_crop=crop).evaluate, size=size, normalization=UNIT)
     return np.asarray(jax.jit(lambda images, aspect: run(images, aspect=aspect))(images, aspect))
 
 

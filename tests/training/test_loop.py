@@ -348,18 +348,18 @@ def test_settings_of_a_teachers_file_are_part_of_the_run(straight, dataset, tmp_
 
     own = dataset.normalization
     other = Normalization((0.1, 0.2, 0.3), own.std)
-    plain, logits = run_of(path)
+    first, logits = run_of(path)
     for same in (TeacherFile(path), TeacherFile(path, own)):
         np.testing.assert_array_equal(run_of(same)[1], logits)
     names = [run_of(teacher)[0] for teacher in (TeacherFile(path), TeacherFile(path, other))]
-    assert names == [plain, f"{plain}/mean=0.1,0.2,0.3;std={','.join(f'{v:.9g}' for v in own.std)}"]
+    assert names == [first, f"{first}/mean=0.1,0.2,0.3;std={','.join(f'{v:.9g}' for v in own.std)}"]
     net = Functional.of(models.build(tiny.arch(), 3))
     mean, std = (np.array(v, np.float32) for v in (other.mean, other.std))
     x = (images / np.float32(255) - mean) / std
     expected = jax.jit(net.test)(*net.split(pretrained.read(path).weights), x)
     np.testing.assert_allclose(run_of(TeacherFile(path, other))[1], expected, rtol=1e-4, atol=1e-5)
     smaller, seen = run_of(TeacherFile(path, size=4))
-    assert smaller == f"{plain}/size=4x4"
+    assert smaller == f"{first}/size=4x4"
     assert np.abs(seen - logits).max() > 1e-3
 
 

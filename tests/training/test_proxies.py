@@ -261,11 +261,11 @@ def test_gates_and_identities_have_no_patterns():
     network_pass = _network.Pass(_network.drawn(small(), CLASSES, np.random.default_rng(0)))
     images, _ = sample_images(4)
     network_pass.run(small(), CLASSES, images)
-    plain = _network.Pass(_network.drawn(small(se=False), CLASSES, np.random.default_rng(0)))
-    plain.run(small(se=False), CLASSES, images)
+    without_se = _network.Pass(_network.drawn(small(se=False), CLASSES, np.random.default_rng(0)))
+    without_se.run(small(se=False), CLASSES, images)
     (hidden,) = [p for p in network_pass.patterns if len(p) == 2]  # 8 channels reduced to 2
     assert hidden.shape == (2, 4)
-    assert len(network_pass.patterns) == len(plain.patterns) + 1
+    assert len(network_pass.patterns) == len(without_se.patterns) + 1
 
 
 # -- gradients -------------------------------------------------------------------------------------

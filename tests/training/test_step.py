@@ -81,8 +81,8 @@ def test_it_is_compiled_once_and_the_state_is_donated(usual):
 
 def test_plain_descent_is_minus_the_gradient_and_micro_batches_add_up_to_it(dataset):
     """Without batch norm, which sees each micro-batch on its own."""
-    plain = {"label_smoothing": 0.0, "ema": 0.0, "weight_decay": 0.0, "momentum": 0.0}
-    recipe = tiny.with_augment(tiny.recipe(**plain), flip=0.0)
+    base = {"label_smoothing": 0.0, "ema": 0.0, "weight_decay": 0.0, "momentum": 0.0}
+    recipe = tiny.with_augment(tiny.recipe(**base), flip=0.0)
     arch = tiny.arch(norm=False)
     net, program, state = build_program(dataset, recipe, arch)
     batch = ONE.split(*tiny.batches(1)[0])

@@ -84,7 +84,7 @@ def sample_images():
 
 
 def recipe(**changes):
-    plain = Recipe(
+    base = Recipe(
         name="tiny",
         epochs=2,
         batch=16,
@@ -95,7 +95,7 @@ def recipe(**changes):
         ema=0.9,
         log_steps=2,
     )
-    return plain.override(changes)
+    return base.override(changes)
 
 
 def draw(rng, n):

@@ -62,7 +62,7 @@ def data(train=60, classes=3, seed=0):
 
 def recipe(**changes):
     """Return two epochs of three steps."""
-    plain = Recipe(
+    base = Recipe(
         name="tiny",
         epochs=2,
         batch=16,
@@ -73,7 +73,7 @@ def recipe(**changes):
         ema=0.9,
         log_steps=2,
     )
-    return plain.override(changes)
+    return base.override(changes)
 
 
 def batches(n, batch=16, classes=3, seed=0):
@@ -140,6 +140,6 @@ def lines(epochs, timed=("images_s", "seconds")):
     return [{k: v for k, v in line.items() if k not in timed} for line in epochs]
 
 
-def with_augment(plain, **changes):
+def with_augment(base, **changes):
     """Return a recipe with other augmentation."""
-    return dataclasses.replace(plain, augment=dataclasses.replace(plain.augment, **changes))
+    return dataclasses.replace(base, augment=dataclasses.replace(base.augment, **changes))

@@ -1,6 +1,7 @@
 """Synthetic images, whose classes depend on shape, texture and position together.
 
-Each image shows a textured main shape and a small plain disc beside, above or below it, on a noisy gradient.
+Each image shows a textured main shape and a small untextured disc beside, above or
+below it, on a noisy gradient.
 The class is the triple (shape, texture, place of the disc). Everything else is random: position, size, tilt,
 colours, phase and period of the texture, gradient and noise. Shapes cover equal areas and textures equal
 shares of them, so colours carry no information. Shape and disc are brighter than the ground: with either

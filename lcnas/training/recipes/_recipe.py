@@ -188,7 +188,7 @@ class Recipe:
     # -- JSON --
 
     def to_data(self) -> dict[str, Any]:
-        """Return the recipe as plain data."""
+        """Return the recipe as JSON data."""
         data: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return {"format": _FORMAT, "version": VERSION} | data
 
@@ -198,7 +198,7 @@ class Recipe:
 
     @classmethod
     def from_data(cls, data: object, source: str = "recipe") -> Recipe:
-        """Return the recipe from plain data; missing fields have their defaults.
+        """Return the recipe from JSON data; missing fields have their defaults.
 
         Raises:
             RecipeError: not a recipe, another version, an unknown field or an invalid value.

@@ -400,7 +400,7 @@ def branches(writer):
 CHANGES = {
     "max pooling": (lambda m: m.pool(pooling_type="max"), "pool2d with pooling_type 'max'"),
     "a small pooling": (lambda m: m.pool(ksize=[2, 2]), "not the mean of the whole map"),
-    "a plain pooling": (lambda m: m.pool(adaptive=False), "not the mean of the whole map"),
+    "a simple pooling": (lambda m: m.pool(adaptive=False), "not the mean of the whole map"),
     "an unknown operation": (lambda m: m.act("erf"), "the operation 'erf' is not among add"),
     "two branches": (branches, "a sum of two branches"),
     "itself twice": (lambda m: m.shortcut(m.x), "a sum of two branches"),

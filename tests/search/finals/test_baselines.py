@@ -14,7 +14,7 @@ from search import tables
 from search.finals import baselines
 from search.finals.baselines import BaselineSearch, by_table, distinct_scales
 from search.finals.selection import Finalist, choose, select
-from search.outcome import MeasuredLatency
+from search.outcome import PUBLISHED, MeasuredLatency
 from search.trials import Trial
 from tests.search.finals.test_selection import Machine, bench_of
 from tests.search.test_tables import SPACE, exact
@@ -121,7 +121,7 @@ def test_both_baselines_are_those_of_an_exhaustive_search(space, table, tmp_path
         assert scales == {expected.id}
         shelved = best_shelved(machine, ms)
         assert shelved is not None
-        others = {b.arch.id: b for b in own if b.role == "shelf"}
+        others = {b.arch.id: b for b in own if b.role == PUBLISHED}
         if shelved.arch.id == expected.id:
             assert others == {}
         else:
@@ -230,9 +230,9 @@ def test_spaces_of_small_images_have_their_own_strides_and_a_warning(tmp_path):
     roles = {b.role: b for b in result.baselines}
     assert roles["pplcnet"].name.startswith("pplcnet_32_")
     assert roles["pplcnet"].published_top1 is None
-    assert roles["pplcnet"].arch.resolution == roles["shelf"].arch.resolution == 32
+    assert roles["pplcnet"].arch.resolution == roles[PUBLISHED].arch.resolution == 32
     assert [n for n in result.notes if "run at 32 px" in n and "may be unfit" in n]
-    assert cost.macs(roles["shelf"].arch) <= baselines.MAX_MACS_RATIO * cost.macs(actual[0].arch)
+    assert cost.macs(roles[PUBLISHED].arch) <= baselines.MAX_MACS_RATIO * cost.macs(actual[0].arch)
 
 
 # -- without measurements --------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from search.errors import SearchFailedError
 from search.finals import network_training, participants, testing, training
 from search.finals.deployment import ApartError
 from search.finals.measurement import FinalMeasurements
-from search.outcome import FinalNetwork
+from search.outcome import PUBLISHED, FinalNetwork
 from search.pipeline import front_of
 from search.problem import SearchProblem
 from search.run_dir import RunDir
@@ -263,7 +263,7 @@ def test_networks_that_could_not_be_trained_are_left_out_and_named(space):
         entry(space, "finalist-2", "finalist"),
         entry(space, "pplcnet_0.5x", "pplcnet", ("finalist-1", "finalist-2")),
         entry(space, "pplcnet_1.0x", "pplcnet", ("finalist-2",)),
-        entry(space, "mobilenet_v3_small_1.0x", "shelf", ("finalist-1",)),
+        entry(space, "mobilenet_v3_small_1.0x", PUBLISHED, ("finalist-1",)),
     ]
     runs: list[Any] = [[i] for i in range(5)]
     result, notes = training._complete(entries, runs, {})

@@ -102,7 +102,7 @@ def test_names_keep_off_each_other_and_the_marks():
     marks = [figure._Mark(x, y, f"network number {i}", reach=3) for i, (x, y) in enumerate(points)]
     drawn.draw_without_rendering()
     figure._name(ax, marks)
-    boxes = [corners(text) for text in plain(ax)]
+    boxes = [corners(text) for text in texts_of(ax)]
     assert len(boxes) == len(points)
     for a, b in itertools.combinations(boxes, 2):
         assert figure.overlap(a, b) == 0
@@ -118,7 +118,7 @@ def corners(artist):
     return (box.x0, box.y0, box.x1, box.y1)
 
 
-def plain(ax):
+def texts_of(ax):
     """Return the names without their lines, which count into an annotation's own extent."""
     texts = list(ax.texts)
     for text in texts:

@@ -25,7 +25,7 @@ NASTY = 'a|b <i>*x*</i> [y](z) `c`\n"d" & \\e'
 PAGE: list[Part] = [
     Heading("Title & more", 1),
     Text(NASTY),
-    Text("plain", strong=True),
+    Text("strong", strong=True),
     Bullets((NASTY, "second")),
     Rows(("name", NASTY), ((NASTY, "1.0"), ("x", Link("a file", "net works/a.onnx"))), frozenset({1})),
     Code("ls <x> | wc"),
@@ -37,7 +37,7 @@ def test_markdown():
     text = markdown.render(PAGE)
     assert text.startswith("# Title & more\n\n")
     assert r"a\|b \<i\>\*x\*\</i\> \[y\](z) \`c\` " in text
-    assert "**plain**" in text
+    assert "**strong**" in text
     assert "[a file](net%20works/a.onnx)" in text
     assert "```sh\nls <x> | wc\n```" in text
     assert "![what it shows](front.png)" in text

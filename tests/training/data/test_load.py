@@ -85,8 +85,8 @@ def test_a_set_is_a_context_manager(plain_folder):
 def test_labels_can_be_permuted(plain_folder, options):
     asked = {"size": 8, "workers": 0, **options}
     control = data.load(f"imagefolder:{plain_folder}", permute_labels=True, **asked)
-    plain = data.load(f"imagefolder:{plain_folder}", **asked)
-    assert control.fingerprint != plain.fingerprint
+    unpermuted = data.load(f"imagefolder:{plain_folder}", **asked)
+    assert control.fingerprint != unpermuted.fingerprint
     permuted, true = [], []
     for split in (control.train, control.validation, control.test):
         for b in split.in_order(60) if isinstance(split, data.Train) else split.batches(60):
@@ -143,8 +143,10 @@ def test_they_join_sets_of_arrays_and_synthetic_ones(tmp_path, unlabelled):
     assert len(by_number) == 26
     loaded = data.load("synthetic:classes=2,train=20,test=4", size=8, unlabelled=unlabelled)
     assert sorted(np.bincount(loaded.train.labels + 1).tolist()) == [8, 8, 10]
-    plain = data.load("synthetic:classes=2,train=20,test=4", size=8)
-    assert (next(loaded.train.in_order(4)).images == next(plain.train.in_order(4)).images).all()
+    unpermuted = data.load("synthetic:classes=2,train=20,test=4", size=8)
+    assert (
+        next(loaded.train.in_order(4)).images == next(unpermuted.train.in_order(4)).images
+    ).all()
 
 
 def test_none_or_too_many_of_them_are_refused(tmp_path, unlabelled):

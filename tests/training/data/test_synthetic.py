@@ -131,15 +131,18 @@ def test_everything_drawn_is_inside_the_image():
 
 
 def test_permuted_labels_are_the_same_labels_for_other_images():
-    plain = data.load("synthetic:train=600,test=120", size=16)
+    unpermuted = data.load("synthetic:train=600,test=120", size=16)
     control = data.load("synthetic:train=600,test=120", size=16, permute_labels=True)
     for name in ("train", "test"):
-        permuted, true = getattr(control, name).source.labels, getattr(plain, name).source.labels
+        permuted, true = (
+            getattr(control, name).source.labels,
+            getattr(unpermuted, name).source.labels,
+        )
         assert sorted(permuted) == sorted(true)
         assert 0.0 < (permuted == true).mean() < 0.2
     rows = control.train.rows[:20]
-    assert (source(control.train).images(rows) == source(plain.train).images(rows)).all()
-    assert control.fingerprint != plain.fingerprint
+    assert (source(control.train).images(rows) == source(unpermuted.train).images(rows)).all()
+    assert control.fingerprint != unpermuted.fingerprint
 
 
 def test_constants_are_those_of_the_pixels(sample):
