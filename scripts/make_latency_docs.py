@@ -1,4 +1,4 @@
-"""Writes docs/latency-results.md from the result files under results/ and the tables under latency_tables/.
+"""Writes docs/results/latency.md from the result files under results/ and the tables under latency_tables/.
 
     python scripts/make_latency_docs.py [--check]
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PATH = ROOT / "docs" / "latency-results.md"
+PATH = ROOT / "docs" / "results" / "latency.md"
 ROLES = {"held_out": "bands", "uniform": "uniform"}
 SETTINGS = [f"{e}-t{t}-{p}" for p in ("fp32", "int8") for e in ("openvino", "mlas") for t in (1, 2)]
 
@@ -264,7 +264,7 @@ def schemes(settings: list[str], versions: dict[str, str]) -> Iterator[str]:
         yield (
             f"{', '.join(whole_int8)}: with everything quantised (scheme `all`), as the timing engine did when this was measured; now it "
             "quantises as the export does (`dense`), and latencies of int8 files are those in "
-            "[training-results.md](training-results.md#int8).\n"
+            "[training.md](training.md#int8).\n"
         )
 
 
@@ -524,7 +524,7 @@ def render() -> str:
         "",
         "<!-- Made by scripts/make_latency_docs.py from results/ and latency_tables/; do not edit. -->",
         "",
-        "One machine's figures. [latency.md](latency.md) says what they mean and how they were made.",
+        "One machine's figures. [Measuring and predicting latency](../explanation/latency.md) says what they mean and how they were made.",
         "",
     ]
     for section in (

@@ -1,4 +1,4 @@
-"""Writes docs/search-results.md from the result files under results/.
+"""Writes docs/results/search.md from the result files under results/.
 
     python scripts/make_search_docs.py [--check]
 
@@ -16,7 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
-PATH = ROOT / "docs" / "search-results.md"
+PATH = ROOT / "docs" / "results" / "search.md"
 
 
 def result(name: str) -> dict[str, Any] | None:
@@ -123,7 +123,7 @@ def _search(name: str) -> Iterator[str]:
     yield (
         f"{outcome['trials']} networks of {outcome['networks']:,} within {outcome['min_latency_ms']:.2f} to "
         f"{outcome['max_latency_ms']:.2f} ms at {_pixels(data)} pixels, evaluator `{outcome['evaluator']}`, {minutes:.0f} minutes in all "
-        f"([report](../results/searches/{name}.md)). Of {put} candidates for finalists {kept} kept to the budget with "
+        f"(report: `results/searches/{name}.md`). Of {put} candidates for finalists {kept} kept to the budget with "
         f"their whole 90 % interval when they were measured.{_checked(data)}\n"
     )
     yield table(

@@ -1,4 +1,4 @@
-"""Writes docs/training-results.md from the result files under results/.
+"""Writes docs/results/training.md from the result files under results/.
 
     python scripts/make_training_docs.py [--check]
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PATH = ROOT / "docs" / "training-results.md"
+PATH = ROOT / "docs" / "results" / "training.md"
 COLUMNS = ("torch", "lcnas", "xla", "torch-kept")
 
 

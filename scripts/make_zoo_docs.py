@@ -1,6 +1,6 @@
-"""Writes docs/zoo.md, the table of every network of the zoo; with --check only compares.
+"""Writes docs/reference/zoo.md, the table of every network of the zoo; with --check only compares.
 
-Exit code: 1 where --check finds docs/zoo.md out of date.
+Exit code: 1 where --check finds docs/reference/zoo.md out of date.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from lcnas import cost, zoo
 from lcnas.arch import Arch, height_width
 from lcnas.zoo import Published
 
-PATH = Path(__file__).resolve().parent.parent / "docs" / "zoo.md"
+PATH = Path(__file__).resolve().parent.parent / "docs" / "reference" / "zoo.md"
 
 HEADER = """\
 # The zoo
@@ -130,7 +130,7 @@ def members() -> list[tuple[str, Published]]:
 
 
 def render() -> str:
-    """Return the text of docs/zoo.md."""
+    """Return the text of docs/reference/zoo.md."""
     networks = members()
     head = "network | px: | params: | published: | MACs: | published: | top-1: | source"
     return "\n".join(
@@ -152,17 +152,17 @@ def render() -> str:
 
 
 def is_current() -> bool:
-    """Return whether docs/zoo.md is what :func:`render` gives."""
+    """Return whether docs/reference/zoo.md is what :func:`render` gives."""
     return PATH.is_file() and PATH.read_text(encoding="utf-8") == render()
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write docs/zoo.md, or compare it; return the exit code."""
+    """Write docs/reference/zoo.md, or compare it; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if out of date")
     if parser.parse_args(arguments).check:
         if not is_current():
-            print("docs/zoo.md is out of date: run scripts/make_zoo_docs.py", file=sys.stderr)
+            print("docs/reference/zoo.md is out of date: run scripts/make_zoo_docs.py", file=sys.stderr)
             return 1
         return 0
     PATH.parent.mkdir(exist_ok=True)

@@ -17,7 +17,7 @@ from lcnas.blocks import _base
 ROOT = Path(lcnas.__file__).parent.parent
 PAGES = [
     path.relative_to(ROOT).as_posix()
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
     if path.is_file()
 ]
 MODULES = [
@@ -86,7 +86,7 @@ def test_the_examples_of_docstrings_print_what_they_say(name, capsys):
 
 
 def test_there_are_pages_and_examples():
-    assert "docs/blocks.md" in PAGES
+    assert "docs/reference/blocks.md" in PAGES
     modules = [importlib.import_module(name) for name in MODULES]
     assert sum(len(t.examples) for m in modules for t in doctest.DocTestFinder().find(m)) > 10
 

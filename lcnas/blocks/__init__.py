@@ -1,6 +1,6 @@
 """The block vocabulary of all networks; each block is a frozen dataclass that lowers to layers.
 
-To add a block, write one file: see ``docs/blocks.md``.
+To add a block, write one file: see ``docs/reference/blocks.md``.
 """
 
 from lcnas import renamed

@@ -1,6 +1,6 @@
 """LatencyTable: the latencies of placed blocks on one machine and engine, and the error of their sum.
 
-The file is JSON (``docs/latency.md`` gives the schema): machine, engine, method, an entry for each placed
+The file is JSON (``docs/explanation/latency.md`` gives the schema): machine, engine, method, an entry for each placed
 block with its time alone and its fitted term, the networks that the fit and its errors rest on, and the
 errors.
 """

@@ -26,7 +26,7 @@ def load_pretrained(
     """Return a network with the weights of a file, in evaluation mode.
 
     Args:
-        path: weights of PaddleClas, PaddleOCR, timm, torchvision or lcnas; see docs/pretrained.md.
+        path: weights of PaddleClas, PaddleOCR, timm, torchvision or lcnas; see docs/how-to/pretrained.md.
         arch: the network of the file; needed if names and shapes do not identify it.
         classes: outputs of the last layer; if not the file's, the layer is initialised anew.
         class_names: names of the classes; if the file has others, or another order, the layer is new.

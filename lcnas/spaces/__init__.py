@@ -33,7 +33,7 @@ def load(name: str | Path, resolution: Resolution | list[Resolution] | None = No
     """Return a space.
 
     Args:
-        name: one of :func:`available`, or the path of a TOML file (see ``docs/spaces.md``).
+        name: one of :func:`available`, or the path of a TOML file (see ``docs/reference/spaces.md``).
         resolution: deployment resolutions, pixels: a number, a (height, width) tuple or a list of them;
             None: those of the file.
 

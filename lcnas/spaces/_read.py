@@ -1,4 +1,4 @@
-"""Reading and checking a space file: genes, stages, rules. See docs/spaces.md for the format."""
+"""Reading and checking a space file: genes, stages, rules. See docs/reference/spaces.md for the format."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Search strategies, the order of their proposals, and the Ray Tune searcher that combines both.
 
 A strategy proposes networks and receives results, and knows nothing of workers, folders or Ray. See
-``docs/searchers.md``.
+``docs/reference/searchers.md``.
 
 Example:
     >>> import numpy as np

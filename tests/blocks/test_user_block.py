@@ -16,7 +16,7 @@ from lcnas.errors import BlockError, LcnasError
 
 @pytest.fixture(scope="module")
 def page(checkout):
-    return (checkout / "docs" / "blocks.md").read_text(encoding="utf-8")
+    return (checkout / "docs" / "reference" / "blocks.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture

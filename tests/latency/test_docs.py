@@ -1,4 +1,4 @@
-"""docs/latency-results.md is up to date with the committed results."""
+"""docs/results/latency.md is up to date with the committed results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def script() -> Any:
 
 def test_up_to_date(script):
     assert script.PATH.read_text(encoding="utf-8") == script.render(), (
-        "docs/latency-results.md is out of date: run scripts/make_latency_docs.py"
+        "docs/results/latency.md is out of date: run scripts/make_latency_docs.py"
     )
 
 
@@ -99,7 +99,7 @@ def test_every_step_of_every_rule_is_described_in_words(script):
 
 
 def test_statements_of_latency_md_on_mlas_with_two_threads_match_the_page(script):
-    text = " ".join((ROOT / "docs" / "latency.md").read_text(encoding="utf-8").split())
+    text = " ".join((ROOT / "docs" / "explanation" / "latency.md").read_text(encoding="utf-8").split())
     page = script.PATH.read_text(encoding="utf-8")
     for _, data in script.results("latency-[!s]*.json"):
         wide = {s: script.percent(script.width(data["settings"][s]), 0) for s in script.SETTINGS}

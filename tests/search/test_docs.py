@@ -1,4 +1,4 @@
-"""docs/search-results.md is what its script makes of the committed results."""
+"""docs/results/search.md is what its script makes of the committed results."""
 
 import importlib.util
 
@@ -11,5 +11,5 @@ def test_up_to_date(checkout):
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     assert script.PATH.read_text(encoding="utf-8") == script.render(), (
-        "docs/search-results.md is out of date: run scripts/make_search_docs.py"
+        "docs/results/search.md is out of date: run scripts/make_search_docs.py"
     )

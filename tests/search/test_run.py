@@ -170,7 +170,7 @@ def test_what_names_files_is_kept_with_its_whole_path(tmp_path, monkeypatch):
     ["synthetic", "synthetic:400", "synthetic:train=400", "synthetic:train=400,test=80,classes=8"],
 )
 def test_what_names_no_place_is_kept_as_it_is_spelt(spelt, tmp_path, monkeypatch):
-    """As docs/data.md spells it; what the search then loads has the numbers that were asked for."""
+    """As docs/reference/data.md spells it; what the search then loads has the numbers that were asked for."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "400").mkdir()  # a place of that name means nothing
     (kept,) = run._absolute_paths({"data": spelt}).values()

@@ -1,4 +1,4 @@
-"""docs/training-results.md is what its script makes of the committed results."""
+"""docs/results/training.md is what its script makes of the committed results."""
 
 import importlib.util
 
@@ -11,5 +11,5 @@ def test_up_to_date(checkout):
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     assert script.PATH.read_text(encoding="utf-8") == script.render(), (
-        "docs/training-results.md is out of date: run scripts/make_training_docs.py"
+        "docs/results/training.md is out of date: run scripts/make_training_docs.py"
     )

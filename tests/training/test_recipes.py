@@ -26,7 +26,7 @@ def test_each_file_opens_with_its_command_its_cost_and_its_outcome(name):
     head = importlib.import_module(f"lcnas.training.recipes.{name}").__doc__ or ""
     assert f"--recipe {name}" in head
     assert "\nCost: " in head
-    assert "Not run here." in " ".join(head.split()) or "docs/recipes.md" in head
+    assert "Not run here." in " ".join(head.split()) or "docs/reference/recipes.md" in head
     assert "\nSource: " in head
 
 

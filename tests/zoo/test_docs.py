@@ -1,4 +1,4 @@
-"""docs/zoo.md is what scripts/make_zoo_docs.py makes of the zoo."""
+"""docs/reference/zoo.md is what scripts/make_zoo_docs.py makes of the zoo."""
 
 import importlib.util
 from pathlib import Path
@@ -23,7 +23,7 @@ def script() -> ModuleType:
 
 def test_up_to_date(script):
     assert script.PATH.read_text(encoding="utf-8") == script.render(), (
-        "docs/zoo.md is out of date: run scripts/make_zoo_docs.py"
+        "docs/reference/zoo.md is out of date: run scripts/make_zoo_docs.py"
     )
     assert script.main(["--check"]) == 0
 
@@ -35,7 +35,7 @@ def test_every_network_has_a_row(script):
 
 
 def test_check_reports_and_writing_updates(script, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(script, "PATH", tmp_path / "docs" / "zoo.md")
+    monkeypatch.setattr(script, "PATH", tmp_path / "docs" / "reference" / "zoo.md")
     assert script.main(["--check"]) == 1
     assert "out of date" in capsys.readouterr().err
     assert not script.PATH.exists()

@@ -55,7 +55,7 @@ def load(
 
     Args:
         spec: "synthetic", "synthetic:20000" or "synthetic:train=20000,test=2000,classes=12";
-            "cifar10:FOLDER"; "imagefolder:FOLDER"; "npz:FILE". See docs/data.md.
+            "cifar10:FOLDER"; "imagefolder:FOLDER"; "npz:FILE". See docs/reference/data.md.
         size: resolution to train at, pixels per side or (height, width). Synthetic images are made at that
             size, images of folders stored for it; other data sets keep their size, and the device resizes.
             None: 32 for synthetic images; for folders 224, or less if the images are smaller.

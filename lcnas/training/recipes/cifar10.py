@@ -3,7 +3,7 @@
 python -m lcnas.train --arch pplcnet_32_0.5x --data cifar10:DIR --recipe cifar10 --out runs/cifar10
 
 Cost: 30 epochs of 40,000 images at 32 pixels, 2 minutes per epoch on one core.
-Outcome: 8 epochs were run; see docs/recipes.md.
+Outcome: 8 epochs were run; see docs/reference/recipes.md.
 Source: the usual recipe for CIFAR (He et al. 2015, section 4.2: SGD with momentum, shifts by 4 pixels,
 flips), with a cosine schedule instead of steps, Nesterov momentum and label smoothing.
 """

@@ -3,7 +3,7 @@
 python -m lcnas.train --arch pplcnet_0.5x --data imagefolder:DIR --recipe imagenette --out runs/imagenette
 
 Cost: 40 epochs of about 7,600 images; at 96 pixels (``--resolution 96``) about 13 minutes on one core.
-Outcome: run at 96 pixels; see docs/recipes.md.
+Outcome: run at 96 pixels; see docs/reference/recipes.md.
 Source: our own, a short version of ImageNet's usual recipe: crops of at least 35 % of the area, as in
 fast.ai's examples of this data set; stronger augmentation needs more epochs.
 """

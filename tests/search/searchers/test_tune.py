@@ -1,4 +1,4 @@
-"""The Ray Tune searcher, called as Tune calls it; docs/searchers.md runs it inside Tune."""
+"""The Ray Tune searcher, called as Tune calls it; docs/reference/searchers.md runs it inside Tune."""
 
 from __future__ import annotations
 
