@@ -33,7 +33,8 @@ esac
 while [ "$1" != -c ]; do shift; done
 code=$2
 shift 2
-exec "{real}" -I -S -c "import sys
+exec "{real}" -I -S -c "import site, sys
+site.getsitepackages = lambda: []  # not those of the real one, which Debian leaves incomplete
 sys.version_info = {version_info!r}
 sys.base_prefix = sys._base_executable = '{executable}'
 {lacking}
