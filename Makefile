@@ -15,7 +15,7 @@ help: ## show this list
 setup: ## build .venv from pyproject.toml and constraints.txt; nothing if it is up to date
 	@sh scripts/setup_venv.sh
 
-search: setup ## set up, then search pplcnet_tail on made-up images: minutes on two cores; see runs/
+search: setup ## set up, then search pplcnet_tail on synthetic images: minutes on two cores; see runs/
 	$(BIN)/python -m search.run $(ARGS)
 
 test: lint ## set up, lint, then run the tests

@@ -41,7 +41,7 @@ def _version(name: str) -> str | None:
 
 
 def cpu_name() -> str:
-    """Return the processor's own name, where the system tells it."""
+    """Return the processor's own name, if the system has it."""
     path = Path("/proc/cpuinfo")
     if path.is_file():
         for line in path.read_text().splitlines():

@@ -164,7 +164,7 @@ def _has_image_suffix(path: str) -> bool:
 def pillow_warnings() -> Iterator[list[str]]:
     """Collect Pillow's warnings in a list, one line each, without the file's name.
 
-    Example:
+    Examples:
         >>> with pillow_warnings() as messages:
         ...     warnings.warn("Corrupt EXIF data")
         >>> messages

@@ -66,7 +66,7 @@ class Arch:
     Equality, hash and :attr:`id` depend on the blocks and the resolution only. The
     name and the grouping into stages are labels, for messages and for choosing layers to freeze.
 
-    Example:
+    Examples:
         >>> from lcnas import blocks
         >>> arch = Arch.of(
         ...     {"stem": [blocks.ConvNormAct(8, stride=2)], "head": [blocks.DenseHead()]}

@@ -230,7 +230,7 @@ def params(arch: Arch, classes: int = 1000, training: bool = False) -> int:
         classes: outputs of the last layer.
         training: count re-parameterised branches instead of the convolutions that they merge to.
 
-    Example:
+    Examples:
         >>> from lcnas import zoo
         >>> params(zoo.load("pplcnet_1.0x"))
         2952520

@@ -15,7 +15,7 @@ file determines its format, not its suffix.
 
 Of several frames or pages the first is read, of an icon the largest.
 
-Example:
+Examples:
     >>> import io
     >>> from PIL import Image
     >>> file = io.BytesIO()

@@ -170,7 +170,7 @@ def table(
 def stacked(rows: Sequence[Sequence[str]], columns: int, head: Sequence[str] = ()) -> list[str]:
     """Return the rows of a table for a narrow output: the first cell, then one line for each other cell.
 
-    Example:
+    Examples:
         >>> stacked([["stem", "conv", "232", "0.1"]], 20, ["block", "type", "params", "%"])
         ['stem', '  type: conv', '  params: 232 (0.1%)']
     """

@@ -99,7 +99,7 @@ def main() -> None:
     by_seed = {what: {r["seed"]: r["test"] for r in mine if r["what"] == what} for what in WHATS}
     seeds = {"teacher": [0], "alone": args.seeds, "distilled": args.seeds}
     groups = {what: [by_seed[what][seed] for seed in seeds[what]] for what in WHATS}
-    made: dict[str, Any] = {
+    statistics: dict[str, Any] = {
         what: {
             "n": len(v),
             "mean": round(float(np.mean(v)), 5),
@@ -108,7 +108,7 @@ def main() -> None:
         for what, v in groups.items()
     }
     gains = np.array(groups["distilled"]) - np.array(groups["alone"])
-    made["gain"] = {"mean": round(float(gains.mean()), 5), "of_each_seed": gains.round(5).tolist()}
+    statistics["gain"] = {"mean": round(float(gains.mean()), 5), "of_each_seed": gains.round(5).tolist()}
     conditions = _report.of_data(args.seeds, args.data)
     settings = {
         "epochs": args.epochs,
@@ -116,8 +116,8 @@ def main() -> None:
         "weight": args.weight,
         "temperature": args.temperature,
     }
-    _report.write("distillation", {**conditions, **settings, "test_accuracy": made})
-    print(json.dumps(made, indent=1))
+    _report.write("distillation", {**conditions, **settings, "test_accuracy": statistics})
+    print(json.dumps(statistics, indent=1))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     python results/independent_accuracy.py --data DIR/test-00000-of-00001.parquet FILE.onnx ...
 
 It uses onnxruntime, NumPy, Pillow and pyarrow alone, and reads the original images and the metadata of the ONNX
-files, nothing else; docs/how-to/export.md says what the metadata mean. So it tells whether a printed accuracy is that of
+files, nothing else; docs/how-to/export.md says what the metadata mean. So it checks whether a printed accuracy is that of
 the file that is delivered, on the images that people have. Images are a folder a class (DIR itself, or its test/ or
 val/), where class names in the metadata give the numbers of the classes, or parquet files with the columns
 img.bytes and label. Prints a JSON line a file: file, images, correct, accuracy. --permuted SEED is for the control of

@@ -74,7 +74,7 @@ NOISE = 0.5  # points
 Floats = NDArray[np.float64]
 
 
-class MadeUp:
+class Synthetic:
     """A synthetic accuracy over the codes of pplcnet_tail."""
 
     def __init__(self, space: spaces.Space) -> None:
@@ -139,7 +139,7 @@ def _normal(content: bytes) -> float:
 
 
 def run(
-    name: str, budget: Budget, evaluate: MadeUp, seed: int, trials: int = TRIALS, **options: Any
+    name: str, budget: Budget, evaluate: Synthetic, seed: int, trials: int = TRIALS, **options: Any
 ) -> list[Trial]:
     """Return the trials of one search."""
     strategy = searchers.create(name, budget, seed, trials=trials, **options)
@@ -248,7 +248,7 @@ def main() -> None:
     table = LatencyTable.load(
         Path(__file__).resolve().parent.parent / "latency_tables" / f"{TABLE}.json"
     )
-    evaluate: Any = Recorded() if args.recorded else MadeUp(space)
+    evaluate: Any = Recorded() if args.recorded else Synthetic(space)
     if args.recorded:
         times = table.predict_codes(space, recorded.members())
         low, high, floor = float(times.min()), float(times.max()), min(evaluate.known.values())

@@ -346,7 +346,7 @@ def kills() -> Iterator[str]:
 
 
 def _late(data: dict[str, Any]) -> str:
-    # One that was over before it could be killed tells nothing.
+    # One that was over before it could be killed says nothing.
     runs = [run for run in data.get("killed_late", []) if not run["search_was_over"]]
     if not runs:
         return ""

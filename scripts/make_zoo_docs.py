@@ -162,7 +162,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if out of date")
     if parser.parse_args(arguments).check:
         if not is_current():
-            print("docs/reference/zoo.md is out of date: run scripts/make_zoo_docs.py", file=sys.stderr)
+            print(
+                "docs/reference/zoo.md is out of date: run scripts/make_zoo_docs.py",
+                file=sys.stderr,
+            )
             return 1
         return 0
     PATH.parent.mkdir(exist_ok=True)

@@ -4,7 +4,7 @@ Latency is made as small as can be by maximising minus latency; :func:`points` d
 point dominates another one if it is at least as good in both columns and better in one; equal points do not
 dominate each other.
 
-Example:
+Examples:
     >>> import numpy as np
     >>> from search import pareto
     >>> made = np.array([[0.7, -1.0], [0.6, -2.0], [0.8, -3.0]])

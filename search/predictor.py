@@ -472,7 +472,7 @@ def gains(
         tops: accuracy that the front reaches from there on, (m,).
         end: cost at which the area ends.
 
-    Example:
+    Examples:
         >>> sure = np.array([0.0])
         >>> gains(
         ...     np.array([0.7]),

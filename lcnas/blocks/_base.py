@@ -221,7 +221,7 @@ B = TypeVar("B", bound=type[Block])
 def register(name: str) -> Callable[[B], B]:
     """Return a decorator that adds a block class to the vocabulary, for JSON and TOML files.
 
-    Example:
+    Examples:
         >>> from dataclasses import dataclass
         >>> from lcnas import layers
         >>> @register("doc_pointwise")

@@ -1,6 +1,6 @@
 """Dynamic programs over additive integer costs: exact counts, samples and best networks of a budget.
 
-Example:
+Examples:
     >>> import numpy as np
     >>> from lcnas import budgets, spaces
     >>> space = spaces.load("pplcnet_tail")

@@ -54,7 +54,7 @@ class Budget:
     Raises:
         BudgetError: no network meets the budget; names the lowest and the highest cost in the space.
 
-    Example:
+    Examples:
         >>> from lcnas import budgets, spaces
         >>> budget = budgets.macs(spaces.load("pplcnet"), max_macs=100e6)
         >>> budget.count()

@@ -30,7 +30,7 @@ class Terms:
     Raises:
         BudgetError: values that are not whole numbers, or shapes that do not fit each other.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from lcnas import budgets, spaces
         >>> space = spaces.load("pplcnet")

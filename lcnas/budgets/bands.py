@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 def edges(low: float, high: float, bands: int) -> NDArray[np.float64]:
     """Return the edges of bands between two costs above 0, rising, (bands + 1,).
 
-    Example:
+    Examples:
         >>> edges(1.0, 4.0, 2).tolist()
         [1.0, 2.0, 4.0]
     """
@@ -27,7 +27,7 @@ def band_of(edges: ArrayLike, cost: ArrayLike) -> NDArray[np.intp]:
         edges: (bands + 1,), rising.
         cost: of any shape.
 
-    Example:
+    Examples:
         >>> band_of([1.0, 2.0, 4.0], [1.5, 2.0, 9.0]).tolist()
         [0, 1, 1]
     """

@@ -135,7 +135,7 @@ def Budget(  # noqa: N802 - used as the class that it returns an object of
         BudgetError: no network lies within the limits; names the lowest and the highest latency that exist.
         TableError: the table lacks an entry for a block of the space.
 
-    Example:
+    Examples:
         budget = latency.Budget(space, table, max_ms=2.0)
         budget.count(), budget.sample(rng), budget.fastest()
     """

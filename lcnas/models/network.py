@@ -170,7 +170,7 @@ _HOLDERS = ("blocks", "parts")  # attributes that hold modules by name or number
 def weight_name(path: Iterable[Any]) -> str:
     """Return the name of a variable of a :class:`Network` from its path in the module.
 
-    Example:
+    Examples:
         >>> weight_name(("blocks", "stage1", "parts", 0, "kernel"))
         'stage1/0/kernel'
     """
@@ -206,7 +206,7 @@ def build(
         ArchError: the blocks do not fit together, or an invalid number of classes.
         ModelError: an unknown layout or type, or an arch or rngs of the wrong type.
 
-    Example:
+    Examples:
         >>> from lcnas import models, zoo
         >>> model = models.build(zoo.load("pplcnet_0.25x", 32), classes=10)
         >>> model.eval()

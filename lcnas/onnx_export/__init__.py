@@ -9,7 +9,7 @@ the accuracy of several files, and :class:`Classifier` runs ONNX classifiers of 
 lists the weights of a network, :func:`init` draws random ones, and :func:`fold` returns the weights that
 remain outside training.
 
-Example:
+Examples:
     >>> from lcnas import zoo
     >>> model = export(zoo.load("pplcnet_0.25x", resolution=64), classes=10)
     >>> [d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim]
@@ -260,7 +260,7 @@ def graph(
 ) -> onnx.ModelProto:
     """Return the ONNX model of a placed block, or of a chain of them: :func:`export` without a check.
 
-    Example:
+    Examples:
         >>> from lcnas import blocks
         >>> from lcnas.arch import place
         >>> model = graph(place(blocks.DepthwiseSeparable(16, se=True), (14, 14, 8)))

@@ -66,7 +66,7 @@ def compare(
 ) -> dict[str, Accuracy]:
     """Return the accuracy of several files on the same images, side by side; see :func:`accuracy`.
 
-    Example:
+    Examples:
         >>> from lcnas import onnx_export, zoo
         >>> model = onnx_export.export(zoo.load("pplcnet_0.25x", resolution=32), classes=10)
         >>> rng = np.random.default_rng(0)

@@ -64,7 +64,7 @@ class Preprocessing:
             width: width of the image, pixels.
             aspect: original width / height, if the image was squashed or stretched.
 
-        Example:
+        Examples:
             >>> Preprocessing((224, 224)).box(256, 512)
             (144.0, 16.0, 368.0, 240.0)
         """

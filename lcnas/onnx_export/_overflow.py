@@ -60,7 +60,7 @@ def int8_warning(source: File, isa: str) -> str | None:
     Raises:
         OnnxError: the file cannot be read.
 
-    Example:
+    Examples:
         >>> from lcnas import onnx_export, zoo
         >>> model = onnx_export.export(zoo.load("pplcnet_0.25x", resolution=32), classes=10)
         >>> int8_warning(model, "avx2") is None

@@ -24,7 +24,7 @@ def resolution_warning(model: File, size: Size | None = None) -> str | None:
         The warning, one line; None if the two are equal, if either is not recorded, or if the file is not an
         image classifier.
 
-    Example:
+    Examples:
         >>> from lcnas import onnx_export, zoo
         >>> model = onnx_export.export(zoo.load("pplcnet_0.25x", resolution=64), classes=10)
         >>> _ = model.metadata_props.add(key="lcnas.training_resolution", value="32")

@@ -34,7 +34,7 @@ def block_names(arch: Arch) -> tuple[str, ...]:
     A name is the block's label, such as "stage4_block_2"; characters other than letters, digits and "_.-"
     become "_". If two blocks would share a name, all are named by their index.
 
-    Example:
+    Examples:
         >>> from lcnas import zoo
         >>> block_names(zoo.load("pplcnet_0.5x"))[:3]
         ('stem', 'stage1', 'stage2_block_1')
@@ -206,7 +206,7 @@ def names(
 
     All weights are trained but ``mean`` and ``var``, which are running statistics.
 
-    Example:
+    Examples:
         >>> from lcnas import blocks
         >>> from lcnas.arch import place
         >>> names(place(blocks.DepthwiseSeparable(8, branches=(3, 0)), (4, 4, 2)))[

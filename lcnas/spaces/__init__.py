@@ -1,6 +1,6 @@
 """Search spaces as data, with exact counting and uniform sampling.
 
-Example:
+Examples:
     >>> import numpy as np
     >>> from lcnas import spaces
     >>> space = spaces.load("pplcnet_tail")

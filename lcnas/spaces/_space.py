@@ -442,7 +442,7 @@ class Space:
             **choices: gene -> the choices to keep, a list or a single one. ``stage4_kernel``
                 stands for the genes ``stage4_block1_kernel``, ``stage4_block2_kernel`` and so on.
 
-        Example:
+        Examples:
             >>> from lcnas import spaces
             >>> space = spaces.load("pplcnet_tail")
             >>> small = space.restrict(stage2_width=[16, 24, 32], stage4_kernel=[3])

@@ -251,7 +251,7 @@ class ProgressBar:
 def duration(seconds: float) -> str:
     """Return a time span as text.
 
-    Example:
+    Examples:
         >>> duration(59.6), duration(3 * 3600 + 62)
         ('1 min', '3 h 1 min')
     """

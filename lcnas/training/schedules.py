@@ -23,7 +23,7 @@ def warmup_cosine(
         warmup_steps: number of warm-up steps; the first one has the rate ``peak / warmup_steps``, not 0.
         total_steps: number of all steps, warm-up included.
 
-    Example:
+    Examples:
         >>> rates = [
         ...     warmup_cosine(jnp.float32(s), peak=1.0, final=0.0, warmup_steps=2, total_steps=4)
         ...     for s in range(4)

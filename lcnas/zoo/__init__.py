@@ -1,6 +1,6 @@
 """Published networks by name, one file per family, with sources and published figures.
 
-Example:
+Examples:
     >>> from lcnas import zoo
     >>> zoo.load("pplcnet_0.5x")
     Arch(pplcnet_0.5x ..., 224px, 15 blocks)

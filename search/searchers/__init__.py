@@ -3,7 +3,7 @@
 A strategy proposes networks and receives results, and knows nothing of workers, folders or Ray. See
 ``docs/reference/searchers.md``.
 
-Example:
+Examples:
     >>> import numpy as np
     >>> from lcnas import budgets, spaces
     >>> from search import searchers

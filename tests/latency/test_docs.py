@@ -99,7 +99,9 @@ def test_every_step_of_every_rule_is_described_in_words(script):
 
 
 def test_statements_of_latency_md_on_mlas_with_two_threads_match_the_page(script):
-    text = " ".join((ROOT / "docs" / "explanation" / "latency.md").read_text(encoding="utf-8").split())
+    text = " ".join(
+        (ROOT / "docs" / "explanation" / "latency.md").read_text(encoding="utf-8").split()
+    )
     page = script.PATH.read_text(encoding="utf-8")
     for _, data in script.results("latency-[!s]*.json"):
         wide = {s: script.percent(script.width(data["settings"][s]), 0) for s in script.SETTINGS}

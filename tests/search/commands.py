@@ -75,7 +75,7 @@ QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": tiny.QUICK_FLAGS}  
 
 
 def small_set(path):
-    """Write an npz file of tiny images whose colour tells the class, and a table for them beside it.
+    """Write an npz file of tiny images whose colour is their class, and a table for them beside it.
 
     Returns how the set is named; :func:`table` gives the table.
     """

@@ -4,7 +4,7 @@ Formats: Paddle's inference models (``.pdiparams`` with its program), ``.pdparam
 ``.pth``, ``.pt``, ``.bin`` and ``.ckpt``, and safetensors. Only NumPy is needed. Pickles are parsed
 as data, so that no content of a file is executed.
 
-Example:
+Examples:
     >>> import numpy as np
     >>> from lcnas import onnx_export, zoo
     >>> arch = zoo.load("pplcnet_0.25x", resolution=32)

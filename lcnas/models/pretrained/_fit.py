@@ -182,7 +182,7 @@ def without_head(
 ) -> dict[str, Floats]:
     """Return the weights without the head's, for another number of classes; see :func:`head_names`.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from lcnas import onnx_export, zoo
         >>> arch = zoo.load("pplcnet_0.25x", resolution=32)

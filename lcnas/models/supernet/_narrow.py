@@ -21,7 +21,7 @@ def narrowed(space: Space, arch: Arch) -> tuple[Space, str]:
     Raises:
         ModelError: masks cannot run the space, the stages differ in number, or no network is as narrow.
 
-    Example:
+    Examples:
         >>> from lcnas import spaces, zoo
         >>> space, note = narrowed(spaces.load("pplcnet"), zoo.load("pplcnet_0.5x"))
         >>> note

@@ -167,7 +167,7 @@ def maskable(space: Space) -> str | None:
     vary, in networks of a convolution, stages of depthwise-separable blocks and a classifier, at one
     resolution.
 
-    Example:
+    Examples:
         >>> from lcnas import spaces
         >>> maskable(spaces.load("pplcnet_tail"))
         >>> maskable(spaces.load("lcnet_next"))

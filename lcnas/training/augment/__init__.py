@@ -3,7 +3,7 @@
 The methods of an :class:`Augment` are pure functions of their arguments and a key, to be traced into a
 training step. Operations that are off cost nothing. JAX is imported when a method is called.
 
-Example:
+Examples:
     >>> import jax, numpy as np
     >>> from lcnas.training.augment import Augment
     >>> from lcnas.training.data import IMAGENET

@@ -3,7 +3,7 @@
 :func:`load` returns a :class:`Data` with three splits of distinct types. Training images are uint8, in an
 order that depends on seed and epoch; :mod:`lcnas.training.augment` augments them on the device.
 
-Example:
+Examples:
     >>> data = load("synthetic:classes=8,train=100,test=16", size=32)
     >>> len(data.train), len(data.validation), len(data.test)
     (80, 20, 16)

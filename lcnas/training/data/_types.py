@@ -185,7 +185,7 @@ S = TypeVar("S", Train, Validation, Test)
 def require(split: object, kind: type[S]) -> S:
     """Return ``split`` if it has that type, else raise DataError.
 
-    Example:
+    Examples:
         >>> from lcnas.training import data
         >>> small = data.load("synthetic:classes=2,train=40,test=10", size=16)
         >>> len(require(small.validation, data.Validation))

@@ -76,7 +76,7 @@ def scores(
         TrainingError: an unknown score, or images and labels that do not fit.
         ArchError: the network cannot take images of that size.
 
-    Example:
+    Examples:
         >>> from lcnas import zoo
         >>> rng = np.random.default_rng(0)
         >>> images = rng.standard_normal((8, 32, 32, 3), np.float32)

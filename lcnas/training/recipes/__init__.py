@@ -1,6 +1,6 @@
 """Recipes: how a network is trained, as data. Each preset has a file with its command, cost and outcome.
 
-Example:
+Examples:
     >>> from lcnas.training import recipes
     >>> recipe = recipes.load("cifar10", epochs=5)
     >>> recipe.epochs, recipe.optimizer

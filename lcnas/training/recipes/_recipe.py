@@ -155,7 +155,7 @@ class Recipe:
         Raises:
             RecipeError: an unknown field (with the nearest), or an invalid value.
 
-        Example:
+        Examples:
             >>> Recipe().override({"epochs": "5", "learning_rate": 0.2}).epochs
             5
         """

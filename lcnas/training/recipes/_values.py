@@ -39,7 +39,7 @@ def converted(value: object, kind: Any, what: str) -> Any:
 def described(kind: Any) -> str:
     """Return a type hint as text: "a whole number", "sgd or adamw".
 
-    Example:
+    Examples:
         >>> described(int | None)
         'a whole number or none'
     """

@@ -1,4 +1,4 @@
-"""The supernet as an evaluator: what a worker is given, and what it tells."""
+"""The supernet as an evaluator: what a worker gets and reports."""
 
 import pickle
 

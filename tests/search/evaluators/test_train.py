@@ -196,7 +196,7 @@ def test_what_never_can_work_is_refused_at_once(images):
         ((0.0, 0.4), 4),
     ],
 )
-def test_a_network_below_the_threshold_is_given_up(monkeypatch, stop_below, epochs):
+def test_a_network_below_the_threshold_is_stopped(monkeypatch, stop_below, epochs):
     monkeypatch.setattr(train._ShortTraining, "_epoch", lambda self, job, state, epoch: state)
     monkeypatch.setattr(train, "state_accuracy", lambda job, state: 0.4)
     job: Any = SimpleNamespace(start=lambda: None, recipe=recipe(epochs=4))
@@ -221,8 +221,8 @@ def test_thresholds_are_medians_of_mean_accuracies_in_the_band():
     curves = np.sort(rng.uniform(size=(7, 4)), axis=1)
     band = [trial(i, 1 + i / 8, curve) for i, curve in enumerate(curves)]
     slow = [trial(10 + i, 3.0, [0.9, 0.9, 0.9, 0.9]) for i in range(9)]
-    given_up = [trial(30, 1.5, [0.0, 0.0], stopped=2), trial(31, 1.5, [], accuracy=None)]
-    limits = early_stopping.limits([*slow, *band, *given_up], EDGES, 1.2)
+    stopped = [trial(30, 1.5, [0.0, 0.0], stopped=2), trial(31, 1.5, [], accuracy=None)]
+    limits = early_stopping.limits([*slow, *band, *stopped], EDGES, 1.2)
     wanted = [np.median([np.mean(c[: e + 1]) for c in curves]) for e in range(4)]
     assert limits == pytest.approx((0.0, wanted[1], wanted[2], 0.0))
     low = early_stopping.limits([*slow, *band], EDGES, 1.9, quantile=0.25)
@@ -230,7 +230,7 @@ def test_thresholds_are_medians_of_mean_accuracies_in_the_band():
     assert early_stopping.limits([*slow, *band], EDGES, 2.0)[1:3] == pytest.approx((0.9, 0.9))
 
 
-def test_a_fast_network_is_not_given_up_because_slow_ones_are_better():
+def test_a_fast_network_is_not_stopped_because_slow_ones_are_better():
     slow = [trial(i, 3.0, [0.9, 0.9, 0.9]) for i in range(20)]
     fast = [trial(20 + i, 1.5, [0.1, 0.2, 0.3]) for i in range(4)]
     assert early_stopping.limits([*slow, *fast], EDGES, 1.5) == ()
@@ -243,7 +243,7 @@ def test_a_fast_network_is_not_given_up_because_slow_ones_are_better():
 @pytest.mark.parametrize(
     ("curve", "n"), [([0.5, 0.6, 0.7], 4), ([0.5, 0.6], 9), ([0.5], 9), ([], 9)]
 )
-def test_nothing_is_given_up_before_enough_is_known(curve, n):
+def test_nothing_is_stopped_before_enough_is_known(curve, n):
     assert early_stopping.limits([trial(i, 1.5, curve) for i in range(n)], EDGES, 1.5) == ()
 
 

@@ -36,7 +36,7 @@ def numbers_of(batch):
 @pytest.fixture
 def plain_folder(tmp_path):
     """Three classes of 20, 30 and 10 marked images, numbered 0 to 59 in the order of their names."""
-    root = tmp_path / "plain"
+    root = tmp_path / "images"
     number = 0
     for name, count in (("ant", 20), ("bee", 30), ("cow", 10)):
         for i in range(count):

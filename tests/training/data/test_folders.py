@@ -233,7 +233,7 @@ def test_a_folder_that_cannot_be_read_is_one_line(plain_folder, monkeypatch):
         return real(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(DataError, match=r"plain/bee cannot be read: Permission denied$"):
+    with pytest.raises(DataError, match=r"images/bee cannot be read: Permission denied$"):
         load(plain_folder)
 
 

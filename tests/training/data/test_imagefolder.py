@@ -321,7 +321,7 @@ def test_an_empty_class_is_named(plain_folder):
     (plain_folder / "dog" / "readme.txt").write_text("")
     with pytest.raises(
         DataError,
-        match=r"class dog of .*plain has no images \(1 file left out: 1 .txt\); .*remove the fol",
+        match=r"class dog of .*images has no images \(1 file left out: 1 .txt\); .*remove the fol",
     ):
         load(plain_folder)
 

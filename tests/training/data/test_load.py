@@ -69,7 +69,7 @@ def test_relative_folders_stay_right_when_the_working_directory_changes(
     plain_folder, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(plain_folder.parent)
-    loaded = data.load("imagefolder:plain", size=8, memory_mb=0, workers=0)
+    loaded = data.load("imagefolder:images", size=8, memory_mb=0, workers=0)
     monkeypatch.chdir("/")
     assert len(list(loaded.test.batches(4))) == 3
 
