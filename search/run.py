@@ -42,6 +42,10 @@ def main(argv: list[str]) -> int:
     from search import steps
 
     _tell_of_ray(args.address)
+    if args.address is None and os.environ.get("JAX_PLATFORMS"):
+        from lcnas.training import devices
+
+        devices.check_platforms()  # workers would fail, network by network
     if args.dry_run:
         if folder.begun:  # whose resolution was decided
             asked = dataclasses.replace(asked, resolution=folder.settings().resolution)

@@ -7,6 +7,7 @@ batch norms, counts) is added explicitly, by ``psum`` inside ``jax.shard_map``.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -148,13 +149,38 @@ def find(limit: int | None = None) -> Devices:
     """Return all devices, those of other hosts included, or the first ``limit`` of them.
 
     Raises:
-        TrainingError: there are not as many.
+        TrainingError: there are not as many, or JAX cannot use the platform that ``JAX_PLATFORMS`` names.
     """
-    every = jax.devices()
+    every = _all()
     if limit is not None and not 1 <= limit <= len(every):
         raise TrainingError(f"devices: {limit} is not among 1 to {len(every)}, which are here")
     chosen = every[:limit]
     return Devices(None if len(chosen) == 1 else Mesh(np.array(chosen), (AXIS,)))
+
+
+def check_platforms() -> None:
+    """Refuse a value of ``JAX_PLATFORMS`` that JAX cannot use, before a worker does.
+
+    JAX is started only where the variable names something other than the processor.
+
+    Raises:
+        TrainingError: JAX cannot use it.
+    """
+    if os.environ.get("JAX_PLATFORMS", "") not in ("", "cpu"):
+        _all()
+
+
+def _all() -> list[jax.Device]:
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter: a known one without its plug-in
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        if not asked:
+            raise
+        why = f": {str(error).splitlines()[0]}" if str(error) else ""
+        raise TrainingError(
+            f"JAX_PLATFORMS: JAX has no {asked!r} here{why}; unset it, or set it to cpu"
+        ) from None
 
 
 def join(coordinator: str, hosts: int, host: int) -> None:
