@@ -4,7 +4,8 @@
 
 The setting is the search's own: a class trainable whose actors are reused, two actors, Tune's logs off, and
 ``search.searchers.Searcher`` on pplcnet_tail between PP-LCNet 0.25x and 1.0x. A run is timed from its first
-result to its last, so without the start of Ray and of its actors; the searcher's share is a figure of its own.
+result to its last, so without the start of Ray and of its actors; the searcher's share is
+separate.
 ``ms_last_tenth`` is that of the last tenth of the trials: whether a trial costs more the more there are.
 """
 

@@ -44,6 +44,10 @@ def main(argv: list[str]) -> int:
     run_dir, asked = _run_dir_and_settings(args, options)
     blocks.load_files(list(asked.blocks))
     _warn_of_ray_address(args.address)
+    if args.address is None and os.environ.get("JAX_PLATFORMS"):
+        from lcnas.training import devices
+
+        devices.check_platforms()  # workers would fail, network by network
     execution = ExecutionOptions(args.address, args.storage_path, args.until)
     if args.dry_run:
         plan = _dry_run(run_dir, asked, execution)

@@ -10,7 +10,7 @@ where ``prior`` is the time alone less the overhead of a session (for int8 what 
 ``smooth`` is a Gaussian process over the block's shape (channels in and out, side) and its settings,
 ``own`` is the block's own deviation, and everything has a normal prior whose widths are chosen by marginal
 likelihood (SciPy). The model is linear and Gaussian, so the fit is one solve, and the prediction remains a
-sum of terms. ``docs/explanation/latency.md`` compares it with the other methods.
+sum of terms. ``docs/explanation/prediction.md`` compares it with the other methods.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """LatencyTable: the latencies of placed blocks on one machine and engine, and the error of their sum.
 
-The file is JSON (``docs/explanation/latency.md`` gives the schema): machine, engine, method, an entry for each placed
-block with its time alone and its fitted term, the networks that the fit and its errors rest on, and the
-errors.
+The file is JSON (``docs/reference/latency-table.md`` has its format): machine, engine, method, an entry for
+each placed block with its time alone and its fitted term, the networks that the fit and its errors rest on,
+and the errors.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ counts are summed explicitly, by ``psum`` inside ``jax.shard_map``.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -152,15 +153,41 @@ def find(limit: int | None = None) -> Devices:
     """Return all devices, including those of other hosts, or the first ``limit``.
 
     Raises:
-        TrainingError: there are fewer than ``limit`` devices.
+        TrainingError: there are fewer than ``limit`` devices, or JAX cannot use the platform that
+            ``JAX_PLATFORMS`` names.
     """
-    all_devices = jax.devices()
+    all_devices = _all()
     if limit is not None and not 1 <= limit <= len(all_devices):
         raise TrainingError(
             f"devices: {limit} is not among 1 to {len(all_devices)}, the devices here"
         )
     chosen = all_devices[:limit]
     return Devices(None if len(chosen) == 1 else Mesh(np.array(chosen), (AXIS,)))
+
+
+def check_platforms() -> None:
+    """Refuse a value of ``JAX_PLATFORMS`` that JAX cannot use, before a worker does.
+
+    JAX is started only where the variable names something other than the processor.
+
+    Raises:
+        TrainingError: JAX cannot use it.
+    """
+    if os.environ.get("JAX_PLATFORMS", "") not in ("", "cpu"):
+        _all()
+
+
+def _all() -> list[jax.Device]:
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter: a known one without its plug-in
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        if not asked:
+            raise
+        why = f": {str(error).splitlines()[0]}" if str(error) else ""
+        raise TrainingError(
+            f"JAX_PLATFORMS: JAX has no {asked!r} here{why}; unset it, or set it to cpu"
+        ) from None
 
 
 def join(coordinator: str, hosts: int, host: int) -> None:

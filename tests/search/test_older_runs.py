@@ -101,7 +101,9 @@ def digest(name, trials):
             cost = float(budget.costs(codes[None])[0])
             failed = number % 17 == 5
             value = None if failed else accuracy(codes, cost)
-            proposals.record(Trial(number, tuple(codes.tolist()), "", cost / 1e6, value, "no" * failed))
+            proposals.record(
+                Trial(number, tuple(codes.tolist()), "", cost / 1e6, value, "no" * failed)
+            )
         if proposal is not None:
             waiting.append(proposal)
             codes_of.append(proposal[1])

@@ -172,3 +172,29 @@ def test_hosts_out_of_range():
         devices.join("nonsense", 2, 1)
     assert devices.any_host(True)
     assert not devices.any_host(False)
+
+
+@pytest.mark.parametrize("name", ["cuda", "nonsense"])
+@pytest.mark.parametrize("command", ["lcnas.train", "search.run"])
+def test_a_platform_that_is_not_here_is_one_line(name, command, checkout, tmp_path):
+    more = ["--batch", "16"] if command == "lcnas.train" else []
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            command,
+            *more,
+            "--data",
+            "synthetic:train=60,test=12",
+            "--out",
+            "run",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "JAX_PLATFORMS": name, "PYTHONPATH": str(checkout)},
+        capture_output=True,
+        text=True,
+    )
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert line.startswith(f"python -m {command}: JAX_PLATFORMS: JAX has no {name!r} here")
+    assert not (tmp_path / "run").exists()
