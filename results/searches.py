@@ -55,12 +55,12 @@ def hidden(text: str, place: str) -> str:
 def within(outcome: Any) -> dict[str, Any]:
     """Return how many of the candidates for finalists kept to the budget when they were measured.
 
-    Those whose interval reached beyond it made room for the next; the notes tell of them.
+    Those whose interval reached beyond it made room for the next; the notes list them.
     """
     kept = [f for f in outcome.finals if f.role == "finalist" and f.measured is not None]
     beyond = [note for note in outcome.notes if "beyond the budget" in note]
     return {
-        "put_up": max(outcome.put_up, len(kept)),
+        "put_up": max(outcome.candidates_measured, len(kept)),
         "within": sum(f.measured.high <= outcome.max_latency_ms for f in kept),
         "beyond": beyond,
     }

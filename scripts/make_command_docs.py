@@ -50,11 +50,18 @@ lcnas completion fish > ~/.config/fish/completions/lcnas.fish
 
 def render() -> str:
     """Return the text of docs/reference/commands.md."""
-    return "\n".join(_lines())
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(COLUMNS)  # the width of argparse's help
+    try:
+        return "\n".join(_lines())
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
 
 
 def _lines() -> Iterator[str]:
-    os.environ["COLUMNS"] = str(COLUMNS)
     yield _HEAD
     yield "```text"
     yield command.help_text()

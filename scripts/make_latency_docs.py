@@ -524,7 +524,7 @@ def render() -> str:
         "",
         "<!-- Made by scripts/make_latency_docs.py from results/ and latency_tables/; do not edit. -->",
         "",
-        "One machine's figures. [Measuring and predicting latency](../explanation/latency.md) says what they mean and how they were made.",
+        "One machine's figures. [Measuring latency](../explanation/measurement.md) and [Predicting latency](../explanation/prediction.md) explain what they mean.",
         "",
     ]
     for section in (

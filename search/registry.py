@@ -25,6 +25,8 @@ from typing import Any
 from lcnas.errors import not_among, shorten
 from search.errors import SearchError
 
+_USER = "lcnas_user_"  # prefix of the names of modules of users' files
+
 
 class Registry:
     """Objects of one kind by name; each is imported when it is asked for.
@@ -71,6 +73,11 @@ class Registry:
         return {point.name: point.value for point in metadata.entry_points(group=self.group)}
 
 
+def modules_of_files() -> list[ModuleType]:
+    """Return the modules of files given as FILE.py:NAME, which other processes cannot import."""
+    return [module for name, module in sys.modules.items() if name.startswith(_USER)]
+
+
 def _is_reference(name: str) -> bool:
     module, _, attribute = name.rpartition(":")
     return bool(module) and attribute.isidentifier()
@@ -98,7 +105,7 @@ def _file(path: Path) -> ModuleType:
     if not path.is_file():
         raise SearchError(f"there is no file {shorten(str(path))}")
     resolved = path.resolve()
-    name = f"lcnas_user_{resolved.stem}_{hashlib.sha256(str(resolved).encode()).hexdigest()[:8]}"
+    name = f"{_USER}{resolved.stem}_{hashlib.sha256(str(resolved).encode()).hexdigest()[:8]}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, resolved)
         assert spec is not None

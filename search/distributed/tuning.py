@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from search import registry
 from search.distributed.worker import WorkerSetup
 from search.trials import Trial
 
@@ -92,10 +93,12 @@ def run(searcher: Any, workload: Workload, storage: Path | str, concurrent: int)
     Raises:
         LcnasError: a result could not be recorded, such as on a full disk.
     """
-    from ray import tune
+    from ray import cloudpickle, tune
 
     from search.distributed.objective import Objective
 
+    for module in registry.modules_of_files():
+        cloudpickle.register_pickle_by_value(module)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     trainable = tune.with_resources(tune.with_parameters(Objective, **vars(workload)), {"CPU": 1})
     with warnings.catch_warnings():

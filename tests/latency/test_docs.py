@@ -98,10 +98,8 @@ def test_every_step_of_every_rule_is_described_in_words(script):
     assert text.count(": free |") == 2 * len(script.LATER)
 
 
-def test_statements_of_latency_md_on_mlas_with_two_threads_match_the_page(script):
-    text = " ".join(
-        (ROOT / "docs" / "explanation" / "latency.md").read_text(encoding="utf-8").split()
-    )
+def test_statements_of_the_notes_on_mlas_with_two_threads_match_the_page(script):
+    text = " ".join((ROOT / "docs" / "results" / "notes.md").read_text(encoding="utf-8").split())
     page = script.PATH.read_text(encoding="utf-8")
     for _, data in script.results("latency-[!s]*.json"):
         wide = {s: script.percent(script.width(data["settings"][s]), 0) for s in script.SETTINGS}

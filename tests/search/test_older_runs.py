@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,7 +94,8 @@ def digest(name, trials):
     if name == "screened":
         own = predictor.Screened(own, budget, predictor.ScreeningOptions(start=20))
     proposals = searchers.Proposals(own, budget, seed=3, lag=4)
-    waiting, codes_of = [], []
+    waiting: list[Any] = []
+    codes_of: list[Any] = []
     while len(codes_of) < trials:
         proposal = proposals.next()
         if proposal is None or len(waiting) > 3:
