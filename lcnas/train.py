@@ -214,6 +214,19 @@ def make_parser(argv: Sequence[str] = ()) -> commandline.Parser:
         help=f"recipe: {', '.join(recipes.names())}, or a .json file",
     )
     add("--out", metavar="FOLDER", help="run directory (default: runs/ARCH-RECIPE-sSEED)")
+    _add_seeds(parser)
+    _add_weights(parser)
+    _add_run(parser)
+    _add_machine(parser)
+    commandline.add_blocks_option(parser)
+    add("--dry-run", action="store_true", help="check everything, show the plan, train nothing")
+    _add_settings(parser, argv)
+    return parser
+
+
+def _add_seeds(parser: commandline.Parser) -> None:
+    """Add the options of seeds and normalisation."""
+    add = parser.add_argument_group("seeds and normalisation").add_argument
     seeds = commandline.integer(0, (1 << 31) - 1)
     add(
         "--seed",
@@ -229,6 +242,11 @@ def make_parser(argv: Sequence[str] = ()) -> commandline.Parser:
         help="mean and standard deviation of pixels: own (those of the training images) or imagenet (those "
         "of published weights)",
     )
+
+
+def _add_weights(parser: commandline.Parser) -> None:
+    """Add the options of initial weights and the teacher."""
+    add = parser.add_argument_group("weights and teacher").add_argument
     add("--init", metavar="FILE", help="initial weights: .safetensors, .pdparams, .pdiparams")
     add("--unlabelled", metavar="FOLDER", help="images without labels, for distillation")
     add("--freeze", default="", metavar="A,B", help="stages or blocks with frozen weights")
@@ -245,6 +263,11 @@ def make_parser(argv: Sequence[str] = ()) -> commandline.Parser:
         metavar="N",
         help="input size of the teacher, pixels per side or HEIGHTxWIDTH, if its file has a dynamic one",
     )
+
+
+def _add_run(parser: commandline.Parser) -> None:
+    """Add the options of tests and checkpoints."""
+    add = parser.add_argument_group("test and checkpoints").add_argument
     add(
         "--test",
         choices=("best", "last", "none"),
@@ -266,6 +289,11 @@ def make_parser(argv: Sequence[str] = ()) -> commandline.Parser:
         metavar="M",
         help="minutes between checkpoints, beside those at the end of each epoch",
     )
+
+
+def _add_machine(parser: commandline.Parser) -> None:
+    """Add the options of cores, memory and devices."""
+    add = parser.add_argument_group("machine").add_argument
     cores = commandline.integer(1, len(usable_cores()))
     add("--threads", type=cores, metavar="N", help="number of cores (default: all)")
     add(
@@ -315,16 +343,6 @@ def make_parser(argv: Sequence[str] = ()) -> commandline.Parser:
         metavar="I",
         help="index of this host, from 0",
     )
-    add(
-        "--blocks",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="Python file that defines further blocks",
-    )
-    add("--dry-run", action="store_true", help="check everything, show the plan, train nothing")
-    _add_settings(parser, argv)
-    return parser
 
 
 def _add_settings(parser: commandline.Parser, argv: Sequence[str]) -> None:
