@@ -42,6 +42,8 @@ def test_api_pages_have_signatures_and_examples(site):
     assert 'id="lcnas.spaces.Space.sample_codes"' in text
     assert "rng" in text
     assert "&gt;&gt;&gt;" in text
+    assert ":class:" not in text
+    assert "__reduce__" not in text
 
 
 def test_no_page_asks_another_host_for_anything(site):
