@@ -162,7 +162,7 @@ def ask_supernet(
 
     pool = budget.sample_codes(4096, np.random.default_rng(77))
     folder = Path("runs") / name_of(args)
-    job = supernet_training.SupernetJob(
+    job = supernet_training.SupernetTraining(
         budget.space, shown.classes, args.size, search_recipe(shown, args.supernet_epochs), pool,
         args.seed, str(folder / "supernets"), str(folder / "cache"), labels=labels,
     )  # fmt: skip

@@ -85,7 +85,7 @@ def supernet(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any]]:
     from search.recipes import search_recipe
 
     shown = packed.pack(training.load_data(args.data, size=args.size), args.size)
-    job = supernet_training.SupernetJob(
+    job = supernet_training.SupernetTraining(
         space(), shown.classes, args.size, search_recipe(shown, args.epochs), members(),
         args.seed, str(FOLDER / "supernets"), str(FOLDER / "cache"), cores=CORES,
     )  # fmt: skip

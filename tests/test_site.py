@@ -15,6 +15,8 @@ GENERATED = {
 
 def script(checkout, name):
     spec = importlib.util.spec_from_file_location(name, checkout / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

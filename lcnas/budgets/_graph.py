@@ -95,7 +95,7 @@ class Graph:
         return range(int(self.start[node]), int(self.start[node + 1]))
 
 
-class GraphBuilder:
+class ChainGraphBuilder:
     """Builds the graph from the choices of a space, from the root to the end."""
 
     def __init__(self, layout: PlacedBlocks, entries: Ints, kinds: Ints, pairs: Ints) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lcnas import renamed
 from lcnas.budgets._cost import CostTables
-from lcnas.budgets._graph import Graph, GraphBuilder
+from lcnas.budgets._graph import ChainGraphBuilder, Graph
 from lcnas.budgets._passes import Bounds
 from lcnas.errors import BudgetError, shorten
 from lcnas.spaces import Space
@@ -118,7 +118,7 @@ class Terms:
         cached = self._graphs.get(space)
         if cached is None:
             self.check(space)
-            graph = GraphBuilder(space.layout(self.classes), *self.parts()).build()
+            graph = ChainGraphBuilder(space.layout(self.classes), *self.parts()).build()
             cached = self._graphs[space] = graph, Bounds.of(graph)
         return cached
 

@@ -98,7 +98,7 @@ def run(searcher: Any, workload: Workload, storage: Path | str, concurrent: int)
     from search.distributed.objective import Objective
 
     for module in registry.modules_of_files():
-        cloudpickle.register_pickle_by_value(module)
+        cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     trainable = tune.with_resources(tune.with_parameters(Objective, **vars(workload)), {"CPU": 1})
     with warnings.catch_warnings():

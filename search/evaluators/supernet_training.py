@@ -53,7 +53,7 @@ class LatencyLimits:
 
 
 @dataclass(frozen=True)
-class SupernetJob:
+class SupernetTraining:
     """The training of a supernet."""
 
     space: Space
@@ -97,14 +97,14 @@ def prepare(context: EvaluatorContext) -> Workload:
     return context.workload(supernet.create, spec)
 
 
-def job_of(context: EvaluatorContext) -> SupernetJob:
+def job_of(context: EvaluatorContext) -> SupernetTraining:
     """Return the training of a search's supernet."""
     settings, problem = context.settings, context.problem
     rng = np.random.default_rng([settings.seed, 77])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EmptyBandWarning)
         codes = problem.budget.sample_codes(_POOL, rng, bands=_POOL_BANDS)
-    return SupernetJob(
+    return SupernetTraining(
         space=problem.space,
         classes=context.images.classes,
         size=context.train_size,
@@ -139,7 +139,7 @@ def _shown(value: object) -> str:
 
 
 def train(
-    job: SupernetJob, images: PackedImages, report: Callable[[str], None] | None = None
+    job: SupernetTraining, images: PackedImages, report: Callable[[str], None] | None = None
 ) -> tuple[Any, dict[str, Any]]:
     """Train the supernet, or read an earlier one; return the evaluator's spec, and a report as JSON data.
 
@@ -168,7 +168,7 @@ def train(
 
 
 def _trained(
-    job: SupernetJob, images: PackedImages, report: Callable[[str], None] | None
+    job: SupernetTraining, images: PackedImages, report: Callable[[str], None] | None
 ) -> tuple[str, training.TrainedSupernet]:
     """Return the supernet and its name: a suitable one of an earlier search, or a new one."""
     from lcnas.models.supernet import Supernet
@@ -265,7 +265,7 @@ def _read(folder: Path) -> training.TrainedSupernet | None:
         return None
 
 
-def _initial_weights(job: SupernetJob, net: Any) -> tuple[Any, str]:
+def _initial_weights(job: SupernetTraining, net: Any) -> tuple[Any, str]:
     """Return the initial weights, and a note on their origin; (None, "") if they are drawn."""
     if job.init is None:
         return None, ""
@@ -277,4 +277,4 @@ def _initial_weights(job: SupernetJob, net: Any) -> tuple[Any, str]:
     return weights, note
 
 
-__getattr__ = renamed.in_module(__name__, {"Job": "SupernetJob", "Limits": "LatencyLimits"})
+__getattr__ = renamed.in_module(__name__, {"Job": "SupernetTraining", "Limits": "LatencyLimits"})

@@ -91,33 +91,33 @@ def _head(steps: Sequence[Step], dropout: float | None) -> Block | None:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class PossibleArch:
     """A network that a file may belong to."""
 
     name: str  # in its library
     build: Callable[[], Arch]
 
 
-def candidates(scheme: str) -> Iterator[Candidate]:
+def candidates(scheme: str) -> Iterator[PossibleArch]:
     """Yield the networks whose weights are published under a scheme's names."""
     yield from _CANDIDATES[scheme]()
 
 
-def _timm() -> Iterator[Candidate]:
+def _timm() -> Iterator[PossibleArch]:
     for code, scale in _codes(0.35, 0.5, 0.75, 1.0, 1.5):
-        yield Candidate(f"lcnet_{code}", partial(_biased_lcnet, scale))
+        yield PossibleArch(f"lcnet_{code}", partial(_biased_lcnet, scale))
     for code, scale in _codes(0.5, 0.75, 1.0):
         build = partial(mobilenet_v3_small, scale, paddle=False)
-        yield Candidate(f"mobilenetv3_small_{code}", build)
+        yield PossibleArch(f"mobilenetv3_small_{code}", build)
     for code, scale in _codes(0.75, 1.0):
         build = partial(mobilenet_v3_large, scale, paddle=False)
-        yield Candidate(f"mobilenetv3_large_{code}", build)
+        yield PossibleArch(f"mobilenetv3_large_{code}", build)
     for code, scale in _codes(0.35, 0.5, 0.75, 1.0, 1.4):
-        yield Candidate(f"mobilenetv2_{code}", partial(mobilenet_v2, scale, paddle=False))
+        yield PossibleArch(f"mobilenetv2_{code}", partial(mobilenet_v2, scale, paddle=False))
     for code, scale, depth in (("110d", 1.1, 1.2), ("120d", 1.2, 1.4)):
-        yield Candidate(f"mobilenetv2_{code}", partial(_deep_v2, scale, depth))
+        yield PossibleArch(f"mobilenetv2_{code}", partial(_deep_v2, scale, depth))
     for code, scale in (("_035", 0.35), ("_050", 0.5), ("", 1.0)):
-        yield Candidate(f"mobilenetv4_conv_small{code}", partial(mobilenet_v4_conv_small, scale))
+        yield PossibleArch(f"mobilenetv4_conv_small{code}", partial(mobilenet_v4_conv_small, scale))
 
 
 def _codes(*scales: float) -> Iterator[tuple[str, float]]:
@@ -152,32 +152,32 @@ def _deep_v2(scale: float, depth: float) -> Arch:
     return Arch(tuple(stages), original.resolution)
 
 
-def _paddle_lcnet() -> Iterator[Candidate]:
+def _paddle_lcnet() -> Iterator[PossibleArch]:
     for scale in SCALES:
-        yield Candidate(f"PPLCNet_{_scale_name(scale)}", partial(zoo.load, f"pplcnet_{scale}x"))
+        yield PossibleArch(f"PPLCNet_{_scale_name(scale)}", partial(zoo.load, f"pplcnet_{scale}x"))
 
 
-def _paddle_lcnet_v2() -> Iterator[Candidate]:
+def _paddle_lcnet_v2() -> Iterator[PossibleArch]:
     for size in ("small", "base"):
-        yield Candidate(f"PPLCNetV2_{size}", partial(zoo.load, f"pplcnet_v2_{size}"))
+        yield PossibleArch(f"PPLCNetV2_{size}", partial(zoo.load, f"pplcnet_v2_{size}"))
 
 
-def _paddle_mobilenet_v3() -> Iterator[Candidate]:
+def _paddle_mobilenet_v3() -> Iterator[PossibleArch]:
     for size, build in (("small", mobilenet_v3_small), ("large", mobilenet_v3_large)):
         for scale in V3_SCALES:
             name = f"MobileNetV3_{size}_{_scale_name(scale)}"
-            yield Candidate(name, partial(build, scale, paddle=True))
+            yield PossibleArch(name, partial(build, scale, paddle=True))
 
 
-def program_candidates() -> Iterator[Candidate]:
+def program_candidates() -> Iterator[PossibleArch]:
     """Yield the networks of PaddleClas's programs, other than PP-LCNet."""
     yield from _paddle_mobilenet_v3()
     for scale in V1_SCALES:
         name = f"MobileNetV1_{_scale_name(scale)}"
-        yield Candidate(name, partial(zoo.load, f"mobilenet_v1_{scale}x"))
+        yield PossibleArch(name, partial(zoo.load, f"mobilenet_v1_{scale}x"))
     for scale in V2_SCALES:
         name = f"MobileNetV2_{_scale_name(scale)}"
-        yield Candidate(name, partial(mobilenet_v2, scale, paddle=True))
+        yield PossibleArch(name, partial(mobilenet_v2, scale, paddle=True))
 
 
 def _scale_name(scale: float) -> str:
@@ -185,29 +185,29 @@ def _scale_name(scale: float) -> str:
     return "x" + str(scale).replace(".", "_")
 
 
-def _torch_v2() -> Iterator[Candidate]:
+def _torch_v2() -> Iterator[PossibleArch]:
     for scale in (1.0, 1.4, 0.75, 0.5, 0.35, 0.25):
         name = f"mobilenet_v2_{scale}x"
-        yield Candidate(name, partial(mobilenet_v2, scale, paddle=False))
+        yield PossibleArch(name, partial(mobilenet_v2, scale, paddle=False))
 
 
-def _torch_v3() -> Iterator[Candidate]:
+def _torch_v3() -> Iterator[PossibleArch]:
     for name in ("mobilenet_v3_small_1.0x", "mobilenet_v3_large_1.0x"):
-        yield Candidate(name, partial(zoo.load, name))
+        yield PossibleArch(name, partial(zoo.load, name))
 
 
-def _torch_shufflenet() -> Iterator[Candidate]:
+def _torch_shufflenet() -> Iterator[PossibleArch]:
     for scale in ("0.5", "1.0", "1.5", "2.0"):
-        yield Candidate(f"shufflenet_v2_{scale}x", partial(zoo.load, f"shufflenet_v2_{scale}x"))
+        yield PossibleArch(f"shufflenet_v2_{scale}x", partial(zoo.load, f"shufflenet_v2_{scale}x"))
 
 
-def _single(name: str) -> Callable[[], Iterator[Candidate]]:
-    return lambda: iter((Candidate(name, partial(zoo.load, name)),))
+def _single(name: str) -> Callable[[], Iterator[PossibleArch]]:
+    return lambda: iter((PossibleArch(name, partial(zoo.load, name)),))
 
 
-def _torch_vgg() -> Iterator[Candidate]:
-    yield Candidate("vgg16", partial(zoo.load, "vgg16"))
-    yield Candidate("vgg16_bn", _vgg16_bn)
+def _torch_vgg() -> Iterator[PossibleArch]:
+    yield PossibleArch("vgg16", partial(zoo.load, "vgg16"))
+    yield PossibleArch("vgg16_bn", _vgg16_bn)
 
 
 def _vgg16_bn() -> Arch:
@@ -226,7 +226,7 @@ def _vgg16_bn() -> Arch:
     return Arch(tuple(stages), original.resolution)
 
 
-_CANDIDATES: dict[str, Callable[[], Iterator[Candidate]]] = {
+_CANDIDATES: dict[str, Callable[[], Iterator[PossibleArch]]] = {
     "timm": _timm,
     "PaddleClas's PP-LCNet": _paddle_lcnet,
     "PaddleClas's PP-LCNetV2": _paddle_lcnet_v2,

@@ -11,7 +11,7 @@ from lcnas.training import supernet as training
 from search.distributed import worker
 from search.evaluator_report import REUSED
 from search.evaluators import supernet_training
-from search.evaluators.supernet_training import LatencyLimits, SupernetJob
+from search.evaluators.supernet_training import LatencyLimits, SupernetTraining
 from search.packed import pack
 from search.recipes import search_recipe
 from tests.search.evaluators.test_supernet import SIDE, SPACE
@@ -48,7 +48,7 @@ def job(tmp_path, images):
     space = spaces.loads(SPACE, "tiny")
     codes = space.sample_codes(20, np.random.default_rng(0))
     recipe, folder, cache = search_recipe(images, 1), str(tmp_path / "all"), str(tmp_path / "cache")
-    return SupernetJob(space, 3, SIDE, recipe, codes, 0, folder, cache, limits=LIMITS)
+    return SupernetTraining(space, 3, SIDE, recipe, codes, 0, folder, cache, limits=LIMITS)
 
 
 def other(job, **changes):
