@@ -78,13 +78,7 @@ def make_parser() -> commandline.Parser:
         help="pixels, a side or HEIGHTxWIDTH (default: that of each network or space)",
     )
     parser.add_argument("--classes", metavar="N", default="1000", help="outputs of the last layer")
-    parser.add_argument(
-        "--blocks",
-        metavar="FILE",
-        action="append",
-        default=[],
-        help="Python file with additional blocks; repeatable",
-    )
+    commandline.add_blocks_option(parser)
     return parser
 
 

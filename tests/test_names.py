@@ -15,8 +15,8 @@ SHARED = {
 }  # fmt: skip
 PUBLIC = (
     "lcnas.arch", "lcnas.blocks", "lcnas.budgets", "lcnas.cost", "lcnas.latency", "lcnas.latency.table",
-    "lcnas.models", "lcnas.onnx_export", "lcnas.spaces", "lcnas.training", "lcnas.training.data", "lcnas.training.augment",
-    "lcnas.training.recipes", "lcnas.zoo", "search.searchers",
+    "lcnas.models", "lcnas.onnx_export", "lcnas.spaces", "lcnas.training", "lcnas.training.augment",
+    "lcnas.training.data", "lcnas.training.recipes", "lcnas.zoo", "search.searchers",
 )  # fmt: skip
 
 
