@@ -11,7 +11,6 @@ from search.evaluators import early_stopping
 from search.predictor import Screened
 from search.problem import SearchProblem
 from search.searchers.creation import create
-from search.searchers.tune import Searcher
 from search.settings import ResolvedSettings
 from search.trials import Trial
 
@@ -33,6 +32,10 @@ def searcher(
         record: called with each newly finished trial.
         stop: whether to propose no more.
     """
+    from search.searchers.tune import (
+        Searcher,
+    )  # imports Ray, whose variables the cluster sets first
+
     strategy: Any = create(settings.searcher, problem.budget, settings.seed, trials=settings.trials)
     if settings.predictor:
         strategy = Screened(strategy, problem.budget)
