@@ -34,15 +34,24 @@ MAX_PATH_LENGTH = 2048
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose help shows defaults, and whose errors are one line."""
+    """An argument parser whose help shows defaults, and whose errors are one line.
 
-    def __init__(self, prog: str, description: str) -> None:
+    Args:
+        prog: the command's module.
+        description: what it does.
+        is_json_file: whether the word behind --json is its file; None: if it ends in ``.json``.
+    """
+
+    def __init__(
+        self, prog: str, description: str, is_json_file: Callable[[str], bool] | None = None
+    ) -> None:
         super().__init__(
             prog=spelling(prog),
             description=description,
             formatter_class=_Help,
             allow_abbrev=False,
         )
+        self._is_json_file = is_json_file or (lambda text: text.endswith(".json"))
         self._output = group = self.add_argument_group("output")
         group.add_argument(
             "-q",
@@ -62,7 +71,7 @@ class Parser(argparse.ArgumentParser):
         self, args: list[str], namespace: argparse.Namespace | None = None
     ) -> argparse.Namespace:
         """Return the arguments; the error of an unknown option names the nearest one."""
-        parsed, unknown = self.parse_known_args(_separated(args), namespace)
+        parsed, unknown = self.parse_known_args(_separated(args, self._is_json_file), namespace)
         if unknown:
             options = [text for action in self._actions for text in action.option_strings]
             self.error(f"unknown argument {shorten(unknown[0])}{nearest(unknown[0], options)}")
@@ -85,12 +94,12 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(BAD_ARGUMENT)
 
 
-def _separated(args: Sequence[str]) -> list[str]:
+def _separated(args: Sequence[str], is_file: Callable[[str], bool]) -> list[str]:
     """Return arguments in which a --json without a file takes none: not the image or network that follows."""
     out = []
     for i, text in enumerate(args):
-        following = args[i + 1] if i + 1 < len(args) else ""
-        takes_file = following == STDOUT or following.endswith(".json")
+        following = args[i + 1] if i + 1 < len(args) else STDOUT
+        takes_file = i + 1 < len(args) and (following == STDOUT or is_file(following))
         out.append(f"--json={STDOUT}" if text == "--json" and not takes_file else text)
     return out
 

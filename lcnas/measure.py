@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lcnas import blocks, commandline, latency, onnx_export, renamed, terminal
+from lcnas import blocks, commandline, latency, onnx_export, renamed, terminal, zoo
 from lcnas.arch import Arch, check_resolution, height_width
 from lcnas.errors import LcnasError, OnnxError, listing, shorten_path
 from lcnas.latency import Engine, Measurement, TimingPlan, engines, timing
@@ -76,6 +76,7 @@ def make_parser() -> commandline.Parser:
         "times, in random order, each in several fresh sessions, so that their ratios hold on a noisy\n"
         "machine. Everything is measured twice: the difference between the two is the noise floor. Run\n"
         "nothing else meanwhile.",
+        is_json_file=_is_json_file,
     )
     parser.add_argument(
         "networks",
@@ -147,6 +148,11 @@ def _warn_of_overflows(sources: Mapping[str, Source], engine: Engine, classes: i
                     f"{commandline.spelling(PROG)}: {shorten_path(str(path))}: {warning}",
                     file=sys.stderr,
                 )
+
+
+def _is_json_file(text: str) -> bool:
+    """Return whether the word behind --json is its file, which may have any name, and not a network."""
+    return not (text.startswith("--") or text.endswith(".onnx") or text in zoo.names())
 
 
 def _add_plan_options(parser: commandline.Parser) -> None:

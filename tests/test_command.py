@@ -155,7 +155,7 @@ def test_json_of_a_space_a_list_and_two_networks(capsys):
     ],
 )
 def test_a_json_file_is_told_from_what_follows(args, taken):
-    assert commandline._separated(args) == taken
+    assert commandline._separated(args, lambda text: text.endswith(".json")) == taken
 
 
 @pytest.mark.parametrize("name", ["", ".", "\0.json", "x" * 300 + ".json"])

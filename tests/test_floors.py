@@ -255,7 +255,7 @@ def test_what_is_allowed_is_not_complained_about(path, source):
 
 
 def test_a_search_imports_ray_only_when_its_variables_are_set(checkout):
-    """Ray reads some when it is imported, such as the one that keeps it from listening beyond this machine."""
+    """Ray reads some on import, such as the one that keeps it from listening beyond this machine."""
     code = "import sys; from search import run, preflight, pipeline; print('ray' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=checkout, capture_output=True, text=True

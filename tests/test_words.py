@@ -48,6 +48,7 @@ KEPT = {
     "tests/test_classify.py": {"pictures": "key of the JSON output"},
     "tests/test_independent_accuracy.py": {"pictures": "key of the JSON output"},
     "tests/test_measure.py": {"pictures": "key in the metadata of files"},
+    "tests/training/data/test_imagefolder.py": {"pictures": "key of the cache"},
     "tests/test_renamed.py": None,
     "tests/test_words.py": None,
     "docs/reference/glossary.md": None,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import lcnas
-from lcnas import commandline, errors, onnx_export, zoo
+from lcnas import commandline, errors, files, onnx_export, zoo
 from lcnas.training import checkpoints, metrics
 from tests.training import tiny
 
@@ -103,7 +103,7 @@ def test_an_export_to_a_full_disk_says_so(monkeypatch, tmp_path):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(files, "write", full)
     with pytest.raises(errors.ExportWriteError, match=r"a\.onnx: cannot be written: No space left"):
         onnx_export.export(zoo.load("pplcnet_0.25x", 32), tmp_path / "a.onnx", classes=3)
 

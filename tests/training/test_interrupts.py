@@ -96,7 +96,7 @@ def test_a_signal_in_the_first_seconds_is_not_lost(module, sign, code, tmp_path)
     word = "Ctrl-C" if sign == "SIGINT" else sign
     line = f"{word}: received; stopping once finished work is saved (repeat it to stop at once)"
     assert done.stderr.splitlines().count(line) == 1
-    assert "goes on" in done.stderr.splitlines()[-1]
+    assert "to resume" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "run" / "result.json").exists()
 
 

@@ -35,7 +35,7 @@ def test_every_network_has_a_row(script):
 
 
 def test_check_reports_and_writing_updates(script, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(script, "PATH", tmp_path / "docs" / "reference" / "zoo.md")
+    monkeypatch.setattr(script, "PATH", tmp_path / "zoo.md")
     assert script.main(["--check"]) == 1
     assert "out of date" in capsys.readouterr().err
     assert not script.PATH.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lcnas import blocks, onnx_export, zoo
+from lcnas import blocks, files, onnx_export, zoo
 from lcnas.arch import Arch
 from lcnas.errors import PretrainedError
 from lcnas.models import pretrained
@@ -107,12 +108,15 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     pretrained.save(file, ARCH, WEIGHTS)
     before = file.read_bytes()
 
-    def half(path, data):
-        with path.open("wb") as stream:
-            stream.write(data[:100])
-        raise OSError(28, "No space left on device")
+    @contextlib.contextmanager
+    def half(path, **_):
+        with replacing(path) as stream:
+            stream.write(b"half of it")
+            yield stream
+            raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", half)
+    replacing = files.replacing
+    monkeypatch.setattr(files, "replacing", half)
     with pytest.raises(PretrainedError, match="cannot be written: No space left"):
         pretrained.save(file, ARCH, WEIGHTS)
     assert file.read_bytes() == before

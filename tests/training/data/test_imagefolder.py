@@ -255,7 +255,7 @@ def test_decoding_in_processes_gives_what_decoding_here_gives(tmp_path, monkeypa
 
 def test_decoded_images_are_found_again_until_a_file_changes(plain_folder, cache, monkeypatch):
     first = load(plain_folder)
-    assert len(list(cache.glob("images-*.npz"))) == 3
+    assert len(list(cache.glob("pictures-*.npz"))) == 3
     monkeypatch.setattr("lcnas.training.data._decode.cut_image", None)
     again = load(plain_folder)
     assert numbers(again.train) == numbers(first.train)
