@@ -307,6 +307,14 @@ def walk(
 
     Raises:
         ArchError: a block cannot take the output of the block before; names the block and the shape.
+
+    Examples:
+        >>> from lcnas import zoo
+        >>> from lcnas.arch import walk
+        >>> for placed in walk(zoo.load("pplcnet_0.25x", 64), classes=10)[-2:]:
+        ...     print(placed.in_shape, placed.out_shape)
+        (2, 2, 128) (2, 2, 128)
+        (2, 2, 128) (10,)
     """
     if not isinstance(arch, Arch):
         raise ArchError(f"{shorten(arch)} is not an Arch; lcnas.zoo.load() gives one by name")

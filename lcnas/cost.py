@@ -211,7 +211,14 @@ def per_block(
 
 
 def total(arch: Arch, resolution: Resolution | None = None, classes: int = 1000) -> Cost:
-    """Return the cost of the network: sums over its blocks, and the maximum of the peak memory."""
+    """Return the cost of the network: sums over its blocks, and the maximum of the peak memory.
+
+    Examples:
+        >>> from lcnas import cost, zoo
+        >>> total = cost.total(zoo.load("pplcnet_0.5x"))
+        >>> total.macs, total.peak_memory
+        (44731008, 1204224)
+    """
     costs = per_block(arch, resolution, classes)
     return Cost(
         params=sum(c.params for c in costs),
@@ -252,6 +259,11 @@ def macs(arch: Arch, resolution: Resolution | None = None, classes: int = 1000) 
         arch: the network.
         resolution: pixels, a side or (height, width); None: the arch's own.
         classes: outputs of the last layer.
+
+    Examples:
+        >>> from lcnas import cost, zoo
+        >>> cost.macs(zoo.load("pplcnet_0.5x")), cost.macs(zoo.load("pplcnet_0.5x"), resolution=128)
+        (44731008, 15716352)
     """
     return total(arch, resolution, classes).macs
 
@@ -301,7 +313,16 @@ def params_codes(space: CodedSpace, codes: NDArray[np.integer], classes: int = 1
 
 
 def macs_codes(space: CodedSpace, codes: NDArray[np.integer], classes: int = 1000) -> Ints:
-    """Return the MACs of each network of an (n, genes) array of codes, at its own resolution."""
+    """Return the MACs of each network of an (n, genes) array of codes, at its own resolution.
+
+    Examples:
+        >>> import numpy as np
+        >>> from lcnas import cost, spaces
+        >>> space = spaces.load("pplcnet_tail")
+        >>> codes = space.sample_codes(1000, np.random.default_rng(0))
+        >>> cost.macs_codes(space, codes).shape
+        (1000,)
+    """
     ids = space.block_ids(codes)
     out: Ints = _block_figures(space, classes, lambda c: c.macs)[ids].sum(axis=1, dtype=np.int64)
     return out

@@ -72,6 +72,14 @@ def compare(first: ArrayLike, second: ArrayLike, level: float = LEVEL) -> Compar
 
     Raises:
         SearchError: no such arrays, or of different shapes.
+
+    Examples:
+        >>> import numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> ours, theirs = rng.random((3, 500)) < 0.8, rng.random((3, 500)) < 0.6
+        >>> result = compare(ours, theirs)
+        >>> result.better, round(result.difference, 3)
+        (True, 0.163)
     """
     a, b = _hits(first, "first"), _hits(second, "second")
     if a.shape != b.shape:
@@ -132,6 +140,11 @@ def compare_accuracies(
 
     Raises:
         SearchError: none, not as many, or no shares of 1.
+
+    Examples:
+        >>> result = compare_accuracies([0.71, 0.72, 0.73], [0.65, 0.67, 0.66])
+        >>> result.better, result.covers
+        (True, 'seeds')
     """
     if not first or len(first) != len(second):
         raise SearchError(

@@ -62,6 +62,10 @@ def ranks(given: ArrayLike) -> NDArray[np.int64]:
 
     Raises:
         SearchError: another shape, or a value that is not finite.
+
+    Examples:
+        >>> ranks([[1, 1], [2, 2], [3, 0]]).tolist()
+        [1, 0, 0]
     """
     rows = _checked(given)
     different, place = np.unique(rows, axis=0, return_inverse=True)
@@ -82,6 +86,10 @@ def front(given: ArrayLike) -> Indices:
     """Return the indices of the points that no other one dominates, by falling second column.
 
     Equal points are all returned, in the order in which they were given.
+
+    Examples:
+        >>> front([[1, 1], [2, 2], [3, 0]]).tolist()
+        [1, 2]
     """
     rows = _checked(given)
     first = np.flatnonzero(ranks(rows) == 0)
@@ -126,6 +134,10 @@ def hypervolume(given: ArrayLike, reference: Sequence[float]) -> float:
     Args:
         given: (n, 2) finite values, both columns maximised.
         reference: the least values that count, (2,).
+
+    Examples:
+        >>> hypervolume([[1, 1], [2, 2], [3, 0]], [0, 0])
+        4.0
     """
     rows = _checked(given)
     low = _checked([reference])[0]

@@ -163,6 +163,11 @@ class Budget:
 
         Raises:
             BudgetError: ticks are too fine to count exactly; see :meth:`count_bounds`.
+
+        Examples:
+            >>> from lcnas import budgets, spaces
+            >>> budgets.macs(spaces.load("pplcnet_tail"), max_macs=100e6).count()
+            21306861694
         """
         low, high = self.count_bounds()
         if low != high:
@@ -192,7 +197,16 @@ class Budget:
         )
 
     def sample(self, rng: np.random.Generator) -> Arch:
-        """Return a network, sampled uniformly over the distinct networks of the budget."""
+        """Return a network, sampled uniformly over the distinct networks of the budget.
+
+        Examples:
+            >>> import numpy as np
+            >>> from lcnas import budgets, spaces
+            >>> budget = budgets.macs(spaces.load("pplcnet_tail"), max_macs=100e6)
+            >>> arch = budget.sample(np.random.default_rng(0))
+            >>> budget.cost(arch) <= 100_000_000
+            True
+        """
         return self.space.decode(self.sample_codes(1, rng))[0]
 
     def sample_codes(self, n: int, rng: np.random.Generator, bands: int = 1) -> Ints:
@@ -211,6 +225,14 @@ class Budget:
 
         Returns:
             An integer array of shape (n, genes), in random order.
+
+        Examples:
+            >>> import numpy as np
+            >>> from lcnas import budgets, spaces
+            >>> budget = budgets.macs(spaces.load("pplcnet_tail"), max_macs=100e6)
+            >>> codes = budget.sample_codes(50, np.random.default_rng(0), bands=5)
+            >>> np.histogram(budget.costs(codes), budget.band_edges(5))[0].tolist()
+            [10, 10, 10, 10, 10]
         """
         _check_number("n", n, 0)
         _check_number("bands", bands, 1)
@@ -307,6 +329,15 @@ class Budget:
 
         Raises:
             BudgetError: arrays of wrong shapes, values that are not finite, or ticks that are too fine.
+
+        Examples:
+            >>> import numpy as np
+            >>> from lcnas import budgets, spaces
+            >>> space = spaces.load("pplcnet_tail")
+            >>> budget = budgets.macs(space, max_macs=100e6)
+            >>> scores = [np.arange(len(gene.choices), dtype=float) for gene in space.genes]
+            >>> budget.best(scores) in budget
+            True
         """
         flat = whole_scores(self.space.genes, scores)
         return self.space.decode(self._best(self._edge_scores.of(flat)))[0]
@@ -378,6 +409,15 @@ class Budget:
 
         Returns:
             Integers of shape (n, genes).
+
+        Examples:
+            >>> import numpy as np
+            >>> from lcnas import budgets, spaces
+            >>> space = spaces.load("pplcnet_tail")
+            >>> budget = budgets.macs(space, max_macs=50e6)
+            >>> codes = space.sample_codes(3, np.random.default_rng(0))
+            >>> budget.inside(codes).tolist(), budget.inside(budget.repair(codes)).tolist()
+            ([False, False, False], [True, True, True])
         """
         out = self.space.checked(codes).copy()
         rows = np.flatnonzero(~self.inside(out))

@@ -193,6 +193,12 @@ def export(
         ExportError: arguments or weights do not fit, ONNX cannot express a layer, the path cannot be written,
             or the file differs from the model.
         ArchError: the blocks of the arch do not fit together.
+
+    Examples:
+        >>> from lcnas import onnx_export, zoo
+        >>> model = onnx_export.export(zoo.load("pplcnet_0.25x", 32), classes=10)
+        >>> [i.name for i in model.graph.input], len(model.graph.node) > 50
+        (['input'], True)
     """
     _check_settings(batch, opset)
     model = source if is_model(source) else None

@@ -40,6 +40,12 @@ def load(name: str | Path, resolution: Resolution | list[Resolution] | None = No
     Raises:
         SpaceError: unknown name, or an error in the file; names the file, the key, the value and
             the allowed ones.
+
+    Examples:
+        >>> from lcnas import spaces
+        >>> space = spaces.load("pplcnet_tail", resolution=128)
+        >>> space.size, space.resolutions
+        (137642803200, (128,))
     """
     space_spec = _read.read(_find(name))
     if resolution is not None:

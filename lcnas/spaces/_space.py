@@ -105,6 +105,16 @@ class Space:
 
         Returns:
             An integer array of shape (n, genes).
+
+        Examples:
+            >>> import numpy as np
+            >>> from lcnas import spaces
+            >>> space = spaces.load("pplcnet_tail")
+            >>> codes = space.sample_codes(4, np.random.default_rng(0))
+            >>> codes.shape
+            (4, 24)
+            >>> (codes == space.canonical(codes)).all()
+            np.True_
         """
         if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
             raise CodesError(f"n: {shorten(n)} is not a whole number of at least 0")
@@ -139,7 +149,15 @@ class Space:
         return out
 
     def sample(self, rng: np.random.Generator) -> Arch:
-        """Return a network, sampled uniformly over the distinct networks of the space."""
+        """Return a network, sampled uniformly over the distinct networks of the space.
+
+        Examples:
+            >>> import numpy as np
+            >>> from lcnas import spaces
+            >>> space = spaces.load("pplcnet_tail")
+            >>> space.sample(np.random.default_rng(0)) in space
+            True
+        """
         return self.decode(self.sample_codes(1, rng))[0]
 
     def enumerate(self) -> Iterator[Arch]:
@@ -185,6 +203,15 @@ class Space:
 
         Raises:
             CodesError: a wrong shape, or a code out of its gene's range.
+
+        Examples:
+            >>> from lcnas import spaces, zoo
+            >>> space = spaces.load("pplcnet_tail")
+            >>> codes = space.encode([zoo.load("pplcnet_0.5x"), zoo.load("pplcnet_1.0x")])
+            >>> codes.shape
+            (2, 24)
+            >>> [arch.id[:8] for arch in space.decode(codes)]
+            ['adc75934', '49e18c35']
         """
         return [self._arch(point) for point in self._points_in(self._columns(codes))]
 
@@ -368,6 +395,13 @@ class Space:
 
         The message begins with the rule's name, or with the gene or key of the file that does not allow
         the network, and names the block.
+
+        Examples:
+            >>> from lcnas import spaces, zoo
+            >>> spaces.load("pplcnet_tail").why_not(zoo.load("pplcnet_0.5x")) is None
+            True
+            >>> spaces.load("pplcnet_tail").why_not(zoo.load("mobilenet_v1_1.0x"))[:43]
+            "block: head is 'dense_head', of which the spa"
         """
         if not isinstance(arch, Arch):
             raise SpaceError(f"{self.name}: {shorten(arch)} is not an Arch")
@@ -390,6 +424,12 @@ class Space:
 
         Two networks are neighbours if some codes of one and some codes of the other differ in exactly one
         gene; genes of absent blocks may have any value, so a deeper neighbour's new blocks may be any.
+
+        Examples:
+            >>> from lcnas import spaces, zoo
+            >>> space = spaces.load("pplcnet_tail")
+            >>> len(space.neighbors(zoo.load("pplcnet_0.5x")))
+            70
         """
         return [self._arch(point) for point in self._neighbors(self._own(arch))]
 
@@ -402,6 +442,13 @@ class Space:
 
         Raises:
             SpaceError: the network is not in the space, or has no neighbour.
+
+        Examples:
+            >>> import numpy as np
+            >>> from lcnas import spaces, zoo
+            >>> space, arch = spaces.load("pplcnet_tail"), zoo.load("pplcnet_0.5x")
+            >>> space.mutate(arch, np.random.default_rng(0)) in space.neighbors(arch)
+            True
         """
         point = self._own(arch)
         sizes = np.array([len(gene.choices) for gene in self.genes])
@@ -577,6 +624,14 @@ class Space:
 
         Args:
             classes: outputs of the last layer.
+
+        Examples:
+            >>> from lcnas import spaces
+            >>> placed = spaces.load("pplcnet_tail").placed_blocks(classes=10)
+            >>> len(placed)
+            584
+            >>> print(placed[0])
+            conv(width=8, stride=2, act='hard_swish') 224x224x3 -> 112x112x8
         """
         return self._placed_blocks(classes).blocks
 

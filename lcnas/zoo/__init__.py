@@ -78,6 +78,11 @@ def load(name: str, resolution: Resolution | None = None) -> Arch:
 
     Raises:
         ZooError: unknown name; the message has the nearest one.
+
+    Examples:
+        >>> from lcnas import zoo
+        >>> zoo.load("pplcnet_0.62x", resolution=128)
+        Arch(pplcnet_0.62x 5c259866, 128px, 15 blocks)
     """
     family, scale = parse(name, _FAMILIES)
     arch = family.build(scale) if family.scales else family.build()
@@ -91,6 +96,12 @@ def published(name: str) -> Published:
 
     Raises:
         ZooError: unknown name, or nothing was published for that scale.
+
+    Examples:
+        >>> from lcnas import zoo
+        >>> facts = zoo.published("pplcnet_0.5x")
+        >>> facts.top1, facts.params
+        (63.14, '1.9M')
     """
     family, scale = parse(name, _FAMILIES)
     if scale not in family.published:

@@ -23,6 +23,15 @@ def create(name: str, budget: Budget, seed: int, *, trials: int, **options: Any)
 
     Raises:
         SearchError: no such strategy, no such option, or a value that it cannot have.
+
+    Examples:
+        >>> import numpy as np
+        >>> from lcnas import budgets, spaces
+        >>> from search import searchers
+        >>> budget = budgets.macs(spaces.load("pplcnet"), max_macs=100e6)
+        >>> searcher = searchers.create("nsga2", budget, seed=0, trials=60)
+        >>> budget.inside(searcher.ask(np.random.default_rng(0))[None]).tolist()
+        [True]
     """
     strategy_class: Any = SEARCHERS.load(name)
     check_options(name, strategy_class, options)
