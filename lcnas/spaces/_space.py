@@ -401,7 +401,7 @@ class Space:
             >>> spaces.load("pplcnet_tail").why_not(zoo.load("pplcnet_0.5x")) is None
             True
             >>> spaces.load("pplcnet_tail").why_not(zoo.load("mobilenet_v1_1.0x"))[:43]
-            "block: head is 'dense_head', of which the spa"
+            "block: head is 'dense_head', of which the s"
         """
         if not isinstance(arch, Arch):
             raise SpaceError(f"{self.name}: {shorten(arch)} is not an Arch")
